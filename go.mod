@@ -1,0 +1,19 @@
+module github.com/virt-rotate/virt-rotate
+
+go 1.26.8
+
+require (
+	github.com/BurntSushi/toml v1.5.0
+	github.com/urfave/cli/v2 v2.27.7
+	golang.org/x/sync v0.18.0
+	golang.org/x/sys v0.38.0
+	golang.org/x/term v0.37.0
+	libvirt.org/go/libvirt v1.11010.0
+	libvirt.org/go/libvirtxml v1.11010.0
+)
+
+require (
+	github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
+	github.com/russross/blackfriday/v2 v2.1.0 // indirect
+	github.com/xrash/smetrics v0.0.0-20240521201337-686a1a2994c1 // indirect
+)

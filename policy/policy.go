@@ -1,0 +1,135 @@
+// Package policy reads the TOML file that says which domains get rolling
+// snapshots, and decides which snapshots a retention rule keeps.
+//
+// The package is pure. The clock is always an argument, no argument is
+// changed, there is no goroutine and no lock, and only Load reads a file.
+//
+// What holds for every File that Load or Parse returns: it has at least one
+// rule; every value is within its limits; inherited values are filled in; no
+// two rules have the same name or the same literal domain name.
+package policy
+
+import (
+	"path"
+	"slices"
+	"time"
+)
+
+// File is one policy file. Defaults are already applied to its rules.
+type File struct {
+	Path     string // as given to Load or Parse
+	Connect  string // libvirt URI; "" = not set
+	StateDir string // absolute path; "" = not set
+	Storage  Storage
+	Rules    []Rule // sorted by name
+}
+
+// Storage names places that virt-rotate searches for users of an image.
+type Storage struct {
+	Scan []string // absolute directories whose images count as users of a base
+}
+
+// Rule is one [policy.NAME] table with every inherited value filled in.
+type Rule struct {
+	Name       string        `json:"name"`
+	Domains    []string      `json:"domains"` // globs, path.Match syntax
+	Exclude    []string      `json:"exclude"` // globs that take out of Domains
+	Disks      []string      `json:"disks"`   // globs on target names; empty = every writable disk
+	Every      time.Duration `json:"every"`   // a snapshot is due when the newest is older
+	Keep       Keep          `json:"keep"`
+	Method     Method        `json:"method"`
+	Quiesce    Quiesce       `json:"quiesce"`
+	OverlayDir string        `json:"overlay_dir"` // absolute path; "" = beside the layer
+	MaxChain   int           `json:"max_chain"`   // layers, base and active layer included
+	MinFree    MinFree       `json:"min_free"`    // stays free on the storage
+	Bandwidth  Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
+	Window     Window        `json:"window"`      // merges start only then
+	Offline    Offline       `json:"offline"`     // what happens to domains that are shut off
+	Line       int           `json:"line"`        // of the header [policy.NAME]
+}
+
+// Covers reports whether the rule selects the disk with this target name,
+// such as "vda". Whether the disk is writable is for the caller to know.
+func (r *Rule) Covers(target string) bool {
+	return len(r.Disks) == 0 || matchAny(r.Disks, target)
+}
+
+// Match gives each domain that a policy selects its rule. When two policies
+// select one domain it returns Problems that name every such domain.
+func (f *File) Match(domains []string) (map[string]*Rule, error) {
+	matched := map[string]*Rule{}
+	var problems Problems
+	for _, domain := range domains {
+		rules := f.matching(domain)
+		if len(rules) > 1 {
+			problems = append(problems, f.ambiguous(domain, rules))
+		} else if len(rules) == 1 {
+			matched[domain] = rules[0]
+		}
+	}
+	if err := problems.err(); err != nil {
+		return nil, err
+	}
+	return matched, nil
+}
+
+// matching lists the rules that select domain, in the order of the file.
+func (f *File) matching(domain string) []*Rule {
+	var rules []*Rule
+	for i := range f.Rules {
+		if f.Rules[i].selects(domain) {
+			rules = append(rules, &f.Rules[i])
+		}
+	}
+	slices.SortStableFunc(rules, func(a, b *Rule) int { return a.Line - b.Line })
+	return rules
+}
+
+func (r *Rule) selects(domain string) bool {
+	return matchAny(r.Domains, domain) && !matchAny(r.Exclude, domain)
+}
+
+// matchAny ignores the error of path.Match: Parse has refused bad globs.
+func matchAny(globs []string, name string) bool {
+	return slices.ContainsFunc(globs, func(glob string) bool {
+		ok, _ := path.Match(glob, name)
+		return ok
+	})
+}
+
+// Due reports whether a snapshot is due, given the time of the one that was
+// taken last. A twelfth of Every, at most 10 minutes, is forgiven: a timer
+// that fires every hour, but three seconds early, would otherwise make it
+// every second hour. A time in the future is no reason to wait for it.
+func (r *Rule) Due(newest, now time.Time) bool {
+	slack := min(r.Every/12, 10*time.Minute)
+	return newest.After(now.Add(clockSlack)) || now.Sub(newest) >= r.Every-slack
+}
+
+// Longest is the longest chain, in layers, that the rule leads to while
+// merges keep up: the base, what Keep keeps at most, and what piles up while
+// the window is closed. Images below the guest's own first layer add to it.
+func (r *Rule) Longest() int {
+	return 1 + r.Keep.Most() + r.pileUp()
+}
+
+// pileUp is the number of snapshots that a day takes outside the window.
+func (r *Rule) pileUp() int {
+	closed := r.Window.closed()
+	if closed == 0 || r.Every <= 0 {
+		return 0
+	}
+	return int((closed-1)/r.Every) + 1 // rounded up
+}
+
+// Warnings lists the rules that load but reach max_chain sooner or later:
+// from then on virt-rotate refuses to take their snapshots.
+func (f *File) Warnings() Problems {
+	var warnings Problems
+	for i := range f.Rules {
+		if r := &f.Rules[i]; r.Longest() > r.MaxChain {
+			warnings = append(warnings, f.tooLong(r))
+		}
+	}
+	return warnings.sorted()
+}
