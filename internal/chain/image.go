@@ -1,0 +1,20 @@
+package chain
+
+// An Image is what an image file says of itself, whatever its format.
+type Image struct {
+	Format        string
+	VirtualSize   int64  // bytes that the guest sees
+	Backing       string // backing name as the header has it; "" for a base
+	BackingFormat string // "" when the header does not name one
+	Snapshots     int    // internal snapshots
+	Bitmaps       int    // persistent dirty bitmaps
+	Encrypted     bool
+	DataFile      bool // guest data is in another file
+	Dirty         bool // was not closed properly; reference counts may be stale
+	Corrupt       bool // marked as corrupt by the program that last wrote it
+	Blank         bool // holds no guest data of its own
+}
+
+// An Inspector reads what the image at path says of itself. The format is
+// given, never guessed. Its errors name path and reason.
+type Inspector func(path, format string) (Image, error)
