@@ -1,0 +1,7 @@
+//go:build !failpoint
+
+package rotate
+
+// failpoint does nothing. Built with the tag failpoint, the process can be
+// made to die there.
+func failpoint(string) {}

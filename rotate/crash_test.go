@@ -1,0 +1,198 @@
+package rotate
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// dieAt runs r until it reaches a place, where it dies: nothing of it runs any
+// more. It tells whether the place was reached.
+func dieAt(h *simHost, r *Rotator, place string) bool {
+	return die(h, r, func(at string) bool { return at == place })
+}
+
+// die runs r until at says that it is to die, at an event of the host or at a
+// boundary between steps. It tells whether it did.
+func die(h *simHost, r *Rotator, at func(place string) bool) bool {
+	var mu sync.Mutex
+	dead := false
+	check := func(place string) {
+		mu.Lock()
+		dead = dead || place != "end of domains" && at(place) // a look has no effect to die after
+		now := dead
+		mu.Unlock()
+		if now {
+			runtime.Goexit()
+		}
+	}
+	alive := h.event
+	h.event = func(what string) error { check(what); return nil }
+	r.crash = check
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = r.Run(context.Background(), nil)
+	}()
+	<-done
+	h.event, r.crash = alive, nil
+	return dead
+}
+
+// A crashScene is a host on which a run dies, and the policy that it follows.
+type crashScene struct {
+	name    string
+	build   func(h *simHost)
+	rule    *policy.Rule
+	options Options
+	places  int // at least so many places at which to die
+}
+
+func crashScenes() []crashScene {
+	return []crashScene{
+		{"snapshot and one merge", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) }, rule(2), Options{}, 50},
+		{"two disks, neighbours", func(h *simHost) {
+			web := h.add("web")
+			web.Agent = true
+			h.disk(web, "vda", "web.qcow2")
+			h.disk(web, "vdb", "data.raw")
+			h.take(web, []int{8}, "vda")
+			h.take(web, []int{9, 10, 11})
+		}, rule(1), Options{}, 70},
+		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
+			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
+		{"separate ones", func(h *simHost) {
+			web := h.add("web")
+			one(7, 8, 9, 10, 11)(h, web)
+			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
+				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+			}
+		}, with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }), coalesce(), 50},
+		{"foreign snapshots and clones", func(h *simHost) {
+			web := h.add("web")
+			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.take(web, []int{7, 8})
+			h.foreign(web, "mine", 9)
+			h.take(web, []int{10, 11})
+			h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
+			h.picture("template.qcow2", "web.qcow2")
+		}, rule(1), Options{}, 50},
+	}
+}
+
+func (s *crashScene) host(t *testing.T, seed uint64) (*simHost, *Rotator) {
+	h := newSim(t)
+	s.build(h)
+	h.guests = rand.New(rand.NewPCG(seed, 0))
+	r := h.rotator(s.rule)
+	r.Options = s.options
+	return h, r
+}
+
+// The central property: wherever a run dies, no guest, no snapshot and no
+// other image reads differently, and the next runs finish.
+func TestARunThatDiesAnywhereLosesNothingAndIsFinished(t *testing.T) {
+	for _, s := range crashScenes() {
+		for _, fate := range []string{jobsGoOn, jobsDie, jobsFinish} {
+			t.Run(s.name+", "+fate, func(t *testing.T) {
+				t.Parallel()
+				h, r := s.host(t, 0)
+				h.runAll(t, r)
+				want := h.shape()
+				n := 1
+				for ; s.dies(t, n, fate, want); n++ {
+				}
+				if n <= s.places {
+					t.Errorf("only %d places to die at: is a hook broken?", n-1)
+				}
+			})
+		}
+	}
+}
+
+// dies lets a run die at place n and checks what follows; it tells whether
+// there was such a place.
+func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
+	t.Helper()
+	h, r := s.host(t, uint64(n))
+	at, count := "", 0
+	if !die(h, r, func(place string) bool { count++; at = place; return count == n }) {
+		return false
+	}
+	h.afterCrash(fate)
+	h.checkData(t)
+	h.finishes(t, s.rule, s.options)
+	h.checkDone(t)
+	if have := h.shape(); have != want {
+		t.Errorf("place %d, %q:\n%s\nwithout a crash:\n%s", n, at, have, want)
+	}
+	if t.Failed() {
+		t.Fatalf("place %d, %q", n, at)
+	}
+	return true
+}
+
+// finishes runs until nothing is left to do.
+func (h *simHost) finishes(t *testing.T, r *policy.Rule, o Options) {
+	t.Helper()
+	for range 4 {
+		rotator := h.rotator(r)
+		rotator.Options = o
+		idle := true
+		for _, p := range h.runAll(t, rotator) {
+			if p.Error != "" || len(p.Refused) > 0 {
+				t.Errorf("after the crash: %s %+v", p.Error, p.Refused)
+			}
+			idle = idle && len(p.Steps) == 0
+		}
+		h.checkData(t)
+		if idle {
+			return
+		}
+	}
+	t.Error("the runs never end")
+}
+
+// shape tells which snapshots there are, and how long the chains.
+func (h *simHost) shape() string {
+	text := ""
+	for _, d := range h.domains {
+		for i := range d.Snapshots {
+			text += d.Snapshots[i].Name + " "
+		}
+		for i := range d.Disks {
+			text += fmt.Sprintf("%s:%d ", d.Disks[i].Target, len(d.Disks[i].Chain))
+		}
+	}
+	return h.brief(text)
+}
+
+// Runs that die again and again, at random places, lose nothing either.
+func TestRunsThatDieRepeatedlyLoseNothing(t *testing.T) {
+	fates := []string{jobsGoOn, jobsDie, jobsFinish}
+	for i, s := range crashScenes() {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(12) {
+				h, r := s.host(t, seed)
+				chance := rand.New(rand.NewPCG(seed, uint64(i)))
+				for range 5 {
+					left := 1 + chance.IntN(60)
+					if !die(h, r, func(string) bool { left--; return left == 0 }) {
+						break
+					}
+					h.afterCrash(fates[chance.IntN(3)])
+					h.checkData(t)
+				}
+				h.finishes(t, s.rule, s.options)
+				h.checkDone(t)
+			}
+		})
+	}
+}

@@ -1,0 +1,270 @@
+package rotate
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// Options say which parts of a rotation are wanted.
+type Options struct {
+	IgnoreEvery bool          // --now: a snapshot is due
+	NoSnapshot  bool          // only shorten chains
+	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
+}
+
+// Decide lists the steps that bring d to what rule asks for, in order, each
+// with its reason. It is pure but for o.Reserved: the world and the time are
+// all it knows.
+func Decide(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) Plan {
+	b := newBuilder(w, d, rule, now, o)
+	b.schedule()
+	if !d.State.Live() && w.Intents[d.UUID] == nil {
+		b.skipShutOff()
+		return b.plan
+	}
+	if b.mendLost() {
+		b.plan.settle()
+		return b.plan
+	}
+	b.checkDomain()
+	if len(b.plan.Refused) > 0 {
+		b.plan.settle()
+		return b.plan
+	}
+	b.finishEarlier()
+	if len(b.plan.Refused) > 0 {
+		b.plan.settle()
+		return b.plan
+	}
+	b.mendMetadata()
+	b.rotate()
+	b.plan.settle()
+	return b.plan
+}
+
+// A builder holds the world as it will be after the steps planned so far.
+type builder struct {
+	w      *World
+	d      *Domain
+	rule   *policy.Rule
+	now    time.Time
+	o      Options
+	plan   Plan
+	due    bool
+	forest *chain.Forest
+	disks  []Disk
+	snaps  []Snapshot
+	free   map[uint64]int64 // bytes, by file system
+	moved  map[string]Layer // path of a layer that went → the layer that took its content
+
+	trustLost bool // a state whose file is lost is taken to be below the overlay
+}
+
+func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) *builder {
+	b := &builder{
+		w: w, d: d, rule: rule, now: now, o: o,
+		plan:   Plan{Domain: d.Name, Policy: rule.Name, State: d.State, Steps: []Step{}, Refused: []Refusal{}},
+		forest: w.Forest.Trees(keysOf(w, d)...),
+		disks:  slices.Clone(d.Disks),
+		snaps:  cloneSnapshots(d.Snapshots),
+		free:   map[uint64]int64{},
+		moved:  map[string]Layer{},
+	}
+	for i := range b.disks {
+		b.disks[i].Chain = slices.Clone(b.disks[i].Chain)
+	}
+	for fs, s := range w.Spaces {
+		b.free[fs] = s.Free
+	}
+	return b
+}
+
+// keysOf returns the keys of all layers that decisions on d can concern.
+func keysOf(w *World, d *Domain) []string {
+	var keys []string
+	for i := range d.Disks {
+		for j := range d.Disks[i].Chain {
+			keys = append(keys, d.Disks[i].Chain[j].Key())
+		}
+	}
+	if in := w.Intents[d.UUID]; in != nil {
+		for _, f := range in.files() {
+			keys = append(keys, layerKey(w.Left[f.Path].ID, f.Path))
+		}
+	}
+	return keys
+}
+
+func cloneSnapshots(snaps []Snapshot) []Snapshot {
+	c := slices.Clone(snaps)
+	for i := range c {
+		c[i].Disks = slices.Clone(c[i].Disks)
+	}
+	return c
+}
+
+// schedule finds out when the next snapshot is due, by the one of ours that
+// was taken last.
+func (b *builder) schedule() {
+	newest := newestOurs(b.snaps)
+	if newest == nil {
+		b.plan.Due, b.due = b.now, true
+	} else {
+		b.plan.Due = newest.Time.Add(b.rule.Every)
+		b.due = b.rule.Due(newest.Time, b.now)
+	}
+	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
+}
+
+func newestOurs(snaps []Snapshot) *Snapshot {
+	for i := len(snaps) - 1; i >= 0; i-- {
+		if snaps[i].Ours() {
+			return &snaps[i]
+		}
+	}
+	return nil
+}
+
+// rotate plans the snapshot that is due and the merges that retention asks for.
+func (b *builder) rotate() {
+	if !b.d.State.Live() {
+		b.skipShutOff()
+		return
+	}
+	taken := ours(b.snaps)
+	if b.due && !b.snapshotBeforeMerges() {
+		trial := b.clone()
+		if _, refused := trial.planSnapshot(false); refused != nil {
+			b.plan.Refused = append(b.plan.Refused, *refused)
+			b.due = false
+		}
+	}
+	if b.due && b.snapshotBeforeMerges() {
+		b.snapshot()
+		taken = ours(b.snaps)
+		b.due = false
+	}
+	if b.due {
+		taken = append(taken, policy.Snapshot{Name: "", Time: b.now})
+	}
+	b.plan.Verdicts = b.rule.Keep.Apply(taken, b.now)
+	b.shorten()
+	if b.due {
+		b.snapshot()
+	}
+	b.plan.Verdicts = slices.DeleteFunc(b.plan.Verdicts, func(v policy.Verdict) bool { return v.Name == "" })
+}
+
+func (b *builder) skipShutOff() {
+	b.plan.Verdicts = b.rule.Keep.Apply(ours(b.snaps), b.now)
+	if len(b.plan.Steps) > 0 {
+		return
+	}
+	b.plan.Result = ResultSkipped
+	b.plan.Waiting = "the guest is shut off: this version rotates running guests only"
+}
+
+// ours returns our snapshots in the order in which they were taken.
+func ours(snaps []Snapshot) []policy.Snapshot {
+	var taken []policy.Snapshot
+	for i := range snaps {
+		if snaps[i].Ours() {
+			taken = append(taken, policy.Snapshot{Name: snaps[i].Name, Time: snaps[i].Time})
+		}
+	}
+	return taken
+}
+
+// Retention says of each of our snapshots of d whether rule keeps it, oldest first.
+func Retention(d *Domain, rule *policy.Rule, now time.Time) []policy.Verdict {
+	return rule.Keep.Apply(ours(d.Snapshots), now)
+}
+
+// shorten plans what drops the snapshots that no rule keeps, one run of
+// neighbours at a time, oldest first, after the merges that need no drop.
+func (b *builder) shorten() {
+	runs := b.droppedRuns()
+	if !b.rule.Window.Open(b.now) {
+		if len(runs) > 0 || b.clone().merges() != nil {
+			b.plan.Waiting = "merges start only within the window " + b.rule.Window.String()
+		}
+		return
+	}
+	b.drop(nil)
+	for _, run := range runs {
+		b.drop(run)
+	}
+}
+
+// droppedRuns returns the snapshots that go, as runs of neighbours.
+func (b *builder) droppedRuns() [][]string {
+	goes := map[string]bool{}
+	for _, v := range b.plan.Verdicts {
+		goes[v.Name] = !v.Keep
+	}
+	var runs [][]string
+	open := false
+	for i := range b.snaps {
+		name := b.snaps[i].Name
+		switch {
+		case !goes[name]:
+			open = false
+			continue
+		case !open:
+			runs = append(runs, nil)
+			open = true
+		}
+		runs[len(runs)-1] = append(runs[len(runs)-1], name)
+	}
+	return runs
+}
+
+// clone returns a builder for a trial: what it plans does not show in b.
+func (b *builder) clone() *builder {
+	c := *b
+	c.forest = b.forest.Clone()
+	c.disks = slices.Clone(b.disks)
+	for i := range c.disks {
+		c.disks[i].Chain = slices.Clone(b.disks[i].Chain)
+	}
+	c.snaps = cloneSnapshots(b.snaps)
+	c.free = cloneMap(b.free)
+	c.moved = cloneMap(b.moved)
+	c.plan.Steps = slices.Clone(b.plan.Steps)
+	c.plan.Refused = slices.Clone(b.plan.Refused)
+	c.plan.groups = slices.Clone(b.plan.groups)
+	return &c
+}
+
+func cloneMap[K comparable, V any](m map[K]V) map[K]V {
+	c := make(map[K]V, len(m))
+	for k, v := range m {
+		c[k] = v
+	}
+	return c
+}
+
+// add appends a step to the plan.
+func (b *builder) add(s Step) { b.plan.Steps = append(b.plan.Steps, s) }
+
+// begin opens a group of steps; the returned function closes it.
+func (b *builder) begin(g group) (end func()) {
+	g.first = len(b.plan.Steps)
+	return func() {
+		g.steps = len(b.plan.Steps) - g.first
+		if g.steps > 0 {
+			b.plan.groups = append(b.plan.groups, g)
+		}
+	}
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return fmt.Sprintf("1 %s", word)
+	}
+	return fmt.Sprintf("%d %ss", n, word)
+}

@@ -1,0 +1,324 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// Codes of findings: stable names for scripts and for the manual.
+const (
+	FindIntent   = "unfinished-run"
+	FindStale    = "stale-metadata"
+	FindMissing  = "missing-file"
+	FindMismatch = "wrong-backing-file"
+	FindConfig   = "configuration-differs"
+	FindOrphan   = "orphan"
+	FindUnlisted = "unlisted-overlay"
+	FindJob      = "stuck-job"
+	FindMode     = "readable-by-others"
+	FindAppArmor = "apparmor"
+	FindFuture   = "time-in-future"
+	FindStrange  = "unreadable-image"
+	FindUEFI     = "nvram-not-covered"
+)
+
+// A Finding is something on the host that is not as it should be.
+type Finding struct {
+	Code    string `json:"code"`
+	Domain  string `json:"domain,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Detail  string `json:"detail"`
+	Remedy  string `json:"remedy"`
+	Fixable bool   `json:"fixable"` // doctor --fix mends it
+	Fixed   bool   `json:"fixed"`
+	Note    bool   `json:"note"` // good to know, nothing is wrong
+
+	snapshot string
+}
+
+// Diagnose looks for leftovers and inconsistencies of the named domains, or
+// of all. It is pure; it knows no policy, since leftovers outlive policies.
+func Diagnose(w *World, names []string, now time.Time) []Finding {
+	var found []Finding
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		if len(names) == 0 || slices.Contains(names, d.Name) {
+			found = append(found, diagnoseDomain(w, d, now)...)
+		}
+	}
+	if len(names) == 0 {
+		found = append(found, orphans(w)...)
+		found = append(found, strangers(w)...)
+		found = append(found, lostIntents(w)...)
+	}
+	return found
+}
+
+func diagnoseDomain(w *World, d *Domain, now time.Time) []Finding {
+	var found []Finding
+	add := func(f Finding) {
+		f.Domain = d.Name
+		found = append(found, f)
+	}
+	if d.Problem != "" {
+		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})
+	}
+	if in := w.Intents[d.UUID]; in != nil {
+		add(intentFinding(d, in))
+	}
+	if !touched(d) {
+		return found
+	}
+	for i := range d.Disks {
+		diagnoseDisk(w, d, &d.Disks[i], add)
+	}
+	diagnoseSnapshots(w, d, add)
+	for i := range d.Snapshots {
+		if s := &d.Snapshots[i]; s.Ours() && s.Time.After(now.Add(time.Minute)) {
+			add(Finding{Code: FindFuture, Detail: "snapshot " + s.Name + " was taken in the future: the clock went backwards, and it is kept until then",
+				Remedy: fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", d.Name, s.Name)})
+		}
+	}
+	return found
+}
+
+func intentFinding(d *Domain, in *Intent) Finding {
+	began := in.Started.Format("2006-01-02 15:04:05")
+	if in.Quiesce && len(in.files()) == 0 {
+		return Finding{Code: FindIntent, Detail: "the run of " + began + " could not thaw the guest: its file systems may be frozen",
+			Remedy: "virsh domfsthaw " + d.Name + "; then virt-rotate run " + d.Name + " forgets about it"}
+	}
+	return Finding{Code: FindIntent, Detail: "the run of " + began + " was interrupted", Remedy: "virt-rotate run " + d.Name + " finishes it"}
+}
+
+// touched tells whether virt-rotate has to do with the domain: other domains
+// are not ours to judge.
+func touched(d *Domain) bool {
+	for i := range d.Snapshots {
+		if d.Snapshots[i].Ours() {
+			return true
+		}
+	}
+	for i := range d.Disks {
+		for _, l := range d.Disks[i].Chain {
+			if isOverlay(l.Path) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func diagnoseDisk(w *World, d *Domain, disk *Disk, add func(Finding)) {
+	if disk.ReadOnly || disk.Kind != "file" && disk.Kind != "block" {
+		return
+	}
+	if !w.Remote {
+		if code, path, detail := ChainProblem(disk); code != "" {
+			add(Finding{Code: FindMismatch, Path: path, Detail: detail,
+				Remedy: "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md"})
+		}
+	}
+	if detail := inactiveProblem(disk); detail != "" && !d.Transient {
+		add(Finding{Code: FindConfig, Path: disk.Target, Detail: detail,
+			Remedy: "make the persistent configuration name the running chain (virsh edit), before the guest stops"})
+	}
+	if disk.Job != nil {
+		diagnoseJob(w, d, disk, add)
+	}
+	b := doctorsBuilder(w, d)
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		if i > 0 && !w.Remote && isOverlay(l.Path) && !b.inMetadata(l.Path) && !w.released(d, l) {
+			add(Finding{Code: FindUnlisted, Path: l.Path,
+				Detail: "no snapshot names this overlay of ours, and virt-rotate did not drop its snapshot: the list of snapshots may have been lost",
+				Remedy: fmt.Sprintf("if the state below it is not needed: virsh blockcommit %s %s --base %s --top %s --wait", d.Name, disk.Target, disk.Chain[i-1].Path, l.Path)})
+		}
+		if isOverlay(l.Path) && l.Mode&0o077 != 0 {
+			add(Finding{Code: FindMode, Path: l.Path, Fixable: true, Detail: fmt.Sprintf("mode %04o: others can read what the guest wrote", l.Mode),
+				Remedy: "chmod 0600 " + l.Path})
+		}
+	}
+	if d.AppArmor && len(disk.Chain) > 1 {
+		add(appArmorFinding(disk, d))
+	}
+}
+
+func diagnoseJob(w *World, d *Domain, disk *Disk, add func(Finding)) {
+	f := Finding{Code: FindJob, Path: disk.Target,
+		Detail: fmt.Sprintf("a block job of type %q runs, at %s of %s", disk.Job.Type, Bytes(disk.Job.Done), Bytes(disk.Job.Size)),
+		Remedy: fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --abort", d.Name, disk.Target)}
+	if disk.Job.Ready {
+		f.Detail += ", ready to pivot"
+		f.Remedy = fmt.Sprintf("virsh blockjob %s %s --pivot, or --abort", d.Name, disk.Target)
+	}
+	if w.Intents[d.UUID] != nil {
+		f.Remedy = "virt-rotate run " + d.Name + " takes it over"
+	}
+	add(f)
+}
+
+// appArmorFinding is the remedy for a profile that lets QEMU only read the
+// layers below the active one. Newer libvirt opens them for a merge itself.
+func appArmorFinding(disk *Disk, d *Domain) Finding {
+	dirs := []string{}
+	for _, l := range disk.Chain {
+		if dir := filepath.Dir(l.Path); !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	var lines []string
+	for _, dir := range dirs {
+		lines = append(lines, fmt.Sprintf("  %q rwk,", dir+"/**"))
+	}
+	return Finding{Code: FindAppArmor, Path: disk.Target, Note: true,
+		Detail: "AppArmor confines the guest, and this libvirt (before 12.1) may let QEMU only read the layers below the active one: a merge is then denied",
+		Remedy: fmt.Sprintf("if a merge is denied, add to /etc/apparmor.d/local/abstractions/libvirt-qemu the lines\n%s\nand load the guest's profile again: apparmor_parser -r /etc/apparmor.d/libvirt/libvirt-%s",
+			strings.Join(lines, "\n"), d.UUID)}
+}
+
+func diagnoseSnapshots(w *World, d *Domain, add func(Finding)) {
+	b := doctorsBuilder(w, d)
+	stale := b.fixes()
+	for i := range d.Snapshots {
+		s := &d.Snapshots[i]
+		if _, ok := stale[s.Name]; ok {
+			add(Finding{Code: FindStale, snapshot: s.Name, Fixable: !w.Remote, Detail: "the metadata of snapshot " + s.Name + " does not name the chain as it is",
+				Remedy: "virt-rotate doctor --fix " + d.Name + " redefines it"})
+		}
+		for j := range s.Disks {
+			if actual := b.contradicts(&s.Disks[j]); actual != "" {
+				add(contradiction(d, s, &s.Disks[j], actual))
+			}
+		}
+		for _, sd := range s.Disks {
+			if path := missing(w, d, &sd); path != "" {
+				add(Finding{Code: FindMissing, Path: path, Detail: "snapshot " + s.Name + " names it for " + sd.Target + ", but it is not there",
+					Remedy: fmt.Sprintf("if the file is lost for good: virsh snapshot-delete %s %s --metadata", d.Name, s.Name)})
+			}
+		}
+	}
+	if d.UEFI && len(d.Snapshots) > 0 {
+		add(Finding{Code: FindUEFI, Note: true, Detail: "the guest has UEFI variables in an NVRAM file, which disk snapshots do not hold",
+			Remedy: "back the NVRAM file up by other means if boot entries matter"})
+	}
+}
+
+// doctorsBuilder believes the chain where the file that the metadata names is
+// lost: nothing else can hold the state then.
+func doctorsBuilder(w *World, d *Domain) *builder {
+	b := newBuilder(w, d, &policy.Rule{}, time.Time{}, Options{})
+	b.trustLost = true
+	return b
+}
+
+func contradiction(d *Domain, s *Snapshot, sd *SnapshotDisk, actual string) Finding {
+	stored := sd.State[len(sd.State)-1]
+	return Finding{Code: FindStale, Path: stored, snapshot: s.Name,
+		Detail: fmt.Sprintf("snapshot %s has its state of %s there by its metadata, but its overlay is on %s: somebody pulled or rebased it by hand", s.Name, sd.Target, actual),
+		Remedy: fmt.Sprintf("find out which of the two holds the state (qemu-img compare); keep the file until then. If the snapshot is not needed: virsh snapshot-delete %s %s --metadata", d.Name, s.Name)}
+}
+
+// missing returns the file that holds the state of a snapshot's disk if it is not there.
+func missing(w *World, d *Domain, sd *SnapshotDisk) string {
+	if w.Remote || sd.Overlay == "" || d.uses(sd.Overlay) {
+		return ""
+	}
+	path := stateLayer(d, sd)
+	if path == "" || d.uses(path) {
+		return ""
+	}
+	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		return path
+	}
+	return ""
+}
+
+// orphans finds files named like our overlays that no chain refers to.
+func orphans(w *World) []Finding {
+	var found []Finding
+	for path := range w.Taken {
+		if !isOverlay(path) || w.leftover(path) {
+			continue
+		}
+		l := w.Forest.Find(w.key(path))
+		if l == nil || len(l.Children) == 0 && len(l.Keepers) == 1 && l.Keepers[0] == "image "+path {
+			found = append(found, Finding{Code: FindOrphan, Path: path,
+				Detail: "named like an overlay of ours, but no domain, snapshot or image of this host refers to it" + inUseText(path),
+				Remedy: "look into it (qemu-img info, qemu-img map); delete it only if no guest, here or on another host, needs it"})
+		}
+	}
+	slices.SortFunc(found, func(a, b Finding) int { return strings.Compare(a.Path, b.Path) })
+	return found
+}
+
+func inUseText(path string) string {
+	if use, err := vfs.InUse(path); err != nil || use.Read || use.Write {
+		return "; a process has it open"
+	}
+	return ""
+}
+
+func strangers(w *World) []Finding {
+	var found []Finding
+	for _, s := range w.Strange {
+		where := "in this directory"
+		if s.Anywhere {
+			where = "on this host"
+		}
+		found = append(found, Finding{Code: FindStrange, Path: s.Path, Detail: s.Reason,
+			Remedy: "nothing is merged " + where + " until it can be read, is mended, or is moved away"})
+	}
+	return found
+}
+
+// lostIntents finds intents of domains that are no longer there.
+func lostIntents(w *World) []Finding {
+	var found []Finding
+	for uuid, in := range w.Intents {
+		if !slices.ContainsFunc(w.Domains, func(d Domain) bool { return d.UUID == uuid }) {
+			found = append(found, Finding{Code: FindIntent, Domain: in.Domain,
+				Detail: "an interrupted run left an intent, but the domain is not on this host any more",
+				Remedy: "look at the files that it names, then remove it from the directory intents of the state directory"})
+		}
+	}
+	slices.SortFunc(found, func(a, b Finding) int { return strings.Compare(a.Domain, b.Domain) })
+	return found
+}
+
+// Fix mends what is safe to mend, and notes it in found. The caller holds the Lock.
+func Fix(ctx context.Context, host Host, w *World, found []Finding) error {
+	var errs []error
+	for i := range found {
+		f := &found[i]
+		if !f.Fixable {
+			continue
+		}
+		if err := fix(ctx, host, w, f); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", f.Domain, f.Code, err))
+			continue
+		}
+		f.Fixed = true
+	}
+	return errors.Join(errs...)
+}
+
+func fix(ctx context.Context, host Host, w *World, f *Finding) error {
+	switch f.Code {
+	case FindMode:
+		return os.Chmod(f.Path, overlayMode)
+	case FindStale:
+		d := w.Domain(f.Domain)
+		return host.Redefine(ctx, d.Name, doctorsBuilder(w, d).fixes()[f.snapshot])
+	}
+	return errors.New("nothing here can mend it")
+}

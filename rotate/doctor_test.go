@@ -1,0 +1,200 @@
+package rotate
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A complaint is something wrong with a host whose domain "web" has two
+// snapshots of ours on one disk, and what doctor has to say of it.
+type complaint struct {
+	code   string
+	name   string
+	spoil  func(t *testing.T, h *simHost, web *simDomain)
+	detail string // part of detail or path
+	remedy string // part of it
+	note   bool
+}
+
+func complaints() []complaint {
+	overlay := "web." + name(11) + ".qcow2"
+	return []complaint{
+		{code: FindMode, spoil: func(t *testing.T, h *simHost, _ *simDomain) {
+			must(os.Chmod(h.img(overlay), 0o640))
+		}, detail: "mode 0640", remedy: "chmod 0600"},
+		{code: FindStale, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.Snapshots[1].Disks[0].State[0] = "/gone"
+		}, detail: name(11), remedy: "doctor --fix web"},
+		{code: FindStale, name: "state pulled away", spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+			h.create("old.qcow2", nil)
+			web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
+		}, detail: "pulled or rebased it by hand", remedy: "qemu-img compare"},
+		{code: FindUnlisted, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.Snapshots = web.Snapshots[:1]
+		}, detail: "list of snapshots may have been lost", remedy: "virsh blockcommit web vda"},
+		{code: FindMissing, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+			web.Snapshots[0].Disks[0].Overlay, web.Snapshots[0].Disks[0].State = h.img("x"), []string{h.img("lost")}
+		}, detail: "lost", remedy: "snapshot-delete web " + name(10) + " --metadata"},
+		{code: FindMismatch, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+			h.create("stray.qcow2", nil)
+			h.change(h.img(overlay), func(i *simImage) { i.Backing = h.img("stray.qcow2") })
+		}, detail: "stray.qcow2", remedy: "recovery.md"},
+		{code: FindConfig, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+			web.Disks[0].Inactive = []string{h.img("web.qcow2")}
+		}, detail: "persistent configuration names", remedy: "virsh edit"},
+		{code: FindOrphan, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+			h.create("web."+name(3)+".qcow2", nil)
+		}, detail: name(3), remedy: "here or on another host"},
+		{code: FindJob, name: "foreign", spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.Disks[0].Job = &Job{Type: "copy", Ready: true}
+		}, detail: "ready to pivot", remedy: "blockjob web vda --pivot"},
+		{code: FindFuture, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.Snapshots[1].Time = hour(20)
+		}, detail: "in the future", remedy: "snapshot-delete web"},
+		{code: FindAppArmor, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.AppArmor = true
+		}, detail: "AppArmor", remedy: "/**\" rwk,"},
+		{code: FindUEFI, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.UEFI = true
+		}, detail: "NVRAM", remedy: "back the NVRAM file up"},
+		{code: FindStrange, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+			must(os.WriteFile(h.img("odd.qcow2"), []byte("{"), 0o600))
+		}, detail: "odd.qcow2", remedy: "nothing is merged"},
+		{code: FindIntent, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+			must(newJournal(h.observer().StateDir).write(Intent{Domain: "web", UUID: web.UUID}))
+		}, detail: "interrupted", remedy: "virt-rotate run web"},
+		{code: FindIntent, name: "of a domain that is gone", spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+			must(newJournal(h.observer().StateDir).write(Intent{Domain: "gone", UUID: "u"}))
+		}, detail: "not on this host", remedy: "intents"},
+	}
+}
+
+func spoiled(t *testing.T, spoil func(*testing.T, *simHost, *simDomain)) (*simHost, *World) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{10, 11})
+	for _, n := range []int{10, 11} {
+		must(os.Chmod(h.img("web."+name(n)+".qcow2"), 0o600))
+	}
+	spoil(t, h, web)
+	return h, h.see(t)
+}
+
+func (h *simHost) see(t *testing.T) *World {
+	t.Helper()
+	w, err := h.observer().Observe(context.Background())
+	must(err)
+	return w
+}
+
+func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
+	for _, c := range complaints() {
+		t.Run(c.code+" "+c.name, func(t *testing.T) {
+			_, w := spoiled(t, c.spoil)
+			found := Diagnose(w, nil, hour(12))
+			i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == c.code })
+			if i < 0 {
+				t.Fatalf("no %s in %+v", c.code, found)
+			}
+			f := found[i]
+			if !strings.Contains(f.Detail+f.Path, c.detail) || !strings.Contains(f.Remedy, c.remedy) || f.Note != c.note {
+				t.Errorf("%+v; want %q, %q, note %v", f, c.detail, c.remedy, c.note)
+			}
+		})
+	}
+}
+
+func TestDoctorFindsNothingOnASoundHost(t *testing.T) {
+	_, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
+	if found := Diagnose(w, nil, hour(12)); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
+	_, w := spoiled(t, func(_ *testing.T, h *simHost, _ *simDomain) {
+		other := h.add("other")
+		h.disk(other, "vda", "other.qcow2")
+		other.Disks[0].Inactive = []string{"/elsewhere"}
+		other.AppArmor, other.UEFI = true, true
+	})
+	if found := Diagnose(w, nil, hour(12)); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
+	h, w := spoiled(t, func(t *testing.T, h *simHost, web *simDomain) {
+		for _, c := range complaints() {
+			if c.name == "" && slices.Contains([]string{FindMode, FindStale, FindOrphan}, c.code) {
+				c.spoil(t, h, web)
+			}
+		}
+	})
+	before := h.files(t)
+	found := Diagnose(w, nil, hour(12))
+	must(Fix(context.Background(), h, w, found))
+	for _, f := range found {
+		if want := f.Code != FindOrphan; f.Fixed != want {
+			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
+		}
+	}
+	left := Diagnose(h.see(t), nil, hour(12))
+	if len(left) != 1 || left[0].Code != FindOrphan {
+		t.Errorf("left: %+v", left)
+	}
+	if after := h.files(t); !slices.Equal(before, after) {
+		t.Errorf("files %q, before %q", after, before)
+	}
+	h.checkData(t)
+}
+
+func TestStatusTellsWhichLayerHoldsWhichSnapshotAndWhatIsDue(t *testing.T) {
+	h, w := spoiled(t, func(_ *testing.T, h *simHost, web *simDomain) { h.foreign(web, "F", 11) })
+	last := &LastRun{Time: hour(11), Result: ResultDone}
+	s := Status(w, w.Domain("web"), rule(1), last, hour(12))
+	var layers []string
+	for _, l := range s.Disks[0].Chain {
+		layers = append(layers, filepath.Base(l.Path)+" "+l.Snapshot+" "+l.Reason)
+	}
+	want := []string{
+		"web.qcow2 " + name(10) + " snapshot web/" + name(10),
+		"web." + name(10) + ".qcow2 " + name(11) + " snapshot web/" + name(11),
+		"web." + name(11) + ".qcow2 F snapshot web/F",
+		"web.F.qcow2  disk web/vda",
+	}
+	if !slices.Equal(layers, want) {
+		t.Errorf("%q, want %q", layers, want)
+	}
+	var keeps []bool
+	for _, snap := range s.Snapshots {
+		keeps = append(keeps, snap.Keep)
+	}
+	if !slices.Equal(keeps, []bool{false, true, true}) || s.Snapshots[2].Ours {
+		t.Errorf("%+v", s.Snapshots)
+	}
+	if s.Due == nil || !s.Due.Equal(hour(12)) || s.LastRun != last {
+		t.Errorf("due %v, last run %v", s.Due, s.LastRun)
+	}
+	h.checkData(t)
+}
+
+func TestLastRunsForgetDomainsThatAreGone(t *testing.T) {
+	h, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
+	r := h.rotator(rule(3))
+	must(os.WriteFile(lastRunsFile(r.Observer.StateDir), []byte(`{"gone":{"time":"2026-01-01T00:00:00Z","result":"done"}}`), 0o600))
+	must(r.saveLastRuns(w, []Plan{{Domain: "web", Result: ResultFailed, Error: "why"}}))
+	runs, err := LastRuns(r.Observer.StateDir)
+	must(err)
+	want := LastRun{Time: h.now.Truncate(time.Second), Result: ResultFailed, Error: "why"}
+	if len(runs) != 1 || runs["uuid-of-web"] != want {
+		t.Errorf("%+v", runs)
+	}
+}

@@ -1,0 +1,206 @@
+package rotate
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is not known for certain costs a merge, never data.
+
+func TestLostSnapshotListsCostNothing(t *testing.T) {
+	for _, left := range []int{0, 1} { // of three
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		web.Snapshots = web.Snapshots[:left]
+		before := h.files(t)
+		for range 2 {
+			if p := h.runAll(t, h.withOptions(h.rotator(rule(7))))["web"]; slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op != OpSnapshot }) {
+				t.Errorf("%d left: %+v", left, p.Steps)
+			}
+		}
+		for _, f := range before {
+			if !slices.Contains(h.files(t), f) {
+				t.Errorf("%d left: %s is gone", left, f)
+			}
+		}
+	}
+}
+
+func TestImagesThatWereMovedKeepTheirStates(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	for i := range web.Snapshots { // the list names the old place
+		web.Snapshots[i].Disks[0].Overlay = "/old/" + filepath.Base(web.Snapshots[i].Disks[0].Overlay)
+		web.Snapshots[i].Disks[0].State = []string{"/old/x"}
+	}
+	p := h.plan(t, h.withOptions(h.rotator(rule(1))), "web")
+	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+func TestABaseThatGetsAUserAfterThePlanIsNotMergedInto(t *testing.T) {
+	for _, how := range []string{"domain", "image", "hard link", "saved state"} {
+		t.Run(how, func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			one(9, 10, 11)(h, web)
+			h.event = func(what string) error {
+				if what != "end of drop-metadata" || len(h.domains) > 1 {
+					return nil
+				}
+				switch how {
+				case "domain":
+					h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+				case "image":
+					h.picture("clone.qcow2", "web.qcow2")
+				case "hard link":
+					must(os.Link(h.img("web.qcow2"), filepath.Join(h.dir, "far", "copy.qcow2")))
+				default:
+					web.ManagedSave = true
+				}
+				return nil
+			}
+			before := h.load(h.img("web.qcow2"))
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			p := h.runAll(t, r)["web"]
+			if p.Result != ResultFailed || !strings.Contains(p.Error, "no longer safe") && !strings.Contains(p.Error, "refused meanwhile") {
+				t.Errorf("%+v", p)
+			}
+			if now := h.load(h.img("web.qcow2")); len(now.Blocks) != len(before.Blocks) {
+				t.Error("the base was written to")
+			}
+			h.checkData(t)
+		})
+	}
+}
+
+func TestAnOldViewIsNotTakenForAFreshOne(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	looks := 0
+	h.event = func(what string) error {
+		if what == "end of domains" {
+			if looks++; looks == 1 {
+				h.now = h.now.Add(time.Hour) // the run waited for its turn
+				other := h.add("other")
+				h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+			}
+		}
+		return nil
+	}
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	h.checkData(t)
+}
+
+func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	web.beyondUs = true
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultFailed || len(p.Steps) > 0 || !strings.Contains(p.Error, "nothing was changed") || len(web.Snapshots) != 3 {
+		t.Errorf("%+v, %d snapshots", p, len(web.Snapshots))
+	}
+	h.checkNoIntent(t)
+	h.checkData(t)
+}
+
+func TestAForeignJobIsNotTakenForOurs(t *testing.T) {
+	in := &intentMerge{Disk: "vda", Base: "/base", Gone: []intentFile{{Path: "/s1"}}}
+	for _, c := range []struct {
+		job    Job
+		active bool
+		want   bool
+	}{
+		{Job{Type: "commit"}, false, true},
+		{Job{Type: "active-commit"}, false, false},
+		{Job{Type: "active-commit", Target: "/base"}, true, true},
+		{Job{Type: "active-commit", Target: "/else"}, true, false},
+		{Job{Type: "copy", Target: "/base"}, true, false},
+	} {
+		if got := c.job.isFor(in, c.active); got != c.want {
+			t.Errorf("%+v, active %v: %v", c.job, c.active, got)
+		}
+	}
+}
+
+func TestHardLinkedLayersAreNotMerged(t *testing.T) {
+	for _, layer := range []string{"web.qcow2", "web." + name(9) + ".qcow2"} {
+		h := newSim(t)
+		one(9, 10, 11)(h, h.add("web"))
+		must(os.Link(h.img(layer), filepath.Join(h.dir, "far", "copy.qcow2")))
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		p := h.plan(t, r, "web")
+		if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+			t.Errorf("%s: %+v", layer, p.Steps)
+		}
+	}
+}
+
+func TestADirectoryToScanThatIsNotThereStopsMerges(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(rule(2))
+	r.Observer.Scan = []string{filepath.Join(h.dir, "not mounted")}
+	p := h.plan(t, r, "web")
+	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+func TestAnotherNameOfALayerIsNoUserOfIt(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	must(os.Symlink(h.img("web."+name(9)+".qcow2"), h.img("alias.qcow2")))
+	p := h.plan(t, h.withOptions(h.rotator(rule(2))), "web")
+	if !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		t.Errorf("no merge: %+v", p)
+	}
+}
+
+func TestACloneBehindASymbolicLinkIsAUser(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	must(os.MkdirAll(filepath.Join(h.dir, "deep", "er", "still"), 0o755))
+	must(os.Symlink(filepath.Join(h.dir, "deep", "er", "still"), filepath.Join(h.dir, "far", "link")))
+	h.store(filepath.Join(h.dir, "deep/er/still/clone.qcow2"), simImage{Format: "qcow2", Backing: "../../../img/web.qcow2", BackingFormat: "qcow2"})
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	r.Observer.Scan = []string{filepath.Join(h.dir, "far", "link")}
+	p := h.plan(t, r, "web")
+	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+func TestOrderTaken(t *testing.T) {
+	snap := func(name, parent string, n int) Snapshot { return Snapshot{Name: name, Parent: parent, Time: hour(n)} }
+	for want, snaps := range map[string][]Snapshot{
+		"S1 S2 S3":    {snap("S1", "", 1), snap("S2", "S1", 2), snap("S3", "S2", 3)},
+		"S1 S2 S3 ":   {snap("S1", "", 9), snap("S2", "S1", 1), snap("S3", "S2", 5)},                      // clocks
+		"S1 S2 S3 S4": {snap("S1", "", 1), snap("S4", "S1", 4), snap("S2", "S1", 2), snap("S3", "S2", 3)}, // reverted to S1
+		"":            nil,
+	} {
+		var got []string
+		for _, s := range inOrderTaken(snaps) {
+			got = append(got, s.Name)
+		}
+		if strings.Join(got, " ") != strings.TrimSpace(want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package rotate
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+)
+
+// drop plans the end of the named snapshots, neighbours all: their metadata
+// goes, the layers that nobody keeps then are merged, the metadata of the
+// others is redefined, the files go. Without names it plans the merges that
+// are possible already. If a merge cannot be had, nothing of it is planned.
+func (b *builder) drop(names []string) {
+	trial := b.clone()
+	for _, name := range names {
+		trial.release(name)
+	}
+	merges := trial.merges()
+	if len(names) == 0 && len(merges) == 0 {
+		return
+	}
+	if refused := trial.preflight(merges); refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+		return
+	}
+	end := trial.begin(group{drops: names, merges: merges})
+	for _, name := range names {
+		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name)})
+	}
+	for i := range merges {
+		trial.add(mergeStep(&merges[i], names))
+	}
+	trial.redefine(names)
+	for i := range merges {
+		trial.deleteMerged(&merges[i])
+	}
+	end()
+	*b = *trial
+}
+
+// release makes the snapshot's layers free, as far as it alone keeps them.
+func (b *builder) release(name string) {
+	who := snapshotKeeper(b.d.Name, name)
+	for _, l := range b.forest.Layers() {
+		l.Release(who)
+	}
+	b.snaps = slices.DeleteFunc(b.snaps, func(s Snapshot) bool { return s.Name == name })
+}
+
+func (b *builder) dropReason(name string) string {
+	for _, v := range b.plan.Verdicts {
+		if v.Name == name {
+			return strings.Join(v.Reasons, ", ")
+		}
+	}
+	return "no rule keeps it"
+}
+
+// stays explains a snapshot that goes without a merge of its overlay.
+func (b *builder) stays(name string) string {
+	s := b.original(name)
+	for _, sd := range s.Disks {
+		i := slices.IndexFunc(b.disks, func(d Disk) bool { return d.Target == sd.Target })
+		if i < 0 || b.disks[i].index(sd.Overlay) < 1 {
+			continue
+		}
+		k := b.disks[i].index(sd.Overlay)
+		if why := b.obstacle(&b.disks[i], k); why != "" {
+			return fmt.Sprintf("; %s stays a layer of %s: %s", filepath.Base(sd.Overlay), sd.Target, why)
+		}
+	}
+	return ""
+}
+
+func (b *builder) original(name string) *Snapshot {
+	for i := range b.d.Snapshots {
+		if b.d.Snapshots[i].Name == name {
+			return &b.d.Snapshots[i]
+		}
+	}
+	return &Snapshot{}
+}
+
+// merges applies to the builder's world every merge that the rules allow and
+// returns them: at most one range for each base, so that data is copied once.
+func (b *builder) merges() []merge {
+	var out []merge
+	for i := range b.disks {
+		if b.mergeable(&b.disks[i]) {
+			out = append(out, b.diskMerges(&b.disks[i])...)
+		}
+	}
+	return out
+}
+
+// mergeable tells whether the disk's chain may be changed at all.
+func (b *builder) mergeable(disk *Disk) bool {
+	if len(disk.Chain) < 2 || disk.ReadOnly || disk.Job != nil {
+		return false
+	}
+	code, _, _ := ChainProblem(disk)
+	return code == "" && !disk.Shareable && !disk.Transient && !disk.Encrypted
+}
+
+func (b *builder) diskMerges(disk *Disk) []merge {
+	var out []merge
+	for k := 1; k < len(disk.Chain); {
+		if b.obstacle(disk, k) != "" {
+			k++
+			continue
+		}
+		m := b.mergeAt(disk, k)
+		for k < len(disk.Chain) && b.obstacle(disk, k) == "" {
+			b.absorb(disk, k, &m)
+		}
+		m.after = slices.Clone(disk.Chain)
+		out = append(out, m)
+	}
+	return out
+}
+
+// mergeAt starts a merge of layer k of disk into the one below.
+func (b *builder) mergeAt(disk *Disk, k int) merge {
+	base := disk.Chain[k-1]
+	return merge{MergeSpec: MergeSpec{
+		Domain: b.d.Name, Disk: disk.Target, Base: base, Bandwidth: int64(b.rule.Bandwidth),
+	}}
+}
+
+// absorb adds layer k to the merge and takes it out of the builder's world.
+func (b *builder) absorb(disk *Disk, k int, m *merge) {
+	l := disk.Chain[k]
+	m.Top = l
+	m.Active = k == len(disk.Chain)-1
+	m.Bytes += l.Allocated
+	m.gone = append(m.gone, l)
+	if k+1 < len(disk.Chain) {
+		above := disk.Chain[k+1].Image
+		m.Relative = above != nil && above.Backing != "" && !filepath.IsAbs(above.Backing)
+	} else {
+		m.Relative = false
+	}
+	b.forest.Merge(b.forest.Find(l.Key()))
+	base := &disk.Chain[k-1]
+	base.Size = max(base.Size, l.Size)
+	if base.Kind != "block" {
+		base.Allocated += l.Allocated
+	}
+	b.moved[l.Path] = *base
+	disk.Chain = slices.Delete(disk.Chain, k, k+1)
+	if k < len(disk.Chain) {
+		disk.Chain[k].rebase(base)
+	}
+}
+
+// rebase makes the layer's header name base, as a merge of what was between does.
+func (l *Layer) rebase(base *Layer) {
+	if l.Image == nil {
+		return
+	}
+	image := *l.Image
+	image.Backing, image.BackingFormat = base.Path, base.Format
+	l.Image, l.BackingID = &image, base.ID
+}
+
+// obstacle tells why layer k of disk cannot be merged into the one below it,
+// in words; "" when it can.
+func (b *builder) obstacle(disk *Disk, k int) string {
+	child := b.forest.Find(disk.Chain[k].Key())
+	if child == nil || child.Parent == nil {
+		return "its place in the forest is not known"
+	}
+	parent := child.Parent
+	if other := b.otherUser(parent, child); other != "" {
+		return parent.Path + " is used by " + other
+	}
+	if !parent.Coalesceable() && !child.LeafCoalesceable() {
+		return parent.Path + " is kept for " + strings.Join(parent.Keepers, ", ")
+	}
+	if other := b.stranger(child); other != "" {
+		return child.Path + " is used by " + other
+	}
+	if !b.isOurs(&disk.Chain[k]) {
+		return child.Path + " is not an overlay of a snapshot that virt-rotate took and dropped"
+	}
+	for _, l := range disk.Chain[k-1 : k+1] {
+		if l.Links > 1 && l.Kind == "file" {
+			return fmt.Sprintf("%s has %d names (hard links): who uses the others is not known", l.Path, l.Links)
+		}
+	}
+	if s := b.strangeBeside(parent.Path); s != nil {
+		return fmt.Sprintf("%s may build on %s: %s", s.Path, parent.Path, s.Reason)
+	}
+	return ""
+}
+
+// otherUser returns who else builds on parent.
+func (b *builder) otherUser(parent, child *chain.Layer) string {
+	for _, c := range parent.Children {
+		if c != child {
+			return c.Path
+		}
+	}
+	return ""
+}
+
+// stranger returns somebody outside this domain's own rotation who needs l:
+// another chain, another domain, a foreign snapshot.
+func (b *builder) stranger(l *chain.Layer) string {
+	if len(l.Children) > 1 {
+		return l.Children[1].Path
+	}
+	for _, who := range l.Keepers {
+		if !b.own(who) {
+			return who
+		}
+	}
+	return ""
+}
+
+// own tells whether a keeper is a disk of this domain or one of our snapshots of it.
+func (b *builder) own(who string) bool {
+	for i := range b.disks {
+		if who == diskKeeper(b.d.Name, b.disks[i].Target) {
+			return true
+		}
+	}
+	for i := range b.snaps {
+		if who == snapshotKeeper(b.d.Name, b.snaps[i].Name) {
+			return b.snaps[i].Ours()
+		}
+	}
+	return false
+}
+
+// isOurs tells whether the layer is virt-rotate's to merge: a snapshot of ours
+// came into being with it, or one that virt-rotate has dropped.
+func (b *builder) isOurs(l *Layer) bool {
+	for i := range b.d.Snapshots {
+		for _, sd := range b.d.Snapshots[i].Disks {
+			if sd.Overlay == l.Path {
+				return b.d.Snapshots[i].Ours()
+			}
+		}
+	}
+	return isOverlay(l.Path) && b.w.released(b.d, l)
+}
+
+func (b *builder) strangeBeside(path string) *Strange {
+	for i := range b.w.Strange {
+		s := &b.w.Strange[i]
+		if s.Anywhere || filepath.Dir(s.Path) == filepath.Dir(path) || s.Path == filepath.Dir(path) {
+			return s
+		}
+	}
+	return nil
+}
+
+func mergeStep(m *merge, dropped []string) Step {
+	reason := "nobody keeps the state in " + filepath.Base(m.Base.Path)
+	if len(dropped) > 0 {
+		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))
+	}
+	method := "commit"
+	if m.Active {
+		method = "active-commit"
+	}
+	return Step{Op: OpMerge, Disk: m.Disk, Method: method, Top: m.Top.Path, Base: m.Base.Path, Bytes: m.Bytes, Reason: reason}
+}
+
+// deleteMerged plans the deletion of the files that a merge made superfluous.
+// A block device is never deleted.
+func (b *builder) deleteMerged(m *merge) {
+	for _, l := range m.gone {
+		if l.Kind != "file" {
+			continue
+		}
+		b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Bytes: l.Allocated,
+			Reason: "its data is in " + filepath.Base(m.Base.Path)})
+		b.free[l.FS] += l.Allocated
+	}
+}

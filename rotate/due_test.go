@@ -1,0 +1,276 @@
+package rotate
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+func TestWhenASnapshotIsTaken(t *testing.T) {
+	closed := with(rule(2), func(r *policy.Rule) { r.Window = policy.Window{Start: 60, End: 300} })
+	shapes := []shape{
+		{name: "not due", build: one(10, 11), now: hour(11).Add(30 * time.Minute)},
+		{name: "asked for now", build: one(11), now: hour(11).Add(30 * time.Minute), options: Options{IgnoreEvery: true}, steps: `
+			snapshot p-20260101T113000Z vda: web.p-20260101T113000Z on web.S11`, reason: "asked for now"},
+		{name: "a little early", build: one(11), now: hour(12).Add(-3 * time.Minute), steps: `
+			snapshot p-20260101T115700Z vda: web.p-20260101T115700Z on web.S11`, reason: "due every 1h"},
+		{name: "not wanted", build: one(10, 11), options: coalesce()},
+		{name: "not wanted, though asked for now", build: one(10, 11), options: Options{IgnoreEvery: true, NoSnapshot: true}},
+		{name: "a foreign one does not count", build: func(h *simHost, web *simDomain) {
+			one(10)(h, web)
+			h.foreign(web, "mine", 12)
+		}, steps: `
+			snapshot S12 vda: web.mine.S12 on web.mine`},
+		{name: "the clock went backwards: nothing is dropped by it", build: one(9, 20, 21), rule: with(rule(0), func(r *policy.Rule) {
+			r.Keep = policy.Keep{Last: 1, Hourly: 1}
+		}), steps: `
+			snapshot S12 vda: web.S12 on web.S21
+			drop-metadata S9
+			commit vda: web.S9 into web
+			redefine S20
+			redefine S21
+			redefine S12
+			delete web.S9`},
+		{name: "outside the window the snapshot is taken, merges wait", build: one(9, 10, 11), rule: closed,
+			steps: `snapshot S12 vda: web.S12 on web.S11`, waiting: "window 01:00-05:00"},
+		{name: "outside the window, nothing waits", build: one(11), rule: closed,
+			steps: `snapshot S12 vda: web.S12 on web.S11`},
+		{name: "within the window", build: one(1, 2, 3), now: hour(4), rule: closed, steps: `
+			snapshot S4 vda: web.S4 on web.S3
+			drop-metadata S1
+			drop-metadata S2
+			commit vda: web.S2 into web
+			redefine S3
+			redefine S4
+			delete web.S1
+			delete web.S2`},
+		{name: "room for one more layer: the snapshot comes first", build: one(9, 10, 11),
+			rule: with(rule(2), func(r *policy.Rule) { r.MaxChain = 5 }), steps: `
+			snapshot S12 vda: web.S12 on web.S11
+			drop-metadata S9
+			drop-metadata S10
+			commit vda: web.S10 into web
+			redefine S11
+			redefine S12
+			delete web.S9
+			delete web.S10`},
+		{name: "the chain is full: merges come first", build: one(9, 10, 11),
+			rule: with(rule(2), func(r *policy.Rule) { r.MaxChain = 4 }), steps: `
+			drop-metadata S9
+			drop-metadata S10
+			commit vda: web.S10 into web
+			redefine S11
+			delete web.S9
+			delete web.S10
+			snapshot S12 vda: web.S12 on web.S11`},
+	}
+	for _, s := range shapes {
+		t.Run(s.name, s.check)
+	}
+}
+
+// Merging does not help: what can be merged is, the snapshot is refused.
+func TestAFullChainRefusesTheSnapshotAlone(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := with(rule(3), func(r *policy.Rule) { r.MaxChain = 3 })
+	want := `
+		drop-metadata S9
+		commit vda: web.S9 into web
+		redefine S10
+		redefine S11
+		delete web.S9`
+	for _, p := range []Plan{h.plan(t, h.rotator(r), "web"), h.runAll(t, h.rotator(r))["web"]} {
+		h.wantSteps(t, p, want)
+		if len(p.Refused) != 1 || p.Refused[0].Code != CodeChainLong || !strings.Contains(p.Refused[0].Detail, "4 layers long") {
+			t.Errorf("refused: %+v", p.Refused)
+		}
+	}
+	h.checkDone(t)
+}
+
+func TestAWindowThatIsClosedStillFinishesInterruptedWork(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	dieAt(h, h.rotator(rule(2)), "after merge")
+	r := h.rotator(with(rule(2), func(r *policy.Rule) { r.Window = policy.Window{Start: 60, End: 300} }))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	h.checkDone(t)
+}
+
+func TestQuiesce(t *testing.T) {
+	cases := []struct {
+		name        string
+		quiesce     policy.Quiesce
+		agent, mute bool
+		state       State
+		failed      bool // the snapshot is not taken
+		asked       bool // the guest is asked to freeze
+	}{
+		{name: "auto without agent", quiesce: policy.QuiesceAuto},
+		{name: "auto with agent", quiesce: policy.QuiesceAuto, agent: true, asked: true},
+		{name: "auto with an agent that does not answer", quiesce: policy.QuiesceAuto, agent: true, mute: true, asked: true},
+		{name: "auto, paused", quiesce: policy.QuiesceAuto, agent: true, state: Paused},
+		{name: "yes with agent", quiesce: policy.QuiesceYes, agent: true, asked: true},
+		{name: "yes without agent", quiesce: policy.QuiesceYes, failed: true},
+		{name: "yes with an agent that does not answer", quiesce: policy.QuiesceYes, agent: true, mute: true, failed: true, asked: true},
+		{name: "no", quiesce: policy.QuiesceNo, agent: true},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			one()(h, web)
+			web.Agent, web.mute = c.agent, c.mute
+			if c.state != "" {
+				web.State = c.state
+			}
+			asked, warned := false, false
+			h.event = func(what string) error { asked = asked || what == "call quiesced snapshot"; return nil }
+			r := h.rotator(with(rule(2), func(r *policy.Rule) { r.Quiesce = c.quiesce }))
+			r.Report = func(e Event) { warned = warned || e.Kind == EventWarning }
+			p := h.runAll(t, r)["web"]
+			if failed := len(web.Snapshots) == 0; failed != c.failed || asked != c.asked {
+				t.Errorf("failed %v, asked %v: %+v", failed, asked, p)
+			}
+			if c.mute && h.thawed == 0 || c.mute && !c.failed && !warned {
+				t.Error("a guest that may be frozen was not thawed, or nobody was told")
+			}
+			h.checkDone(t)
+		})
+	}
+}
+
+func TestNamesThatAreTakenGetANumber(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	must(os.WriteFile(h.img("web."+name(12)+".qcow2"), nil, 0o600))
+	h.foreign(web, name(12)+"_1", 5)
+	p := h.plan(t, h.rotator(rule(2)), "web")
+	if len(p.Steps) != 1 || p.Steps[0].Snapshot != name(12)+"_2" || filepath.Base(p.Steps[0].Path) != "web."+name(12)+"_2.qcow2" {
+		t.Errorf("steps: %v %+v", h.lines(t, p.Steps), p.Refused)
+	}
+}
+
+func TestStems(t *testing.T) {
+	shapes := []shape{
+		{name: "two disks of one name", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "disk.qcow2")
+			h.disk(web, "vdb", "disk.raw")
+			h.disk(web, "vdc", "data.qcow2")
+		}, steps: `
+			snapshot S12 vda: disk.vda.S12 on disk
+			snapshot S12 vdb: disk.vdb.S12 on disk.raw
+			snapshot S12 vdc: data.S12 on data`},
+		{name: "no extension", build: func(h *simHost, web *simDomain) { h.disk(web, "vda", "web") },
+			steps: `snapshot S12 vda: web.S12 on web`},
+		{name: "nothing but an extension", build: func(h *simHost, web *simDomain) { h.disk(web, "vda", ".qcow2") },
+			steps: `snapshot S12 vda: .S12 on`}, // brief leaves .qcow2 out
+		{name: "the domain's own image above a golden one", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.take(web, []int{10})
+		}, steps: `snapshot S12 vda: web.S12 on web.S10`},
+	}
+	for _, s := range shapes {
+		t.Run(s.name, func(t *testing.T) {
+			h := s.host(t)
+			p := h.plan(t, h.rotator(s.rule), "web")
+			h.wantSteps(t, p, s.steps)
+			h.runAll(t, h.rotator(s.rule))
+			h.checkDone(t)
+		})
+	}
+}
+
+func TestOverlaysGoIntoTheDirectoryOfThePolicy(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.OverlayDir = h.img("fs2/") }))
+	r.Observer.Scan = []string{h.img("fs2/")}
+	h.wantSteps(t, h.runAll(t, r)["web"], "snapshot S12 vda: fs2/web.S12 on web")
+	h.now = hour(13)
+	h.wantSteps(t, h.runAll(t, r)["web"], `
+		snapshot S13 vda: fs2/web.S13 on fs2/web.S12
+		drop-metadata S12
+		commit vda: fs2/web.S12 into web
+		redefine S13
+		delete fs2/web.S12`)
+	h.checkDone(t)
+}
+
+func TestABlockDeviceNeedsAnOverlayDirectory(t *testing.T) {
+	h := newSim(t)
+	one()(h, h.add("web"))
+	r := rule(2)
+	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := w.Domain("web")
+	d.Disks[0].Kind, d.Disks[0].Chain[0].Kind = "block", "block"
+	p := Decide(w, d, r, hour(12), Options{})
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeOverlayDir || p.Refused[0].Path != h.img("web.qcow2") {
+		t.Errorf("refused: %+v", p.Refused)
+	}
+	r.OverlayDir = filepath.Dir(h.img("web.qcow2"))
+	w.Dirs[r.OverlayDir] = 1
+	p = Decide(w, d, r, hour(12), Options{})
+	h.wantSteps(t, p, "snapshot S12 vda: web.S12 on web")
+}
+
+// An overlay is expected to grow as the one before it did.
+func TestTheForecastOfAnOverlayIsTheLastOnesSize(t *testing.T) {
+	h := newSim(t)
+	one(11)(h, h.add("web"))
+	r := rule(2)
+	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Domain("web").Disks[0].Active().Allocated = 3 << 30
+	w.Spaces[1] = vfs.Space{FS: 1, Total: 4 << 30, Free: 4 << 30}
+	if p := Decide(w, w.Domain("web"), r, hour(12), Options{}); len(p.Steps) != 1 || p.Steps[0].Bytes != 3<<30 {
+		t.Errorf("%+v", p)
+	}
+	r.MinFree = policy.MinFree{Percent: 50}
+	if p := Decide(w, w.Domain("web"), r, hour(12), Options{}); len(p.Refused) != 1 ||
+		!strings.Contains(p.Refused[0].Detail, "can need 3.0 GiB: of 4.0 GiB free on its file system, min_free = 50% keeps 2.0 GiB") {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestAGuestThatIsShutOffIsSkipped(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	web.State, web.cut = ShutOff, true
+	for _, p := range []Plan{h.plan(t, h.rotator(rule(1)), "web"), h.runAll(t, h.rotator(rule(1)))["web"]} {
+		if p.Result != ResultSkipped || len(p.Steps) != 0 || !strings.Contains(p.Waiting, "shut off") {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
+func TestLeftoversOfAGuestThatIsShutOffAreMended(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	dieAt(h, r, "after merge")
+	web.State, web.cut = ShutOff, true
+	h.wantSteps(t, h.runAll(t, h.rotator(rule(2)))["web"], `
+		redefine S11
+		delete web.S9`)
+	h.checkDone(t)
+}

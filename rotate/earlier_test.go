@@ -1,0 +1,225 @@
+package rotate
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// interrupted returns a host on which a run died at a place.
+func interrupted(t *testing.T, place, fate string) (*simHost, *simDomain) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	if !dieAt(h, r, place) {
+		t.Fatalf("no place %q", place)
+	}
+	h.afterCrash(fate)
+	return h, web
+}
+
+func TestTheNextRunFinishesWhatAnInterruptedOneBegan(t *testing.T) {
+	afterDrop := `
+		commit vda: web.S9 into web
+		redefine S10
+		redefine S11
+		delete web.S9`
+	cases := []struct{ name, place, fate, steps string }{
+		{"the job still runs", "block of merge", jobsGoOn, `
+			commit vda: web.S9 into web
+			redefine S11
+			delete web.S9`},
+		{"the job has ended in between", "block of merge", jobsFinish, `
+			redefine S11
+			delete web.S9`},
+		{"the job was lost half way", "block of merge", jobsDie, "redefine S10" + afterDrop},
+		{"only the metadata was dropped", "after drop-metadata", jobsDie, "redefine S10" + afterDrop},
+		{"one snapshot is redefined", "after redefine", jobsDie, `
+			redefine S11
+			delete web.S9`},
+		{"the file is left", "before delete-file", jobsDie, `delete web.S9`},
+		{"only the intent is left", "after delete-file", jobsDie, ``},
+		{"only the intent was written", "after the intent", jobsDie, "drop-metadata S9" + afterDrop},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h, _ := interrupted(t, c.place, c.fate)
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			h.wantSteps(t, h.plan(t, r, "web"), c.steps)
+			h.wantSteps(t, h.runAll(t, r)["web"], c.steps)
+			h.checkDone(t)
+		})
+	}
+}
+
+func TestAnAdoptedJobIsToldApart(t *testing.T) {
+	h, _ := interrupted(t, "block of merge", jobsGoOn)
+	p := h.plan(t, h.rotator(rule(2)), "web")
+	if len(p.Steps) == 0 || p.Steps[0].Reason != "an interrupted run started it, and it still runs" {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+// The job that is taken over ends by itself just before it is waited for.
+func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
+	h, _ := interrupted(t, "block of merge", jobsGoOn)
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	r.crash = func(place string) {
+		if place == "before merge" {
+			h.mu.Lock()
+			h.finishJob("web/vda")
+			h.mu.Unlock()
+		}
+	}
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		t.Errorf("%s: %s", p.Result, p.Error)
+	}
+	h.checkDone(t)
+}
+
+func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
+	h, _ := interrupted(t, "after the intent", jobsDie)
+	r := rule(2)
+	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{"pull", "copy", "backup", "unknown"} {
+		w.Domain("web").Disks[0].Job = &Job{Type: kind}
+		p := Decide(w, w.Domain("web"), r, hour(12), Options{})
+		if len(p.Refused) != 1 || p.Refused[0].Code != CodeBlockJob || !strings.Contains(p.Refused[0].Detail, kind) {
+			t.Errorf("%s: %+v", kind, p)
+		}
+	}
+}
+
+// Where the merged file was, somebody put another one.
+func TestAReplacedFileIsNotALeftover(t *testing.T) {
+	h, _ := interrupted(t, "before delete-file", jobsDie)
+	path := h.img("web." + name(9) + ".qcow2")
+	must(os.Rename(path, h.img("state/old")))
+	must(os.WriteFile(path, nil, 0o600))
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.wantSteps(t, h.runAll(t, r)["web"], "")
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	h.checkNoIntent(t)
+}
+
+// A leftover that must stay is told of in every run, whatever else is mended.
+func TestALeftoverThatIsNeededIsRefusedEachTime(t *testing.T) {
+	for _, place := range []string{"after merge", "before delete-file"} {
+		h, _ := interrupted(t, place, jobsDie)
+		path := h.img("web." + name(9) + ".qcow2")
+		h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		for n := range 3 {
+			p := h.runAll(t, r)["web"]
+			if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || p.Refused[0].Path != path ||
+				!strings.Contains(p.Refused[0].Detail, h.img("clone.qcow2")) {
+				t.Errorf("%s, run %d: %s %+v", place, n, p.Result, p.Refused)
+			}
+		}
+		must(os.Remove(h.img("clone.qcow2")))
+		h.runAll(t, r)
+		h.checkDone(t)
+	}
+}
+
+func TestOverlaysOfASnapshotThatWasInterrupted(t *testing.T) {
+	cases := []struct {
+		name  string
+		place string
+		do    func(t *testing.T, h *simHost, path string)
+		steps string // of the next run
+		stays string // part of the refusal
+	}{
+		{"empty, its inode not yet noted", "an overlay made", nil, "delete web.S12", ""},
+		{"empty", "overlays made", nil, "delete web.S12", ""},
+		{"never made", "first intent of the snapshot", nil, "", ""},
+		{"with a header, without data", "overlays made", func(_ *testing.T, h *simHost, path string) {
+			h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: h.img("web.qcow2"), BackingFormat: "qcow2"})
+		}, "delete web.S12", ""},
+		{"with data", "overlays made", func(_ *testing.T, h *simHost, path string) {
+			h.store(path, simImage{Format: "qcow2", Size: simSize, Blocks: blocks{1: 1}})
+		}, "", "of guest data: see docs/recovery.md"},
+		{"not readable", "overlays made", func(_ *testing.T, _ *simHost, path string) {
+			must(os.WriteFile(path, []byte("?"), 0o600))
+		}, "", "of guest data"},
+		{"in use", "overlays made", func(t *testing.T, _ *simHost, path string) { hold(t, path) }, "", "a process has it open"},
+		{"taken after all", "snapshot taken", nil, "", ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			one()(h, web)
+			path := h.img("web." + name(12) + ".qcow2")
+			if !dieAt(h, h.rotator(rule(2)), c.place) {
+				t.Fatal("did not die")
+			}
+			if c.do != nil {
+				c.do(t, h, path)
+			}
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			for range 2 {
+				p := h.runAll(t, r)["web"]
+				h.wantSteps(t, p, c.steps)
+				if c.steps = ""; c.stays != "" && (len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover ||
+					p.Refused[0].Path != path || !strings.Contains(p.Refused[0].Detail, c.stays)) {
+					t.Errorf("refused: %+v", p.Refused)
+				}
+			}
+			if c.stays == "" {
+				h.checkDone(t)
+			} else if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAGuestThatMayBeFrozenIsThawed(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	web.Agent = true
+	dieAt(h, h.rotator(rule(2)), "call quiesced snapshot")
+	h.runAll(t, h.rotator(rule(2)))
+	if h.thawed != 1 {
+		t.Errorf("thawed %d times", h.thawed)
+	}
+	h.checkDone(t)
+}
+
+// Intents of other versions of the file, of files that are gone, of domains that are gone.
+func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	must(os.WriteFile(h.img("lost.qcow2"), nil, 0o600))
+	info, err := vfs.Lstat(h.img("lost.qcow2"))
+	must(err)
+	in := Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []intentMerge{{"vda", "/base", []intentFile{{h.img("lost.qcow2"), info.ID}}}}}
+	must(newJournal(filepath.Join(h.dir, "state")).write(in))
+	r := h.rotator(rule(2))
+	h.runAll(t, r)
+	if _, err := os.Stat(h.img("lost.qcow2")); err != nil {
+		t.Error(err)
+	}
+	w, err := r.Observer.Observe(t.Context())
+	if err != nil || len(Diagnose(w, nil, hour(12))) != 1 || Diagnose(w, nil, hour(12))[0].Code != FindIntent {
+		t.Errorf("doctor: %+v, %v", Diagnose(w, nil, hour(12)), err)
+	}
+}

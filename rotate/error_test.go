@@ -1,0 +1,265 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+var errSim = errors.New("simulated failure")
+
+// The n-th call of the host fails, with or without its effect.
+func TestACallThatFailsIsToldAndTheNextRunFinishes(t *testing.T) {
+	for _, s := range crashScenes() {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			h, r := s.host(t, 0)
+			h.runAll(t, r)
+			want := h.shape()
+			n := 1
+			for ; s.fails(t, n, want); n++ {
+			}
+			if n < 20 {
+				t.Errorf("only %d calls", n-1)
+			}
+		})
+	}
+}
+
+func (s *crashScene) fails(t *testing.T, n int, want string) bool {
+	t.Helper()
+	h, r := s.host(t, uint64(n))
+	count, at := 0, ""
+	h.event = func(what string) error {
+		if count++; count != n {
+			return nil
+		}
+		at = what
+		return errSim
+	}
+	plans, err := r.Run(context.Background(), nil)
+	if count < n {
+		return false
+	}
+	told := errors.Is(err, errSim)
+	for _, p := range plans {
+		told = told || strings.Contains(p.Error, errSim.Error()) && p.Result == ResultFailed
+	}
+	if !told && at != "call quiesced snapshot" {
+		t.Errorf("call %d, %q: nobody was told: %v %+v", n, at, err, plans)
+	}
+	h.checkData(t)
+	h.finishes(t, s.rule, s.options)
+	h.checkDone(t)
+	if have := h.shape(); have != want {
+		t.Errorf("%s, want %s", have, want)
+	}
+	if t.Failed() {
+		t.Fatalf("call %d, %q", n, at)
+	}
+	return true
+}
+
+func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
+	h := newSim(t)
+	for _, name := range []string{"web1", "web2", "web3"} {
+		d := h.add(name)
+		h.disk(d, "vda", name+".qcow2")
+		h.take(d, []int{9, 10, 11})
+	}
+	h.find("web2").State = "migrating"
+	var failed atomic.Bool
+	h.event = func(what string) error {
+		if what == "call merge" && failed.CompareAndSwap(false, true) {
+			return errSim
+		}
+		return nil
+	}
+	results := map[string]int{}
+	for _, p := range h.runAll(t, h.rotator(rule(1))) {
+		results[p.Result]++
+	}
+	if results[ResultFailed] != 1 || results[ResultDone] != 1 || results[ResultRefused] != 1 {
+		t.Errorf("results: %v", results)
+	}
+	runs, err := LastRuns(filepath.Join(h.dir, "state"))
+	if err != nil || runs["uuid-of-web2"].Result != ResultRefused || len(runs) != 3 {
+		t.Errorf("last runs: %+v, %v", runs, err)
+	}
+}
+
+func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
+	for _, place := range []string{"call snapshot", "an overlay made"} {
+		h := newSim(t)
+		web := h.add("web")
+		h.disk(web, "vda", "web.qcow2")
+		h.disk(web, "vdb", "data.qcow2")
+		r := h.rotator(rule(1))
+		if place == "call snapshot" {
+			h.event = func(what string) error {
+				if what == place {
+					return errSim
+				}
+				return nil
+			}
+		} else { // another program takes the name of the second overlay
+			r.crash = func(at string) {
+				if at == place {
+					_ = os.WriteFile(h.img("web."+name(12)+".qcow2"), []byte("somebody's"), 0o600)
+				}
+			}
+		}
+		p := h.runAll(t, r)["web"]
+		if p.Result != ResultFailed || len(web.Snapshots) > 0 {
+			t.Errorf("%s: %+v", place, p)
+		}
+		if place != "call snapshot" {
+			if data, _ := os.ReadFile(h.img("web." + name(12) + ".qcow2")); string(data) != "somebody's" {
+				t.Error("a file that we did not make was touched")
+			}
+			must(os.Remove(h.img("web." + name(12) + ".qcow2")))
+		}
+		h.checkDone(t)
+	}
+}
+
+// An empty file that another program made is not ours to remove.
+func TestAnOverlayThatSomebodyElseMadeStays(t *testing.T) {
+	h := newSim(t)
+	one()(h, h.add("web"))
+	r := h.rotator(rule(1))
+	path := h.img("web." + name(12) + ".qcow2")
+	r.crash = func(at string) {
+		if at == "first intent of the snapshot" {
+			_ = os.WriteFile(path, nil, 0o600)
+		}
+	}
+	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, "file exists") {
+		t.Errorf("%+v", p)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	h.checkNoIntent(t)
+}
+
+func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	path := h.img("web." + name(12) + ".qcow2")
+	h.event = func(what string) error {
+		if what != "call snapshot" {
+			return nil
+		}
+		h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: h.img("web.qcow2"), BackingFormat: "qcow2", Blocks: blocks{1: 1}})
+		return errSim
+	}
+	p := h.runAll(t, h.rotator(rule(1)))["web"]
+	if p.Result != ResultFailed || !strings.Contains(p.Error, "holds data") {
+		t.Errorf("%+v", p)
+	}
+	h.event = func(string) error { return nil }
+	for range 2 { // and the next runs say so too
+		p = h.runAll(t, h.rotator(rule(1)))["web"]
+		if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || p.Refused[0].Path != path {
+			t.Errorf("%+v", p)
+		}
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// A merge that ends without having done its work must not count as done.
+func TestAJobThatIsGoneIsNotTakenForDone(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	h.event = func(what string) error {
+		if what == "call pivot" {
+			h.endJob("web/vda")
+		}
+		return nil
+	}
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultFailed || !strings.Contains(p.Error, "nothing was deleted") {
+		t.Errorf("%+v", p)
+	}
+	h.checkData(t)
+	h.event = func(string) error { return nil }
+	h.finishes(t, rule(2), coalesce())
+	h.checkDone(t)
+}
+
+// The guest runs on the merged chain, but would start on the old one.
+func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	h.event = func(what string) error {
+		if what == "end of pivot" {
+			web.Disks[0].Inactive = slices.Insert(web.Disks[0].Inactive, 1, h.img("web."+name(9)+".qcow2"))
+		}
+		return nil
+	}
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultFailed || !strings.Contains(p.Error, "persistent configuration") || !strings.Contains(p.Error, "nothing was deleted") {
+		t.Errorf("%+v", p)
+	}
+	if _, err := os.Stat(h.img("web." + name(9) + ".qcow2")); err != nil {
+		t.Error(err)
+	}
+	h.checkData(t)
+}
+
+func TestABrokenIntentStopsItsDomainAndAllMerges(t *testing.T) {
+	for _, text := range []string{"{", `{"version": 2, "uuid": "uuid-of-web"}`, `{"version": 1, "uuid": "else"}`} {
+		h := newSim(t)
+		one(9, 10, 11)(h, h.add("web"))
+		db := h.add("db")
+		h.disk(db, "vda", "db.qcow2")
+		h.take(db, []int{9, 10, 11})
+		must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
+		must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte(text), 0o600))
+		plans := h.runAll(t, h.rotator(rule(1)))
+		if p := plans["web"]; p.Result != ResultRefused || p.Refused[0].Code != CodeIntent || len(p.Steps) > 0 {
+			t.Errorf("%s: %+v", text, p)
+		}
+		for _, s := range plans["db"].Steps {
+			if s.Op == OpMerge {
+				t.Errorf("%s: merged all the same: %+v", text, s)
+			}
+		}
+		h.checkData(t)
+	}
+}
+
+func TestNamesThatNobodyKnows(t *testing.T) {
+	h := newSim(t)
+	one()(h, h.add("web"))
+	h.disk(h.add("other"), "vda", "other.qcow2")
+	_, err := h.rotator(rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
+	if !errors.Is(err, ErrNoSuchDomain) || !errors.Is(err, ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
+		t.Errorf("%v", err)
+	}
+	if len(h.find("web").Snapshots) > 0 {
+		t.Error("something was done all the same")
+	}
+	r := h.rotator(rule(1))
+	ambiguous := errors.New("two policies")
+	r.Match = func([]string) (map[string]*policy.Rule, error) { return nil, ambiguous }
+	if _, err := r.Run(context.Background(), nil); !errors.Is(err, ambiguous) {
+		t.Errorf("%v", err)
+	}
+}

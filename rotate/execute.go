@@ -1,0 +1,353 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// group carries out one group of the plan.
+func (r *domainRun) group(ctx context.Context, p *Plan, g *group) error {
+	steps := p.Steps[g.first : g.first+g.steps]
+	d := r.w.Domain(p.Domain)
+	var err error
+	switch {
+	case g.snapshot != nil:
+		err = r.snapshot(ctx, d, g, steps)
+	case len(g.rechain) > 0:
+		err = r.rechain(ctx, d, g, steps)
+	default:
+		err = r.mergeGroup(ctx, d, g, steps)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.Domain, err)
+	}
+	return nil
+}
+
+// mergeGroup carries out the order of a merge: intent, metadata that goes,
+// merges, metadata that stays, files, end of the intent.
+func (r *domainRun) mergeGroup(ctx context.Context, d *Domain, g *group, steps []Step) error {
+	if len(g.drops) > 0 {
+		if err := r.beforeDrop(ctx, d, g, steps); err != nil {
+			return err
+		}
+	}
+	in := r.intentOf(d, g)
+	if in != nil {
+		r.boundary("before the intent")
+		if err := newJournal(r.Observer.StateDir).write(*in); err != nil {
+			return fmt.Errorf("intent journal: %w", err)
+		}
+		r.boundary("after the intent")
+	}
+	if err := r.mergeSteps(ctx, d, g, steps); err != nil || g.keepIntent {
+		return err
+	}
+	if err := r.tidyReleased(d.Name); err != nil {
+		return err
+	}
+	if err := r.endIntent(d); err != nil {
+		return fmt.Errorf("intent journal: %w", err)
+	}
+	r.boundary("after the end of the intent")
+	return nil
+}
+
+// beforeDrop sees that the metadata of the snapshots that stay can be redefined
+// afterwards, and puts on record whose layers are free to go.
+func (r *domainRun) beforeDrop(ctx context.Context, d *Domain, g *group, steps []Step) error {
+	var stay []string
+	for _, s := range steps {
+		if s.Op == OpRedefine {
+			stay = append(stay, s.Snapshot)
+		}
+	}
+	if err := r.Observer.Host.Rehearse(ctx, d.Name, stay); err != nil {
+		return fmt.Errorf("nothing was changed, for the metadata of the snapshots that stay could not be brought in order afterwards: %w", err)
+	}
+	return r.release(d, g.drops)
+}
+
+// endIntent ends the domain's intent. While the guest may be frozen, that much
+// of it stays, so that the next run thaws it.
+func (r *domainRun) endIntent(d *Domain) error {
+	j := newJournal(r.Observer.StateDir)
+	if r.frozen {
+		return j.write(Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: true})
+	}
+	return j.remove(d.UUID)
+}
+
+// intentOf returns the intent to write for the group; nil when the files that
+// it deletes are in an earlier intent, or when it deletes none.
+func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
+	if len(g.leftovers) > 0 || len(g.merges)+len(g.drops) == 0 || len(g.merges) > 0 && g.merges[0].Adopt {
+		return nil
+	}
+	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops}
+	for i := range g.merges {
+		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path}
+		for _, l := range g.merges[i].gone {
+			im.Gone = append(im.Gone, intentFile{l.Path, l.ID})
+		}
+		in.Merges = append(in.Merges, im)
+	}
+	return in
+}
+
+func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps []Step) error {
+	merge := 0
+	for i, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.starts(d.Name, s)
+		var err error
+		switch s.Op {
+		case OpDropMetadata:
+			err = r.Observer.Host.DropMetadata(ctx, d.Name, s.Snapshot)
+		case OpMerge:
+			err = r.merge(ctx, &g.merges[merge], s)
+			merge++
+		case OpRedefine:
+			if i == 0 || steps[i-1].Op != OpRedefine {
+				err = r.look(ctx, d.Name, maxAge)
+			}
+			if err == nil {
+				err = r.redefine(ctx, d.Name, s.Snapshot)
+			}
+		case OpDeleteFile:
+			err = r.deleteFile(ctx, d.Name, s.Path)
+		}
+		if err != nil {
+			return stepError(i, steps, err)
+		}
+		r.did(d.Name, s)
+	}
+	return nil
+}
+
+func stepError(i int, steps []Step, err error) error {
+	return fmt.Errorf("step %d of %d, %s: %w", i+1, len(steps), steps[i], err)
+}
+
+// String says what the step does, for errors and logs.
+func (s Step) String() string {
+	switch s.Op {
+	case OpMerge:
+		return fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.Top, s.Base)
+	case OpSnapshot:
+		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
+	case OpDeleteFile:
+		return "delete-file " + s.Path
+	case OpRedefine:
+		if s.Snapshot == "" {
+			return "redefine the configuration of " + s.Disk
+		}
+		return "redefine " + s.Snapshot
+	default:
+		return string(s.Op) + " " + s.Snapshot
+	}
+}
+
+// merge runs one merge and compares the world with the plan afterwards.
+func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
+	release, err := r.storages.take(ctx, m.Base.FS)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := r.look(ctx, m.Domain, maxAge); err != nil {
+		return err
+	}
+	if over, err := r.renumber(m); err != nil {
+		return err
+	} else if over {
+		return r.verify(ctx, m)
+	}
+	if err := r.stillAllowed(m); err != nil {
+		return err
+	}
+	progress := func(done, total int64) {
+		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
+	}
+	r.boundary("merge starts")
+	if err := r.Observer.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
+		return r.explain(m, err)
+	}
+	r.boundary("merge is over")
+	return r.verify(ctx, m)
+}
+
+// stillAllowed decides anew whether the merge may be done: hours can have gone
+// by since it was planned, and somebody can have begun to use its base.
+func (r *domainRun) stillAllowed(m *merge) error {
+	if m.Adopt {
+		return nil
+	}
+	b := newBuilder(r.w, r.w.Domain(m.Domain), r.rule, r.Clock(), r.o)
+	if b.checkDomain(); len(b.plan.Refused) > 0 {
+		return fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
+	}
+	disk := b.disk(m.Disk)
+	base := disk.index(m.Base.Path)
+	again := b.mergeAt(disk, base+1)
+	for range m.gone {
+		if why := b.obstacle(disk, base+1); why != "" {
+			return fmt.Errorf("no longer safe: %s", why)
+		}
+		b.absorb(disk, base+1, &again)
+	}
+	if r := b.preflight([]merge{again}); r != nil {
+		return errors.New(r.Detail)
+	}
+	return nil
+}
+
+// renumber takes libvirt's present numbers for the layers of the merge. It
+// tells whether a job that was to be taken over has done its work meanwhile.
+func (r *domainRun) renumber(m *merge) (over bool, err error) {
+	d := r.w.Domain(m.Domain)
+	if d == nil || !d.State.Live() {
+		return false, errors.New("the guest has stopped")
+	}
+	disk := diskOf(d, m.Disk)
+	if disk == nil {
+		return false, fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
+	if m.Adopt && base >= 0 && top < 0 {
+		return true, nil
+	}
+	if base < 0 || top <= base {
+		return false, fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
+	}
+	m.Base.Index, m.Top.Index = disk.Chain[base].Index, disk.Chain[top].Index
+	return false, nil
+}
+
+func (r *domainRun) explain(m *merge, err error) error {
+	if d := r.w.Domain(m.Domain); d != nil && d.AppArmor && denied(err) {
+		return fmt.Errorf("%w (AppArmor may deny QEMU to write %s: virt-rotate doctor %s tells the remedy)", err, m.Base.Path, m.Domain)
+	}
+	return err
+}
+
+// verify compares live XML, inactive XML and image headers with what the
+// merge was to lead to. Nothing is deleted unless all of them agree.
+func (r *domainRun) verify(ctx context.Context, m *merge) error {
+	if err := r.look(context.WithoutCancel(ctx), m.Domain, maxAge); err != nil {
+		return err
+	}
+	d := r.w.Domain(m.Domain)
+	if d == nil {
+		return errors.New("the domain is gone")
+	}
+	for i := range d.Disks {
+		if d.Disks[i].Target == m.Disk {
+			return checkMerged(&d.Disks[i], m)
+		}
+	}
+	return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+}
+
+func checkMerged(disk *Disk, m *merge) error {
+	const kept = "; nothing was deleted"
+	if have, want := paths(disk.Chain), paths(m.after); !slices.Equal(have, want) {
+		return fmt.Errorf("after the merge the chain of %s is %v, not %v%s", m.Disk, have, want, kept)
+	}
+	if code, path, detail := ChainProblem(disk); code != "" {
+		return fmt.Errorf("after the merge of %s: %s: %s%s", m.Disk, path, detail, kept)
+	}
+	if detail := inactiveProblem(disk); detail != "" {
+		return fmt.Errorf("after the merge of %s: %s%s", m.Disk, detail, kept)
+	}
+	return nil
+}
+
+// redefine writes into the snapshot's metadata where its disks are now.
+func (r *domainRun) redefine(ctx context.Context, domain, snapshot string) error {
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errors.New("the domain is gone")
+	}
+	fix, ok := fixes(r.w, d, r.rule)[snapshot]
+	if !ok {
+		return nil
+	}
+	return r.Observer.Host.Redefine(ctx, domain, fix)
+}
+
+// deleteFile deletes a merged file if the intent names exactly that file and
+// nothing on the host refers to it.
+func (r *domainRun) deleteFile(ctx context.Context, domain, path string) error {
+	if err := r.lookUntilClosed(ctx, domain, path); err != nil {
+		return err
+	}
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errors.New("the domain is gone")
+	}
+	in := r.w.Intents[d.UUID]
+	if in == nil {
+		return errors.New("the intent journal does not name it")
+	}
+	i := slices.IndexFunc(in.files(), func(f intentFile) bool { return f.Path == path })
+	if i < 0 {
+		return errors.New("the intent journal does not name it")
+	}
+	return removeUnused(r.w, d, in.files()[i])
+}
+
+// lookUntilClosed looks at the host, all of it, until no process has the file
+// open: QEMU closes a merged layer shortly after the job is gone. It gives up
+// silently, since whoever deletes checks again.
+func (r *domainRun) lookUntilClosed(ctx context.Context, domain, path string) error {
+	for range 30 {
+		if err := r.look(ctx, domain, deleteAge); err != nil {
+			return err
+		}
+		if !r.w.Left[path].InUse {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// removeUnused removes the file unless anything uses it. A file that is gone
+// already is no error.
+func removeUnused(w *World, d *Domain, f intentFile) error {
+	left, there := w.Left[f.Path]
+	if !there {
+		return nil
+	}
+	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks}
+	switch who := b.usedElsewhere(f.Path, left.ID); {
+	case b.inChain(f.Path):
+		return errors.New("it is in a chain of the domain")
+	case who != "":
+		return fmt.Errorf("it is used by %s", who)
+	case left.InUse:
+		return errors.New("a process has it open")
+	case f.ID == vfs.ID{} && !left.Blank:
+		return errors.New("it holds data, and the intent does not name its inode")
+	case f.ID == vfs.ID{}:
+		f.ID = left.ID
+	}
+	err := vfs.RemoveExact(f.Path, f.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,159 @@
+package rotate
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+func mkdir(path string) error { return os.Mkdir(path, 0o755) }
+
+// hold opens a file as QEMU does, with a lock that says so.
+func hold(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	lock := unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestAFileThatIsClosedSoonIsDeletedThen(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	r.crash = func(place string) {
+		if place == "before delete-file" {
+			f := hold(t, h.img("web."+name(9)+".qcow2"))
+			time.AfterFunc(150*time.Millisecond, func() { f.Close() })
+		}
+	}
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		t.Errorf("%s: %s", p.Result, p.Error)
+	}
+	h.checkDone(t)
+}
+
+func TestOneRunAtATime(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	lock, err := Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(dir, strings.Replace(vfs.TempPattern, "*", "1", 1))
+	must(os.WriteFile(half, nil, 0o600))
+	var held *vfs.HeldError
+	if _, err := Lock(dir); !errors.As(err, &held) {
+		t.Errorf("a second lock: %v", err)
+	}
+	if _, err := os.Stat(half); err != nil {
+		t.Error("removed by who does not hold the lock")
+	}
+	must(lock.Close())
+	if lock, err = Lock(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a killed run left is still there: %v", err)
+	}
+}
+
+// Between merge and deletion the merged file changes its role: it stays.
+func TestAMergedFileThatIsNeededStays(t *testing.T) {
+	cases := []struct {
+		name  string
+		do    func(t *testing.T, h *simHost, path string)
+		error string
+	}{
+		{"replaced", func(_ *testing.T, h *simHost, path string) {
+			must(os.Rename(path, h.img("far/moved")))
+			must(os.WriteFile(path, []byte("something else"), 0o600))
+		}, "device"},
+		{"hard-linked", func(_ *testing.T, h *simHost, path string) { must(os.Link(path, h.img("state/link"))) }, "2 names"},
+		{"a symbolic link", func(_ *testing.T, h *simHost, path string) {
+			must(os.Rename(path, h.img("far/moved")))
+			must(os.Symlink(h.img("far/moved"), path))
+		}, ""},
+		{"the base of another image", func(_ *testing.T, h *simHost, path string) {
+			h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		}, "is used by"},
+		{"the base of another image in a directory that the policy names", func(_ *testing.T, h *simHost, path string) {
+			h.store(h.img("far/clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		}, "is used by"},
+		{"the disk of another domain", func(_ *testing.T, h *simHost, path string) {
+			d := h.add("other")
+			d.Disks = append(d.Disks, Disk{Target: "vda", Kind: "file", Device: "disk", Inactive: []string{path},
+				Chain: []Layer{{Path: h.img("web.qcow2"), Format: "qcow2", Kind: "file"}, {Path: path, Format: "qcow2", Kind: "file"}}})
+			d.want["vda"] = h.read(path)
+		}, "is used by disk other/vda"},
+		{"a disk of another domain after its restart", func(_ *testing.T, h *simHost, path string) {
+			h.add("other").Elsewhere = []string{path}
+		}, "is used by configuration of other"},
+		{"open", func(t *testing.T, _ *simHost, path string) { hold(t, path) }, "has it open"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // to wait for a file that is open takes seconds
+			h := newSim(t)
+			one(9, 10, 11)(h, h.add("web"))
+			path := h.img("web." + name(9) + ".qcow2")
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			r.Observer.Scan = []string{h.img("far/")}
+			r.crash = func(place string) {
+				if place == "before delete-file" {
+					h.mu.Lock()
+					h.now = h.now.Add(deleteAge) // a merge takes its time
+					c.do(t, h, path)
+					h.mu.Unlock()
+				}
+			}
+			p := h.runAll(t, r)["web"]
+			if _, err := os.Lstat(path); err != nil {
+				t.Fatal("the file is gone")
+			}
+			if !strings.Contains(p.Error, c.error) || c.error != "" && p.Result != ResultFailed {
+				t.Errorf("%s: %q", p.Result, p.Error)
+			}
+			r = h.rotator(rule(2))
+			r.Options = coalesce()
+			r.Observer.Scan = []string{h.img("far/")}
+			h.runAll(t, r)
+			if _, err := os.Lstat(path); err != nil {
+				t.Error("the next run deleted it")
+			}
+			h.checkData(t)
+		})
+	}
+}
+
+func TestNobodyElseCanReadAnOverlay(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	path := h.img("web." + name(12) + ".qcow2")
+	h.event = func(what string) error {
+		if what == "end of snapshot" {
+			must(os.Chmod(path, 0o644)) // as libvirt does for some domains
+		}
+		return nil
+	}
+	h.runAll(t, h.rotator(rule(1)))
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}

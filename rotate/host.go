@@ -1,0 +1,168 @@
+package rotate
+
+import (
+	"context"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// Host is what rotation asks of a hypervisor; internal/libvirthost implements it.
+type Host interface {
+	// Remote tells whether the host's files are out of this process's reach.
+	Remote() bool
+	// Domains returns the named domains, or all of them when none is named.
+	Domains(ctx context.Context, names ...string) ([]Domain, error)
+	// Snapshot takes a disk-only external snapshot of a running domain, all disks or none.
+	Snapshot(ctx context.Context, domain string, spec SnapshotSpec) error
+	// Merge commits layers of a running domain's disk, or waits for such a job
+	// that runs already. When it returns nil the job is over and, for an
+	// active layer, pivoted; the caller still has to look at the chain.
+	Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error
+	// DropMetadata makes libvirt forget a snapshot; no file is touched.
+	DropMetadata(ctx context.Context, domain, snapshot string) error
+	// Redefine writes into a snapshot's metadata where its disks are now.
+	Redefine(ctx context.Context, domain string, fix SnapshotFix) error
+	// Rehearse tells whether Redefine could keep all that is in the metadata
+	// of these snapshots. It changes nothing.
+	Rehearse(ctx context.Context, domain string, snapshots []string) error
+	// Rechain makes the persistent configuration name these chains, base first,
+	// by target.
+	Rechain(ctx context.Context, domain string, chains map[string][]Layer) error
+	// Thaw thaws the guest's file systems; thawed ones are no error.
+	Thaw(ctx context.Context, domain string) error
+}
+
+// State is a domain's state in libvirt's words.
+type State string
+
+// The states that matter here; a domain in any other live state is not touched.
+const (
+	Running State = "running"
+	Paused  State = "paused"
+	ShutOff State = "shut off"
+)
+
+// Live tells whether a QEMU process runs the domain.
+func (s State) Live() bool { return s != ShutOff && s != "" }
+
+// A Domain is what was seen of one libvirt domain.
+type Domain struct {
+	Name, UUID  string
+	State       State
+	Transient   bool // has no persistent configuration
+	ManagedSave bool
+	Agent       bool // a guest agent is connected
+	IOError     bool // paused because a disk is full or broken
+	UEFI        bool // has NVRAM, which no disk snapshot holds
+	AppArmor    bool // is confined by an AppArmor profile that may deny merges
+	Checkpoints int
+	Disks       []Disk
+	Snapshots   []Snapshot // parents before children
+	Unknown     []string   // what its configurations name that cannot be told to be a file, in words
+	Elsewhere   []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
+	Problem     string     // why the domain could not be read in full
+}
+
+// A Disk is one disk of a domain.
+type Disk struct {
+	Target    string // vda
+	Kind      string // file, block, network, volume, …: libvirt's disk type
+	Device    string // disk, cdrom, floppy, lun
+	ReadOnly  bool
+	Shareable bool
+	Transient bool
+	Encrypted bool
+	Chain     []Layer  // what the domain uses now, base first, active layer last
+	Inactive  []string // paths of the chain in the persistent configuration, base first; only as far as it is written there
+	Job       *Job     // the block job that runs on the disk
+	Problem   string   // why the chain could not be read in full
+}
+
+// Active returns the layer that the guest writes to; the disk has one.
+func (d *Disk) Active() *Layer { return &d.Chain[len(d.Chain)-1] }
+
+// index returns the place of path in the chain, or -1.
+func (d *Disk) index(path string) int {
+	for i := range d.Chain {
+		if d.Chain[i].Path == path {
+			return i
+		}
+	}
+	return -1
+}
+
+// A Layer is one image of a disk's chain.
+type Layer struct {
+	Path      string
+	Format    string // as libvirt has it: never guessed
+	Kind      string // file or block; anything else cannot be merged
+	Index     uint   // libvirt's number for it in a running domain, as in vda[3]
+	Allocated int64  // bytes on disk
+	Size      int64  // virtual size in bytes; 0 = unknown
+
+	// Of a file of this host:
+	ID        vfs.ID
+	FS        uint64 // which file system it is on
+	Mode      uint32 // permission bits
+	Links     uint64 // names that the file has
+	Image     *chain.Image
+	BackingID vfs.ID // the file that Image.Backing names; zero when there is none
+	Problem   string // why the file or its header could not be read
+}
+
+// Key is the layer's identity in a forest.
+func (l *Layer) Key() string { return layerKey(l.ID, l.Path) }
+
+// A Job is a block job on a disk.
+type Job struct {
+	Type       string // commit, active-commit, pull, copy, backup, …
+	Done, Size int64  // libvirt's figures; their unit differs between versions
+	Ready      bool   // an active commit that can be pivoted
+	Target     string // the image that an active commit or a copy writes to; "" when unknown
+}
+
+// A Snapshot is what libvirt keeps about one.
+type Snapshot struct {
+	Name, Parent string
+	Time         time.Time
+	Description  string
+	Current      bool
+	Internal     bool // its state is inside the images
+	Disks        []SnapshotDisk
+}
+
+// A SnapshotDisk is one disk in a snapshot's metadata.
+type SnapshotDisk struct {
+	Target   string
+	Overlay  string   // the file that came into being with the snapshot; "" when the disk was left out
+	State    []string // the disk's chain in the stored configuration, base first: its last is the layer with the state
+	Inactive []string // the same in the stored persistent configuration, where there is one
+	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
+}
+
+// A SnapshotSpec says what snapshot to take.
+type SnapshotSpec struct {
+	Name, Description string
+	Quiesce           bool
+	Overlays          map[string]string // target → overlay path, which is an empty file already
+	Exclude           []string          // targets of the disks that are left out
+}
+
+// A MergeSpec says what to merge: the layers above Base up to Top go into Base.
+type MergeSpec struct {
+	Domain, Disk string
+	Top, Base    Layer
+	Active       bool  // Top is the active layer: commit, then pivot
+	Adopt        bool  // such a job of an earlier run is there already
+	Relative     bool  // the layer above Top names its backing file relatively
+	Bandwidth    int64 // bytes per second; 0 = no limit
+	Bytes        int64 // bytes in the layers that go, for the progress
+}
+
+// A SnapshotFix says how a snapshot's metadata must read.
+type SnapshotFix struct {
+	Snapshot string
+	Chains   map[string][]Layer // target → the chain of its state, base first
+}

@@ -1,0 +1,298 @@
+package rotate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// A looker looks at each file once.
+type looker struct {
+	inspect chain.Inspector
+	spaceAt func(dir string) (vfs.Space, error)
+	seen    map[string]Layer // by path; only the facts of the file are filled in
+	chained map[string]bool  // keys of the layers of all chains, under whatever name
+}
+
+func newLooker(o *Observer) *looker {
+	k := &looker{o.Inspect, o.spaceAt, map[string]Layer{}, map[string]bool{}}
+	if k.spaceAt == nil {
+		k.spaceAt = vfs.SpaceAt
+	}
+	return k
+}
+
+// domains looks at the files of the first len(fresh) domains; those of the
+// others are known.
+func (k *looker) domains(w *World, fresh []Domain) {
+	n := len(fresh)
+	for i := range w.Domains {
+		for j := range w.Domains[i].Disks {
+			if i < n {
+				k.disk(w, &w.Domains[i], &w.Domains[i].Disks[j])
+			} else {
+				k.remember(w, &w.Domains[i].Disks[j])
+			}
+		}
+	}
+}
+
+func (k *looker) disk(w *World, d *Domain, disk *Disk) {
+	for n := range disk.Chain {
+		k.fill(w, &disk.Chain[n])
+	}
+	if !d.State.Live() {
+		k.extend(w, disk)
+	}
+}
+
+// remember notes layers that were looked at before, and where they lie: the
+// images beside them may have changed.
+func (k *looker) remember(w *World, disk *Disk) {
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		if l.Kind != "file" && l.Kind != "block" {
+			continue
+		}
+		k.space(w, filepath.Dir(l.Path))
+		k.chained[l.Key()] = true
+		if _, known := k.seen[l.Path]; !known {
+			k.seen[l.Path] = *l
+		}
+	}
+}
+
+// extend follows the headers downwards: the configuration of a domain that
+// does not run need not list the whole chain.
+func (k *looker) extend(w *World, disk *Disk) {
+	for len(disk.Chain) > 0 && len(disk.Chain) < 200 {
+		base := &disk.Chain[0]
+		if base.Image == nil || base.Image.Backing == "" {
+			return
+		}
+		below := Layer{Path: backingPath(base), Format: base.Image.BackingFormat, Kind: "file"}
+		if below.Path == "" {
+			disk.Problem = k.unknownBacking(w, base.Path, base.Image.Backing, true)
+			return
+		}
+		if below.Format == "" { // a problem of this disk, but whose base it is counts all the same
+			disk.Problem = fmt.Sprintf("%s does not name the format of its backing file", base.Path)
+		}
+		k.fill(w, &below)
+		disk.Chain = slices.Insert(disk.Chain, 0, below)
+	}
+}
+
+// fill adds what the file at l.Path shows.
+func (k *looker) fill(w *World, l *Layer) {
+	if l.Kind != "file" && l.Kind != "block" {
+		return
+	}
+	seen, ok := k.seen[l.Path]
+	if !ok {
+		seen = k.look(w, l)
+		k.seen[l.Path] = seen
+	}
+	l.ID, l.FS, l.Mode, l.Image, l.BackingID, l.Problem = seen.ID, seen.FS, seen.Mode, seen.Image, seen.BackingID, seen.Problem
+	l.Links = seen.Links
+	l.Allocated = seen.Allocated
+	if seen.Kind != "" {
+		l.Kind = seen.Kind
+	}
+	if seen.Image != nil {
+		l.Size = seen.Image.VirtualSize
+	}
+}
+
+func (k *looker) look(w *World, l *Layer) Layer {
+	info, err := vfs.Stat(l.Path)
+	if err != nil {
+		return Layer{Problem: err.Error()}
+	}
+	seen := Layer{ID: info.ID, Mode: uint32(info.Mode.Perm()), Links: info.Links, Allocated: info.Allocated, Kind: "file"}
+	if info.IsBlock {
+		seen.Kind = "block"
+	}
+	seen.FS = k.space(w, filepath.Dir(l.Path))
+	k.chained[layerKey(info.ID, l.Path)] = true
+	image, err := k.inspect(l.Path, l.Format)
+	if err != nil {
+		seen.Problem = err.Error()
+		return seen
+	}
+	seen.Image = &image
+	if image.Backing != "" {
+		if below, err := vfs.Stat(backingPath(&Layer{Path: l.Path, Image: &image})); err == nil {
+			seen.BackingID = below.ID
+		}
+	}
+	return seen
+}
+
+// space returns the file system of dir and notes its space.
+func (k *looker) space(w *World, dir string) uint64 {
+	if fs, ok := w.Dirs[dir]; ok {
+		return fs
+	}
+	s, err := k.spaceAt(dir)
+	if err != nil {
+		return 0
+	}
+	w.Dirs[dir], w.Spaces[s.FS] = s.FS, s
+	return s.FS
+}
+
+// neighbours looks at the images beside all layers and in scan: each of them
+// is a user of its backing file. Files that an intent is about to delete and
+// that no domain uses do not count.
+func (k *looker) neighbours(w *World, o *Observer) {
+	k.elsewhere(w)
+	for _, dir := range o.Overlays {
+		k.space(w, dir)
+	}
+	for _, dir := range o.Scan {
+		if k.space(w, dir); !w.looksAt(dir) {
+			w.Strange = append(w.Strange, Strange{dir, "[storage] scan names it, but it cannot be looked at", true})
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(w.Dirs)) {
+		k.directory(w, dir, slices.Contains(o.Scan, dir))
+	}
+}
+
+func (w *World) looksAt(dir string) bool {
+	_, known := w.Dirs[dir]
+	return known
+}
+
+// directory looks at the images in dir. What cannot be read could build on
+// the layers beside it, or, with anywhere, on any layer.
+func (k *looker) directory(w *World, dir string, anywhere bool) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		w.Strange = append(w.Strange, Strange{dir, err.Error(), anywhere})
+		return
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		w.Taken[path] = true
+		if e.Type().IsRegular() || e.Type()&fs.ModeSymlink != 0 {
+			k.neighbour(w, path, anywhere)
+		}
+	}
+}
+
+// unknownBacking notes an image whose backing name means no file that could
+// be told, unless it is surely storage of another kind.
+func (k *looker) unknownBacking(w *World, path, name string, anywhere bool) string {
+	reason := fmt.Sprintf("what file its backing name %q means is not known", name)
+	if !isRemote(name) {
+		w.Strange = append(w.Strange, Strange{path, reason, anywhere})
+	}
+	return path + ": " + reason
+}
+
+// elsewhere looks at the files of domains that are in no running chain, and
+// notes images in chains of domains that do not run whose header cannot be
+// read: it is not known where those chains go on.
+func (k *looker) elsewhere(w *World) {
+	for uuid, in := range w.Intents {
+		if in.Broken != "" {
+			w.Strange = append(w.Strange, Strange{"intent " + uuid, in.Broken, true})
+		}
+	}
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		if d.Problem != "" {
+			w.Strange = append(w.Strange, Strange{"domain " + d.Name, d.Problem, true})
+		}
+		for _, what := range d.Unknown {
+			w.Strange = append(w.Strange, Strange{"domain " + d.Name, what, true})
+		}
+		for _, path := range d.Elsewhere {
+			k.lone(w, path, true)
+		}
+		for j := range d.Disks {
+			for _, path := range d.Disks[j].Inactive {
+				k.lone(w, path, true)
+			}
+			if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && exists(c[0].Path) {
+				w.Strange = append(w.Strange, Strange{c[0].Path, c[0].Problem, true})
+			}
+		}
+		for j := range d.Snapshots {
+			for _, sd := range d.Snapshots[j].Disks {
+				if path := stateLayer(d, &sd); path != "" && !d.uses(path) {
+					k.lone(w, path, false)
+				}
+			}
+		}
+	}
+}
+
+// lone looks at an image that a domain names outside its running chains.
+func (k *looker) lone(w *World, path string, anywhere bool) {
+	if _, known := k.seen[path]; known || !filepath.IsAbs(path) || !exists(path) {
+		return
+	}
+	k.space(w, filepath.Dir(path))
+	k.neighbour(w, path, anywhere)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// stranger inspects an image that is in no chain. One that is, under another
+// name, and what is no file at all, are as good as nothing.
+func (k *looker) stranger(path string) (chain.Image, error) {
+	info, err := vfs.Stat(path)
+	var kind *vfs.KindError
+	if errors.As(err, &kind) || err == nil && k.chained[layerKey(info.ID, path)] {
+		return chain.Image{}, nil
+	}
+	if err != nil {
+		return chain.Image{}, err
+	}
+	return k.inspect(path, "")
+}
+
+// neighbour looks at an image and at what it builds on. A file that went away
+// meanwhile uses nothing.
+func (k *looker) neighbour(w *World, path string, anywhere bool) {
+	if _, known := k.seen[path]; known || w.leftover(path) {
+		return
+	}
+	k.seen[path] = Layer{Path: path}
+	image, err := k.stranger(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		w.Strange = append(w.Strange, Strange{path, err.Error(), anywhere})
+		return
+	}
+	if image.Backing == "" {
+		return
+	}
+	name := backingPath(&Layer{Path: path, Image: &image})
+	if name == "" {
+		k.unknownBacking(w, path, image.Backing, anywhere)
+		return
+	}
+	below, l := w.Forest.Add(w.key(name), name), w.Forest.Add(w.key(path), path)
+	l.Keep("image " + path)
+	if err := w.Forest.Link(l, below); err != nil {
+		w.Strange = append(w.Strange, Strange{path, err.Error(), anywhere})
+		return
+	}
+	k.neighbour(w, name, true)
+}

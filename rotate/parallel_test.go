@@ -1,0 +1,151 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// many adds domains with a disk each, half of them on the second file system.
+func many(h *simHost, n int) {
+	h.guests = rand.New(rand.NewPCG(1, 1))
+	for i := range n {
+		d := h.add(fmt.Sprintf("web%d", i))
+		h.disk(d, "vda", []string{"img", "fs2"}[i%2]+fmt.Sprintf("/web%d.qcow2", i))
+		h.take(d, []int{8, 9, 10, 11})
+	}
+}
+
+func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
+	h := newSim(t)
+	many(h, 8)
+	both := make(chan struct{}) // closed once merges run on both file systems
+	var once sync.Once
+	h.event = func(what string) error {
+		if what != "block of merge" {
+			return nil
+		}
+		h.mu.Lock()
+		if h.merging[1] > 0 && h.merging[2] > 0 {
+			once.Do(func() { close(both) })
+		}
+		h.mu.Unlock()
+		select {
+		case <-both:
+		case <-time.After(5 * time.Second):
+			return errors.New("the other file system's merge does not start")
+		}
+		return nil
+	}
+	for name, p := range h.runAll(t, h.rotator(rule(1))) {
+		if p.Result != ResultDone {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+	if h.mostAtOnce[1] != 1 || h.mostAtOnce[2] != 1 {
+		t.Errorf("merges at once, by file system: %v", h.mostAtOnce)
+	}
+	h.checkDone(t)
+}
+
+func TestManyDomainsInParallel(t *testing.T) {
+	h := newSim(t)
+	many(h, 16)
+	r := h.rotator(rule(2))
+	for n := 12; n < 15; n++ {
+		h.now = hour(n)
+		for name, p := range h.runAll(t, r) {
+			if p.Result != ResultDone {
+				t.Errorf("%s: %+v", name, p)
+			}
+		}
+		h.checkDone(t)
+	}
+}
+
+// Disks of several domains often have one name; in one overlay directory they
+// must not get in each other's way.
+func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
+	h := newSim(t)
+	for i := range 4 {
+		must(mkdir(h.img(fmt.Sprintf("far/%d", i))))
+		h.disk(h.add(fmt.Sprintf("web%d", i)), "vda", fmt.Sprintf("far/%d/disk.qcow2", i))
+	}
+	r := h.rotator(with(rule(2), func(r *policy.Rule) { r.OverlayDir = filepath.Join(h.dir, "fs2") }))
+	r.Observer.Scan = []string{filepath.Join(h.dir, "fs2")}
+	all := make(chan struct{}, 4)
+	r.crash = func(place string) { // all decide before one goes on
+		if place == "before snapshot" {
+			all <- struct{}{}
+			for n := 0; len(all) < 4 && n < 500; n++ {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	for name, p := range h.runAll(t, r) {
+		if p.Result != ResultDone {
+			t.Errorf("%s: %s %s", name, p.Result, h.brief(p.Error))
+		}
+	}
+	h.checkData(t)
+}
+
+func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
+	places := []string{"call merge", "block of merge", "call snapshot", "call drop-metadata", "call redefine"}
+	for _, place := range places {
+		h := newSim(t)
+		many(h, 3)
+		ctx, cancel := context.WithCancel(context.Background())
+		h.event = func(what string) error {
+			if what == place {
+				cancel()
+			}
+			return nil
+		}
+		plans, err := h.rotator(rule(2)).Run(ctx, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", place, err)
+		}
+		for _, p := range plans {
+			if p.Result != ResultCanceled || !strings.Contains(p.Error, "interrupted") {
+				t.Errorf("%s: %+v", place, p)
+			}
+		}
+		h.checkData(t)
+		h.event = func(string) error { return nil }
+		h.finishes(t, rule(2), Options{})
+		h.checkDone(t)
+	}
+}
+
+func TestAStorageLockWaitsOnlyForItsFileSystem(t *testing.T) {
+	var locks storageLocks
+	release, err := locks.take(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := locks.take(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := locks.take(ctx, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second one on the same file system: %v", err)
+	}
+	release()
+	if again, err := locks.take(t.Context(), 1); err != nil {
+		t.Error(err)
+	} else {
+		again()
+	}
+}

@@ -1,0 +1,57 @@
+package rotate
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The keys are a contract with the scripts of administrators.
+func TestTheKeysOfAPlanInJSON(t *testing.T) {
+	full := Plan{
+		Domain: "web", Policy: "p", State: Running, Result: ResultPartly, Error: "e", Waiting: "w",
+		Steps:   []Step{{OpMerge, "s", "vda", "commit", "/top", "/base", "/path", 7, "because"}},
+		Refused: []Refusal{{CodeNoSpace, "/path", "full"}},
+	}
+	const want = `{"name":"web","policy":"p","state":"running",` +
+		`"steps":[{"op":"merge","snapshot":"s","disk":"vda","method":"commit","top":"/top","base":"/base","path":"/path","bytes":7,"reason":"because"}],` +
+		`"refused":[{"code":"no-space","path":"/path","detail":"full"}],` +
+		`"waiting":"w","result":"partly-refused","error":"e"}`
+	if have, err := json.Marshal(full); err != nil || string(have) != want {
+		t.Errorf("%s, %v\nwant\n%s", have, err, want)
+	}
+}
+
+// Each operation has the keys that mean something for it, and no others; lists are never null.
+func TestTheKeysOfEachStepInJSON(t *testing.T) {
+	h := newSim(t)
+	one(10, 11)(h, h.add("web"))
+	data, err := json.Marshal(h.plan(t, h.rotator(rule(2)), "web"))
+	must(err)
+	var p struct{ Steps []map[string]any }
+	must(json.Unmarshal(data, &p))
+	have := map[string]string{}
+	for _, s := range p.Steps {
+		have[s["op"].(string)] = strings.Join(slices.Sorted(maps.Keys(s)), " ")
+	}
+	want := map[string]string{
+		"snapshot":      "base bytes disk op path reason snapshot",
+		"drop-metadata": "bytes op reason snapshot",
+		"merge":         "base bytes disk method op reason top",
+		"redefine":      "bytes op reason snapshot",
+		"delete-file":   "bytes disk op path reason",
+	}
+	if !maps.Equal(have, want) {
+		t.Errorf("%v, want %v", have, want)
+	}
+	h = newSim(t)
+	one(12)(h, h.add("web"))
+	idle := h.runAll(t, h.rotator(rule(2)))["web"]
+	data, err = json.Marshal(idle)
+	must(err)
+	if string(data) != `{"name":"web","policy":"p","state":"running","steps":[],"refused":[],"result":"nothing-to-do"}` {
+		t.Errorf("%s", data)
+	}
+}

@@ -1,0 +1,134 @@
+package rotate
+
+import (
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// diskKeeper and snapshotKeeper name those who keep a layer. No domain name has a slash.
+func diskKeeper(domain, target string) string       { return "disk " + domain + "/" + target }
+func snapshotKeeper(domain, snapshot string) string { return "snapshot " + domain + "/" + snapshot }
+
+// plant fills the forest with the chains of all domains. What runs comes
+// before what is only written down, so that stale metadata cannot contradict it.
+func (w *World) plant() {
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		for j := range d.Disks {
+			if err := w.plantDisk(d, &d.Disks[j]); err != nil && d.Disks[j].Problem == "" {
+				d.Disks[j].Problem = err.Error()
+			}
+		}
+	}
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		for _, path := range d.Elsewhere {
+			w.Forest.Add(w.key(path), path).Keep("configuration of " + d.Name)
+		}
+		for j := range d.Snapshots {
+			w.plantSnapshot(d, &d.Snapshots[j])
+		}
+	}
+}
+
+func (w *World) plantDisk(d *Domain, disk *Disk) error {
+	var below *chain.Layer
+	for i := range disk.Chain {
+		l := w.Forest.Add(disk.Chain[i].Key(), disk.Chain[i].Path)
+		if below != nil {
+			if err := w.Forest.Link(l, below); err != nil {
+				return err
+			}
+		}
+		below = l
+	}
+	if below != nil {
+		below.Keep(diskKeeper(d.Name, disk.Target))
+		below.Active = below.Active || !disk.ReadOnly
+	}
+	for _, path := range disk.Inactive {
+		if disk.index(path) < 0 {
+			w.Forest.Add(w.key(path), path).Keep("persistent configuration of " + d.Name + "/" + disk.Target)
+		}
+	}
+	return nil
+}
+
+// plantSnapshot notes which layers hold the states of a snapshot.
+func (w *World) plantSnapshot(d *Domain, s *Snapshot) {
+	for i := range s.Disks {
+		sd := &s.Disks[i]
+		path := stateLayer(d, sd)
+		if path == "" {
+			continue
+		}
+		w.Forest.Add(w.keyOf(d, path), path).Keep(snapshotKeeper(d.Name, s.Name))
+		if !d.uses(sd.Overlay) {
+			w.plantBranch(d, sd)
+		}
+	}
+}
+
+// plantBranch links the layers below a state that no disk's chain holds any
+// more, as after a revert. A link that contradicts the chains is left out:
+// the chains are what is true.
+func (w *World) plantBranch(d *Domain, sd *SnapshotDisk) {
+	for i := 1; i < len(sd.State); i++ {
+		below := w.Forest.Add(w.keyOf(d, sd.State[i-1]), sd.State[i-1])
+		above := w.Forest.Add(w.keyOf(d, sd.State[i]), sd.State[i])
+		if above.Parent == nil && above != below {
+			_ = w.Forest.Link(above, below)
+		}
+	}
+}
+
+// stateLayer returns the layer that holds a snapshot's state of one disk: the
+// one below the overlay that came into being with it. Metadata may be stale
+// after a crash; the chain is not.
+func stateLayer(d *Domain, sd *SnapshotDisk) string {
+	if sd.Overlay == "" {
+		return ""
+	}
+	for i := range d.Disks {
+		if k := d.Disks[i].index(sd.Overlay); k > 0 {
+			return d.Disks[i].Chain[k-1].Path
+		}
+	}
+	if len(sd.State) > 0 {
+		return sd.State[len(sd.State)-1]
+	}
+	return ""
+}
+
+// uses tells whether path is in the chain of one of the domain's disks.
+func (d *Domain) uses(path string) bool {
+	for i := range d.Disks {
+		if d.Disks[i].index(path) >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// keyOf returns the key under which path is in the forest.
+func (w *World) keyOf(d *Domain, path string) string {
+	for i := range d.Disks {
+		if k := d.Disks[i].index(path); k >= 0 {
+			return d.Disks[i].Chain[k].Key()
+		}
+	}
+	return w.key(path)
+}
+
+// key returns the key of the file at path: path itself where there is none,
+// or where the file is another host's.
+func (w *World) key(path string) string {
+	if w.Remote {
+		return path
+	}
+	info, err := vfs.Stat(path)
+	if err != nil {
+		return path
+	}
+	return layerKey(info.ID, path)
+}

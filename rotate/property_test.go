@@ -1,0 +1,226 @@
+package rotate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// Whatever guests, policies, foreign snapshots and clones there are: each run
+// keeps all data, keeps what retention keeps and nothing else, leaves chains
+// as short as they can be, and leaves nothing for a second run.
+func TestRotationsKeepAllDataAndTheShortestChains(t *testing.T) {
+	for seed := range uint64(25) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			w := newRandomHost(t, seed)
+			for range 8 {
+				w.age()
+				w.meddle()
+				w.rotate(t)
+			}
+		})
+	}
+}
+
+// A randomHost is a host that a seed determines.
+type randomHost struct {
+	*simHost
+	*rand.Rand
+	rule  *policy.Rule
+	count int // of what was made, for names
+}
+
+func newRandomHost(t *testing.T, seed uint64) *randomHost {
+	h := &randomHost{simHost: newSim(t), Rand: rand.New(rand.NewPCG(seed, 1))}
+	h.guests = rand.New(rand.NewPCG(seed, 2))
+	h.now = hour(0)
+	h.rule = rule(h.IntN(4))
+	h.rule.Keep.Hourly, h.rule.Keep.Daily = h.IntN(4), h.IntN(3)
+	h.create("golden.qcow2", nil)
+	h.pictures[h.img("golden.qcow2")] = h.read(h.img("golden.qcow2"))
+	for i := range 1 + h.IntN(2) {
+		h.addRandom(fmt.Sprintf("web%d", i), h.IntN(2) == 0)
+	}
+	for i := range h.IntN(3) {
+		other := h.addRandom(fmt.Sprintf("other%d", i), true)
+		if h.IntN(2) == 0 {
+			other.State, other.cut = ShutOff, h.IntN(2) == 0
+		}
+	}
+	return h
+}
+
+// addRandom adds a domain with up to three disks, the first of them a clone or not.
+func (h *randomHost) addRandom(name string, clone bool) *simDomain {
+	d := h.add(name)
+	d.Agent = h.IntN(2) == 0
+	if clone {
+		h.disk(d, "vda", "golden.qcow2", name+".qcow2")
+	} else {
+		h.disk(d, "vda", name+".raw")
+	}
+	for _, target := range []string{"vdb", "vdc"}[:h.IntN(3)] {
+		h.disk(d, target, name+"-"+target+".qcow2")
+	}
+	return d
+}
+
+func (h *randomHost) age() {
+	h.now = h.now.Add(time.Duration(20+h.IntN(160)) * time.Minute).Truncate(time.Second)
+}
+
+// meddle lets others do what they may do between two runs.
+func (h *randomHost) meddle() {
+	d := h.domains[h.IntN(len(h.domains))]
+	disk := &d.Disks[h.IntN(len(d.Disks))]
+	h.count++
+	switch h.IntN(8) {
+	case 0:
+		if d.State == Running {
+			h.freeze(d, fmt.Sprintf("mine%d", h.count), "", h.now)
+		}
+	case 1:
+		if k := h.IntN(len(disk.Chain)); k < len(disk.Chain)-1 && disk.Chain[k].Format != "raw" {
+			h.create(fmt.Sprintf("far/picture%d.qcow2", h.count), disk.Chain[:k+1])
+			path := h.img(fmt.Sprintf("far/picture%d.qcow2", h.count))
+			h.pictures[path] = h.read(path)
+		}
+	case 2:
+		for path := range h.pictures {
+			if path == h.img("golden.qcow2") {
+				continue
+			}
+			must(os.Remove(path))
+			delete(h.pictures, path)
+			return
+		}
+	}
+}
+
+func (h *randomHost) rotate(t *testing.T) {
+	t.Helper()
+	want := map[string][]string{}
+	for _, d := range h.domains {
+		want[d.Name] = h.expected(d)
+	}
+	r := h.rotator(h.rule)
+	r.Observer.Scan = []string{h.img("far/")}
+	for name, p := range h.runAll(t, r) {
+		if p.Error != "" || len(p.Refused) > 0 {
+			t.Fatalf("%s: %s %+v", name, p.Error, p.Refused)
+		}
+	}
+	h.checkDone(t)
+	for _, d := range h.domains {
+		if have := snapshotNames(d); !slices.Equal(have, want[d.Name]) {
+			t.Fatalf("%s has %v, want %v (keep %+v)", d.Name, have, want[d.Name], h.rule.Keep)
+		}
+		h.checkShortest(t, d)
+	}
+	for name, p := range h.runAll(t, r) {
+		if len(p.Steps) > 0 {
+			t.Fatalf("a second run of %s: %v", name, h.lines(t, p.Steps))
+		}
+	}
+}
+
+func snapshotNames(d *simDomain) []string {
+	names := []string{}
+	for i := range d.Snapshots {
+		names = append(names, d.Snapshots[i].Name)
+	}
+	return names
+}
+
+// expected lists the snapshots that d must have after a run.
+func (h *randomHost) expected(d *simDomain) []string {
+	names := snapshotNames(d)
+	if !strings.HasPrefix(d.Name, "web") {
+		return names
+	}
+	var taken []policy.Snapshot
+	for i := range d.Snapshots {
+		if s := &d.Snapshots[i]; strings.HasPrefix(s.Name, "p-") {
+			taken = append(taken, policy.Snapshot{Name: s.Name, Time: s.Time})
+		}
+	}
+	due := len(taken) == 0 || h.rule.Due(taken[len(taken)-1].Time, h.now)
+	if due && !h.rule.Keep.None() {
+		taken = append(taken, policy.Snapshot{Name: "p-" + h.now.Format(stamp), Time: h.now})
+		names = append(names, taken[len(taken)-1].Name)
+	}
+	for _, v := range h.rule.Keep.Apply(taken, h.now) {
+		if !v.Keep {
+			names = slices.DeleteFunc(names, func(n string) bool { return n == v.Name })
+		}
+	}
+	return names
+}
+
+// checkShortest sees that no layer of ours is left that could be merged.
+func (h *randomHost) checkShortest(t *testing.T, d *simDomain) {
+	t.Helper()
+	if !strings.HasPrefix(d.Name, "web") {
+		return
+	}
+	users := h.users(t)
+	for i := range d.Disks {
+		chain := paths(d.Disks[i].Chain)
+		for k := 1; k < len(chain); k++ {
+			above := ""
+			if k+1 < len(chain) {
+				above = chain[k+1]
+			}
+			held := d.tookWith(chain[k], false) || d.tookWith(above, true) || d.madeByOthers(chain[k])
+			if !held && users[chain[k-1]] == 1 && users[chain[k]] <= 1 {
+				t.Fatalf("%s: %s could be merged: chain %v", d.Name, h.brief(chain[k]), h.short(chain))
+			}
+		}
+	}
+}
+
+// users counts for each image the images that build on it.
+func (h *randomHost) users(t *testing.T) map[string]int {
+	users := map[string]int{}
+	for _, path := range h.files(t) {
+		if i := h.load(path); i.Backing != "" {
+			users[i.Backing]++
+		}
+	}
+	return users
+}
+
+// tookWith tells whether a snapshot, or a foreign one, came into being with the overlay.
+func (d *simDomain) tookWith(overlay string, foreign bool) bool {
+	return overlay != "" && slices.ContainsFunc(d.Snapshots, func(s Snapshot) bool {
+		return (!foreign || !strings.HasPrefix(s.Name, "p-")) && slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay == overlay })
+	})
+}
+
+func (d *simDomain) madeByOthers(path string) bool {
+	return !strings.Contains(path, ".p-")
+}
+
+// A chain with nothing foreign in it has one layer more than snapshots.
+func TestAChainHasOneLayerMoreThanKeptSnapshots(t *testing.T) {
+	h := newSim(t)
+	h.guests = rand.New(rand.NewPCG(1, 1))
+	web := h.add("web")
+	one()(h, web)
+	r := h.rotator(rule(3))
+	for n := range 10 {
+		h.now = hour(n)
+		h.runAll(t, r)
+		h.checkDone(t)
+		if have, want := len(web.Disks[0].Chain), min(n+1, 3)+1; have != want {
+			t.Fatalf("run %d: %d layers, want %d", n, have, want)
+		}
+	}
+}

@@ -1,0 +1,249 @@
+package rotate
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// Codes of refusals: stable names for scripts and for the manual.
+const (
+	CodeRemote         = "remote"             // files of another host
+	CodeState          = "state"              // a state in which chains must not change
+	CodeTransient      = "transient"          // no persistent configuration
+	CodeManagedSave    = "managed-save"       // a saved state refers to the chain
+	CodeInternal       = "internal-snapshots" // snapshots inside the images
+	CodeBlockJob       = "block-job"          // somebody else's job runs
+	CodeNetworkDisk    = "network-disk"
+	CodeVolumeDisk     = "volume-disk"
+	CodeDiskKind       = "disk-type"
+	CodeShareable      = "shareable-disk"
+	CodeTransDisk      = "transient-disk"
+	CodeEncrypted      = "encrypted"
+	CodeDataFile       = "data-file"
+	CodeFormat         = "format"
+	CodeCorrupt        = "corrupt"
+	CodeUnreadable     = "unreadable"
+	CodeMismatch       = "chain-mismatch" // XML and image headers disagree
+	CodeInactive       = "configuration-differs"
+	CodeNoDisk         = "no-disk"
+	CodeOverlayDir     = "overlay-dir"
+	CodeNameTooLong    = "name-too-long"
+	CodeChainLong      = "chain-too-long"
+	CodeNoSpace        = "no-space"
+	CodeSize           = "size"
+	CodeIOError        = "io-error"
+	CodeRestart        = "restart-needed" // libvirt does not know the chain of the running guest
+	CodeLeftover       = "leftover"
+	CodeStale          = "stale-metadata"  // a snapshot's state is not where its metadata says
+	CodeForeignOverlay = "foreign-overlay" // another program's overlay above one of ours
+	CodeShared         = "shared-disk"     // another domain uses the same active image
+	CodeIntent         = "intent"          // the intent of an earlier run cannot be read
+	CodeMethod         = "method"
+	CodeNoGuestAgent   = "no-guest-agent"
+)
+
+// checkDomain refuses what must not be touched at all. It tells every reason.
+func (b *builder) checkDomain() {
+	d := b.d
+	if b.w.Remote {
+		b.refuse(CodeRemote, "", "the connection is to another host: rotation needs the files; run virt-rotate there")
+	}
+	if d.Problem != "" {
+		b.refuse(CodeUnreadable, "", d.Problem)
+	}
+	if d.ManagedSave {
+		b.refuse(CodeManagedSave, "", "a managed save of the guest names the present chain: start the guest or drop the save (virsh managedsave-remove)")
+	}
+	if d.Transient {
+		b.refuse(CodeTransient, "", "the domain has no persistent configuration: its snapshots would be forgotten when it stops")
+	}
+	if i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Internal }); i >= 0 {
+		b.refuse(CodeInternal, "", fmt.Sprintf("snapshot %s is an internal one: it and external snapshots do not mix; delete it first", d.Snapshots[i].Name))
+	}
+	switch d.State {
+	case Running, Paused, ShutOff:
+	default:
+		b.refuse(CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
+	}
+	b.checkMethod()
+	b.checkDisks()
+}
+
+func (b *builder) checkMethod() {
+	if m := b.rule.Method; m != policy.MethodAuto && m != policy.MethodCommit {
+		b.refuse(CodeMethod, "", fmt.Sprintf("method %q is not available in this version: use \"auto\" or \"commit\"", m))
+	}
+}
+
+func (b *builder) checkDisks() {
+	covered := 0
+	for i := range b.disks {
+		disk := &b.disks[i]
+		if !b.covers(disk) {
+			continue
+		}
+		covered++
+		if b.checkKind(disk) {
+			b.checkChain(disk)
+			b.checkStrangeOverlays(disk)
+		}
+		b.checkJob(disk)
+	}
+	if covered == 0 {
+		b.refuse(CodeNoDisk, "", "the policy covers none of the domain's writable disks")
+	}
+}
+
+// covers tells whether the policy wants the disk snapshotted.
+func (b *builder) covers(disk *Disk) bool {
+	return (disk.Device == "disk" || disk.Device == "lun") && !disk.ReadOnly && b.rule.Covers(disk.Target)
+}
+
+// checkKind refuses disks of which no external snapshot can be taken safely.
+func (b *builder) checkKind(disk *Disk) bool {
+	before := len(b.plan.Refused)
+	exclude := "; take the disk out with the policy's disks"
+	switch disk.Kind {
+	case "file", "block":
+	case "network":
+		b.refuse(CodeNetworkDisk, disk.Target, "a network disk has no local overlay"+exclude)
+	case "volume":
+		b.refuse(CodeVolumeDisk, disk.Target, "type='volume' hides the file: write the disk as type='file' or type='block'"+exclude)
+	default:
+		b.refuse(CodeDiskKind, disk.Target, fmt.Sprintf("disks of type %q cannot be rotated%s", disk.Kind, exclude))
+	}
+	if disk.Device == "lun" {
+		b.refuse(CodeDiskKind, disk.Target, "a device='lun' disk passes SCSI commands through: it cannot have an overlay"+exclude)
+	}
+	if disk.Shareable {
+		b.refuse(CodeShareable, disk.Target, "a shareable disk is written by others too: an overlay would hide their writes"+exclude)
+	}
+	if disk.Transient {
+		b.refuse(CodeTransDisk, disk.Target, "a <transient/> disk is thrown away when the guest stops"+exclude)
+	}
+	if disk.Encrypted {
+		b.refuse(CodeEncrypted, disk.Target, "an overlay on an encrypted disk would hold guest data in clear"+exclude)
+	}
+	return len(b.plan.Refused) == before
+}
+
+// checkChain compares what libvirt says of the chain with the image headers.
+func (b *builder) checkChain(disk *Disk) {
+	if b.w.Remote {
+		return
+	}
+	if code, path, detail := ChainProblem(disk); code != "" {
+		b.refuse(code, path, detail)
+		return
+	}
+	if detail := inactiveProblem(disk); detail != "" && !b.d.Transient {
+		b.refuse(CodeInactive, disk.Active().Path, detail)
+	}
+}
+
+// ChainProblem returns the first contradiction between a disk's chain and its
+// image headers: code, path and a sentence, or "" when there is none.
+func ChainProblem(disk *Disk) (code, path, detail string) {
+	if disk.Problem != "" {
+		return CodeUnreadable, disk.Target, disk.Problem
+	}
+	if len(disk.Chain) == 0 {
+		return CodeUnreadable, disk.Target, "libvirt names no image for the disk"
+	}
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		if l.Problem != "" {
+			return CodeUnreadable, l.Path, l.Problem
+		}
+		if code, detail := imageProblem(l); code != "" {
+			return code, l.Path, detail
+		}
+		if detail := linkProblem(disk.Chain, i); detail != "" {
+			return CodeMismatch, l.Path, detail
+		}
+	}
+	return "", "", ""
+}
+
+// imageProblem refuses images that a merge could damage.
+func imageProblem(l *Layer) (code, detail string) {
+	switch {
+	case l.Kind != "file" && l.Kind != "block":
+		return CodeDiskKind, fmt.Sprintf("the layer is of type %q, not a file or a block device", l.Kind)
+	case l.Format != "raw" && l.Format != "qcow2":
+		return CodeFormat, fmt.Sprintf("format %q: only raw and qcow2 are rotated", l.Format)
+	case l.Image == nil:
+		return CodeUnreadable, "the image's header was not read"
+	case l.Image.Corrupt:
+		return CodeCorrupt, "the image is marked as corrupt: repair it first (qemu-img check -r all)"
+	case l.Image.Encrypted:
+		return CodeEncrypted, "the image is encrypted: merging would need its key"
+	case l.Image.DataFile:
+		return CodeDataFile, "the image keeps its data in another file"
+	case l.Image.Snapshots > 0:
+		return CodeInternal, fmt.Sprintf("the image holds %d internal snapshots", l.Image.Snapshots)
+	}
+	return "", ""
+}
+
+// linkProblem compares the backing name in the header of layer i with layer i-1.
+func linkProblem(layers []Layer, i int) string {
+	l := &layers[i]
+	if i == 0 {
+		if l.Image.Backing != "" {
+			return fmt.Sprintf("libvirt takes it for the base, but its header names the backing file %q", l.Image.Backing)
+		}
+		return ""
+	}
+	below := &layers[i-1]
+	if l.Image.Backing == "" {
+		return fmt.Sprintf("libvirt has it on %s, but its header names no backing file", below.Path)
+	}
+	if backingPath(l) != below.Path && (l.BackingID != below.ID || below.ID == vfs.ID{}) {
+		return fmt.Sprintf("libvirt has it on %s, but its header names the backing file %q", below.Path, l.Image.Backing)
+	}
+	if f := l.Image.BackingFormat; f != "" && f != below.Format {
+		return fmt.Sprintf("its header takes %s for %s, libvirt for %s", below.Path, f, below.Format)
+	}
+	return ""
+}
+
+// inactiveProblem compares the persistent configuration with what runs.
+func inactiveProblem(disk *Disk) string {
+	n := len(disk.Inactive)
+	if n == 0 {
+		return "the persistent configuration lacks the disk: the guest would start without it"
+	}
+	for i := range min(n, len(disk.Chain)) {
+		have, want := disk.Inactive[n-1-i], disk.Chain[len(disk.Chain)-1-i].Path
+		if have != want {
+			return fmt.Sprintf("the guest runs on %s, but its persistent configuration names %s", want, have)
+		}
+	}
+	if n > len(disk.Chain) {
+		return "the persistent configuration has a longer chain than the running guest"
+	}
+	return ""
+}
+
+// checkJob refuses a disk on which somebody else's job runs.
+func (b *builder) checkJob(disk *Disk) {
+	if disk.Job == nil || b.adoptable(disk) {
+		return
+	}
+	b.refuse(CodeBlockJob, disk.Target, fmt.Sprintf("a block job of type %q runs on it that is not ours: let it end, or end it (virsh blockjob)", disk.Job.Type))
+}
+
+// adoptable tells whether the job on disk is a merge that an intent of ours names.
+func (b *builder) adoptable(disk *Disk) bool {
+	in := b.w.Intents[b.d.UUID]
+	if in == nil || disk.Job.Type != "commit" && disk.Job.Type != "active-commit" {
+		return false
+	}
+	return slices.ContainsFunc(in.Merges, func(m intentMerge) bool { return m.Disk == disk.Target })
+}
+
+func (b *builder) refuse(code, path, detail string) { b.plan.refuse(code, path, detail) }

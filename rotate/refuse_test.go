@@ -1,0 +1,252 @@
+package rotate
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// A refusalCase breaks one thing of a domain with two snapshots on one disk.
+type refusalCase struct {
+	code   string
+	name   string
+	break_ func(h *simHost, web *simDomain) // before the host is looked at
+	rule   func(r *policy.Rule)
+	path   string // of the refusal, or ""
+	detail string // part of it
+	others bool   // further refusals may follow
+}
+
+func onImage(name string, do func(*simImage)) func(*simHost, *simDomain) {
+	return func(h *simHost, _ *simDomain) { h.change(h.img(name), do) }
+}
+
+func onDisk(do func(*Disk)) func(*simHost, *simDomain) {
+	return func(_ *simHost, web *simDomain) { do(&web.Disks[0]) }
+}
+
+func refusals() []refusalCase {
+	return []refusalCase{
+		{code: CodeRemote, break_: func(h *simHost, _ *simDomain) { h.remote = true }, detail: "another host"},
+		{code: CodeUnreadable, name: "domain", break_: func(_ *simHost, web *simDomain) { web.Problem = "no such thing" }, detail: "no such thing"},
+		{code: CodeManagedSave, break_: func(_ *simHost, web *simDomain) { web.ManagedSave = true }, detail: "virsh managedsave-remove"},
+		{code: CodeTransient, break_: func(_ *simHost, web *simDomain) { web.Transient = true }, detail: "no persistent configuration"},
+		{code: CodeInternal, name: "snapshot", break_: func(_ *simHost, web *simDomain) { web.Snapshots[1].Internal = true }, detail: "snapshot S11 is an internal one"},
+		{code: CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
+		{code: CodeState, name: "migrating", break_: func(_ *simHost, web *simDomain) { web.State = "migrating" }, detail: "is migrating"},
+		{code: CodeMethod, rule: func(r *policy.Rule) { r.Method = policy.MethodGraft }, detail: `"graft"`},
+		{code: CodeNetworkDisk, break_: onDisk(func(d *Disk) { d.Kind = "network" }), path: "vda"},
+		{code: CodeVolumeDisk, break_: onDisk(func(d *Disk) { d.Kind = "volume" }), path: "vda", detail: "type='volume'"},
+		{code: CodeDiskKind, name: "disk", break_: onDisk(func(d *Disk) { d.Kind = "vhostuser" }), path: "vda", detail: `"vhostuser"`},
+		{code: CodeDiskKind, name: "lun", break_: onDisk(func(d *Disk) { d.Device = "lun" }), path: "vda", detail: "lun"},
+		{code: CodeDiskKind, name: "layer", break_: onDisk(func(d *Disk) { d.Chain[0].Kind = "network" }), path: "web", detail: `"network"`},
+		{code: CodeShareable, break_: onDisk(func(d *Disk) { d.Shareable = true }), path: "vda", detail: "shareable"},
+		{code: CodeTransDisk, break_: onDisk(func(d *Disk) { d.Transient = true }), path: "vda", detail: "<transient/>"},
+		{code: CodeEncrypted, name: "disk", break_: onDisk(func(d *Disk) { d.Encrypted = true }), path: "vda", detail: "encrypted"},
+		{code: CodeEncrypted, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Encrypted = true }), path: "web", detail: "encrypted"},
+		{code: CodeDataFile, break_: onImage("web.qcow2", func(i *simImage) { i.DataFile = true }), path: "web", detail: "another file"},
+		{code: CodeCorrupt, break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.Corrupt = true }), path: "web.S10", detail: "qemu-img check"},
+		{code: CodeFormat, break_: onDisk(func(d *Disk) { d.Chain[0].Format = "vmdk" }), path: "web", detail: `"vmdk"`},
+		{code: CodeUnreadable, name: "file gone", break_: func(h *simHost, _ *simDomain) { must(os.Remove(h.img("web.qcow2"))) }, path: "web", detail: "no such file"},
+		{code: CodeUnreadable, name: "header", break_: func(h *simHost, _ *simDomain) {
+			must(os.WriteFile(h.img("web.qcow2"), []byte("?"), 0o600))
+		}, path: "web", detail: "malformed"},
+		{code: CodeUnreadable, name: "disk without a chain", break_: onDisk(func(d *Disk) { d.Chain = nil }), path: "vda", detail: "names no image"},
+		{code: CodeStale, name: "state pulled away by hand", break_: func(h *simHost, web *simDomain) {
+			h.create("old.qcow2", nil)
+			web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
+		}, path: "old", detail: "snapshot S11 has its state of vda there"},
+		{code: CodeForeignOverlay, break_: func(h *simHost, web *simDomain) {
+			disk := &web.Disks[0]
+			h.create("backup.qcow2", disk.Chain)
+			disk.Chain = append(disk.Chain, Layer{Path: h.img("backup.qcow2"), Format: "qcow2", Kind: "file"})
+			disk.Inactive = paths(disk.Chain)
+		}, path: "backup", detail: "another program"},
+		{code: CodeShared, break_: func(h *simHost, web *simDomain) {
+			other := h.add("other")
+			other.State = ShutOff
+			h.disk(other, "vda", "web.qcow2", "web."+name(10)+".qcow2", "web."+name(11)+".qcow2")
+		}, path: "web.S11", detail: "disk other/vda"},
+		{code: CodeIntent, break_: func(h *simHost, _ *simDomain) {
+			must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
+			must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte("{"), 0o600))
+		}, detail: "intent of an earlier run"},
+		{code: CodeMismatch, name: "other backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "/else.qcow2" }),
+			path: "web.S11", detail: `the backing file "/else`},
+		{code: CodeMismatch, name: "no backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "" }),
+			path: "web.S11", detail: "names no backing file"},
+		{code: CodeMismatch, name: "base is none", break_: onImage("web.qcow2", func(i *simImage) { i.Backing = "below.qcow2" }),
+			path: "web", detail: `names the backing file "below"`},
+		{code: CodeMismatch, name: "other backing format", break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.BackingFormat = "raw" }),
+			path: "web.S10", detail: "takes web for raw, libvirt for qcow2"},
+		{code: CodeInactive, name: "names another layer", break_: onDisk(func(d *Disk) { d.Inactive = d.Inactive[:2] }),
+			path: "web.S11", detail: "its persistent configuration names web.S10"},
+		{code: CodeInactive, name: "lacks the disk", break_: onDisk(func(d *Disk) { d.Inactive = nil }), path: "web.S11", detail: "lacks the disk"},
+		{code: CodeInactive, name: "is longer", break_: onDisk(func(d *Disk) { d.Inactive = append([]string{"/more"}, d.Inactive...) }),
+			path: "web.S11", detail: "longer chain"},
+		{code: CodeNoDisk, name: "policy covers none", rule: func(r *policy.Rule) { r.Disks = []string{"sd*"} }, detail: "none of the domain's writable disks"},
+		{code: CodeNoDisk, name: "only a CD-ROM", break_: onDisk(func(d *Disk) { d.Device = "cdrom" })},
+		{code: CodeNoDisk, name: "read-only", break_: onDisk(func(d *Disk) { d.ReadOnly = true })},
+		{code: CodeBlockJob, break_: func(h *simHost, _ *simDomain) { h.jobs["web/vda"] = &simJob{} }, path: "vda", detail: `type "commit"`},
+		{code: CodeIOError, break_: func(_ *simHost, web *simDomain) { web.State, web.IOError = Paused, true }, detail: "I/O error"},
+		{code: CodeNoGuestAgent, rule: func(r *policy.Rule) { r.Quiesce = policy.QuiesceYes }, detail: "no guest agent"},
+		{code: CodeChainLong, rule: func(r *policy.Rule) { r.MaxChain = 3 }, path: "vda", detail: "4 layers long: max_chain is 3"},
+		{code: CodeOverlayDir, name: "not there", rule: func(r *policy.Rule) { r.OverlayDir = "/no/such/directory" }, path: "/no/such/directory"},
+		{code: CodeNameTooLong, rule: func(r *policy.Rule) { r.Name = strings.Repeat("n", 240) }, detail: "255 bytes"},
+		{code: CodeNoSpace, name: "snapshot", rule: func(r *policy.Rule) { r.MinFree = policy.MinFree{Percent: 60} },
+			path: "web.S12", detail: "an overlay there can need 1.0 MiB: of 50.0 GiB free on its file system, min_free = 60% keeps 60.0 GiB"},
+		{code: CodeNoSpace, name: "file system not known", break_: func(h *simHost, _ *simDomain) {
+			h.space = func(string) (vfs.Space, error) { return vfs.Space{}, os.ErrPermission }
+		}, others: true, rule: func(r *policy.Rule) { r.Keep.Last = 1 }, path: "web", detail: "not known"},
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range refusals() {
+		seen[c.code] = true
+		t.Run(strings.TrimSpace(c.code+" "+c.name), func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			one(10, 11)(h, web)
+			r := rule(3)
+			if c.break_ != nil {
+				c.break_(h, web)
+			}
+			if c.rule != nil {
+				c.rule(r)
+			}
+			p := h.plan(t, h.rotator(r), "web")
+			if len(p.Steps) > 0 || p.Result != ResultRefused {
+				t.Errorf("%s, with steps %v", p.Result, h.lines(t, p.Steps))
+			}
+			if len(p.Refused) == 0 || len(p.Refused) > 1 && !c.others {
+				t.Fatalf("refused: %+v", p.Refused)
+			}
+			c.compare(t, h, p.Refused)
+		})
+	}
+	for _, code := range []string{CodeSize, CodeLeftover} { // in tests of their own
+		seen[code] = true
+	}
+	for _, code := range allCodes() {
+		if !seen[code] {
+			t.Errorf("no test of code %q", code)
+		}
+	}
+}
+
+func (c *refusalCase) compare(t *testing.T, h *simHost, refused []Refusal) {
+	t.Helper()
+	for _, r := range refused {
+		if r.Code != c.code {
+			continue
+		}
+		if path := h.brief(r.Path); c.path != "" && path != c.path || c.path == "" && c.code != CodeNameTooLong && path != "" {
+			t.Errorf("path: %q, want %q", path, c.path)
+		}
+		if !strings.Contains(h.brief(r.Detail), c.detail) || r.Detail == "" {
+			t.Errorf("detail: %q, want %q", h.brief(r.Detail), c.detail)
+		}
+		return
+	}
+	t.Errorf("refused: %+v, want %q", refused, c.code)
+}
+
+func allCodes() []string {
+	return []string{CodeRemote, CodeState, CodeTransient, CodeManagedSave, CodeInternal,
+		CodeBlockJob, CodeNetworkDisk, CodeVolumeDisk, CodeDiskKind, CodeShareable, CodeTransDisk, CodeEncrypted,
+		CodeDataFile, CodeFormat, CodeCorrupt, CodeUnreadable, CodeMismatch, CodeInactive, CodeNoDisk, CodeOverlayDir,
+		CodeNameTooLong, CodeChainLong, CodeNoSpace, CodeSize, CodeIOError, CodeLeftover, CodeMethod, CodeNoGuestAgent}
+}
+
+// What the policy leaves out is no reason to refuse the rest.
+func TestAnExcludedDiskMayBeAnything(t *testing.T) {
+	s := shape{rule: with(rule(2), func(r *policy.Rule) { r.Disks = []string{"vda"} }),
+		build: func(h *simHost, web *simDomain) {
+			one(10, 11)(h, web)
+			h.disk(web, "vdb", "data.qcow2")
+			web.Disks[1].Shareable, web.Disks[1].Encrypted = true, true
+		}, steps: `
+		snapshot S12 vda: web.S12 on web.S11
+		drop-metadata S10
+		commit vda: web.S10 into web
+		redefine S11
+		redefine S12
+		delete web.S10`}
+	s.check(t)
+}
+
+func TestEveryReasonIsTold(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(10, 11)(h, web)
+	h.disk(web, "vdb", "data.qcow2")
+	web.ManagedSave, web.Transient = true, true
+	web.Disks[0].Shareable, web.Disks[1].Encrypted = true, true
+	p := h.plan(t, h.rotator(rule(2)), "web")
+	codes := ""
+	for _, r := range p.Refused {
+		codes += r.Code + " "
+	}
+	if codes != "managed-save transient shareable-disk encrypted " {
+		t.Errorf("codes: %s", codes)
+	}
+}
+
+func TestMergesAreRefusedWithFigures(t *testing.T) {
+	const gib = 1 << 30
+	cases := []struct {
+		name, code, path, detail string
+		change                   func(w *World, web *Domain, r *policy.Rule)
+	}{
+		{"no space", CodeNoSpace, "web", "merging web.S9 into it can need 300.0 MiB: of 50.0 GiB free on its file system, min_free = 50GiB keeps 50.0 GiB",
+			func(_ *World, web *Domain, r *policy.Rule) {
+				web.Disks[0].Chain[1].Allocated = 300 << 20
+				r.MinFree = policy.MinFree{Size: 50 * gib}
+			}},
+		{"never more than the disk's size", CodeNoSpace, "web", "can need 25.2 MiB",
+			func(_ *World, web *Domain, r *policy.Rule) {
+				web.Disks[0].Chain[0].Allocated = 1000 << 20
+				web.Disks[0].Chain[1].Allocated = 900 << 20
+				r.MinFree = policy.MinFree{Size: 50 * gib}
+			}},
+		{"raw block device too small", CodeSize, "web", "can need 2.0 GiB: the device has 1.0 GiB",
+			func(_ *World, web *Domain, _ *policy.Rule) {
+				base := &web.Disks[0].Chain[0]
+				base.Kind, base.Format, base.Allocated = "block", "raw", gib
+				base.Image.Format = "raw"
+				web.Disks[0].Chain[1].Image.BackingFormat = "raw"
+				web.Disks[0].Chain[1].Size = 2 * gib
+			}},
+		{"qcow2 block device too small for the tables", CodeSize, "web", "can need 1.0 GiB: the device has 1.0 GiB",
+			func(_ *World, web *Domain, _ *policy.Rule) {
+				base := &web.Disks[0].Chain[0]
+				base.Kind, base.Allocated = "block", gib
+			}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := newSim(t)
+			one(9, 10, 11)(h, h.add("web"))
+			r := rule(2)
+			_, w, err := h.rotator(r).Plan(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.change(w, w.Domain("web"), r)
+			p := Decide(w, w.Domain("web"), r, hour(12), coalesce())
+			if len(p.Steps) != 0 || len(p.Refused) != 1 {
+				t.Fatalf("steps %v, refused %+v", h.lines(t, p.Steps), p.Refused)
+			}
+			have := p.Refused[0]
+			if have.Code != c.code || h.brief(have.Path) != c.path || !strings.Contains(h.brief(have.Detail), c.detail) {
+				t.Errorf("%+v, want %s %s %s", have, c.code, c.path, c.detail)
+			}
+		})
+	}
+}

@@ -1,0 +1,327 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// maxAge is how old the view of the other domains may be when a decision on
+// one domain is taken. The domain itself is always looked at afresh.
+const maxAge = 10 * time.Second
+
+// deleteAge is the same for the deletion of a file, which has to know of users
+// that came while a merge ran.
+const deleteAge = 2 * time.Second
+
+// maxRounds bounds how often one domain is planned anew in one run.
+const maxRounds = 500
+
+// parallelDomains is how many domains are worked on at a time. Merges are
+// further limited to one for each file system.
+const parallelDomains = 8
+
+// An EventKind says what an Event tells.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventStep     EventKind = "step"     // the step starts
+	EventProgress EventKind = "progress" // of the merge that runs
+	EventDone     EventKind = "done"     // the step is done
+	EventWarning  EventKind = "warning"
+)
+
+// An Event tells what a run does just now.
+type Event struct {
+	Kind        EventKind
+	Domain      string
+	Step        Step
+	Done, Total int64 // bytes, of a merge
+	Text        string
+}
+
+// A Rotator carries rotations out.
+type Rotator struct {
+	Observer Observer
+	Match    func(domains []string) (map[string]*policy.Rule, error)
+	Clock    func() time.Time
+	Options  Options
+	Report   func(Event) // called from several goroutines; never nil
+
+	storages storageLocks
+	crash    func(place string) // tests let a run die here; nil in a real one
+}
+
+// boundary marks a place between two steps at which a crash must do no harm.
+func (r *Rotator) boundary(place string) {
+	if r.crash != nil {
+		r.crash(place)
+	}
+	failpoint(place)
+}
+
+// ErrNoSuchDomain says that a domain was named that the host does not have.
+var ErrNoSuchDomain = errors.New("no such domain")
+
+// ErrNoPolicy says that a domain was named that no policy covers.
+var ErrNoPolicy = errors.New("no policy covers the domain")
+
+// Plan decides for the named domains, or for all that a policy covers. It changes nothing.
+func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, error) {
+	w, err := r.Observer.Observe(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := Select(w, r.Match, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	o := r.Options
+	o.Reserved = &Reservations{}
+	now := r.Clock()
+	plans := []Plan{}
+	for i := range w.Domains {
+		if rule := rules[w.Domains[i].Name]; rule != nil {
+			plans = append(plans, Decide(w, &w.Domains[i], rule, now, o))
+		}
+	}
+	return plans, w, nil
+}
+
+// Select returns the rule of each named domain, or of every domain that a policy covers.
+func Select(w *World, match func([]string) (map[string]*policy.Rule, error), names []string) (map[string]*policy.Rule, error) {
+	all := make([]string, len(w.Domains))
+	for i := range w.Domains {
+		all[i] = w.Domains[i].Name
+	}
+	rules, err := match(all)
+	if err != nil || len(names) == 0 {
+		return rules, err
+	}
+	chosen := map[string]*policy.Rule{}
+	var errs []error
+	for _, name := range names {
+		switch {
+		case !slices.Contains(all, name):
+			errs = append(errs, fmt.Errorf("%s: %w", name, ErrNoSuchDomain))
+		case rules[name] == nil:
+			errs = append(errs, fmt.Errorf("%s: %w", name, ErrNoPolicy))
+		default:
+			chosen[name] = rules[name]
+		}
+	}
+	return chosen, errors.Join(errs...)
+}
+
+// Lock takes the lock that allows one run a host, and removes what a run that
+// was killed left half written in the state directory. The error is a
+// *vfs.HeldError when another run has the lock.
+func Lock(stateDir string) (*vfs.RunLock, error) {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := vfs.AcquireRunLock(filepath.Join(stateDir, "run.lock"))
+	if err != nil {
+		return nil, err
+	}
+	if err := sweep(stateDir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// Run carries out what Plan decides. The caller holds the Lock. What happened
+// to each domain is in its Plan: the steps are those that were carried out.
+// Running again after a crash or an error is safe.
+func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
+	seen := r.Clock()
+	plans, w, err := r.Plan(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := Select(w, r.Match, names)
+	if err != nil {
+		return nil, err
+	}
+	o := r.Options
+	o.Reserved = &Reservations{}
+	var g errgroup.Group
+	g.SetLimit(parallelDomains)
+	for i := range plans {
+		g.Go(func() error {
+			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o}
+			plans[i] = d.run(ctx, plans[i])
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return plans, err
+	}
+	return plans, r.saveLastRuns(w, plans)
+}
+
+// A domainRun is the rotation of one domain.
+type domainRun struct {
+	*Rotator
+	rule *policy.Rule
+	w    *World    // the last view of the host
+	seen time.Time // when all of it was looked at
+	o    Options
+	done []Step
+	// frozen tells that the guest may be frozen and could not be thawed.
+	frozen bool
+}
+
+// run carries out one group of steps after the other and decides anew before
+// each, so that every group rests on the world as it is.
+func (r *domainRun) run(ctx context.Context, p Plan) Plan {
+	var last []Step
+	r.thaw(ctx, p.Domain)
+	if p.forget {
+		if err := r.endIntent(r.w.Domain(p.Domain)); err != nil {
+			return r.finish(ctx, p, err)
+		}
+	}
+	for round := 0; len(p.groups) > 0 && ctx.Err() == nil; round++ {
+		var err error
+		if p, err = r.again(ctx, p.Domain); err != nil {
+			return r.finish(ctx, p, err)
+		}
+		if len(p.groups) == 0 {
+			break
+		}
+		g := &p.groups[0]
+		steps := p.Steps[g.first : g.first+g.steps]
+		if round == maxRounds || slices.Equal(steps, last) {
+			return r.finish(ctx, p, fmt.Errorf("%s: %s had no lasting effect: giving up for now", p.Domain, steps[0]))
+		}
+		last = steps
+		if err := r.group(ctx, &p, g); err != nil {
+			return r.finish(ctx, p, err)
+		}
+	}
+	return r.finish(ctx, p, nil)
+}
+
+// thaw thaws a guest that an interrupted run may have left frozen. While that
+// cannot be done, the intent keeps it in mind.
+func (r *domainRun) thaw(ctx context.Context, domain string) {
+	d := r.w.Domain(domain)
+	in := r.w.Intents[d.UUID]
+	if in == nil || !in.Quiesce || !d.State.Live() {
+		return
+	}
+	if err := r.Observer.Host.Thaw(ctx, domain); err != nil {
+		r.frozen = true
+		r.Report(Event{Kind: EventWarning, Domain: domain,
+			Text: "an earlier run may have left the guest's file systems frozen (virsh domfsthaw " + domain + "): " + err.Error()})
+	}
+}
+
+// again looks at the domain and decides afresh.
+func (r *domainRun) again(ctx context.Context, name string) (Plan, error) {
+	if err := r.look(ctx, name, maxAge); err != nil {
+		return Plan{Domain: name, Policy: r.rule.Name}, err
+	}
+	d := r.w.Domain(name)
+	if d == nil {
+		return Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: the domain is gone", name)
+	}
+	return Decide(r.w, d, r.rule, r.Clock(), r.o), nil
+}
+
+// look renews the view of the domain, and of the whole host when that is older than age.
+func (r *domainRun) look(ctx context.Context, name string, age time.Duration) error {
+	var w *World
+	var err error
+	if now := r.Clock(); now.Sub(r.seen) > age || now.Before(r.seen) {
+		w, err = r.Observer.Observe(ctx)
+		r.seen = now
+	} else {
+		w, err = r.Observer.Again(ctx, r.w, name)
+	}
+	if err == nil {
+		r.w = w
+	}
+	return err
+}
+
+// finish turns the last plan into the report of the run.
+func (r *domainRun) finish(ctx context.Context, p Plan, err error) Plan {
+	p.Steps, p.groups = r.done, nil
+	if p.Steps == nil {
+		p.Steps = []Step{}
+	}
+	switch {
+	case ctx.Err() != nil:
+		p.Result, p.Error = ResultCanceled, canceledText(err)
+	case err != nil:
+		p.Result, p.Error = ResultFailed, err.Error()
+	case len(p.Refused) > 0 && len(p.Steps) > 0:
+		p.Result = ResultPartly
+	case len(p.Refused) > 0:
+		p.Result = ResultRefused
+	case len(p.Steps) > 0:
+		p.Result = ResultDone
+	case p.Result == "" || p.Result == ResultPlanned:
+		p.Result = ResultNothing
+	}
+	return p
+}
+
+func canceledText(err error) string {
+	text := "interrupted; the chain is valid, and the next run goes on from here"
+	if err != nil && !errors.Is(err, context.Canceled) {
+		text += " (" + err.Error() + ")"
+	}
+	return text
+}
+
+// did notes a step that is done.
+func (r *domainRun) did(domain string, s Step) {
+	r.done = append(r.done, s)
+	r.Report(Event{Kind: EventDone, Domain: domain, Step: s})
+	r.boundary("after " + string(s.Op))
+}
+
+func (r *domainRun) starts(domain string, s Step) {
+	r.boundary("before " + string(s.Op))
+	r.Report(Event{Kind: EventStep, Domain: domain, Step: s})
+}
+
+// storageLocks lets one merge at a time work on a file system.
+type storageLocks struct {
+	mu    sync.Mutex // guards locks
+	locks map[uint64]chan struct{}
+}
+
+// take waits for the file system; the returned function gives it back.
+func (s *storageLocks) take(ctx context.Context, fs uint64) (func(), error) {
+	s.mu.Lock()
+	if s.locks == nil {
+		s.locks = map[uint64]chan struct{}{}
+	}
+	lock := s.locks[fs]
+	if lock == nil {
+		lock = make(chan struct{}, 1)
+		s.locks[fs] = lock
+	}
+	s.mu.Unlock()
+	select {
+	case lock <- struct{}{}:
+		return func() { <-lock }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

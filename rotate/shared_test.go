@@ -1,0 +1,314 @@
+package rotate
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// aboveShared is what happens to web above a base that somebody else needs:
+// the oldest goes without a merge, its layer stays.
+const aboveShared = `
+	drop-metadata S9
+	redefine S10`
+
+func TestNothingIsMergedIntoASharedBase(t *testing.T) {
+	shapes := []shape{
+		{name: "a running domain", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+		}, steps: aboveShared, reason: "web.S9 stays a layer of vda: web is used by clone"},
+		{name: "a domain that is shut off", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			other := h.add("other")
+			h.disk(other, "vda", "web.qcow2", "clone.qcow2")
+			other.State = ShutOff
+		}, steps: aboveShared, reason: "clone"},
+		{name: "a domain that is shut off, elsewhere, its XML lists the top only", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			other := h.add("other")
+			h.disk(other, "vda", "web.qcow2", "far/middle.qcow2", "far/clone.qcow2")
+			other.State, other.cut = ShutOff, true
+		}, steps: aboveShared, reason: "far/middle"},
+		{name: "a domain that is shut off, its image does not name the backing format", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			other := h.add("other")
+			h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+			h.change(h.img("far/clone.qcow2"), func(i *simImage) { i.BackingFormat = "" })
+			other.State, other.cut = ShutOff, true
+		}, steps: aboveShared, reason: "far/clone"},
+		{name: "a domain that has the disk only after a restart", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.create("far/clone.qcow2", web.Disks[0].Chain[:1])
+			other := h.add("other")
+			h.disk(other, "vda", "other.qcow2")
+			other.Elsewhere = []string{h.img("far/clone.qcow2")}
+		}, steps: aboveShared, reason: "far/clone"},
+		{name: "a domain uses the base itself", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.disk(h.add("other"), "vda", "web.qcow2")
+			h.find("other").Disks[0].ReadOnly = true
+		}, steps: aboveShared, reason: "web is kept for disk other/vda"},
+		{name: "a saved state names the base", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.add("other").Elsewhere = []string{h.img("web.qcow2")}
+		}, steps: aboveShared, reason: "web is kept for configuration of other"},
+		{name: "an image of nobody beside it", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.picture("template.qcow2", "web.qcow2")
+		}, steps: aboveShared, reason: "template"},
+		{name: "an image of nobody in another domain's directory", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.disk(h.add("other"), "vda", "far/other.qcow2")
+			h.picture("far/template.qcow2", "web.qcow2")
+		}, steps: aboveShared, reason: "far/template"},
+		{name: "the base has another name there", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			must(os.Link(h.img("web.qcow2"), h.img("far/golden.qcow2")))
+			h.disk(h.add("other"), "vda", "far/golden.qcow2", "far/clone.qcow2")
+		}, steps: aboveShared, reason: "far/clone"},
+		{name: "the base is reached through a symbolic link", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			must(os.Symlink(h.img("img"), h.img("far/link")))
+			must(os.Symlink(h.img("web.qcow2"), h.img("far/golden.qcow2")))
+			h.picture("far/clone.qcow2", "far/golden.qcow2")
+			h.disk(h.add("other"), "vda", "far/other.qcow2")
+		}, steps: aboveShared, reason: "far/clone"},
+		{name: "two disks of one domain", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.disk(web, "vdb", "web.qcow2")
+			for _, n := range []int{9, 10, 11} {
+				spec := SnapshotSpec{Name: name(n), Description: mark("p"), Overlays: map[string]string{
+					"vda": h.img("a." + name(n) + ".qcow2"), "vdb": h.img("b." + name(n) + ".qcow2")}}
+				h.grow(web, spec, hour(n))
+			}
+		}, steps: aboveShared, reason: "web is used by"},
+	}
+	for _, s := range shapes {
+		s.options = coalesce()
+		t.Run(s.name, func(t *testing.T) {
+			h := s.host(t)
+			before := h.pinned()
+			r := h.rotator(s.rule)
+			r.Options = s.options
+			p := h.plan(t, r, "web")
+			p.Steps = briefReasons(h, p.Steps)
+			h.wantSteps(t, p, s.steps)
+			s.checkTold(t, &p)
+			ran := h.runAll(t, h.withOptions(r))["web"]
+			h.wantSteps(t, ran, s.steps)
+			h.checkData(t)
+			if len(h.find("web").Disks[0].Chain) != 4 {
+				t.Errorf("chain: %v", h.short(paths(h.find("web").Disks[0].Chain)))
+			}
+			if h.pinned() != before {
+				t.Error("the shared base was written")
+			}
+		})
+	}
+}
+
+func (h *simHost) pinned() string {
+	data, err := os.ReadFile(h.img("web.qcow2"))
+	must(err)
+	return string(data)
+}
+
+func briefReasons(h *simHost, steps []Step) []Step {
+	out := []Step{}
+	for _, s := range steps {
+		s.Reason = h.brief(s.Reason)
+		out = append(out, s)
+	}
+	return out
+}
+
+// The layer that stayed becomes the base of the domain's own.
+func TestTheNextDropMergesIntoTheFirstPrivateLayer(t *testing.T) {
+	s := shape{
+		build: func(h *simHost, web *simDomain) {
+			one(8, 9, 10, 11)(h, web)
+			h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+		}, options: coalesce(), steps: `
+			drop-metadata S8
+			drop-metadata S9
+			commit vda: web.S9 into web.S8
+			redefine S10
+			redefine S11
+			delete web.S9`,
+	}
+	s.check(t)
+}
+
+func TestABaseIsMergedIntoAgainOnceItsOtherUserIsGone(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	h.picture("template.qcow2", "web.qcow2")
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	must(os.Remove(h.img("template.qcow2")))
+	clear(h.pictures)
+	h.wantSteps(t, h.runAll(t, r)["web"], `
+		commit vda: web.S9 into web
+		redefine S10
+		redefine S11
+		delete web.S9`)
+	h.checkDone(t)
+}
+
+func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
+	cases := []struct {
+		name  string
+		build func(h *simHost)
+		want  string
+	}{
+		{"beside the base", func(h *simHost) {
+			must(os.WriteFile(h.img("broken.qcow2"), []byte("?"), 0o600))
+		}, "img/broken.qcow2 may build on"},
+		{"the disk of a domain that is shut off, in another directory", func(h *simHost) {
+			other := h.add("other")
+			h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+			other.State, other.cut = ShutOff, true
+			must(os.WriteFile(h.img("far/clone.qcow2"), []byte("?"), 0o600))
+		}, "far/clone.qcow2 may build on"},
+		{"a disk that another domain has only after a restart", func(h *simHost) {
+			must(os.WriteFile(h.img("far/clone.qcow2"), []byte("?"), 0o600))
+			h.add("other").Elsewhere = []string{h.img("far/clone.qcow2")}
+		}, "far/clone.qcow2 may build on"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			one(9, 10, 11)(h, web)
+			c.build(h)
+			before := h.pinned()
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			p := h.plan(t, r, "web")
+			h.wantSteps(t, p, aboveShared)
+			if len(p.Steps) > 0 && !strings.Contains(p.Steps[0].Reason, c.want) {
+				t.Errorf("reason: %s", p.Steps[0].Reason)
+			}
+			h.runAll(t, h.withOptions(r))
+			if h.pinned() != before {
+				t.Error("the base was written")
+			}
+		})
+	}
+}
+
+// An image that is not there cannot build on anything.
+func TestALostImageOfAnotherDomainBlocksNothing(t *testing.T) {
+	s := shape{build: func(h *simHost, web *simDomain) {
+		one(9, 10, 11)(h, web)
+		other := h.add("other")
+		h.disk(other, "vda", "far/other.qcow2")
+		other.State = ShutOff
+	}, options: coalesce()}
+	h := s.host(t)
+	must(os.Remove(h.img("far/other.qcow2")))
+	r := h.rotator(s.rule)
+	r.Options = s.options
+	if p := h.plan(t, r, "web"); len(p.Steps) != 5 {
+		t.Errorf("steps: %v", h.lines(t, p.Steps))
+	}
+}
+
+func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
+	shapes := []shape{
+		{name: "below ours", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.foreign(web, "mine", 5)
+			h.take(web, []int{9, 10, 11})
+		}, steps: `
+			drop-metadata S9
+			commit vda: web.mine.S9 into web.mine
+			redefine S10
+			redefine S11
+			delete web.mine.S9`},
+		{name: "between ours", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.take(web, []int{7, 8})
+			h.foreign(web, "mine", 9)
+			h.take(web, []int{10, 11})
+		}, steps: `
+			drop-metadata S7
+			drop-metadata S8
+			commit vda: web.S7 into web
+			redefine mine
+			redefine S10
+			redefine S11
+			delete web.S7`},
+		{name: "above ours", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.take(web, []int{9})
+			h.foreign(web, "mine", 10)
+		}, rule: with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), steps: `
+			drop-metadata S9
+			redefine mine`},
+		{name: "only foreign ones", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.foreign(web, "mine", 9)
+			h.foreign(web, "yours", 10)
+		}},
+		{name: "an overlay of a snapshot that is gone, not named as ours are", build: func(h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.foreign(web, "mine", 8)
+			h.take(web, []int{9, 10, 11})
+			web.Snapshots = web.Snapshots[1:]
+			web.Snapshots[0].Parent = ""
+		}, steps: `
+			drop-metadata S9
+			commit vda: web.mine.S9 into web.mine
+			redefine S10
+			redefine S11
+			delete web.mine.S9`},
+		{name: "an overlay of ours whose metadata is gone", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			web.Snapshots = web.Snapshots[1:]
+			web.Snapshots[0].Parent = ""
+		}},
+		{name: "an overlay whose snapshot virt-rotate has dropped", build: func(h *simHost, web *simDomain) {
+			one(9, 10, 11)(h, web)
+			h.releases(web, 0)
+		}, steps: `
+			commit vda: web.S9 into web
+			redefine S10
+			redefine S11
+			delete web.S9`, reason: "nobody keeps the state in web"},
+	}
+	for _, s := range shapes {
+		s.options = coalesce()
+		t.Run(s.name, s.check)
+	}
+}
+
+// A snapshot that its domain was reverted away from lies on a branch of its own.
+func TestABranchThatNoDiskUsesKeepsItsBase(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(8, 9)(h, web)
+	old := web.Snapshots
+	disk := &web.Disks[0]
+	branch := disk.Chain[1]
+	disk.Chain, disk.Inactive = disk.Chain[:1], nil
+	h.create("back.qcow2", disk.Chain)
+	disk.Chain = append(disk.Chain[:1:1], Layer{Path: h.img("back.qcow2"), Format: "qcow2", Kind: "file"})
+	disk.Inactive = paths(disk.Chain)
+	web.want["vda"] = h.read(disk.Active().Path)
+	h.take(web, []int{10, 11})
+	web.Snapshots[0], web.Snapshots[1] = old[0], old[1]
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	h.checkData(t)
+	if _, err := os.Stat(branch.Path); err != nil || filepath.Base(disk.Chain[0].Path) != "web.qcow2" {
+		t.Errorf("branch: %v; chain: %v", err, h.short(paths(disk.Chain)))
+	}
+}

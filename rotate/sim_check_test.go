@@ -1,0 +1,177 @@
+package rotate
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// checkData sees that every guest, every snapshot that libvirt lists, and
+// every image of nobody reads what it must. It holds at every moment.
+func (h *simHost) checkData(t *testing.T) {
+	t.Helper()
+	for _, d := range h.domains {
+		for i := range d.Disks {
+			disk := &d.Disks[i]
+			if walked := h.walk(disk.Active().Path); !slices.Equal(walked, paths(disk.Chain)) {
+				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.short(walked), h.short(paths(disk.Chain)))
+			}
+			h.reads(t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
+		}
+		for i := range d.Snapshots {
+			h.checkStates(t, d, &d.Snapshots[i])
+		}
+	}
+	for path, want := range h.pictures {
+		h.reads(t, "image "+path, path, want)
+	}
+}
+
+func (h *simHost) checkStates(t *testing.T, d *simDomain, s *Snapshot) {
+	t.Helper()
+	for i := range s.Disks {
+		if sd := &s.Disks[i]; sd.Overlay != "" {
+			h.reads(t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, stateLayer(&d.Domain, sd), d.states[s.Name][sd.Target])
+		}
+	}
+}
+
+func (h *simHost) reads(t *testing.T, what, path string, want blocks) {
+	t.Helper()
+	if have := h.read(path); !maps.Equal(have, want) {
+		t.Fatalf("%s in %s reads\n%v, not\n%v", what, h.short([]string{path}), have, want)
+	}
+}
+
+// checkDone sees that nothing is left to do: metadata names the chains, no
+// file and no intent is left over.
+func (h *simHost) checkDone(t *testing.T) {
+	t.Helper()
+	h.checkData(t)
+	used := map[string]bool{}
+	use := func(top string) []string {
+		chain := h.walk(top)
+		for _, path := range chain {
+			used[path] = true
+		}
+		return chain
+	}
+	for _, d := range h.domains {
+		for i := range d.Disks {
+			use(d.Disks[i].Active().Path)
+		}
+		for i := range d.Snapshots {
+			for _, sd := range d.Snapshots[i].Disks {
+				if chain := use(sd.State[len(sd.State)-1]); !slices.Equal(chain, sd.State) || !slices.Equal(chain, sd.Inactive) {
+					t.Fatalf("%s/%s/%s: metadata names %v and %v, the chain is %v", d.Name, d.Snapshots[i].Name, sd.Target,
+						h.short(sd.State), h.short(sd.Inactive), h.short(chain))
+				}
+				h.checkSnapshotDisk(t, d, &d.Snapshots[i], &sd)
+			}
+		}
+	}
+	for path := range h.pictures {
+		use(path)
+	}
+	for _, path := range h.files(t) {
+		if !used[path] {
+			t.Fatalf("left over: %s", h.short([]string{path}))
+		}
+	}
+	h.checkNoIntent(t)
+}
+
+// checkSnapshotDisk compares the state by the metadata with the one by the chain.
+func (h *simHost) checkSnapshotDisk(t *testing.T, d *simDomain, s *Snapshot, sd *SnapshotDisk) {
+	t.Helper()
+	if by := stateLayer(&d.Domain, sd); sd.Overlay != "" && by != sd.State[len(sd.State)-1] {
+		t.Fatalf("%s/%s/%s: its state is in %s, its metadata names %v", d.Name, s.Name, sd.Target, by, sd.State)
+	}
+}
+
+func (h *simHost) checkNoIntent(t *testing.T) {
+	t.Helper()
+	if left, _ := filepath.Glob(filepath.Join(h.dir, "state", "intents", "*")); len(left) > 0 {
+		t.Fatalf("intents left: %v", left)
+	}
+}
+
+// files lists the image files.
+func (h *simHost) files(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	for _, dir := range []string{"img", "fs2", "far"} {
+		entries, err := os.ReadDir(filepath.Join(h.dir, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			files = append(files, filepath.Join(h.dir, dir, e.Name()))
+		}
+	}
+	return files
+}
+
+// short takes the directory and the names' dates out of paths.
+func (h *simHost) short(list []string) []string {
+	s := make([]string, len(list))
+	for i := range list {
+		s[i] = h.brief(list[i])
+	}
+	return s
+}
+
+// brief writes S3 for the snapshot of 3 o'clock, and paths without the directory of the test.
+func (h *simHost) brief(text string) string {
+	text = strings.NewReplacer(h.dir+"/img/", "", h.dir+"/", "", ".qcow2", "").Replace(text)
+	for n := range 24 {
+		text = strings.ReplaceAll(text, name(n), fmt.Sprintf("S%d", n))
+	}
+	return text
+}
+
+// lines writes each step as a line that tells all of its fields but bytes and reason.
+func (h *simHost) lines(t *testing.T, steps []Step) []string {
+	t.Helper()
+	var lines []string
+	for _, s := range steps {
+		if s.Reason == "" {
+			t.Errorf("%s: no reason", s)
+		}
+		known := Step{Op: s.Op, Reason: s.Reason, Bytes: s.Bytes}
+		line := ""
+		switch s.Op {
+		case OpSnapshot:
+			known.Snapshot, known.Disk, known.Path, known.Base = s.Snapshot, s.Disk, s.Path, s.Base
+			line = fmt.Sprintf("snapshot %s %s: %s on %s", s.Snapshot, s.Disk, s.Path, s.Base)
+		case OpMerge:
+			known.Disk, known.Method, known.Top, known.Base = s.Disk, s.Method, s.Top, s.Base
+			line = fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.Top, s.Base)
+		case OpDropMetadata, OpRedefine:
+			known.Snapshot = s.Snapshot
+			line = fmt.Sprintf("%s %s", s.Op, s.Snapshot)
+		case OpDeleteFile:
+			known.Disk, known.Path = s.Disk, s.Path
+			line = "delete " + s.Path
+		}
+		if s != known {
+			t.Errorf("%+v has fields that its kind does not", s)
+		}
+		lines = append(lines, strings.TrimSpace(h.brief(line)))
+	}
+	return lines
+}
+
+// wantSteps compares the steps of a plan with the lines of want.
+func (h *simHost) wantSteps(t *testing.T, p Plan, want string) {
+	t.Helper()
+	have := strings.Join(h.lines(t, p.Steps), "\n")
+	want = strings.ReplaceAll(strings.TrimSpace(want), "\t", "")
+	if have != want {
+		t.Errorf("steps of %s:\n%s\nwant:\n%s\nrefused: %+v", p.Domain, have, want, p.Refused)
+	}
+}

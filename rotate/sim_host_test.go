@@ -1,0 +1,344 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Remote says what the test wants.
+func (h *simHost) Remote() bool { return h.remote }
+
+// call brackets what a call does with events, and lets guests write meanwhile.
+func (h *simHost) call(what string, do func() error) error {
+	if err := h.event("call " + what); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.guestsWrite()
+	err := do()
+	h.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return h.event("end of " + what)
+}
+
+// guestsWrite lets each running guest write a block of one disk.
+func (h *simHost) guestsWrite() {
+	if h.guests == nil {
+		return
+	}
+	for _, d := range h.domains {
+		if d.State == Running {
+			h.write(d, d.Disks[h.guests.IntN(len(d.Disks))].Target, h.guests.IntN(16))
+		}
+	}
+}
+
+func (h *simHost) find(name string) *simDomain {
+	for _, d := range h.domains {
+		if d.Name == name {
+			return d
+		}
+	}
+	return nil
+}
+
+func (h *simHost) Domains(_ context.Context, names ...string) ([]Domain, error) {
+	var found []Domain
+	err := h.call("domains", func() error {
+		for _, d := range h.domains {
+			if len(names) == 0 || slices.Contains(names, d.Name) {
+				found = append(found, d.observed(h.jobs))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// observed is what libvirt tells of the domain, sharing nothing with it.
+func (d *simDomain) observed(jobs map[string]*simJob) Domain {
+	c := d.Domain
+	c.Disks = slices.Clone(d.Disks)
+	for i := range c.Disks {
+		disk := &c.Disks[i]
+		disk.Chain, disk.Inactive = slices.Clone(disk.Chain), slices.Clone(disk.Inactive)
+		if d.cut && len(disk.Chain) > 0 {
+			disk.Chain, disk.Inactive = disk.Chain[len(disk.Chain)-1:], disk.Inactive[len(disk.Inactive)-1:]
+		}
+		for k := range disk.Chain {
+			if d.State.Live() {
+				disk.Chain[k].Index = uint(k + 1)
+			}
+		}
+		if j := jobs[d.Name+"/"+disk.Target]; j != nil {
+			disk.Job = &Job{Type: "commit", Done: 1, Size: 2}
+			if j.active {
+				disk.Job = &Job{Type: "active-commit", Ready: len(j.todo) == 0}
+			}
+		}
+	}
+	c.Snapshots = cloneSnapshots(d.Snapshots)
+	for i := range c.Snapshots {
+		for k := range c.Snapshots[i].Disks {
+			sd := &c.Snapshots[i].Disks[k]
+			sd.State, sd.Inactive = slices.Clone(sd.State), slices.Clone(sd.Inactive)
+		}
+	}
+	return c
+}
+
+func (h *simHost) Snapshot(_ context.Context, domain string, spec SnapshotSpec) error {
+	what := "snapshot"
+	if spec.Quiesce {
+		what = "quiesced snapshot"
+	}
+	return h.call(what, func() error {
+		d := h.find(domain)
+		if spec.Quiesce && (!d.Agent || d.mute) {
+			return errors.New("guest agent is not responding")
+		}
+		for target, path := range spec.Overlays {
+			disk := diskOf(&d.Domain, target)
+			if info, err := os.Stat(path); err != nil {
+				return err
+			} else if info.Size() != 0 {
+				return fmt.Errorf("%s: not an empty file", path)
+			}
+			if h.jobs[domain+"/"+target] != nil {
+				return fmt.Errorf("disk %s has a block job", disk.Target)
+			}
+		}
+		for i := range d.Disks {
+			t := d.Disks[i].Target
+			if spec.Overlays[t] == "" && !slices.Contains(spec.Exclude, t) {
+				return fmt.Errorf("disk %s is neither named nor excluded", t)
+			}
+		}
+		h.grow(d, spec, h.now)
+		return nil
+	})
+}
+
+func (h *simHost) Thaw(context.Context, string) error {
+	return h.call("thaw", func() error { h.thawed++; return nil })
+}
+
+func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error {
+	return h.call("drop-metadata", func() error {
+		d := h.find(domain)
+		i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Name == snapshot })
+		if i < 0 {
+			return nil
+		}
+		gone := d.Snapshots[i]
+		d.Snapshots = slices.Delete(d.Snapshots, i, i+1)
+		for k := range d.Snapshots {
+			s := &d.Snapshots[k]
+			if s.Parent == snapshot {
+				s.Parent = gone.Parent
+				inherit(s, &gone)
+			}
+			if gone.Current && s.Name == gone.Parent {
+				s.Current = true
+			}
+		}
+		return nil
+	})
+}
+
+// inherit does what libvirt 9.0 does to a child of a snapshot that goes: its
+// stored disks become those of the parent, as if a merge had been done.
+func inherit(child, gone *Snapshot) {
+	for i := range child.Disks {
+		for _, sd := range gone.Disks {
+			if c := &child.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {
+				c.State, c.Inactive = slices.Clone(sd.State), slices.Clone(sd.Inactive)
+			}
+		}
+	}
+}
+
+func (h *simHost) Rechain(_ context.Context, domain string, chains map[string][]Layer) error {
+	return h.call("rechain", func() error {
+		d := h.find(domain)
+		for target, chain := range chains {
+			disk := diskOf(&d.Domain, target)
+			disk.Inactive = paths(chain)
+			if !d.State.Live() {
+				disk.Chain = slices.Clone(chain)
+			}
+		}
+		return nil
+	})
+}
+
+func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {
+	return h.call("rehearse", func() error {
+		if d := h.find(domain); d.beyondUs && len(snapshots) > 0 {
+			return errors.New("an element that this version does not know")
+		}
+		return nil
+	})
+}
+
+func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) error {
+	return h.call("redefine", func() error {
+		d := h.find(domain)
+		i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Name == fix.Snapshot })
+		if i < 0 {
+			return fmt.Errorf("no snapshot %s", fix.Snapshot)
+		}
+		for k := range d.Snapshots[i].Disks {
+			sd := &d.Snapshots[i].Disks[k]
+			if chain := fix.Chains[sd.Target]; chain != nil {
+				sd.State, sd.Cut = paths(chain), false
+				if sd.Inactive != nil {
+					sd.Inactive = paths(chain)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// Merge starts a job, or follows the one that runs.
+func (h *simHost) Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error {
+	job := m.Domain + "/" + m.Disk
+	if err := h.call("merge", func() error { return h.startJob(m, job) }); err != nil {
+		return err
+	}
+	defer h.count(m.Base.FS, -1)
+	for h.step(job) {
+		progress(1, 2)
+		if err := ctx.Err(); err != nil {
+			h.endJob(job)
+			return err
+		}
+		if err := h.event("block of merge"); err != nil {
+			h.endJob(job) // what is copied is copied
+			return err
+		}
+	}
+	return h.call("pivot", func() error { h.finishJob(job); return nil })
+}
+
+func (h *simHost) startJob(m MergeSpec, job string) error {
+	h.merging[m.Base.FS]++
+	h.mostAtOnce[m.Base.FS] = max(h.mostAtOnce[m.Base.FS], h.merging[m.Base.FS])
+	if h.jobs[job] != nil && m.Adopt {
+		return nil
+	}
+	if h.jobs[job] != nil {
+		h.merging[m.Base.FS]--
+		return errors.New("another job runs on the disk")
+	}
+	err := h.newJob(m, job)
+	if err != nil {
+		h.merging[m.Base.FS]--
+	}
+	return err
+}
+
+func (h *simHost) newJob(m MergeSpec, job string) error {
+	d := h.find(m.Domain)
+	if !d.State.Live() {
+		return errors.New("domain is not running")
+	}
+	disk := diskOf(&d.Domain, m.Disk)
+	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
+	if base < 0 || top <= base || m.Base.Index != uint(base+1) || m.Top.Index != uint(top+1) {
+		return fmt.Errorf("invalid base %s[%d] or top %s[%d]", m.Base.Path, m.Base.Index, m.Top.Path, m.Top.Index)
+	}
+	if m.Active != (top == len(disk.Chain)-1) {
+		return errors.New("commit of the active layer must be asked for, and only of that")
+	}
+	j := &simJob{base: m.Base.Path, top: m.Top.Path, active: m.Active, data: blocks{}}
+	for k := base + 1; k <= top; k++ {
+		maps.Copy(j.data, h.load(disk.Chain[k].Path).Blocks)
+	}
+	j.todo = slices.Sorted(maps.Keys(j.data))
+	h.jobs[job] = j
+	return nil
+}
+
+func (h *simHost) count(fs uint64, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.merging[fs] += n
+}
+
+// step copies one block; it tells whether there was one left.
+func (h *simHost) step(job string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j := h.jobs[job]
+	if j == nil || len(j.todo) == 0 {
+		return false
+	}
+	h.guestsWrite()
+	h.change(j.base, func(i *simImage) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
+	j.todo = j.todo[1:]
+	return true
+}
+
+func (h *simHost) endJob(job string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.jobs, job)
+}
+
+// finishJob copies what is left and takes the merged layers out of the chain.
+// No snapshot's metadata changes.
+func (h *simHost) finishJob(job string) {
+	j := h.jobs[job]
+	if j == nil {
+		return
+	}
+	delete(h.jobs, job)
+	domain, target := filepath.Split(job)
+	disk := diskOf(&h.find(filepath.Clean(domain)).Domain, target)
+	base, top := disk.index(j.base), disk.index(j.top)
+	for k := base + 1; k <= top; k++ {
+		layer := h.load(disk.Chain[k].Path).Blocks
+		h.change(j.base, func(i *simImage) { maps.Copy(i.Blocks, layer) })
+	}
+	if !j.active {
+		h.change(disk.Chain[top+1].Path, func(i *simImage) { i.Backing, i.BackingFormat = j.base, disk.Chain[base].Format })
+	}
+	disk.Chain = slices.Delete(disk.Chain, base+1, top+1)
+	disk.Inactive = paths(disk.Chain)
+}
+
+// What happens to jobs when the tool dies.
+const (
+	jobsGoOn   = "jobs go on"
+	jobsDie    = "jobs die"
+	jobsFinish = "jobs finish"
+)
+
+// afterCrash decides the fate of the jobs that run.
+func (h *simHost) afterCrash(fate string) {
+	for name, j := range h.jobs {
+		switch {
+		case fate == jobsDie:
+			delete(h.jobs, name)
+		case fate == jobsFinish && j.active:
+			for len(j.todo) > 0 {
+				h.step(name)
+			}
+		case fate == jobsFinish:
+			h.finishJob(name)
+		}
+	}
+	clear(h.merging)
+}

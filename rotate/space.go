@@ -1,0 +1,91 @@
+package rotate
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// mib is 2^20 bytes.
+const mib = 1 << 20
+
+// emptyOverlay is more than a new qcow2 image takes before the guest writes.
+const emptyOverlay = mib
+
+// preflight takes the space that the merges can need from the builder's
+// world. It returns why they must not start, or nil.
+func (b *builder) preflight(merges []merge) *Refusal {
+	for i := range merges {
+		m := &merges[i]
+		if r := checkSize(m); r != nil {
+			return r
+		}
+		need := growth(m)
+		if m.Base.Kind == "block" || need == 0 {
+			continue
+		}
+		if r := b.reserve(m.Base.FS, m.Base.Path, need, "merging "+filepath.Base(m.Top.Path)+" into it"); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// reserve takes need bytes of a file system, or refuses with the figures.
+func (b *builder) reserve(fs uint64, path string, need int64, what string) *Refusal {
+	space, known := b.w.Spaces[fs]
+	if !known {
+		return &Refusal{CodeNoSpace, path, "the free space of its file system is not known"}
+	}
+	floor := b.rule.MinFree.Bytes(space.Total)
+	if b.free[fs]-need < floor {
+		return &Refusal{CodeNoSpace, path, fmt.Sprintf(
+			"%s can need %s: of %s free on its file system, min_free = %s keeps %s",
+			what, Bytes(need), Bytes(b.free[fs]), b.rule.MinFree, Bytes(floor))}
+	}
+	b.free[fs] -= need
+	return nil
+}
+
+// growth is the most by which the base of m can grow, in bytes: it takes in
+// what the layers hold, but never more than the disk's size.
+func growth(m *merge) int64 {
+	need := m.Bytes
+	size := max(m.Top.Size, m.Base.Size)
+	if size > 0 {
+		need = min(need, max(0, withTables(size)-m.Base.Allocated))
+	}
+	return need
+}
+
+// withTables adds what a qcow2 image of that size needs for its own tables:
+// 8 bytes of L2 and 2 of reference count for each cluster of 64 KiB, and a little.
+func withTables(size int64) int64 { return size + size/4096 + mib }
+
+// checkSize refuses a merge into a block device that is too small for it.
+func checkSize(m *merge) *Refusal {
+	if m.Base.Kind != "block" {
+		return nil
+	}
+	device := m.Base.Allocated
+	need := max(m.Top.Size, m.Base.Size)
+	if m.Base.Format == "qcow2" {
+		need = withTables(need)
+	}
+	if need <= device {
+		return nil
+	}
+	return &Refusal{CodeSize, m.Base.Path, fmt.Sprintf(
+		"merging %s into the device can need %s: the device has %s", filepath.Base(m.Top.Path), Bytes(need), Bytes(device))}
+}
+
+// Bytes writes a number of bytes with a binary unit: "1.5 GiB".
+func Bytes(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), -1
+	for value >= 1024 && unit < 5 {
+		value, unit = value/1024, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTPE"[unit])
+}

@@ -1,0 +1,164 @@
+package rotate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// A DomainStatus tells how a domain stands under its policy.
+type DomainStatus struct {
+	Name      string           `json:"name"`
+	Policy    string           `json:"policy"`
+	State     State            `json:"state"`
+	Disks     []DiskStatus     `json:"disks"`
+	Snapshots []SnapshotStatus `json:"snapshots"`
+	LastRun   *LastRun         `json:"last-run"`
+	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is
+	Refused   []Refusal        `json:"refused"`
+}
+
+// A DiskStatus is a disk's chain, base first.
+type DiskStatus struct {
+	Target string        `json:"target"`
+	Chain  []LayerStatus `json:"chain"`
+}
+
+// A LayerStatus is one layer. Sizes are bytes.
+type LayerStatus struct {
+	Path        string `json:"path"`
+	Format      string `json:"format"`
+	VirtualSize int64  `json:"virtual-size"`
+	Allocated   int64  `json:"allocated"`
+	Snapshot    string `json:"snapshot"` // the snapshot whose state it holds, or ""
+	Kept        bool   `json:"kept"`
+	Reason      string `json:"reason"` // who keeps it
+}
+
+// A SnapshotStatus is one snapshot with what retention says of it.
+type SnapshotStatus struct {
+	Name   string    `json:"name"`
+	Time   time.Time `json:"time"`
+	Ours   bool      `json:"ours"`
+	Keep   bool      `json:"keep"`
+	Reason string    `json:"reason"`
+}
+
+// A LastRun is how the last run ended for a domain.
+type LastRun struct {
+	Time   time.Time `json:"time"`
+	Result string    `json:"result"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// Status tells how d stands. It is pure.
+func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
+	p := Decide(w, d, rule, now, Options{})
+	s := DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}
+	if !rule.Keep.None() {
+		due := p.Due.UTC()
+		s.Due = &due
+	}
+	for i := range d.Disks {
+		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
+			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
+		}
+	}
+	verdicts := Retention(d, rule, now)
+	for i := range d.Snapshots {
+		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
+	}
+	return s
+}
+
+func snapshotStatus(s *Snapshot, verdicts []policy.Verdict) SnapshotStatus {
+	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate"}
+	for _, v := range verdicts {
+		if v.Name == s.Name {
+			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")
+		}
+	}
+	return st
+}
+
+func diskStatus(w *World, d *Domain, disk *Disk) DiskStatus {
+	ds := DiskStatus{Target: disk.Target, Chain: []LayerStatus{}}
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		ls := LayerStatus{Path: l.Path, Format: l.Format, VirtualSize: l.Size, Allocated: l.Allocated, Snapshot: stateOf(d, disk, i)}
+		if f := w.Forest.Find(l.Key()); f != nil {
+			ls.Kept, ls.Reason = f.Kept(), strings.Join(f.Keepers, ", ")
+			if len(f.Children) > 1 {
+				ls.Reason = strings.TrimPrefix(ls.Reason+fmt.Sprintf(", shared by %d images", len(f.Children)), ", ")
+			}
+		}
+		ds.Chain = append(ds.Chain, ls)
+	}
+	return ds
+}
+
+// stateOf returns the snapshot whose state layer i of the disk holds, or "".
+func stateOf(d *Domain, disk *Disk, i int) string {
+	for j := range d.Snapshots {
+		if k := disk.index(d.Snapshots[j].overlay(disk.Target)); k == i+1 {
+			return d.Snapshots[j].Name
+		}
+	}
+	return ""
+}
+
+// lastRunsFile is where the results of the last runs are kept, by domain UUID.
+func lastRunsFile(stateDir string) string { return filepath.Join(stateDir, "last-run.json") }
+
+// LastRuns reads how the last run ended for each domain, by UUID.
+func LastRuns(stateDir string) (map[string]LastRun, error) {
+	runs := map[string]LastRun{}
+	data, err := os.ReadFile(lastRunsFile(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return runs, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &runs); err != nil {
+		return nil, fmt.Errorf("%s: %w", lastRunsFile(stateDir), err)
+	}
+	return runs, nil
+}
+
+// saveLastRuns notes how the run ended for the domains of plans. Domains that
+// are gone are forgotten.
+func (r *Rotator) saveLastRuns(w *World, plans []Plan) error {
+	runs, err := LastRuns(r.Observer.StateDir)
+	if err != nil {
+		runs = map[string]LastRun{} // only a report: a broken one is written anew
+	}
+	known := map[string]bool{}
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		known[d.UUID] = true
+		if k := slices.IndexFunc(plans, func(p Plan) bool { return p.Domain == d.Name }); k >= 0 {
+			runs[d.UUID] = LastRun{Time: r.Clock().UTC().Truncate(time.Second), Result: plans[k].Result, Error: plans[k].Error}
+		}
+	}
+	for uuid := range runs {
+		if !known[uuid] {
+			delete(runs, uuid)
+		}
+	}
+	data, err := json.MarshalIndent(runs, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(lastRunsFile(r.Observer.StateDir), append(data, '\n'), 0o600)
+}

@@ -1,0 +1,244 @@
+package rotate
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// snapshotBeforeMerges tells whether the chains have room for one more layer now.
+func (b *builder) snapshotBeforeMerges() bool {
+	disk, _ := b.longChain()
+	return disk == nil
+}
+
+// longChain returns a disk whose chain would be too long after a snapshot.
+func (b *builder) longChain() (*Disk, int) {
+	for i := range b.disks {
+		if n := len(b.disks[i].Chain) + 1; b.covers(&b.disks[i]) && n > b.rule.MaxChain {
+			return &b.disks[i], n
+		}
+	}
+	return nil, 0
+}
+
+// snapshot plans the snapshot that is due, or notes why there will be none.
+func (b *builder) snapshot() {
+	trial := b.clone()
+	spec, refused := trial.planSnapshot(true)
+	if refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+		return
+	}
+	end := trial.begin(group{snapshot: spec})
+	trial.takeSteps(spec)
+	end()
+	*b = *trial
+}
+
+// planSnapshot names the snapshot and its overlays and sees that there is room
+// for them; the length of the chains is looked at only if measured is set.
+func (b *builder) planSnapshot(measured bool) (*SnapshotSpec, *Refusal) {
+	if b.d.IOError {
+		return nil, &Refusal{CodeIOError, "", "the guest is paused because of an I/O error: mend that first"}
+	}
+	if disk, n := b.longChain(); measured && disk != nil {
+		return nil, &Refusal{CodeChainLong, disk.Target, fmt.Sprintf(
+			"a snapshot would make its chain %s long: max_chain is %d", plural(n, "layer"), b.rule.MaxChain)}
+	}
+	if r := b.sharedDisk(); r != nil {
+		return nil, r
+	}
+	quiesce := b.rule.Quiesce == policy.QuiesceYes || b.rule.Quiesce == policy.QuiesceAuto && b.d.Agent && b.d.State == Running
+	if quiesce && !b.d.Agent {
+		return nil, &Refusal{CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
+	}
+	spec := &SnapshotSpec{Description: mark(b.rule.Name), Quiesce: quiesce, Overlays: map[string]string{}}
+	if refused := b.placeOverlays(spec); refused != nil {
+		return nil, refused
+	}
+	return spec, b.reserveOverlays(spec)
+}
+
+// sharedDisk refuses a disk whose active image another domain has as its disk
+// too: started, that one would run on old data and overwrite the snapshot.
+func (b *builder) sharedDisk() *Refusal {
+	for i := range b.disks {
+		disk := &b.disks[i]
+		l := b.forest.Find(disk.Active().Key())
+		if !b.covers(disk) || l == nil {
+			continue
+		}
+		for _, who := range l.Keepers {
+			if who != diskKeeper(b.d.Name, disk.Target) {
+				return &Refusal{CodeShared, disk.Active().Path, "the image is also used by " + who + ", which a snapshot would leave on old data"}
+			}
+		}
+	}
+	return nil
+}
+
+// placeOverlays chooses a snapshot name under which every overlay is free.
+func (b *builder) placeOverlays(spec *SnapshotSpec) *Refusal {
+	stems := b.stems()
+	for i := range b.disks {
+		disk := &b.disks[i]
+		switch {
+		case !b.covers(disk):
+			spec.Exclude = append(spec.Exclude, disk.Target)
+		case b.rule.OverlayDir == "" && disk.Active().Kind == "block":
+			return &Refusal{CodeOverlayDir, disk.Active().Path, "an overlay cannot lie beside a block device: set overlay_dir in the policy"}
+		}
+	}
+	spec.Name = snapshotName(b.rule.Name, b.now, func(name string) bool { return b.nameFree(stems, name) })
+	for target, stem := range stems {
+		path := overlayPath(b.disk(target), stem, b.rule.OverlayDir, spec.Name)
+		if len(filepath.Base(path)) > maxFileName {
+			return &Refusal{CodeNameTooLong, path, fmt.Sprintf("the overlay's file name would be longer than %d bytes", maxFileName)}
+		}
+		spec.Overlays[target] = path
+	}
+	return nil
+}
+
+// stems returns the stem of each covered disk's overlays; disks whose stems
+// would collide get their whole file name and their target.
+func (b *builder) stems() map[string]string {
+	count := map[string]int{}
+	stems := map[string]string{}
+	for i := range b.disks {
+		if b.covers(&b.disks[i]) {
+			s := stem(&b.disks[i])
+			stems[b.disks[i].Target] = s
+			count[s]++
+		}
+	}
+	for target, s := range stems {
+		if count[s] > 1 {
+			stems[target] = s + "." + target
+		}
+	}
+	return stems
+}
+
+func (b *builder) nameFree(stems map[string]string, name string) bool {
+	for i := range b.snaps {
+		if b.snaps[i].Name == name {
+			return false
+		}
+	}
+	var overlays []string
+	for target, stem := range stems {
+		path := overlayPath(b.disk(target), stem, b.rule.OverlayDir, name)
+		if b.w.Taken[path] || b.d.uses(path) {
+			return false
+		}
+		overlays = append(overlays, path)
+	}
+	return b.o.Reserved.claim(b.d.Name, overlays)
+}
+
+func (b *builder) disk(target string) *Disk {
+	for i := range b.disks {
+		if b.disks[i].Target == target {
+			return &b.disks[i]
+		}
+	}
+	return nil
+}
+
+// forecast is how much an overlay may grow until the next one: as much as the
+// present overlay did. Of a base nothing is known.
+func (b *builder) forecast(disk *Disk) int64 {
+	if len(disk.Chain) > 1 && b.isOurs(disk.Active()) {
+		return max(emptyOverlay, disk.Active().Allocated)
+	}
+	return emptyOverlay
+}
+
+// reserveOverlays sees that the overlays have room.
+func (b *builder) reserveOverlays(spec *SnapshotSpec) *Refusal {
+	for i := range b.disks {
+		path, ok := spec.Overlays[b.disks[i].Target]
+		if !ok {
+			continue
+		}
+		fs, known := b.w.Dirs[filepath.Dir(path)]
+		if !known {
+			return &Refusal{CodeOverlayDir, filepath.Dir(path), "the directory for the overlay cannot be used: is it there?"}
+		}
+		if r := b.reserve(fs, path, b.forecast(&b.disks[i]), "an overlay there"); r != nil {
+			return r
+		}
+	}
+	return nil
+}
+
+// takeSteps adds the steps of the snapshot and puts it into the builder's world.
+func (b *builder) takeSteps(spec *SnapshotSpec) {
+	snap := Snapshot{Name: spec.Name, Time: b.now, Description: spec.Description, Current: true}
+	if n := len(b.snaps); n > 0 {
+		snap.Parent = b.snaps[n-1].Name
+	}
+	for i := range b.disks {
+		disk := &b.disks[i]
+		path, ok := spec.Overlays[disk.Target]
+		sd := SnapshotDisk{Target: disk.Target, Overlay: path, State: paths(disk.Chain)}
+		snap.Disks = append(snap.Disks, sd)
+		if !ok {
+			continue
+		}
+		b.add(Step{Op: OpSnapshot, Snapshot: spec.Name, Disk: disk.Target, Base: disk.Active().Path, Path: path,
+			Bytes: b.forecast(disk), Reason: b.dueReason(spec)})
+		b.putOn(disk, path)
+	}
+	b.snaps = append(b.snaps, snap)
+	for _, sd := range snap.Disks {
+		if sd.Overlay != "" {
+			b.forest.Find(b.below(sd.Target).Key()).Keep(snapshotKeeper(b.d.Name, spec.Name))
+		}
+	}
+}
+
+func (b *builder) dueReason(spec *SnapshotSpec) string {
+	reasons := []string{"due every " + b.rule.Every.String()}
+	if newest := newestOurs(b.d.Snapshots); newest == nil {
+		reasons = []string{"the domain has no snapshot of ours"}
+	} else if b.o.IgnoreEvery && b.plan.Due.After(b.now) {
+		reasons = []string{"asked for now"}
+	}
+	if spec.Quiesce {
+		reasons = append(reasons, "quiesced by the guest agent")
+	}
+	return strings.Join(reasons, ", ")
+}
+
+// putOn puts a new overlay on the disk in the builder's world.
+func (b *builder) putOn(disk *Disk, path string) {
+	below := b.forest.Find(disk.Active().Key())
+	fs := b.w.Dirs[filepath.Dir(path)]
+	overlay := Layer{Path: path, Format: "qcow2", Kind: "file", FS: fs, Size: disk.Active().Size, Image: newImage(disk.Active())}
+	l := b.forest.Add(overlay.Key(), path)
+	_ = b.forest.Link(l, below) // a new layer has no parent yet
+	who := diskKeeper(b.d.Name, disk.Target)
+	below.Release(who)
+	l.Keep(who)
+	below.Active, l.Active = false, true
+	disk.Chain = append(disk.Chain, overlay)
+}
+
+// below returns the layer under the active one.
+func (b *builder) below(target string) *Layer {
+	chain := b.disk(target).Chain
+	return &chain[len(chain)-2]
+}
+
+func paths(layers []Layer) []string {
+	p := make([]string, len(layers))
+	for i := range layers {
+		p[i] = layers[i].Path
+	}
+	return p
+}

@@ -1,0 +1,163 @@
+package rotate
+
+import (
+	"context"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// A World is everything that a decision rests on, as it was at one moment.
+type World struct {
+	Remote  bool // no file facts: the host is another one
+	Domains []Domain
+	Forest  *chain.Forest
+	Spaces  map[uint64]vfs.Space // by file system
+	Dirs    map[string]uint64    // directory → its file system
+	Intents map[string]*Intent   // by domain UUID
+	// Released lists, by domain UUID, the overlays whose snapshots virt-rotate
+	// has dropped and which are still in a chain.
+	Released map[string][]intentFile
+	Left     map[string]LeftFile // what is at each path that an intent names
+	Written  map[string]bool     // bases of intents' merges that a process has open for writing
+	Strange  []Strange           // images in the directories that could not be read
+	Taken    map[string]bool     // paths in the directories concerned at which something is
+}
+
+// A LeftFile is what was found at a path that an intent names.
+type LeftFile struct {
+	ID        vfs.ID
+	Allocated int64
+	Blank     bool // holds no guest data
+	InUse     bool // a process has it open with QEMU's image locks
+}
+
+// A Strange image could build on any layer beside it, or on any layer at all.
+type Strange struct {
+	Path, Reason string
+	Anywhere     bool // a domain's disk builds on it: what is below may be anywhere
+}
+
+// Domain returns the domain of that name, or nil.
+func (w *World) Domain(name string) *Domain {
+	for i := range w.Domains {
+		if w.Domains[i].Name == name {
+			return &w.Domains[i]
+		}
+	}
+	return nil
+}
+
+// An Observer looks at a host.
+type Observer struct {
+	Host     Host
+	Inspect  chain.Inspector
+	StateDir string
+	Scan     []string // directories whose images count as users of their backing files
+	Overlays []string // directories for overlays: looked at where they are there
+
+	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
+}
+
+// Observe looks at all domains of the host, their files, and the images in
+// the directories where those lie. It changes nothing.
+func (o *Observer) Observe(ctx context.Context) (*World, error) {
+	domains, err := o.Host.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.assemble(ctx, domains, domains)
+}
+
+// Again looks at one domain afresh and takes the others from w.
+func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, error) {
+	fresh, err := o.Host.Domains(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	domains := slices.Clone(fresh)
+	for _, d := range w.Domains {
+		if d.Name != name {
+			d.Disks = slices.Clone(d.Disks) // w is shared by the runs of several domains
+			domains = append(domains, d)
+		}
+	}
+	return o.assemble(ctx, domains, fresh)
+}
+
+// assemble completes what the host said of the domains with what their files
+// say. Only the files of fresh, which come first, are looked at; the others carry
+// their facts already.
+func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain) (*World, error) {
+	w := &World{
+		Remote: o.Host.Remote(), Domains: domains, Forest: chain.NewForest(),
+		Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
+		Left: map[string]LeftFile{}, Written: map[string]bool{}, Taken: map[string]bool{},
+	}
+	var err error
+	if w.Intents, err = newJournal(o.StateDir).load(); err != nil {
+		return nil, err
+	}
+	w.Released = map[string][]intentFile{}
+	for i := range domains {
+		domains[i].Snapshots = inOrderTaken(domains[i].Snapshots)
+		if layers := loadReleased(o.StateDir, domains[i].UUID); layers != nil {
+			w.Released[domains[i].UUID] = layers
+		}
+	}
+	look := newLooker(o)
+	if !w.Remote {
+		look.domains(w, fresh)
+		o.leftFiles(w)
+	}
+	w.plant()
+	if !w.Remote {
+		look.neighbours(w, o)
+	}
+	return w, ctx.Err()
+}
+
+// leftFiles looks at the files that intents name.
+func (o *Observer) leftFiles(w *World) {
+	for _, in := range w.Intents {
+		for _, m := range in.Merges {
+			use, err := vfs.InUse(m.Base)
+			w.Written[m.Base] = err == nil && use.Write
+		}
+		for _, f := range in.files() {
+			info, err := vfs.Lstat(f.Path)
+			if err != nil {
+				continue
+			}
+			left := LeftFile{ID: info.ID, Allocated: info.Allocated, InUse: true}
+			if use, err := vfs.InUse(f.Path); err == nil {
+				left.InUse = use.Read || use.Write
+			}
+			image, err := o.Inspect(f.Path, "qcow2")
+			left.Blank = info.Size == 0 || err == nil && image.Blank
+			w.Left[f.Path] = left
+		}
+	}
+}
+
+// files lists every file that the intent names.
+func (in *Intent) files() []intentFile {
+	files := slices.Clone(in.Created)
+	for _, m := range in.Merges {
+		files = append(files, m.Gone...)
+	}
+	return files
+}
+
+// leftover tells whether an intent names exactly the file at path.
+func (w *World) leftover(path string) bool {
+	for _, in := range w.Intents {
+		for _, f := range in.files() {
+			if f.Path == path && (f.ID == vfs.ID{} || f.ID == w.Left[path].ID) {
+				return true
+			}
+		}
+	}
+	return false
+}
