@@ -1,0 +1,17 @@
+// Package libvirthost lets rotation work on a libvirt host: it implements
+// rotate.Host and is the only package that knows libvirt.
+//
+// Invariants: all XML goes through libvirtxml; no file is opened or changed
+// here; a block job is started only by Merge, and its end is taken from
+// libvirt's own state, never from an event alone.
+package libvirthost
+
+import "errors"
+
+// ErrNotInstalled says that libvirt's client library is not on this host.
+var ErrNotInstalled = errors.New("libvirt is not installed on this host: " +
+	"install libvirt-clients (Debian, Ubuntu) or libvirt-client (Fedora and its family)")
+
+// ErrNoLibvirt says that this binary was built without libvirt.
+var ErrNoLibvirt = errors.New("this virt-rotate was built without libvirt (CGO_ENABLED=0): " +
+	"use a build with cgo and -tags libvirt_dlopen for commands that need a hypervisor")

@@ -1,0 +1,160 @@
+package libvirthost
+
+import (
+	"fmt"
+	"slices"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// readDomain fills d from the XML of the domain as it is: the live one of a
+// running domain.
+func readDomain(d *rotate.Domain, text string) error {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
+	}
+	d.UUID = x.UUID
+	d.UEFI = x.OS != nil && x.OS.NVRam != nil
+	d.AppArmor = slices.ContainsFunc(x.SecLabel, func(l libvirtxml.DomainSecLabel) bool { return l.Model == "apparmor" })
+	if x.Devices == nil {
+		return nil
+	}
+	for i := range x.Devices.Disks {
+		d.Disks = append(d.Disks, readDisk(&x.Devices.Disks[i]))
+	}
+	d.Agent = slices.ContainsFunc(x.Devices.Channels, agentConnected)
+	return nil
+}
+
+func agentConnected(c libvirtxml.DomainChannel) bool {
+	t := c.Target
+	return t != nil && t.VirtIO != nil && t.VirtIO.Name == "org.qemu.guest_agent.0" && t.VirtIO.State == "connected"
+}
+
+// readInactive adds what the persistent configuration of a running domain
+// says: its chains, and the files of disks that the domain has only there.
+func readInactive(d *rotate.Domain, text string) error {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return fmt.Errorf("%s: persistent configuration: %w", d.Name, err)
+	}
+	if x.Devices == nil {
+		return nil
+	}
+	for i := range x.Devices.Disks {
+		disk := readDisk(&x.Devices.Disks[i])
+		live := slices.IndexFunc(d.Disks, func(l rotate.Disk) bool { return l.Target == disk.Target })
+		if live < 0 {
+			d.Elsewhere = append(d.Elsewhere, layerPaths(disk.Chain)...)
+			continue
+		}
+		d.Disks[live].Inactive = layerPaths(disk.Chain)
+	}
+	return nil
+}
+
+// readElsewhere adds the files of a configuration that is neither the live
+// nor the persistent one, such as that of a saved state.
+func readElsewhere(d *rotate.Domain, text string) error {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return fmt.Errorf("%s: saved state: %w", d.Name, err)
+	}
+	if x.Devices == nil {
+		return nil
+	}
+	for i := range x.Devices.Disks {
+		d.Elsewhere = append(d.Elsewhere, layerPaths(readDisk(&x.Devices.Disks[i]).Chain)...)
+	}
+	return nil
+}
+
+func readDisk(x *libvirtxml.DomainDisk) rotate.Disk {
+	d := rotate.Disk{
+		Device:    x.Device,
+		ReadOnly:  x.ReadOnly != nil || x.Device == "cdrom",
+		Shareable: x.Shareable != nil,
+		Transient: x.Transient != nil,
+		Encrypted: x.Encryption != nil || x.Source != nil && x.Source.Encryption != nil,
+	}
+	if d.Device == "" {
+		d.Device = "disk"
+	}
+	if x.Target != nil {
+		d.Target = x.Target.Dev
+	}
+	d.Kind, _ = sourceOf(x.Source)
+	d.Chain, _ = readChain(x)
+	if x.Mirror != nil {
+		_, target := sourceOf(x.Mirror.Source)
+		d.Job = &rotate.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target}
+	}
+	return d
+}
+
+// readChain returns the disk's layers, base first. Cut tells that the XML does
+// not say where the chain ends.
+func readChain(x *libvirtxml.DomainDisk) (layers []rotate.Layer, cut bool) {
+	kind, path := sourceOf(x.Source)
+	if path == "" {
+		return nil, true
+	}
+	active := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: x.Source.Index}
+	if x.Driver != nil && x.Driver.Type != "" {
+		active.Format = x.Driver.Type
+	}
+	layers = append(layers, active)
+	b := x.BackingStore
+	for ; b != nil; b = b.BackingStore {
+		kind, path := sourceOf(b.Source)
+		if kind == "" {
+			break
+		}
+		l := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
+		if b.Index == 0 && b.Source != nil {
+			l.Index = b.Source.Index
+		}
+		if b.Format != nil && b.Format.Type != "" {
+			l.Format = b.Format.Type
+		}
+		layers = append(layers, l)
+	}
+	slices.Reverse(layers)
+	return layers, b == nil && active.Format != "raw"
+}
+
+// sourceOf returns libvirt's disk type and the file, device or volume of a source.
+func sourceOf(s *libvirtxml.DomainDiskSource) (kind, path string) {
+	switch {
+	case s == nil:
+		return "", ""
+	case s.File != nil:
+		return "file", s.File.File
+	case s.Block != nil:
+		return "block", s.Block.Dev
+	case s.Network != nil:
+		return "network", s.Network.Protocol + ":" + s.Network.Name
+	case s.Volume != nil:
+		return "volume", s.Volume.Pool + "/" + s.Volume.Volume
+	case s.Dir != nil:
+		return "dir", s.Dir.Dir
+	case s.NVME != nil:
+		return "nvme", "nvme"
+	case s.VHostUser != nil:
+		return "vhostuser", "vhostuser"
+	case s.VHostVDPA != nil:
+		return "vhostvdpa", s.VHostVDPA.Dev
+	}
+	return "", ""
+}
+
+func layerPaths(layers []rotate.Layer) []string {
+	var paths []string
+	for _, l := range layers {
+		paths = append(paths, l.Path)
+	}
+	return paths
+}

@@ -1,0 +1,450 @@
+//go:build cgo
+
+package libvirthost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// A Host is a connection to libvirt. It is safe for use by several goroutines.
+type Host struct {
+	conn    *libvirt.Connect
+	remote  bool
+	version uint32 // of libvirt there: 9000000 is 9.0.0
+	events  int
+
+	mu      sync.Mutex // guards waiters
+	waiters map[*waiter]bool
+}
+
+// opensBases is the first libvirt that opens AppArmor's profile of a guest for
+// the layers that a merge writes to.
+const opensBases = 12_001_000
+
+// startEvents makes libvirt's event loop run for the rest of the process. It
+// must run before the first connection is opened.
+var startEvents = sync.OnceValue(func() error {
+	if err := libvirt.EventRegisterDefaultImpl(); err != nil {
+		return err
+	}
+	go func() {
+		for {
+			_ = libvirt.EventRunDefaultImpl() // an error here ends with the connection, which reports it
+		}
+	}()
+	return nil
+})
+
+// Open connects to libvirt. An empty uri leaves the choice to libvirt:
+// LIBVIRT_DEFAULT_URI, its configuration, or what it finds.
+func Open(uri string) (h *Host, err error) {
+	defer plain(&err)
+	if err := startEvents(); err != nil {
+		return nil, notInstalled(err)
+	}
+	conn, err := libvirt.NewConnect(uri)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to libvirt%s: %w", named(uri), notInstalled(err))
+	}
+	h = &Host{conn: conn, waiters: map[*waiter]bool{}}
+	actual, err := conn.GetURI()
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if h.remote, err = isRemote(conn, actual); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if h.version, err = conn.GetLibVersion(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if h.events, err = conn.DomainEventBlockJob2Register(nil, h.jobEvent); err != nil {
+		h.events = -1 // a driver without events: the slow poll does
+	}
+	return h, nil
+}
+
+// notInstalled recognizes what the dlopen build says where the library is missing.
+func notInstalled(err error) error {
+	if strings.Contains(err.Error(), "dlopen") || strings.Contains(err.Error(), "libvirt.so") {
+		return fmt.Errorf("%w (%w)", ErrNotInstalled, err)
+	}
+	return err
+}
+
+func named(uri string) string {
+	if uri == "" {
+		return ""
+	}
+	return " at " + uri
+}
+
+// isRemote tells whether a connection is to another host. A URI without a host
+// is this one; one that names this host may still be a tunnel, so libvirt is
+// asked where it runs.
+func isRemote(conn *libvirt.Connect, uri string) (bool, error) {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return true, err
+	}
+	if u.Hostname() == "" {
+		return false, nil
+	}
+	here, err := os.Hostname()
+	if err != nil {
+		return true, err
+	}
+	switch name := u.Hostname(); name {
+	case "localhost", "127.0.0.1", "::1", here:
+	default:
+		if shortName(name) != shortName(here) {
+			return true, nil
+		}
+	}
+	there, err := conn.GetHostname()
+	return shortName(there) != shortName(here), err
+}
+
+func shortName(host string) string {
+	short, _, _ := strings.Cut(host, ".")
+	return short
+}
+
+// Close ends the connection. Guests and their jobs go on.
+func (h *Host) Close() error {
+	if h.events > 0 {
+		_ = h.conn.DomainEventDeregister(h.events) // the connection goes anyway
+	}
+	_, err := h.conn.Close()
+	return err
+}
+
+// Remote tells whether the host's files are out of this process's reach.
+func (h *Host) Remote() bool { return h.remote }
+
+// Domains returns the named domains, or all; a name that the host does not
+// have is left out.
+func (h *Host) Domains(ctx context.Context, names ...string) (domains []rotate.Domain, err error) {
+	defer plain(&err)
+	found, err := h.list(names)
+	if err != nil {
+		return nil, err
+	}
+	domains = make([]rotate.Domain, 0, len(found))
+	for i := range found {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		d, err := h.observeSoon(ctx, &found[i])
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		domains = append(domains, d)
+	}
+	return domains, nil
+}
+
+func (h *Host) list(names []string) ([]libvirt.Domain, error) {
+	if len(names) == 0 {
+		return h.conn.ListAllDomains(0)
+	}
+	var found []libvirt.Domain
+	for _, name := range names {
+		d, err := h.conn.LookupDomainByName(name)
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, *d)
+	}
+	return found, nil
+}
+
+// gone tells whether the error is that a domain is not there (any more).
+func gone(err error) bool { return errors.Is(err, libvirt.ERR_NO_DOMAIN) }
+
+// patience is how long libvirt may take to tell of one domain. One QEMU that
+// hangs must not hang the rotation of all others.
+const patience = time.Minute
+
+// observeSoon is observe within patience. A domain that takes longer has that
+// as its problem; the call is left behind with what it holds.
+func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Domain, error) {
+	type result struct {
+		d   rotate.Domain
+		err error
+	}
+	name, err := dom.GetName()
+	if err != nil {
+		return rotate.Domain{}, err
+	}
+	done := make(chan result, 1)
+	go func() {
+		d, err := h.observe(dom)
+		_ = dom.Free()
+		done <- result{d, err}
+	}()
+	select {
+	case r := <-done:
+		return r.d, r.err
+	case <-ctx.Done():
+		return rotate.Domain{}, ctx.Err()
+	case <-time.After(patience):
+		return rotate.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}, nil
+	}
+}
+
+func (h *Host) observe(dom *libvirt.Domain) (rotate.Domain, error) {
+	d := rotate.Domain{}
+	var err error
+	if d.Name, err = dom.GetName(); err != nil {
+		return d, err
+	}
+	if err := readState(dom, &d); err != nil {
+		return d, err
+	}
+	text, err := dom.GetXMLDesc(0)
+	if err != nil {
+		return d, err
+	}
+	err = readDomain(&d, text)
+	d.AppArmor = d.AppArmor && h.version < opensBases
+	if err == nil {
+		err = h.observeMore(dom, &d)
+	}
+	if gone(err) {
+		return d, err
+	}
+	if err != nil { // told when the domain is looked at; the others go on
+		plain(&err)
+		d.Problem = err.Error()
+	}
+	return d, nil
+}
+
+func readState(dom *libvirt.Domain, d *rotate.Domain) error {
+	state, reason, err := dom.GetState()
+	if err != nil {
+		return err
+	}
+	switch state {
+	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:
+		d.State = rotate.Running
+	case libvirt.DOMAIN_PAUSED:
+		d.State = rotate.Paused
+		d.IOError = libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_IOERROR
+		if libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_MIGRATION {
+			d.State = "migrating"
+		}
+	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
+		d.State = rotate.ShutOff
+	case libvirt.DOMAIN_SHUTDOWN:
+		d.State = "in shutdown"
+	case libvirt.DOMAIN_PMSUSPENDED:
+		d.State = "pmsuspended"
+	default:
+		d.State = "no state"
+	}
+	return nil
+}
+
+// observeMore reads what the domain's XML does not hold.
+func (h *Host) observeMore(dom *libvirt.Domain, d *rotate.Domain) error {
+	persistent, err := dom.IsPersistent()
+	if err != nil {
+		return err
+	}
+	d.Transient = !persistent
+	if d.State.Live() {
+		if err := observeLive(dom, d); err != nil {
+			return err
+		}
+	} else {
+		for i := range d.Disks {
+			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)
+		}
+	}
+	if err := observeSaved(dom, d); err != nil {
+		return err
+	}
+	h.observeVolumes(d)
+	if err := observeSnapshots(dom, d); err != nil {
+		return err
+	}
+	if h.remote {
+		if err := h.observeSizes(dom, d); err != nil {
+			return err
+		}
+	}
+	return observeCheckpoints(dom, d)
+}
+
+// observeVolumes finds the files of disks that are given as storage volumes. A
+// volume that cannot be found, of a domain that QEMU does not guard, could be
+// on any image.
+func (h *Host) observeVolumes(d *rotate.Domain) {
+	for i := range d.Disks {
+		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
+			continue
+		}
+		name := d.Disks[i].Active().Path
+		path, err := h.volumePath(name)
+		if err == nil {
+			d.Elsewhere = append(d.Elsewhere, path)
+		} else if !d.State.Live() {
+			d.Unknown = append(d.Unknown, fmt.Sprintf("the file of volume %s is not known: %v", name, err))
+		}
+	}
+}
+
+// volumePath looks POOL/VOLUME up.
+func (h *Host) volumePath(name string) (path string, err error) {
+	defer plain(&err)
+	poolName, volName, _ := strings.Cut(name, "/")
+	pool, err := h.conn.LookupStoragePoolByName(poolName)
+	if err != nil {
+		return "", err
+	}
+	defer pool.Free()
+	vol, err := pool.LookupStorageVolByName(volName)
+	if err != nil {
+		return "", err
+	}
+	defer vol.Free()
+	return vol.GetPath()
+}
+
+func observeSaved(dom *libvirt.Domain, d *rotate.Domain) error {
+	saved, err := dom.HasManagedSaveImage(0)
+	if err != nil || !saved {
+		return err
+	}
+	d.ManagedSave = true
+	text, err := dom.ManagedSaveGetXMLDesc(0)
+	if err != nil {
+		return err
+	}
+	return readElsewhere(d, text)
+}
+
+func observeCheckpoints(dom *libvirt.Domain, d *rotate.Domain) error {
+	checkpoints, err := dom.ListAllCheckpoints(0)
+	if errors.Is(err, libvirt.ERR_NO_SUPPORT) {
+		return nil
+	}
+	d.Checkpoints = len(checkpoints)
+	for i := range checkpoints {
+		_ = checkpoints[i].Free()
+	}
+	return err
+}
+
+// observeLive reads the persistent configuration and the block jobs.
+func observeLive(dom *libvirt.Domain, d *rotate.Domain) error {
+	if !d.Transient {
+		text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
+		if err != nil {
+			return err
+		}
+		if err := readInactive(d, text); err != nil {
+			return err
+		}
+	}
+	for i := range d.Disks {
+		disk := &d.Disks[i]
+		if disk.Device == "cdrom" || disk.Device == "floppy" || len(disk.Chain) == 0 {
+			continue
+		}
+		info, err := jobInfo(dom, disk.Target)
+		if errors.Is(err, libvirt.ERR_NO_SUPPORT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		readJob(disk, info)
+	}
+	return nil
+}
+
+func readJob(disk *rotate.Disk, info *libvirt.DomainBlockJobInfo) {
+	if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
+		return
+	}
+	if disk.Job == nil {
+		disk.Job = &rotate.Job{}
+	}
+	disk.Job.Type, disk.Job.Done, disk.Job.Size = jobType(info.Type), int64(info.Cur), int64(info.End)
+}
+
+func jobType(t libvirt.DomainBlockJobType) string {
+	switch t {
+	case libvirt.DOMAIN_BLOCK_JOB_TYPE_COMMIT:
+		return "commit"
+	case libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT:
+		return "active-commit"
+	case libvirt.DOMAIN_BLOCK_JOB_TYPE_PULL:
+		return "pull"
+	case libvirt.DOMAIN_BLOCK_JOB_TYPE_COPY:
+		return "copy"
+	case libvirt.DOMAIN_BLOCK_JOB_TYPE_BACKUP:
+		return "backup"
+	}
+	return "unknown"
+}
+
+func observeSnapshots(dom *libvirt.Domain, d *rotate.Domain) error {
+	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
+	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || err == nil && len(snaps) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	current := ""
+	if snap, err := dom.SnapshotCurrent(0); err == nil {
+		current, _ = snap.GetName()
+		_ = snap.Free()
+	}
+	for i := range snaps {
+		text, err := snaps[i].GetXMLDesc(0)
+		_ = snaps[i].Free()
+		if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s, err := readSnapshot(text)
+		if err != nil {
+			return err
+		}
+		s.Current = s.Name == current
+		d.Snapshots = append(d.Snapshots, s)
+	}
+	return nil
+}
+
+// domain looks a domain up; the caller frees it.
+func (h *Host) domain(name string) (*libvirt.Domain, error) {
+	dom, err := h.conn.LookupDomainByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return dom, nil
+}

@@ -1,0 +1,207 @@
+//go:build cgo
+
+package libvirthost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// pollInterval is how often a job is looked at when no event comes: a missing
+// event must not hang a run, and the progress has to move.
+const pollInterval = 500 * time.Millisecond
+
+// A waiter is woken by the events of one domain's disk.
+type waiter struct {
+	domain, disk string
+	wake         chan libvirt.ConnectDomainEventBlockJobStatus
+}
+
+// jobEvent wakes those who wait for the disk. The domain is valid only until it returns.
+func (h *Host) jobEvent(_ *libvirt.Connect, dom *libvirt.Domain, e *libvirt.DomainEventBlockJob) {
+	name, err := dom.GetName()
+	if err != nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.waiters {
+		if w.domain == name && w.disk == e.Disk {
+			select {
+			case w.wake <- e.Status:
+			default: // full: it will look anyway
+			}
+		}
+	}
+}
+
+func (h *Host) wait(domain, disk string) (w *waiter, end func()) {
+	w = &waiter{domain, disk, make(chan libvirt.ConnectDomainEventBlockJobStatus, 8)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiters[w] = true
+	return w, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.waiters, w)
+	}
+}
+
+// errJob says that a job ended without having done its work. libvirt tells no reason.
+var errJob = errors.New("the block job failed (libvirt gives no reason: often no space is left, or access is denied)")
+
+// Merge commits m.Top and what is between into m.Base, or waits for such a
+// job that runs already. When ctx ends, the job is aborted: the chain is then
+// as it was before.
+func (h *Host) Merge(ctx context.Context, m rotate.MergeSpec, progress func(done, total int64)) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(m.Domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	w, end := h.wait(m.Domain, m.Disk)
+	defer end()
+	info, err := jobInfo(dom, m.Disk)
+	if err != nil {
+		return err
+	}
+	switch {
+	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN && m.Adopt:
+		return nil // it ended meanwhile: the caller looks what it did
+	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN:
+		err = startCommit(dom, m)
+	case m.Adopt:
+		err = adopt(dom, m, info)
+	default:
+		err = fmt.Errorf("a block job of type %q that is not ours runs on %s", jobType(info.Type), m.Disk)
+	}
+	if err != nil {
+		return err
+	}
+	return follow(ctx, dom, m, w, progress)
+}
+
+func jobInfo(dom *libvirt.Domain, disk string) (*libvirt.DomainBlockJobInfo, error) {
+	return dom.GetBlockJobInfo(disk, libvirt.DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
+}
+
+// startCommit starts the job. Layers are named by libvirt's numbers for them,
+// which no symlink or relative name can mislead.
+func startCommit(dom *libvirt.Domain, m rotate.MergeSpec) error {
+	flags := libvirt.DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
+	if m.Active {
+		flags |= libvirt.DOMAIN_BLOCK_COMMIT_ACTIVE
+	}
+	base, top := layerName(m.Disk, m.Base), layerName(m.Disk, m.Top)
+	if m.Relative {
+		err := dom.BlockCommit(m.Disk, base, top, uint64(m.Bandwidth), flags|libvirt.DOMAIN_BLOCK_COMMIT_RELATIVE)
+		if err == nil || !errors.Is(err, libvirt.ERR_CONFIG_UNSUPPORTED) && !errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
+			return err
+		}
+	}
+	return dom.BlockCommit(m.Disk, base, top, uint64(m.Bandwidth), flags)
+}
+
+func layerName(disk string, l rotate.Layer) string {
+	if l.Index == 0 {
+		return l.Path
+	}
+	return fmt.Sprintf("%s[%d]", disk, l.Index)
+}
+
+// adopt takes over a job that an earlier run started.
+func adopt(dom *libvirt.Domain, m rotate.MergeSpec, info *libvirt.DomainBlockJobInfo) error {
+	want := "commit"
+	if m.Active {
+		want = "active-commit"
+	}
+	if t := jobType(info.Type); t != want {
+		return fmt.Errorf("a block job of type %q runs on %s, not our %s", t, m.Disk, want)
+	}
+	return dom.BlockJobSetSpeed(m.Disk, uint64(m.Bandwidth), libvirt.DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+}
+
+// follow waits until the job is gone, and pivots when it is ready. What the
+// job did is for the caller to see: gone is not the same as done.
+func follow(ctx context.Context, dom *libvirt.Domain, m rotate.MergeSpec, w *waiter, progress func(done, total int64)) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	ready := false
+	for {
+		info, err := jobInfo(dom, m.Disk)
+		if err != nil {
+			return err
+		}
+		if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
+			progress(m.Bytes, m.Bytes)
+			return nil
+		}
+		progress(share(info, m.Bytes), m.Bytes)
+		if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT {
+			if err := pivot(dom, m.Disk, ready); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return abort(ctx, dom, m.Disk)
+		case status := <-w.wake:
+			if status == libvirt.DOMAIN_BLOCK_JOB_FAILED {
+				return errJob
+			}
+			ready = status == libvirt.DOMAIN_BLOCK_JOB_READY
+		case <-tick.C:
+		}
+	}
+}
+
+// share turns the job's position into bytes of the layers that are merged.
+func share(info *libvirt.DomainBlockJobInfo, total int64) int64 {
+	if info.End == 0 {
+		return 0
+	}
+	return int64(float64(total) * float64(info.Cur) / float64(info.End))
+}
+
+// pivot moves the guest onto the base if the job is ready: equal figures
+// alone do not mean that it is.
+func pivot(dom *libvirt.Domain, disk string, ready bool) error {
+	if !ready {
+		text, err := dom.GetXMLDesc(0)
+		if err != nil {
+			return err
+		}
+		if ready, err = mirrorReady(text, disk); err != nil || !ready {
+			return err
+		}
+	}
+	return dom.BlockJobAbort(disk, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+}
+
+func mirrorReady(text, target string) (bool, error) {
+	d := rotate.Domain{}
+	if err := readDomain(&d, text); err != nil {
+		return false, err
+	}
+	for _, disk := range d.Disks {
+		if disk.Target == target {
+			return disk.Job != nil && disk.Job.Ready, nil
+		}
+	}
+	return false, fmt.Errorf("the guest has no disk %s any more", target)
+}
+
+// abort ends the job and leaves the chain as it was before it.
+func abort(ctx context.Context, dom *libvirt.Domain, disk string) error {
+	if err := dom.BlockJobAbort(disk, 0); err != nil && !errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
+		return errors.Join(ctx.Err(), fmt.Errorf("ending the block job on %s: %w", disk, err))
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,190 @@
+//go:build cgo
+
+package libvirthost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// agentTimeout bounds, in seconds, how long a guest agent may take to freeze or thaw:
+// its hooks and unwritten data take their time, and a freeze that is given up can still
+// come, with nobody left to thaw. An agent that says nothing at all costs 5 s, libvirt's
+// own bound; without ours, one that hangs in freeze would block every other call on the
+// domain.
+const agentTimeout = 60
+
+// boundAgent sets agentTimeout. The returned function lifts it again: it would hold for
+// other programs as well.
+func boundAgent(dom *libvirt.Domain) (lift func(), err error) {
+	err = dom.AgentSetResponseTimeout(agentTimeout, 0)
+	if errors.Is(err, libvirt.ERR_NO_SUPPORT) {
+		return func() {}, nil
+	}
+	return func() { _ = dom.AgentSetResponseTimeout(int(libvirt.DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK), 0) }, err
+}
+
+// Snapshot takes a disk-only external snapshot: all disks or none. libvirt
+// thaws what it froze, whether the snapshot succeeds or not.
+func (h *Host) Snapshot(_ context.Context, domain string, spec rotate.SnapshotSpec) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	text, err := snapshotXML(spec)
+	if err != nil {
+		return err
+	}
+	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.DOMAIN_SNAPSHOT_CREATE_ATOMIC
+	if spec.Quiesce {
+		lift, err := boundAgent(dom)
+		if err != nil {
+			return err
+		}
+		defer lift()
+		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_QUIESCE
+	}
+	snap, err := dom.CreateSnapshotXML(text, flags)
+	if err != nil {
+		return err
+	}
+	return snap.Free()
+}
+
+// Thaw thaws the guest's file systems; thawed ones are no error.
+func (h *Host) Thaw(_ context.Context, domain string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	lift, err := boundAgent(dom)
+	if err != nil {
+		return err
+	}
+	defer lift()
+	return dom.FSThaw(nil, 0)
+}
+
+// DropMetadata makes libvirt forget the snapshot; one that is not there is no
+// error. libvirt gives its children to its parent.
+func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	snap, err := dom.SnapshotLookupByName(snapshot, 0)
+	if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	return snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+}
+
+// Rechain makes the persistent configuration name these chains. Secrets in it
+// are kept.
+func (h *Host) Rechain(_ context.Context, domain string, chains map[string][]rotate.Layer) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	fixed, err := fixConfiguration(text, chains)
+	if err != nil {
+		return err
+	}
+	again, err := h.conn.DomainDefineXML(fixed)
+	if err != nil {
+		return err
+	}
+	return again.Free()
+}
+
+// Rehearse tells whether Redefine could keep all that is in the metadata of
+// the snapshots.
+func (h *Host) Rehearse(_ context.Context, domain string, snapshots []string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	for _, name := range snapshots {
+		if err := rehearse(dom, name); err != nil {
+			return fmt.Errorf("snapshot %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func rehearse(dom *libvirt.Domain, name string) error {
+	snap, err := dom.SnapshotLookupByName(name, 0)
+	if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
+		return nil // it is only planned, or gone
+	}
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	_, err = fixSnapshot(text, rotate.SnapshotFix{Snapshot: name})
+	return err
+}
+
+// Redefine writes into a snapshot's metadata where its disks are now. Secrets
+// in the stored configurations are kept, and so is what is current.
+func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	snap, err := dom.SnapshotLookupByName(fix.Snapshot, 0)
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	current, err := snap.IsCurrent(0)
+	if err != nil {
+		return err
+	}
+	fixed, err := fixSnapshot(text, fix)
+	if err != nil {
+		return err
+	}
+	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
+	if current {
+		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
+	}
+	again, err := dom.CreateSnapshotXML(fixed, flags)
+	if err != nil {
+		return err
+	}
+	return again.Free()
+}

@@ -1,0 +1,276 @@
+package libvirthost
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// storedDomain is the part of a configuration inside a snapshot that rotation
+// needs. Hosts have thousands of snapshots: reading the rest costs too much.
+type storedDomain struct {
+	Disks []libvirtxml.DomainDisk `xml:"devices>disk"`
+}
+
+type storedSnapshot struct {
+	Name         string                           `xml:"name"`
+	Description  string                           `xml:"description"`
+	CreationTime string                           `xml:"creationTime"`
+	Parent       string                           `xml:"parent>name"`
+	Memory       *libvirtxml.DomainSnapshotMemory `xml:"memory"`
+	Disks        []libvirtxml.DomainSnapshotDisk  `xml:"disks>disk"`
+	Domain       *storedDomain                    `xml:"domain"`
+	Inactive     *storedDomain                    `xml:"inactiveDomain"`
+}
+
+// readSnapshot reads a snapshot's XML. Snapshot times are whole seconds.
+func readSnapshot(text string) (rotate.Snapshot, error) {
+	var x storedSnapshot
+	if err := xml.Unmarshal([]byte(text), &x); err != nil {
+		return rotate.Snapshot{}, fmt.Errorf("snapshot XML: %w", err)
+	}
+	seconds, err := strconv.ParseInt(x.CreationTime, 10, 64)
+	if err != nil {
+		return rotate.Snapshot{}, fmt.Errorf("snapshot %s: creation time %q is not a number", x.Name, x.CreationTime)
+	}
+	s := rotate.Snapshot{
+		Name: x.Name, Parent: x.Parent, Description: x.Description, Time: time.Unix(seconds, 0),
+		Internal: x.Memory != nil && x.Memory.Snapshot == "internal",
+	}
+	for i := range x.Disks {
+		if x.Disks[i].Snapshot == "internal" {
+			s.Internal = true
+		}
+		s.Disks = append(s.Disks, x.snapshotDisk(&x.Disks[i]))
+	}
+	return s, nil
+}
+
+func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) rotate.SnapshotDisk {
+	sd := rotate.SnapshotDisk{Target: disk.Name}
+	if disk.Snapshot == "external" {
+		_, sd.Overlay = sourceOf(disk.Source)
+	}
+	if stored := x.Domain.disk(disk.Name); stored != nil {
+		layers, cut := readChain(stored)
+		sd.State, sd.Cut = layerPaths(layers), cut
+	}
+	if stored := x.Inactive.disk(disk.Name); stored != nil {
+		layers, _ := readChain(stored)
+		sd.Inactive = layerPaths(layers)
+	}
+	return sd
+}
+
+func (d *storedDomain) disk(target string) *libvirtxml.DomainDisk {
+	if d == nil {
+		return nil
+	}
+	for i := range d.Disks {
+		if d.Disks[i].Target != nil && d.Disks[i].Target.Dev == target {
+			return &d.Disks[i]
+		}
+	}
+	return nil
+}
+
+// snapshotXML is the XML of a new snapshot. Every disk is named: libvirt
+// would snapshot the ones that are not, under names of its own.
+func snapshotXML(spec rotate.SnapshotSpec) (string, error) {
+	x := libvirtxml.DomainSnapshot{
+		Name: spec.Name, Description: spec.Description,
+		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"},
+		Disks:  &libvirtxml.DomainSnapshotDisks{},
+	}
+	for _, target := range slices.Sorted(maps.Keys(spec.Overlays)) {
+		x.Disks.Disks = append(x.Disks.Disks, libvirtxml.DomainSnapshotDisk{
+			Name: target, Snapshot: "external",
+			Driver: &libvirtxml.DomainDiskDriver{Type: "qcow2"},
+			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: spec.Overlays[target]}},
+		})
+	}
+	for _, target := range spec.Exclude {
+		x.Disks.Disks = append(x.Disks.Disks, libvirtxml.DomainSnapshotDisk{Name: target, Snapshot: "no"})
+	}
+	return x.Marshal()
+}
+
+// fixSnapshot returns the snapshot's XML with the chains of fix in its
+// configurations, and everything else as it was. It is an error if libvirtxml
+// does not know all that the XML holds: redefining would lose the rest.
+func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
+	var x libvirtxml.DomainSnapshot
+	if err := x.Unmarshal(text); err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
+	}
+	tidySnapshotDisks(&x)
+	if x.Domain != nil {
+		fixDomain(x.Domain, fix.Chains, true)
+	}
+	if x.InactiveDomain != nil {
+		fixDomain(&x.InactiveDomain.Domain, fix.Chains, false)
+	}
+	fixed, err := x.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
+	}
+	return fixed, sameElements(text, fixed)
+}
+
+// fixConfiguration returns a domain's XML with other chains, and everything
+// else as it was; what libvirtxml does not know is an error.
+func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return "", fmt.Errorf("domain XML: %w", err)
+	}
+	fixDomain(&x, chains, false)
+	fixed, err := x.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("domain XML: %w", err)
+	}
+	return fixed, sameElements(text, fixed)
+}
+
+// tidySnapshotDisks takes out the empty <source> that libvirtxml reads into
+// disks that have none.
+func tidySnapshotDisks(x *libvirtxml.DomainSnapshot) {
+	if x.Disks == nil {
+		return
+	}
+	for i := range x.Disks.Disks {
+		d := &x.Disks.Disks[i]
+		if _, path := sourceOf(d.Source); path == "" {
+			d.Source = nil
+		}
+	}
+}
+
+func fixDomain(x *libvirtxml.Domain, chains map[string][]rotate.Layer, end bool) {
+	if x.Devices == nil {
+		return
+	}
+	for i := range x.Devices.Disks {
+		d := &x.Devices.Disks[i]
+		tidyBacking(d)
+		if d.Target == nil || len(chains[d.Target.Dev]) == 0 {
+			continue
+		}
+		fixDisk(d, chains[d.Target.Dev], end)
+	}
+}
+
+// tidyBacking writes the end of a chain as libvirt does: an empty element.
+func tidyBacking(d *libvirtxml.DomainDisk) {
+	for b := d.BackingStore; b != nil; b = b.BackingStore {
+		if kind, _ := sourceOf(b.Source); kind == "" {
+			b.Source = nil
+		}
+	}
+}
+
+// fixDisk puts the disk on chain, base first. With end the XML says that the
+// chain ends there, so that libvirt does not look for more.
+func fixDisk(d *libvirtxml.DomainDisk, chain []rotate.Layer, end bool) {
+	state := chain[len(chain)-1]
+	d.Source = newSource(d.Source, state)
+	if d.Driver == nil {
+		d.Driver = &libvirtxml.DomainDiskDriver{Name: "qemu"}
+	}
+	d.Driver.Type = state.Format
+	d.BackingStore = nil
+	if end {
+		d.BackingStore = &libvirtxml.DomainDiskBackingStore{}
+	}
+	for _, l := range chain[:len(chain)-1] {
+		d.BackingStore = &libvirtxml.DomainDiskBackingStore{
+			Format: &libvirtxml.DomainDiskFormat{Type: l.Format}, Source: newSource(nil, l), BackingStore: d.BackingStore,
+		}
+	}
+}
+
+// newSource is the source of a layer; what old says beyond the place stays.
+func newSource(old *libvirtxml.DomainDiskSource, l rotate.Layer) *libvirtxml.DomainDiskSource {
+	s := libvirtxml.DomainDiskSource{}
+	if old != nil {
+		s = *old
+	}
+	s.Index = 0
+	var labels []libvirtxml.DomainDeviceSecLabel
+	switch {
+	case s.File != nil:
+		labels = s.File.SecLabel
+	case s.Block != nil:
+		labels = s.Block.SecLabel
+	}
+	if l.Kind == "block" {
+		s.File, s.Block = nil, &libvirtxml.DomainDiskSourceBlock{Dev: l.Path, SecLabel: labels}
+	} else {
+		s.Block, s.File = nil, &libvirtxml.DomainDiskSourceFile{File: l.Path, SecLabel: labels}
+	}
+	return &s
+}
+
+// sameElements compares the elements of two documents, leaving out those that
+// describe chains.
+func sameElements(before, after string) error {
+	a, err := countElements(before)
+	if err != nil {
+		return err
+	}
+	b, err := countElements(after)
+	if err != nil {
+		return err
+	}
+	for name, n := range a {
+		if b[name] < n {
+			return fmt.Errorf("the XML has <%s>, which this version does not know: it is left as it is", name)
+		}
+	}
+	return nil
+}
+
+// countElements counts elements by their path in the document.
+func countElements(text string) (map[string]int, error) {
+	counts := map[string]int{}
+	var path []string
+	for d := xml.NewDecoder(strings.NewReader(text)); ; {
+		token, err := d.Token()
+		switch {
+		case errors.Is(err, io.EOF):
+			return counts, nil
+		case err != nil:
+			return nil, err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			if t.Name.Local == "backingStore" || t.Name.Local == "source" && slices.Contains(path, "disk") {
+				if err := d.Skip(); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			path = append(path, t.Name.Local)
+			place := strings.Join(path, "/")
+			counts[place]++
+			for _, a := range t.Attr {
+				if a.Name.Space == "xmlns" || a.Name.Local == "xmlns" {
+					continue
+				}
+				counts[place+"@"+a.Name.Local]++
+			}
+		case xml.EndElement:
+			path = path[:len(path)-1]
+		}
+	}
+}
