@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// testDriver is libvirt's in-memory hypervisor: one domain, "test", without disks.
+const testDriver = "test:///default"
+
+// call runs the program in-process.
+func call(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, &out, &errs)
+	return out.String(), errs.String(), code
+}
+
+// policyFile writes a policy for the test driver and returns the flags that use it.
+func policyFile(t *testing.T, text string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "policy.toml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--policy", path, "--state-dir", filepath.Join(dir, "state"), "--connect", testDriver}
+}
+
+const goodPolicy = "[policy.p]\ndomains = [\"test\"]\nkeep = { last = 3 }\n"
+
+func TestUsageErrorsSayWhatIsWrongAndExitWithTwo(t *testing.T) {
+	good := policyFile(t, goodPolicy)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"frob"}, `"frob" is not a command`},
+		{[]string{"run", "--frob"}, "-frob"},
+		{[]string{"plan", "--output"}, "--output wants a value"},
+		{append(good, "plan", "--output=xml"), "want human or json"},
+		{append(good, "run", "--now", "--no-snapshot"), "exclude each other"},
+		{append(good, "plan", "nobody"), "nobody: no such domain"},
+		{append(good, "tree", "/no/such/file"), "neither a domain nor a layer"},
+		{[]string{"--policy", "/no/such/policy.toml", "plan"}, "policy init writes a first one"},
+		{[]string{"policy", "frob"}, "want check, show or init"},
+		{[]string{"policy", "check", "a", "b"}, "takes one file"},
+	} {
+		out, errs, code := call(t, c.args...)
+		if code != exitUsage || !strings.Contains(errs, c.want) || out != "" {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q; want exit 2 and %q", c.args, code, out, errs, c.want)
+		}
+	}
+}
+
+func TestFlagsMayStandAnywhere(t *testing.T) {
+	good := policyFile(t, goodPolicy)
+	for _, args := range [][]string{
+		append(good, "status", "--output=json", "test"),
+		append(good, "status", "test", "--output", "json"),
+		append([]string{"status", "test", "--output=json"}, good...),
+		append([]string{"--output=json", "status"}, good...),
+	} {
+		out, errs, code := call(t, args...)
+		if code != 0 || !json.Valid([]byte(out)) {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, out, errs)
+		}
+	}
+}
+
+func TestWhatFollowsTwoDashesIsNoFlag(t *testing.T) {
+	_, errs, code := call(t, append(policyFile(t, goodPolicy), "plan", "--", "--now")...)
+	if code != exitUsage || !strings.Contains(errs, "--now: no such domain") {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+}
+
+func TestPolicyCheckTellsAllErrorsWithTheirLines(t *testing.T) {
+	flags := policyFile(t, "[policy.p]\ndomains = [\"a\"]\nkeep = { lst = 3 }\nmethod = \"magic\"\n")
+	_, errs, code := call(t, append(flags, "policy", "check")...)
+	for _, want := range []string{"policy.toml:3: policy.p.keep.lst", "policy.toml:4: policy.p.method"} {
+		if code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("exit %d, stderr %q; want %q", code, errs, want)
+		}
+	}
+	out, _, code := call(t, append(flags, "policy", "check", "--output=json")...)
+	var report checkReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil || code != exitUsage || report.OK || len(report.Problems) != 2 {
+		t.Errorf("exit %d, JSON %s, %v", code, out, err)
+	}
+}
+
+func TestPolicyInitWritesAPolicyThatLoadsAndNeverOverwrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "etc", "policy.toml")
+	if out, errs, code := call(t, "policy", "init", path); code != 0 || !strings.Contains(out, path) {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	if out, errs, code := call(t, "policy", "check", path); code != 0 || !strings.Contains(out, "1 policy, no error") {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, code := call(t, "policy", "init", path)
+	if data, _ := os.ReadFile(path); code != exitRefused || string(data) != "mine" {
+		t.Errorf("exit %d, stderr %q, file %q: want a refusal and the file as it was", code, errs, data)
+	}
+}
+
+func TestPolicyShowPrintsTheEffectivePolicy(t *testing.T) {
+	out, errs, code := call(t, append(policyFile(t, "[defaults]\nevery = \"2h\"\n"+goodPolicy), "policy", "show")...)
+	if code != 0 || !strings.Contains(out, "# test\n[policy.p]") || !strings.Contains(out, `every       = "2h"`) {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+}
+
+func TestTwoPoliciesForOneDomainAreAnErrorThatNamesIt(t *testing.T) {
+	flags := policyFile(t, goodPolicy+"[policy.q]\ndomains = [\"t*\"]\nkeep = { last = 1 }\n")
+	for _, command := range []string{"plan", "run", "status"} {
+		if _, errs, code := call(t, append(flags, command)...); code != exitUsage || !strings.Contains(errs, "test") {
+			t.Errorf("%s: exit %d, stderr %q", command, code, errs)
+		}
+	}
+}
+
+func TestADomainWhoseDiskIsMissingIsRefusedAndNothingIsWritten(t *testing.T) {
+	flags := policyFile(t, goodPolicy)
+	out, errs, code := call(t, append(flags, "run", "--output=json")...)
+	var report planReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v: %q, %q", err, out, errs)
+	}
+	refused := report.Domains[0].Refused
+	if code != exitRefused || len(refused) != 1 || refused[0].Code != rotate.CodeUnreadable || refused[0].Path != "/guest/diskimage1" {
+		t.Errorf("exit %d, %+v", code, report)
+	}
+	if left, _ := filepath.Glob(filepath.Join(flags[3], "intents", "*")); len(left) > 0 {
+		t.Errorf("intents %q", left)
+	}
+}
+
+func TestASecondRunNamesTheHolderAndExitsWithFive(t *testing.T) {
+	flags := policyFile(t, goodPolicy)
+	lock, err := rotate.Lock(flags[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	_, errs, code := call(t, append(flags, "run")...)
+	if code != exitLocked || !strings.Contains(errs, "pid") {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+}
+
+func TestHelpRepeatsTheExitStatuses(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"plan", "--help"}, {"doctor", "--help"}, {"status", "--help"}, {"tree", "--help"}, {"policy", "check", "--help"}} {
+		if out, _, code := call(t, args...); code != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), "5 another run holds the lock") {
+			t.Errorf("%q: exit %d, stdout %q", args, code, out)
+		}
+	}
+}
+
+func TestExitStatusOfPlans(t *testing.T) {
+	step := []rotate.Step{{Op: rotate.OpMerge}}
+	refused := []rotate.Refusal{{Code: rotate.CodeNoSpace}}
+	for _, c := range []struct {
+		name  string
+		plans []rotate.Plan
+		want  int
+	}{
+		{"nothing", nil, exitDone},
+		{"done", []rotate.Plan{{Result: rotate.ResultDone, Steps: step}}, exitDone},
+		{"skipped", []rotate.Plan{{Result: rotate.ResultSkipped}}, exitDone},
+		{"failed", []rotate.Plan{{Result: rotate.ResultFailed}}, exitFailed},
+		{"one failed", []rotate.Plan{{Result: rotate.ResultFailed}, {Result: rotate.ResultDone, Steps: step}}, exitSome},
+		{"refused", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}}, exitRefused},
+		{"refused, others had nothing to do", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}, {Result: rotate.ResultNothing}}, exitRefused},
+		{"one refused, one done", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}, {Result: rotate.ResultDone, Steps: step}}, exitSome},
+		{"partly", []rotate.Plan{{Result: rotate.ResultPartly, Refused: refused, Steps: step}}, exitSome},
+		{"canceled", []rotate.Plan{{Result: rotate.ResultCanceled}}, exitFailed},
+	} {
+		if got := exitCode(plansExit(c.plans)); got != c.want {
+			t.Errorf("%s: exit %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestExitStatusOfErrors(t *testing.T) {
+	if exitCode(&vfs.HeldError{}) != exitLocked || exitCode(policy.Problems{{}}) != exitUsage {
+		t.Error("held lock or policy problems have a wrong status")
+	}
+}
+
+func TestProgressTellsBytesRateAndTimeLeft(t *testing.T) {
+	got := progressText("web/vda", 25<<20, 100<<20, 5*time.Second)
+	want := "web/vda [######..................] 25.0 MiB of 100.0 MiB, 5.0 MiB/s, 15s left"
+	if got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestDurationsAreShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 59 * time.Second: "59s", 61 * time.Second: "1m", 90 * time.Minute: "1h30m", 49 * time.Hour: "2d",
+	} {
+		if got := duration(d); got != want {
+			t.Errorf("%s: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// Exit statuses.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitSome    = 3
+	exitRefused = 4
+	exitLocked  = 5
+)
+
+const exitHelp = `Exit status:
+   0  done, or nothing to do
+   1  failed (doctor: something is not as it should be)
+   2  wrong usage, or an error in the policy
+   3  some domains failed or were refused, others are done
+   4  refused because it would not be safe; nothing was changed
+   5  another run holds the lock`
+
+// An exitError carries an exit status. With no error inside, all has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	name := "virt-rotate"
+	if c.Command != nil && c.Command.HelpName != "" {
+		name = c.Command.HelpName
+	}
+	return usagef("%w; %s --help tells more", err, name)
+}
+
+// exitCode turns an error into the exit status.
+func exitCode(err error) int {
+	var exit *exitError
+	var problems policy.Problems
+	var held *vfs.HeldError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, &problems), errors.Is(err, rotate.ErrNoSuchDomain), errors.Is(err, rotate.ErrNoPolicy):
+		return exitUsage
+	case errors.As(err, &held):
+		return exitLocked
+	}
+	return exitFailed
+}
+
+// errorText is what is left to say of an error.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// plansExit is the exit status of a run or a plan.
+func plansExit(plans []rotate.Plan) error {
+	failed, refused, changed, fine := 0, 0, 0, 0
+	for _, p := range plans {
+		if len(p.Steps) > 0 {
+			changed++
+		}
+		switch {
+		case p.Result == rotate.ResultFailed, p.Result == rotate.ResultCanceled:
+			failed++
+		case len(p.Refused) > 0:
+			refused++
+		default:
+			fine++
+		}
+	}
+	switch {
+	case failed > 0 && (fine > 0 || refused > 0):
+		return &exitError{code: exitSome}
+	case failed > 0:
+		return &exitError{code: exitFailed}
+	case refused > 0 && changed > 0:
+		return &exitError{code: exitSome}
+	case refused > 0:
+		return &exitError{code: exitRefused}
+	}
+	return nil
+}

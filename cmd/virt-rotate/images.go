@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/qcow2"
+)
+
+// inspect is the chain.Inspector of all formats that virt-rotate knows.
+// Without a format a file is taken for what its magic says, else for raw.
+func inspect(path, format string) (chain.Image, error) {
+	info, err := vfs.Stat(path)
+	if err != nil {
+		return chain.Image{}, err
+	}
+	if format == "raw" {
+		return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
+	}
+	if format != "qcow2" && format != "" {
+		return chain.Image{}, fmt.Errorf("%s: format %q is not one that virt-rotate reads", path, format)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return chain.Image{}, err
+	}
+	defer f.Close()
+	if format == "" && !qcow2.Probe(f) {
+		return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
+	}
+	image, err := inspectQcow2(f, info.Size)
+	for range 2 { // a guest that runs may make the file grow under our eyes
+		now, changed := vfs.Stat(path)
+		if err == nil || changed != nil || now.Size == info.Size {
+			break
+		}
+		info = now
+		image, err = inspectQcow2(f, info.Size)
+	}
+	if err != nil {
+		return image, fmt.Errorf("%s: %w", path, err)
+	}
+	return image, nil
+}
+
+func inspectQcow2(r io.ReaderAt, size int64) (chain.Image, error) {
+	h, err := qcow2.ReadHeader(r, size)
+	if err != nil {
+		return chain.Image{}, err
+	}
+	blank, err := qcow2.Blank(r, h, size)
+	if err != nil {
+		return chain.Image{}, err
+	}
+	return chain.Image{
+		Format: "qcow2", VirtualSize: h.Size, Backing: h.BackingFile, BackingFormat: h.BackingFormat,
+		Snapshots: int(h.Snapshots), Encrypted: h.Encrypted(), DataFile: h.HasDataFile(),
+		Dirty: h.Dirty(), Corrupt: h.Corrupt(), Blank: blank,
+	}, nil
+}

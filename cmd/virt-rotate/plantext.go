@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// plansText writes plans, or what was done of them, for people.
+func plansText(plans []rotate.Plan) func(io.Writer) {
+	return func(w io.Writer) {
+		for i := range plans {
+			planText(w, &plans[i])
+		}
+	}
+}
+
+func planText(w io.Writer, p *rotate.Plan) {
+	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine {
+			continue // one line tells them all
+		}
+		fmt.Fprintf(w, "  %-13s  %s\n", s.Op, stepText(p.Steps[i:]))
+		if s.Op != rotate.OpRedefine && (i == 0 || s.Op != p.Steps[i-1].Op || s.Reason != p.Steps[i-1].Reason) {
+			fmt.Fprintf(w, "  %-13s    %s\n", "", s.Reason)
+		}
+	}
+	for _, r := range p.Refused {
+		fmt.Fprintf(w, "  %-13s  %s: %s\n", "refused", refusalPlace(r), r.Detail)
+	}
+	if p.Waiting != "" {
+		fmt.Fprintf(w, "  %-13s  %s\n", "waiting", p.Waiting)
+	}
+	if p.Error != "" {
+		fmt.Fprintf(w, "  %-13s  %s\n", "error", p.Error)
+	}
+}
+
+func refusalPlace(r rotate.Refusal) string {
+	if r.Path == "" {
+		return r.Code
+	}
+	return r.Code + ": " + r.Path
+}
+
+func resultText(p *rotate.Plan) string {
+	switch p.Result {
+	case rotate.ResultPlanned:
+		return plural(len(p.Steps), "step")
+	case rotate.ResultNothing:
+		return "nothing to do"
+	case rotate.ResultDone:
+		return plural(len(p.Steps), "step") + " done"
+	case rotate.ResultPartly:
+		return plural(len(p.Steps), "step") + " done, others refused"
+	}
+	return p.Result
+}
+
+// stepText tells one step; for a row of redefinitions, all of them.
+func stepText(steps []rotate.Step) string {
+	s := &steps[0]
+	switch s.Op {
+	case rotate.OpSnapshot:
+		return fmt.Sprintf("%s: %s on %s", s.Disk, filepath.Base(s.Path), filepath.Base(s.Base))
+	case rotate.OpMerge:
+		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.Top), filepath.Base(s.Base), s.Method, rotate.Bytes(s.Bytes))
+	case rotate.OpDeleteFile:
+		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
+	case rotate.OpRedefine:
+		n := 0
+		for n < len(steps) && steps[n].Op == rotate.OpRedefine {
+			n++
+		}
+		if n > 1 {
+			return fmt.Sprintf("metadata of %s … %s: the chain below them has changed", s.Snapshot, steps[n-1].Snapshot)
+		}
+		return "metadata of " + s.Snapshot + ": the chain below it has changed"
+	}
+	return s.Snapshot
+}

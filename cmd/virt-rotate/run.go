@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// planReport is the JSON of plan and run.
+type planReport struct {
+	Domains []rotate.Plan `json:"domains"`
+}
+
+func rotationFlags() []cli.Flag {
+	return []cli.Flag{
+		outputFlag(),
+		&cli.BoolFlag{Name: "no-snapshot", Usage: "take no snapshot, only shorten chains"},
+		&cli.BoolFlag{Name: "now", Usage: "take a snapshot whatever the policy's every says"},
+	}
+}
+
+func options(c *cli.Context) (rotate.Options, error) {
+	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now")}
+	if o.NoSnapshot && o.IgnoreEvery {
+		return o, usagef("--now and --no-snapshot exclude each other")
+	}
+	return o, checkOutput(c)
+}
+
+func planCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "plan", Usage: "tell what run would do, and why; change nothing",
+		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
+		Description: "The steps are exactly those that run carries out on an unchanged host. Sizes are\n" +
+			"what a step may cost: the space that an overlay may need, the data that a merge\n" +
+			"copies at most, what deleting a file gives back.\n\n" + exitHelp,
+		Action: func(c *cli.Context) error {
+			o, err := options(c)
+			if err != nil {
+				return err
+			}
+			return e.with(false, func(s *session) error {
+				s.rotator.Options = o
+				plans, _, err := s.rotator.Plan(c.Context, c.Args().Slice())
+				if err != nil {
+					return err
+				}
+				if len(plans) == 0 {
+					fmt.Fprintln(e.err, "virt-rotate: no policy covers a domain of this host")
+				}
+				return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+			})
+		},
+	}
+}
+
+func runCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "take due snapshots and shorten chains (the cron line)",
+		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
+		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
+			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
+			"SIGINT and SIGTERM end the running merge and leave a valid chain.\n\n" + exitHelp,
+		Action: func(c *cli.Context) error {
+			o, err := options(c)
+			if err != nil {
+				return err
+			}
+			return e.with(false, func(s *session) error { return e.rotate(c, s, o) })
+		},
+	}
+}
+
+func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
+	lock, err := rotate.Lock(s.rotator.Observer.StateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	p := newProgress(e.err)
+	s.rotator.Options, s.rotator.Report = o, p.report
+	plans, err := s.rotator.Run(c.Context, c.Args().Slice())
+	p.end()
+	if err == nil && len(plans) == 0 {
+		fmt.Fprintln(e.err, "virt-rotate: no policy covers a domain of this host")
+	}
+	if plans == nil {
+		return err
+	}
+	printed := e.print(c, planReport{plans}, plansText(e.worthTelling(plans)))
+	if err != nil {
+		return &exitError{exitFailed, errors.Join(err, printed)}
+	}
+	return errors.Join(printed, plansExit(plans))
+}
+
+// worthTelling leaves out domains of which there is nothing to tell when a
+// run's output goes to a log or to cron's mail.
+func (e *env) worthTelling(plans []rotate.Plan) []rotate.Plan {
+	if isTerminal(e.out) {
+		return plans
+	}
+	return slices.DeleteFunc(slices.Clone(plans), func(p rotate.Plan) bool {
+		return len(p.Steps) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
+	})
+}
