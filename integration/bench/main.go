@@ -1,0 +1,286 @@
+// Command bench measures virt-rotate against the same work done by virsh, in
+// the same run, on the same host, as whole processes. It prints ratios and
+// figures as Markdown. It needs root: libvirtd runs privately.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// rounds is how often each side rotates; medians are shown.
+const rounds = 11
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	binary, err := filepath.Abs("bin/virt-rotate")
+	if err != nil {
+		return err
+	}
+	fmt.Println("| what | virt-rotate | virsh | ratio |")
+	fmt.Println("|---|---|---|---|")
+	if err := onDaemon(ctx, binary, rotation); err != nil {
+		return err
+	}
+	return onDaemon(ctx, binary, manyDomains)
+}
+
+// onDaemon runs a measurement on a libvirtd of its own.
+func onDaemon(ctx context.Context, binary string, measure func(context.Context, *bench) error) error {
+	dir, err := os.MkdirTemp("", "vr-bench-")
+	if err != nil {
+		return err
+	}
+	d, err := guest.NewDaemon(dir)
+	if err != nil {
+		return err
+	}
+	err = measure(ctx, &bench{host: d.Host, binary: binary, policy: filepath.Join(dir, "policy.toml")})
+	if closed := d.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
+// A bench is a host and what virt-rotate needs to work on it.
+type bench struct {
+	host           *guest.Host
+	binary, policy string
+}
+
+func (b *bench) writePolicy(domains string) error {
+	return os.WriteFile(b.policy, fmt.Appendf(nil, "connect = %q\nstate_dir = %q\n[policy.p]\ndomains = [%q]\nevery = \"1s\"\nkeep = { last = 3 }\nmin_free = \"1%%\"\n",
+		b.host.URI(), filepath.Join(b.host.Dir(), "state"), domains), 0o644)
+}
+
+// timed runs a client to its end and returns how long that took.
+func (b *bench) timed(ctx context.Context, name string, args ...string) (time.Duration, *exec.Cmd, error) {
+	cmd := b.host.Command(ctx, name, args...)
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return 0, cmd, fmt.Errorf("%s %q: %w\n%s", name, args, err, out)
+	}
+	return time.Since(began), cmd, nil
+}
+
+// rotation compares one rotation of a small overlay: a new snapshot, the
+// oldest merged and forgotten, its file deleted. virsh leaves the metadata of
+// the other snapshots stale; virt-rotate redefines it as well.
+func rotation(ctx context.Context, b *bench) error {
+	if err := b.writePolicy("ours"); err != nil {
+		return err
+	}
+	for _, name := range []string{"ours", "theirs"} {
+		if err := b.host.Define(ctx, guest.Spec{Name: name}); err != nil {
+			return err
+		}
+		if err := b.host.Start(ctx, name); err != nil {
+			return err
+		}
+	}
+	var ours, theirs []time.Duration
+	for i := range rounds + 3 {
+		for _, name := range []string{"ours", "theirs"} {
+			if err := b.host.WaitWrites(ctx, name, 20); err != nil {
+				return err
+			}
+		}
+		mine, _, err := b.timed(ctx, b.binary, "--policy", b.policy, "run", "--now")
+		if err != nil {
+			return err
+		}
+		other, err := b.rotateByVirsh(ctx, i)
+		if err != nil {
+			return err
+		}
+		if i >= 3 { // from now on each run drops one
+			ours, theirs = append(ours, mine), append(theirs, other)
+		}
+	}
+	row("rotation of a small overlay", median(ours), median(theirs))
+	return nil
+}
+
+// rotateByVirsh does what an administrator's script does.
+func (b *bench) rotateByVirsh(ctx context.Context, i int) (time.Duration, error) {
+	disks, err := b.host.Disks(ctx, "theirs")
+	if err != nil {
+		return 0, err
+	}
+	chain, err := guest.Chain(ctx, disks[0].Path, disks[0].Format)
+	if err != nil {
+		return 0, err
+	}
+	dir := filepath.Dir(disks[0].Path)
+	commands := [][]string{{"snapshot-create-as", "theirs", fmt.Sprintf("s%d", i), "--disk-only", "--atomic",
+		"--diskspec", "vdz,snapshot=no", "--diskspec", "vda,file=" + filepath.Join(dir, fmt.Sprintf("theirs.s%d.qcow2", i))}}
+	var oldest string
+	if i >= 3 {
+		oldest = chain[len(chain)-2].Path
+		commands = append(commands,
+			[]string{"blockcommit", "theirs", "vda", "--top", oldest, "--base", chain[len(chain)-1].Path, "--wait"},
+			[]string{"snapshot-delete", "theirs", fmt.Sprintf("s%d", i-3), "--metadata"})
+	}
+	var sum time.Duration
+	for _, args := range commands {
+		took, _, err := b.timed(ctx, "virsh", append([]string{"--quiet", "--connect", b.host.URI()}, args...)...)
+		if err != nil {
+			return 0, err
+		}
+		sum += took
+	}
+	if oldest == "" {
+		return sum, nil
+	}
+	return sum, os.Remove(oldest)
+}
+
+// manyDomains measures observing and planning 200 shut-off domains with chains of 10.
+func manyDomains(ctx context.Context, b *bench) error {
+	if err := b.writePolicy("d*"); err != nil {
+		return err
+	}
+	if err := b.defineMany(ctx, 200, 10); err != nil {
+		return err
+	}
+	var times []time.Duration
+	var peak int64
+	for range 5 {
+		took, cmd, err := b.timed(ctx, b.binary, "--policy", b.policy, "plan", "--output=json")
+		if err != nil {
+			return err
+		}
+		times = append(times, took)
+		if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			peak = max(peak, usage.Maxrss)
+		}
+	}
+	var lists []time.Duration
+	for range 5 {
+		took, _, err := b.timed(ctx, "virsh", "--quiet", "--connect", b.host.URI(), "domstats", "--block", "--backing")
+		if err != nil {
+			return err
+		}
+		lists = append(lists, took)
+	}
+	row("plan of 200 shut-off domains, chains of 10, 9 snapshots each (virsh: domstats --block --backing)", median(times), median(lists))
+	fmt.Printf("\nPeak memory of that plan: %.0f MiB.\n", float64(peak)/1024)
+	return nil
+}
+
+func row(what string, ours, theirs time.Duration) {
+	fmt.Printf("| %s | %s | %s | %.2f |\n", what, ours.Round(time.Millisecond), theirs.Round(time.Millisecond), float64(ours)/float64(theirs))
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+// defineMany defines domains that are shut off, each with a chain and its snapshots.
+func (b *bench) defineMany(ctx context.Context, domains, layers int) error {
+	dir := filepath.Join(b.host.Dir(), "many")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	var script strings.Builder
+	for n := range domains {
+		d := many{dir: dir, name: fmt.Sprintf("d%03d", n), layers: layers}
+		if err := d.create(ctx, &script); err != nil {
+			return err
+		}
+	}
+	file := filepath.Join(dir, "script")
+	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
+		return err
+	}
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	cmd := b.host.Command(ctx, "virsh", "--quiet", "--connect", b.host.URI())
+	cmd.Stdin = in
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Contains(string(out), "error:") {
+		return fmt.Errorf("defining domains: %w\n%.2000s", err, out)
+	}
+	return nil
+}
+
+// many is one of many domains.
+type many struct {
+	dir, name string
+	layers    int
+}
+
+func (d *many) layer(i int) string {
+	return filepath.Join(d.dir, fmt.Sprintf("%s-%d.qcow2", d.name, i))
+}
+
+// create makes the images and adds the virsh commands that define domain and snapshots.
+func (d *many) create(ctx context.Context, script *strings.Builder) error {
+	for i := range d.layers {
+		args := []string{"create", "-q", "-f", "qcow2"}
+		if i > 0 {
+			args = append(args, "-u", "-F", "qcow2", "-b", d.layer(i-1))
+		}
+		if _, err := guest.QemuImg(ctx, append(args, d.layer(i), "64M")...); err != nil {
+			return err
+		}
+	}
+	uuid := fmt.Sprintf("b5bd29f4-4a1c-4c57-8a0e-2e9bd7a40%s", d.name[1:])
+	file := filepath.Join(d.dir, d.name+".xml")
+	if err := os.WriteFile(file, []byte(d.domain(uuid, d.layers-1)), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(script, "define %s\n", file)
+	for i := 1; i < d.layers; i++ {
+		file := filepath.Join(d.dir, fmt.Sprintf("%s-s%d.xml", d.name, i))
+		if err := os.WriteFile(file, []byte(d.snapshot(uuid, i)), 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintf(script, "snapshot-create %s %s --redefine --current\n", d.name, file)
+	}
+	return nil
+}
+
+func (d *many) domain(uuid string, top int) string {
+	backing := "<backingStore/>"
+	for i := range top {
+		backing = fmt.Sprintf("<backingStore type='file'><format type='qcow2'/><source file='%s'/>%s</backingStore>", d.layer(i), backing)
+	}
+	return fmt.Sprintf(`<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>16</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+<source file='%s'/>%s<target dev='vda' bus='virtio'/></disk></devices></domain>`, d.name, uuid, d.layer(top), backing)
+}
+
+func (d *many) snapshot(uuid string, i int) string {
+	parent := ""
+	if i > 1 {
+		parent = fmt.Sprintf("<parent><name>p-%d</name></parent>", i-1)
+	}
+	return fmt.Sprintf(`<domainsnapshot><name>p-%d</name><description>Taken by virt-rotate (policy p)</description><state>disk-snapshot</state>
+%s<creationTime>%d</creationTime><memory snapshot='no'/><disks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/>
+<source file='%s'/></disk></disks>%s</domainsnapshot>`, i, parent, 1700000000+i*3600, d.layer(i), d.domain(uuid, i-1))
+}

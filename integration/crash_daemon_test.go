@@ -1,0 +1,187 @@
+package integration_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// libvirtd is killed in a merge: the run fails at once, QEMU goes on.
+func TestLibvirtdCrashInAMerge(t *testing.T) {
+	for _, c := range []struct {
+		name, last string
+		bandwidth  string
+		away       time.Duration // between libvirtd's death and its return
+		adopted    int
+	}{
+		{"inner commit goes on", "2", "256KiB/s", 0, 1},
+		{"inner commit ends without libvirtd", "2", "2MiB/s", 4 * time.Second, 0},
+		{"active commit goes on", "0", "256KiB/s", 0, 1},
+		{"active commit gets ready without libvirtd", "0", "2MiB/s", 4 * time.Second, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newDaemonBed(t)
+			kept, r := b.inMerge(guest.Spec{}, c.last, fmt.Sprintf("bandwidth = %q", c.bandwidth))
+			must(t, b.daemon.Kill())
+			var out report
+			r.wait().wantExit(t, 1).decode(t, &out)
+			if d := out.Domains[0]; d.Result != "failed" || d.Error == "" {
+				t.Errorf("result %q: %q", d.Result, d.Error)
+			}
+			t.Log(out.Domains[0].Error)
+			time.Sleep(c.away)
+			must(t, b.daemon.StartDaemon())
+			b.wantSurvivors("g1", kept)
+			b.writePolicy(keep(c.last, ""))
+			if n := adoptions(b.recover("g1", int(c.last[0]-'0')+1, "--no-snapshot")); n != c.adopted {
+				t.Errorf("%d jobs were taken over, want %d", n, c.adopted)
+			}
+			b.restart("g1")
+		})
+	}
+}
+
+// synced is a guest of whose writes none is lost with its QEMU.
+var synced = guest.Spec{Cache: "writethrough"}
+
+// QEMU is killed in a merge: the chain is as it was, and the merge is repeated
+// once the guest runs again.
+func TestGuestCrashInAMerge(t *testing.T) {
+	for _, last := range []string{"2", "0"} {
+		t.Run("keep "+last, func(t *testing.T) {
+			t.Parallel()
+			b := newDaemonBed(t)
+			kept, r := b.inMerge(synced, last, slow)
+			before := b.overlays("g1", "vda")
+			b.crash("g1")
+			var out report
+			r.wait().wantExit(t, 1).decode(t, &out)
+			if d := out.Domains[0]; d.Result != "failed" || !strings.Contains(d.Error, "not running") && !strings.Contains(d.Error, "has stopped") {
+				t.Errorf("result %q: %q", d.Result, d.Error)
+			}
+			t.Log(out.Domains[0].Error)
+			b.runWhileOff("g1", before, kept)
+			b.start("g1")
+			b.writePolicy(keep(last, ""))
+			b.recover("g1", int(last[0]-'0')+1, "--no-snapshot")
+			b.restart("g1")
+		})
+	}
+}
+
+// runWhileOff runs virt-rotate on a guest that is shut off amid a merge: it
+// must leave the chain alone.
+func (b *bed) runWhileOff(dom string, chain []string, kept promise) {
+	b.t.Helper()
+	var out report
+	b.rotate("run", "--now", "--output=json").wantExit(b.t, 0).decode(b.t, &out)
+	for _, s := range out.Domains[0].Steps {
+		if s.Op != "redefine" {
+			b.t.Errorf("step on a guest that is off: %v", s)
+		}
+	}
+	if now := b.overlays(dom, "vda"); !slices.Equal(now, chain) {
+		b.t.Errorf("overlays are %q, were %q", now, chain)
+	}
+	b.wantSurvivors(dom, kept)
+	b.checkImages(dom)
+}
+
+// The whole host dies at once in a merge: virt-rotate, libvirtd and the guest.
+func TestHostCrashInAMerge(t *testing.T) {
+	for _, last := range []string{"2", "0"} {
+		t.Run("keep "+last, func(t *testing.T) {
+			t.Parallel()
+			b := newDaemonBed(t)
+			kept, r := b.inMerge(synced, last, slow)
+			before := b.overlays("g1", "vda")
+			r.kill()
+			must(t, b.daemon.Kill())
+			must(t, b.host.Crash("g1"))
+			must(t, b.daemon.StartDaemon())
+			must(t, b.host.WaitOff(t.Context(), "g1"))
+			b.runWhileOff("g1", before, kept)
+			b.start("g1")
+			b.writePolicy(keep(last, ""))
+			b.recover("g1", int(last[0]-'0')+1, "--now")
+			b.restart("g1")
+		})
+	}
+}
+
+// virt-rotate is killed at any moment of its run, amid calls to libvirt as well.
+func TestKillAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(keep("2", ""))
+	b.boot(guest.Spec{Name: "g1", Disks: make([]guest.DiskSpec, 2)})
+	b.rotations("g1", 2)
+	began := time.Now()
+	b.rotateNow()
+	whole := time.Since(began)
+	random := rand.New(rand.NewPCG(3, 4))
+	found := map[string]int{}
+	for n := 0; n < 2*kills(t) && !t.Failed(); n++ {
+		b.waitWrites("g1", 30)
+		kept := b.survivors("g1", "--now")
+		r := b.beginRotate("run", "--now")
+		time.Sleep(time.Duration(random.Int64N(int64(whole))))
+		r.kill()
+		found[b.stage("g1")]++
+		b.wantSurvivors("g1", kept)
+		b.recover("g1", 3, "--no-snapshot")
+	}
+	t.Logf("%d kills, within %v; layers and intents then: %v", 2*kills(t), whole, found)
+	if len(found) < 2 {
+		t.Errorf("all kills met the run at the same stage: %v", slices.Collect(maps.Keys(found)))
+	}
+	b.restart("g1")
+}
+
+// QEMU is killed at any moment of a run.
+func TestGuestCrashAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(keep("2", ""))
+	spec := synced
+	spec.Name = "g1"
+	b.boot(spec)
+	b.rotations("g1", 2)
+	random := rand.New(rand.NewPCG(5, 6))
+	results := map[string]int{}
+	for n := 0; n < kills(t) && !t.Failed(); n++ {
+		kept := b.survivors("g1", "--now")
+		r := b.beginRotate("run", "--now", "--output=json")
+		time.Sleep(time.Duration(random.Int64N(int64(300 * time.Millisecond))))
+		b.crash("g1")
+		var out report
+		r.wait().decode(t, &out)
+		results[out.Domains[0].Result]++
+		b.wantSurvivors("g1", kept)
+		b.rotate("run", "--now").wantExit(t, 0)
+		b.wantSurvivors("g1", kept)
+		b.start("g1")
+		b.recover("g1", 3, "--no-snapshot")
+	}
+	t.Logf("%d crashes; results of the runs: %v", kills(t), results)
+	b.restart("g1")
+}
+
+// stage tells roughly how far a run has come.
+func (b *bed) stage(dom string) string {
+	b.t.Helper()
+	stage := fmt.Sprintf("%d+%d layers", len(b.chain(dom, "vda")), len(b.chain(dom, "vdb")))
+	if b.intendsMerge() {
+		stage += ", merging"
+	}
+	return stage
+}

@@ -1,0 +1,115 @@
+package guest
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// A Snapshot is what libvirt lists under its name.
+type Snapshot struct {
+	Name    string
+	Parent  string // "" for a root
+	State   string // of the domain when it was taken: disk-snapshot, shutoff, …
+	Created int64  // seconds since 1970
+	Disks   []SnapshotDisk
+}
+
+// A SnapshotDisk is an overlay that came into being with a snapshot.
+type SnapshotDisk struct {
+	Target, Overlay, Format string
+}
+
+// Snapshots lists a domain's snapshots, parents first.
+func (h *Host) Snapshots(ctx context.Context, domain string) ([]Snapshot, error) {
+	names, err := h.Virsh(ctx, "snapshot-list", domain, "--name", "--topological")
+	if err != nil {
+		return nil, err
+	}
+	if strings.TrimSpace(names) == "" {
+		return nil, nil
+	}
+	var batch strings.Builder // one process for all: an embedded driver starts slowly
+	for _, name := range strings.Fields(names) {
+		fmt.Fprintf(&batch, "snapshot-dumpxml '%s' '%s';", domain, name)
+	}
+	out, err := h.Virsh(ctx, batch.String())
+	if err != nil {
+		return nil, err
+	}
+	return parseSnapshots(out)
+}
+
+func parseSnapshots(text string) ([]Snapshot, error) {
+	var snapshots []Snapshot
+	for in := xml.NewDecoder(strings.NewReader(text)); ; {
+		var x snapshotXML
+		err := in.Decode(&x)
+		if errors.Is(err, io.EOF) {
+			return snapshots, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot XML: %w", err)
+		}
+		snapshots = append(snapshots, x.snapshot())
+	}
+}
+
+type snapshotXML struct {
+	Name    string    `xml:"name"`
+	State   string    `xml:"state"`
+	Created int64     `xml:"creationTime"`
+	Parent  string    `xml:"parent>name"`
+	Disks   []diskXML `xml:"disks>disk"`
+}
+
+func (x snapshotXML) snapshot() Snapshot {
+	s := Snapshot{Name: x.Name, Parent: x.Parent, State: x.State, Created: x.Created}
+	for _, d := range x.Disks {
+		if d.Snapshot == "external" {
+			s.Disks = append(s.Disks, SnapshotDisk{d.Name, d.path(), d.Driver.Type})
+		}
+	}
+	return s
+}
+
+// StateLayer is the layer that holds a snapshot's state of one disk: the one below
+// the overlay that was created with the snapshot.
+func StateLayer(ctx context.Context, d SnapshotDisk) (Layer, error) {
+	chain, err := Chain(ctx, d.Overlay, d.Format)
+	if err != nil {
+		return Layer{}, err
+	}
+	if len(chain) < 2 {
+		return Layer{}, fmt.Errorf("overlay %s has no layer below it", d.Overlay)
+	}
+	return chain[1], nil
+}
+
+// KeptStates reads the state of each snapshot of a domain, by snapshot name and
+// disk, and checks that each is a prefix of the guest's writes, the disks of one
+// snapshot being of one moment.
+func (h *Host) KeptStates(ctx context.Context, domain string) (map[string]map[string]State, error) {
+	snapshots, err := h.Snapshots(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string]map[string]State{}
+	for _, s := range snapshots {
+		var disks []Disk
+		for _, d := range s.Disks {
+			layer, err := StateLayer(ctx, d)
+			if err != nil {
+				return nil, fmt.Errorf("snapshot %s: %w", s.Name, err)
+			}
+			disks = append(disks, Disk{d.Target, layer.Path, layer.Format})
+		}
+		if kept[s.Name], err = h.readTogether(ctx, domain, disks); err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", s.Name, err)
+		}
+	}
+	return kept, nil
+}

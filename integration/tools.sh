@@ -1,0 +1,87 @@
+#!/bin/sh
+# Installs what tests and demo need: libvirt's QEMU driver, virsh, QEMU, qemu-img.
+# Unpacks what the Linux guest of some tests is made of in the user's cache directory.
+# Does nothing when all is there. Only the installation itself uses sudo.
+set -eu
+
+missing=
+for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs losetup gcc xz; do
+	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+done
+id libvirt-qemu >/dev/null 2>&1 || id qemu >/dev/null 2>&1 || missing="$missing (a user for QEMU)"
+linux=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/linux-guest # as in guest/initramfs.go
+[ -n "$missing" ] || [ ! -d "$linux" ] || exit 0
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+export DEBIAN_FRONTEND=noninteractive
+if command -v apt-get >/dev/null 2>&1; then
+	family=debian
+elif command -v dnf >/dev/null 2>&1; then
+	family=fedora
+else
+	family=other
+fi
+
+install_debian() {
+	as_root apt-get update -qq
+	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
+		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs util-linux gcc libc6-dev xz-utils >&2
+}
+
+install_fedora() {
+	as_root dnf install -y -q libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
+		qemu-system-x86-core qemu-img e2fsprogs xfsprogs util-linux gcc glibc-devel xz >&2
+}
+
+# The unpack functions download packages to the current directory and unpack them in root.
+unpack_debian() {
+	download_debs || { as_root apt-get update -qq && download_debs; } || return
+	for package in *.deb; do
+		dpkg-deb -x "$package" root || return
+	done
+}
+
+# The kernel modules of Ubuntu are in a package of their own.
+download_debs() {
+	kernel=$(apt-cache depends linux-image-cloud-amd64 linux-image-virtual 2>/dev/null |
+		sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+	[ -n "$kernel" ] || return
+	modules=linux-modules${kernel#linux-image}
+	apt-cache show "$modules" >/dev/null 2>&1 || modules=
+	apt-get download -qq "$kernel" $modules busybox-static qemu-guest-agent >&2
+}
+
+unpack_fedora() {
+	as_root dnf install -y -q cpio 'dnf-command(download)' >&2 || return
+	dnf download -q kernel-core kernel-modules-core busybox qemu-guest-agent >&2 || return
+	for package in *.rpm; do
+		rpm2cpio "$package" | (cd root && cpio -idm --quiet) || return
+	done
+}
+
+install_other() {
+	echo "virt-rotate: this is neither a Debian nor a Fedora family system; please install:$missing" >&2
+	exit 1
+}
+
+unpack_other() {
+	echo "virt-rotate: please unpack a kernel, its modules, busybox and qemu-ga in $linux" >&2
+	return 1
+}
+
+if [ -n "$missing" ]; then
+	echo "installing what is missing:$missing" >&2
+	install_$family
+fi
+if [ ! -d "$linux" ]; then
+	echo "unpacking a kernel, busybox and the QEMU guest agent in $linux" >&2
+	rm -rf "$linux.new"
+	mkdir -p "$linux.new/root"
+	if (cd "$linux.new" && unpack_$family); then
+		mv "$linux.new/root" "$linux"
+	else
+		echo "virt-rotate: no Linux guest: the tests that need its agent will fail, all else works without" >&2
+	fi
+	rm -rf "$linux.new"
+fi
