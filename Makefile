@@ -1,0 +1,54 @@
+# virt-rotate: build, test, show.
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+TAGS    := -tags libvirt_dlopen
+LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
+GO      ?= go
+FUZZTIME ?= 30s
+export GOFLAGS := -buildvcs=false
+
+.PHONY: all build test unit integration crash lint fuzz bench demo install man tools clean
+
+all: build
+
+build: ## one binary, bin/virt-rotate; it starts on hosts without libvirt too
+	CGO_ENABLED=1 $(GO) build $(TAGS) -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/virt-rotate ./cmd/virt-rotate
+
+test: tools unit integration ## everything, on real guests
+
+unit:
+	$(GO) vet $(TAGS) ./...
+	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/...
+	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
+	$(GO) test $(TAGS) -race -timeout 15m ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/...
+
+integration:
+	$(GO) test $(TAGS) -timeout 40m ./integration/...
+
+crash: tools ## long sweep: many more random kills
+	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash' ./integration/...
+
+lint:
+	$(GO) run $(LINT) run ./...
+
+fuzz:
+	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./policy
+	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
+
+bench: tools build ## ratios against virsh, measured in the same run
+	$(GO) run $(TAGS) ./integration/bench
+
+demo: tools build ## a throw-away guest, rotated before your eyes
+	$(GO) run $(TAGS) ./integration/demo
+
+tools:
+	@./integration/tools.sh
+
+install: build man
+	install -D -m 0755 bin/virt-rotate $(DESTDIR)/usr/local/bin/virt-rotate
+	install -D -m 0644 bin/virt-rotate.1 $(DESTDIR)/usr/local/share/man/man1/virt-rotate.1
+
+man: build ## the manual page, made of the help texts
+	bin/virt-rotate man > bin/virt-rotate.1
+
+clean:
+	rm -rf bin
