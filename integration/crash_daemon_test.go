@@ -166,10 +166,12 @@ func TestGuestCrashAtAnyMoment(t *testing.T) {
 		var out report
 		r.wait().decode(t, &out)
 		results[out.Domains[0].Result]++
-		b.wantSurvivors("g1", kept)
+		// Headers are not to be trusted now: the one above a merged layer may
+		// name the base before QEMU has written the base's tables.
 		b.rotate("run", "--now").wantExit(t, 0)
-		b.wantSurvivors("g1", kept)
 		b.start("g1")
+		b.rotate("run", "--no-snapshot").wantExit(t, 0)
+		b.wantSurvivors("g1", kept)
 		b.recover("g1", 3, "--no-snapshot")
 	}
 	t.Logf("%d crashes; results of the runs: %v", kills(t), results)

@@ -11,10 +11,10 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
 
-// libvirtd can die just when a merge is finished, and come back with the old
-// chain. Here that is brought about by hand, while the guest is off: layer and
+// QEMU or libvirtd can die just when a merge is finished, and libvirt come back
+// with the old chain. Here that is brought about by hand, while the guest is off: layer and
 // header are merged, XML and intent are as before the merge.
-func TestAMergeWhoseEndLibvirtMissedIsMended(t *testing.T) {
+func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(keepThree)
@@ -31,14 +31,15 @@ func TestAMergeWhoseEndLibvirtMissedIsMended(t *testing.T) {
 	b.writeIntent("g1", names[0], base, gone)
 
 	b.rotate("run", "--no-snapshot").wantExit(t, 0)
+	if _, err := os.Stat(gone); err != nil {
+		t.Errorf("the layer that the configuration names: %v", err)
+	}
+	b.start("g1")
+	b.rotate("run", "--no-snapshot").wantExit(t, 0)
 	if _, err := os.Stat(gone); !os.IsNotExist(err) {
 		t.Errorf("%s: %v, want it gone", gone, err)
 	}
-	if xml := b.virsh("dumpxml", "g1", "--inactive"); strings.Contains(xml, gone) || !strings.Contains(xml, above) {
-		t.Errorf("configuration:\n%s", xml)
-	}
 	b.wantKept("g1", before, names[1], names[2])
-	b.start("g1")
 	b.rotations("g1", 2)
 	b.wantInOrder("g1", 4)
 }

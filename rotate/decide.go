@@ -26,11 +26,8 @@ func Decide(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) Pl
 		b.skipShutOff()
 		return b.plan
 	}
-	if b.mendLost() {
-		b.plan.settle()
-		return b.plan
-	}
 	b.checkDomain()
+	b.checkLost()
 	if len(b.plan.Refused) > 0 {
 		b.plan.settle()
 		return b.plan
@@ -61,7 +58,8 @@ type builder struct {
 	free   map[uint64]int64 // bytes, by file system
 	moved  map[string]Layer // path of a layer that went → the layer that took its content
 
-	trustLost bool // a state whose file is lost is taken to be below the overlay
+	lost      []*intentMerge // merges whose end libvirt has missed
+	trustLost bool           // a state whose file is lost is taken to be below the overlay
 }
 
 func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) *builder {
@@ -77,6 +75,7 @@ func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options
 	for i := range b.disks {
 		b.disks[i].Chain = slices.Clone(b.disks[i].Chain)
 	}
+	b.trustOldChains()
 	for fs, s := range w.Spaces {
 		b.free[fs] = s.Free
 	}

@@ -27,7 +27,7 @@ func (b *builder) finishEarlier() {
 		return
 	}
 	b.collect(in, &g)
-	g.keepIntent = len(b.plan.Refused) > 0
+	g.keepIntent = len(b.plan.Refused) > 0 || len(b.lost) > 0
 	end := b.begin(g)
 	for i := range g.merges {
 		step := mergeStep(&g.merges[i], nil)
@@ -40,7 +40,7 @@ func (b *builder) finishEarlier() {
 			Reason: "left behind by a run that was interrupted (" + in.Started.Format("2006-01-02 15:04:05") + ")"})
 	}
 	end()
-	b.plan.forget = len(b.plan.Steps) == 0 && len(b.plan.Refused) == 0
+	b.plan.forget = len(b.plan.Steps) == 0 && len(b.plan.Refused) == 0 && len(b.lost) == 0
 }
 
 // resume takes over the merge if its job runs, and notes where data went if it is done.

@@ -16,12 +16,9 @@ func (r *domainRun) group(ctx context.Context, p *Plan, g *group) error {
 	steps := p.Steps[g.first : g.first+g.steps]
 	d := r.w.Domain(p.Domain)
 	var err error
-	switch {
-	case g.snapshot != nil:
+	if g.snapshot != nil {
 		err = r.snapshot(ctx, d, g, steps)
-	case len(g.rechain) > 0:
-		err = r.rechain(ctx, d, g, steps)
-	default:
+	} else {
 		err = r.mergeGroup(ctx, d, g, steps)
 	}
 	if err != nil {
@@ -146,11 +143,6 @@ func (s Step) String() string {
 		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
 	case OpDeleteFile:
 		return "delete-file " + s.Path
-	case OpRedefine:
-		if s.Snapshot == "" {
-			return "redefine the configuration of " + s.Disk
-		}
-		return "redefine " + s.Snapshot
 	default:
 		return string(s.Op) + " " + s.Snapshot
 	}

@@ -27,9 +27,6 @@ type Host interface {
 	// Rehearse tells whether Redefine could keep all that is in the metadata
 	// of these snapshots. It changes nothing.
 	Rehearse(ctx context.Context, domain string, snapshots []string) error
-	// Rechain makes the persistent configuration name these chains, base first,
-	// by target.
-	Rechain(ctx context.Context, domain string, chains map[string][]Layer) error
 	// Thaw thaws the guest's file systems; thawed ones are no error.
 	Thaw(ctx context.Context, domain string) error
 }

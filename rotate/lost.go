@@ -1,88 +1,45 @@
 package rotate
 
-import (
-	"context"
-	"fmt"
-	"slices"
+import "github.com/virt-rotate/virt-rotate/internal/vfs"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
-)
+// A merge can end just when QEMU or libvirtd dies. The header of the layer
+// above then names the base already, while libvirt still has the old chain.
+// The old chain is the one to trust: what the base got may not have reached
+// the disk, and the merged layers, which nobody has deleted, hold all of it.
+// A guest that starts from libvirt's XML reads through them, and the merge is
+// done once more. An intent of ours tells this from what somebody else did.
 
-// libvirt can miss that a merge was finished: when it dies in that moment, it
-// comes back with the old chain in its XML. The images are sound then, but the
-// configuration would start the guest on a chain that is no more. An intent of
-// ours tells this from a chain that somebody else has changed.
-
-// lostMerge returns the disk's chain as it is, if an intent's merge into it
-// was finished and libvirt still has the layers that went; else nil.
-func (b *builder) lostMerge(im *intentMerge) []Layer {
-	disk := b.disk(im.Disk)
-	if disk == nil || disk.Job != nil || len(im.Gone) == 0 {
-		return nil
-	}
-	base := disk.index(im.Base)
-	top := base + len(im.Gone)
-	if base < 0 || top >= len(disk.Chain) || disk.Chain[top].Path != im.Gone[len(im.Gone)-1].Path {
-		return nil
-	}
-	if top == len(disk.Chain)-1 {
-		if !b.pivotedAway(disk, im.Base) {
-			return nil
-		}
-	} else if above := &disk.Chain[top+1]; (above.BackingID == vfs.ID{}) || above.BackingID != disk.Chain[base].ID {
-		return nil
-	}
-	return slices.Concat(disk.Chain[:base+1], disk.Chain[top+1:])
-}
-
-// pivotedAway tells whether the guest writes to base, and no longer has the
-// layer open that libvirt takes for the active one. QEMU's locks tell; where
-// there are none, nothing is concluded.
-func (b *builder) pivotedAway(disk *Disk, base string) bool {
-	left, seen := b.w.Left[disk.Active().Path]
-	return b.d.State.Live() && seen && !left.InUse && b.w.Written[base]
-}
-
-// mendLost plans what makes the persistent configuration right again. A guest
-// that runs has to be restarted before libvirt knows its chain.
-func (b *builder) mendLost() bool {
+// trustOldChains makes the builder see such chains as libvirt has them.
+func (b *builder) trustOldChains() {
 	in := b.w.Intents[b.d.UUID]
-	if in == nil || b.w.Remote {
-		return false
+	if in == nil {
+		return
 	}
-	g := group{rechain: map[string][]Layer{}}
-	end := b.begin(g)
-	found := false
 	for i := range in.Merges {
-		chain := b.lostMerge(&in.Merges[i])
-		if chain == nil {
+		im := &in.Merges[i]
+		disk := b.disk(im.Disk)
+		if disk == nil || len(im.Gone) == 0 {
 			continue
 		}
-		found = true
-		disk := b.disk(in.Merges[i].Disk)
-		if b.d.State.Live() {
-			b.refuse(CodeRestart, disk.Target, "libvirt died just when a merge was finished and still has the old chain: the guest is sound; shut it down and start it, and it can be rotated again")
+		base, top := disk.index(im.Base), disk.index(im.Gone[len(im.Gone)-1].Path)
+		if base < 0 || top != base+len(im.Gone) || top+1 >= len(disk.Chain) {
+			continue
 		}
-		if !slices.Equal(disk.Inactive, paths(chain)) {
-			g.rechain[disk.Target] = chain
-			b.add(Step{Op: OpRedefine, Disk: disk.Target, Base: in.Merges[i].Base,
-				Reason: "libvirt missed the end of a merge: its configuration must name the chain as it is"})
+		above := &disk.Chain[top+1]
+		if (above.BackingID != vfs.ID{}) && above.BackingID == disk.Chain[base].ID {
+			above.rebase(&disk.Chain[top])
+			b.lost = append(b.lost, im)
 		}
 	}
-	end()
-	return found
 }
 
-// rechain makes the persistent configuration name the chains as they are.
-func (r *domainRun) rechain(ctx context.Context, d *Domain, g *group, steps []Step) error {
-	for _, s := range steps {
-		r.starts(d.Name, s)
+// checkLost refuses a guest that runs on the new chain while libvirt has the
+// old one: QEMU no longer has the merged layer open.
+func (b *builder) checkLost() {
+	for _, im := range b.lost {
+		gone := im.Gone[len(im.Gone)-1].Path
+		if left, seen := b.w.Left[gone]; b.d.State.Live() && seen && !left.InUse {
+			b.refuse(CodeRestart, gone, "libvirt missed the end of a merge and still has this layer in the chain: the guest is sound; shut it down and start it, and it can be rotated again")
+		}
 	}
-	if err := r.Observer.Host.Rechain(ctx, d.Name, g.rechain); err != nil {
-		return fmt.Errorf("configuration: %w", err)
-	}
-	for _, s := range steps {
-		r.did(d.Name, s)
-	}
-	return nil
 }

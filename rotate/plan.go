@@ -74,9 +74,8 @@ type group struct {
 	snapshot     *SnapshotSpec
 	drops        []string // snapshots whose metadata goes
 	merges       []merge
-	rechain      map[string][]Layer // target → the chain that the configuration must name
-	leftovers    []leftover         // files that an interrupted run left behind
-	keepIntent   bool               // the earlier intent names files that must not be deleted yet
+	leftovers    []leftover // files that an interrupted run left behind
+	keepIntent   bool       // the earlier intent names files that must not be deleted yet
 }
 
 // A merge is a MergeSpec with what must be true after it.

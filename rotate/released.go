@@ -115,10 +115,14 @@ func overlaysOf(d *Domain, s *Snapshot) []intentFile {
 	return files
 }
 
-// released tells whether the layer is on record as released. Device numbers
+// released tells whether the layer is on record as released, or in an intent. Device numbers
 // may change when the host restarts; path and inode do not.
 func (w *World) released(d *Domain, l *Layer) bool {
-	return slices.ContainsFunc(w.Released[d.UUID], func(f intentFile) bool {
-		return f.Path == l.Path && f.ID.Ino == l.ID.Ino
-	})
+	free := slices.Clone(w.Released[d.UUID])
+	if in := w.Intents[d.UUID]; in != nil {
+		for _, m := range in.Merges {
+			free = append(free, m.Gone...)
+		}
+	}
+	return slices.ContainsFunc(free, func(f intentFile) bool { return f.Path == l.Path && f.ID.Ino == l.ID.Ino })
 }

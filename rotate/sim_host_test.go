@@ -168,20 +168,6 @@ func inherit(child, gone *Snapshot) {
 	}
 }
 
-func (h *simHost) Rechain(_ context.Context, domain string, chains map[string][]Layer) error {
-	return h.call("rechain", func() error {
-		d := h.find(domain)
-		for target, chain := range chains {
-			disk := diskOf(&d.Domain, target)
-			disk.Inactive = paths(chain)
-			if !d.State.Live() {
-				disk.Chain = slices.Clone(chain)
-			}
-		}
-		return nil
-	})
-}
-
 func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {
 	return h.call("rehearse", func() error {
 		if d := h.find(domain); d.beyondUs && len(snapshots) > 0 {

@@ -20,7 +20,6 @@ type World struct {
 	// has dropped and which are still in a chain.
 	Released map[string][]intentFile
 	Left     map[string]LeftFile // what is at each path that an intent names
-	Written  map[string]bool     // bases of intents' merges that a process has open for writing
 	Strange  []Strange           // images in the directories that could not be read
 	Taken    map[string]bool     // paths in the directories concerned at which something is
 }
@@ -93,7 +92,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain) (*Worl
 	w := &World{
 		Remote: o.Host.Remote(), Domains: domains, Forest: chain.NewForest(),
 		Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
-		Left: map[string]LeftFile{}, Written: map[string]bool{}, Taken: map[string]bool{},
+		Left: map[string]LeftFile{}, Taken: map[string]bool{},
 	}
 	var err error
 	if w.Intents, err = newJournal(o.StateDir).load(); err != nil {
@@ -121,10 +120,6 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain) (*Worl
 // leftFiles looks at the files that intents name.
 func (o *Observer) leftFiles(w *World) {
 	for _, in := range w.Intents {
-		for _, m := range in.Merges {
-			use, err := vfs.InUse(m.Base)
-			w.Written[m.Base] = err == nil && use.Write
-		}
 		for _, f := range in.files() {
 			info, err := vfs.Lstat(f.Path)
 			if err != nil {

@@ -144,11 +144,15 @@ func (h *Host) Turn() (done func()) {
 //
 // Rarely, a client of an embedded libvirt 9.0 that ends just after it has connected
 // crashes, having done its work, because the driver is still looking at the guests.
-// Commands that only look are then tried again.
+// Commands that only look are then tried again, others believed if they have told
+// their result.
 func (h *Host) Virsh(ctx context.Context, args ...string) (stdout string, err error) {
 	defer h.Turn()()
 	for range 3 {
 		stdout, err = output(h.Command(ctx, "virsh", append([]string{"-c", h.uri}, args...)...))
+		if crashed(err) && !onlyLooks(args) && strings.TrimSpace(stdout) != "" {
+			err = nil // it tells its result when all is done
+		}
 		if !crashed(err) || !onlyLooks(args) {
 			break
 		}

@@ -19,10 +19,11 @@ import (
 
 // A Host is a connection to libvirt. It is safe for use by several goroutines.
 type Host struct {
-	conn    *libvirt.Connect
-	remote  bool
-	version uint32 // of libvirt there: 9000000 is 9.0.0
-	events  int
+	conn     *libvirt.Connect
+	embedded bool // the hypervisor driver runs in this process
+	remote   bool
+	version  uint32 // of libvirt there: 9000000 is 9.0.0
+	events   int
 
 	mu      sync.Mutex // guards waiters
 	waiters map[*waiter]bool
@@ -65,6 +66,7 @@ func Open(uri string) (h *Host, err error) {
 	if h.remote, err = isRemote(conn, actual); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
+	h.embedded = isEmbedded(actual)
 	if h.version, err = conn.GetLibVersion(); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -115,13 +117,24 @@ func isRemote(conn *libvirt.Connect, uri string) (bool, error) {
 	return shortName(there) != shortName(here), err
 }
 
+// isEmbedded tells whether a URI is of the kind qemu:///embed?root=DIR.
+func isEmbedded(uri string) bool {
+	u, err := url.Parse(uri)
+	return err == nil && u.Path == "/embed"
+}
+
 func shortName(host string) string {
 	short, _, _ := strings.Cut(host, ".")
 	return short
 }
 
-// Close ends the connection. Guests and their jobs go on.
+// Close ends the connection. Guests and their jobs go on. A driver embedded in
+// this process ends with the process: taken down while it still looks at its
+// guests, libvirt 9.0 crashes now and then.
 func (h *Host) Close() error {
+	if h.embedded {
+		return nil
+	}
 	if h.events > 0 {
 		_ = h.conn.DomainEventDeregister(h.events) // the connection goes anyway
 	}

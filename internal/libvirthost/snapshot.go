@@ -94,30 +94,6 @@ func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) (err err
 	return snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 }
 
-// Rechain makes the persistent configuration name these chains. Secrets in it
-// are kept.
-func (h *Host) Rechain(_ context.Context, domain string, chains map[string][]rotate.Layer) (err error) {
-	defer plain(&err)
-	dom, err := h.domain(domain)
-	if err != nil {
-		return err
-	}
-	defer dom.Free()
-	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
-	if err != nil {
-		return err
-	}
-	fixed, err := fixConfiguration(text, chains)
-	if err != nil {
-		return err
-	}
-	again, err := h.conn.DomainDefineXML(fixed)
-	if err != nil {
-		return err
-	}
-	return again.Free()
-}
-
 // Rehearse tells whether Redefine could keep all that is in the metadata of
 // the snapshots.
 func (h *Host) Rehearse(_ context.Context, domain string, snapshots []string) (err error) {

@@ -127,21 +127,6 @@ func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
 	return fixed, sameElements(text, fixed)
 }
 
-// fixConfiguration returns a domain's XML with other chains, and everything
-// else as it was; what libvirtxml does not know is an error.
-func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, error) {
-	var x libvirtxml.Domain
-	if err := x.Unmarshal(text); err != nil {
-		return "", fmt.Errorf("domain XML: %w", err)
-	}
-	fixDomain(&x, chains, false)
-	fixed, err := x.Marshal()
-	if err != nil {
-		return "", fmt.Errorf("domain XML: %w", err)
-	}
-	return fixed, sameElements(text, fixed)
-}
-
 // tidySnapshotDisks takes out the empty <source> that libvirtxml reads into
 // disks that have none.
 func tidySnapshotDisks(x *libvirtxml.DomainSnapshot) {
