@@ -104,6 +104,7 @@ func TestHostCrashInAMerge(t *testing.T) {
 			before := b.overlays("g1", "vda")
 			r.kill()
 			must(t, b.daemon.Kill())
+			b.leaks = true
 			must(t, b.host.Crash("g1"))
 			must(t, b.daemon.StartDaemon())
 			must(t, b.host.WaitOff(t.Context(), "g1"))

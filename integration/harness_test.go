@@ -71,6 +71,7 @@ type bed struct {
 	daemon *guest.Daemon // nil when libvirt is embedded
 	policy string        // file, "" until writePolicy
 	loops  []*guest.Loop // closed once the guests are dead
+	leaks  bool          // QEMU is killed: leaked clusters are no fault of ours
 }
 
 // newBed makes a host whose libvirt is embedded in its clients.
@@ -148,6 +149,7 @@ func (b *bed) destroy(dom string) {
 // crash is a power cut for one guest.
 func (b *bed) crash(dom string) {
 	b.t.Helper()
+	b.leaks = true
 	must(b.t, b.host.Crash(dom))
 	must(b.t, b.host.WaitOff(b.t.Context(), dom))
 }
@@ -265,13 +267,22 @@ func (b *bed) checkGuest(dom string) map[string]guest.State {
 	return now
 }
 
+// leaksOnly is the exit status of qemu-img check for an image that is sound but
+// has clusters that nothing uses, as a killed QEMU leaves them.
+const leaksOnly = 3
+
 // checkImages has qemu-img check each layer of each disk. The guest must be
 // suspended or shut off.
 func (b *bed) checkImages(dom string) {
 	b.t.Helper()
 	for _, d := range b.disks(dom) {
 		for _, l := range b.chain(dom, d.Target) {
-			if err := guest.CheckImage(b.t.Context(), l.Path, l.Format); err != nil {
+			err := guest.CheckImage(b.t.Context(), l.Path, l.Format)
+			var exit *exec.ExitError
+			if b.leaks && errors.As(err, &exit) && exit.ExitCode() == leaksOnly {
+				continue
+			}
+			if err != nil {
 				b.t.Error(err)
 			}
 		}
