@@ -58,6 +58,6 @@ func inspectQcow2(r io.ReaderAt, size int64) (chain.Image, error) {
 	return chain.Image{
 		Format: "qcow2", VirtualSize: h.Size, Backing: h.BackingFile, BackingFormat: h.BackingFormat,
 		Snapshots: int(h.Snapshots), Encrypted: h.Encrypted(), DataFile: h.HasDataFile(),
-		Dirty: h.Dirty(), Corrupt: h.Corrupt(), Blank: blank,
+		Corrupt: h.Corrupt(), Blank: blank,
 	}, nil
 }

@@ -7,10 +7,8 @@ type Image struct {
 	Backing       string // backing name as the header has it; "" for a base
 	BackingFormat string // "" when the header does not name one
 	Snapshots     int    // internal snapshots
-	Bitmaps       int    // persistent dirty bitmaps
 	Encrypted     bool
 	DataFile      bool // guest data is in another file
-	Dirty         bool // was not closed properly; reference counts may be stale
 	Corrupt       bool // marked as corrupt by the program that last wrote it
 	Blank         bool // holds no guest data of its own
 }
