@@ -26,6 +26,10 @@ func Decide(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) Pl
 		b.skipShutOff()
 		return b.plan
 	}
+	if b.missedPivots(); len(b.plan.Refused) > 0 {
+		b.plan.settle()
+		return b.plan
+	}
 	b.checkDomain()
 	b.checkLost()
 	if len(b.plan.Refused) > 0 {

@@ -29,6 +29,7 @@ const (
 	FindFuture   = "time-in-future"
 	FindStrange  = "unreadable-image"
 	FindUEFI     = "nvram-not-covered"
+	FindRestart  = "restart-needed"
 )
 
 // A Finding is something on the host that is not as it should be.
@@ -78,6 +79,9 @@ func diagnoseDomain(w *World, d *Domain, now time.Time) []Finding {
 	if !touched(d) {
 		return found
 	}
+	if missed := missedEnds(w, d); len(missed) > 0 {
+		return append(found, missed...) // what libvirt says of the disks is not what runs
+	}
 	for i := range d.Disks {
 		diagnoseDisk(w, d, &d.Disks[i], add)
 	}
@@ -98,6 +102,19 @@ func intentFinding(d *Domain, in *Intent) Finding {
 			Remedy: "virsh domfsthaw " + d.Name + "; then virt-rotate run " + d.Name + " forgets about it"}
 	}
 	return Finding{Code: FindIntent, Detail: "the run of " + began + " was interrupted", Remedy: "virt-rotate run " + d.Name + " finishes it"}
+}
+
+// missedEnds tells of the merges whose end libvirt has missed while the guest runs.
+func missedEnds(w *World, d *Domain) []Finding {
+	b := doctorsBuilder(w, d)
+	b.missedPivots()
+	b.checkLost()
+	var found []Finding
+	for _, r := range b.plan.Refused {
+		found = append(found, Finding{Code: FindRestart, Domain: d.Name, Path: r.Path, Detail: r.Detail,
+			Remedy: "virt-rotate run " + d.Name + " sees to it that the guest starts from the right image; then shut it down and start it"})
+	}
+	return found
 }
 
 // touched tells whether virt-rotate has to do with the domain: other domains

@@ -117,7 +117,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 				err = r.look(ctx, d.Name, maxAge)
 			}
 			if err == nil {
-				err = r.redefine(ctx, d.Name, s.Snapshot)
+				err = r.redefine(ctx, d.Name, s)
 			}
 		case OpDeleteFile:
 			err = r.deleteFile(ctx, d.Name, s.Path)
@@ -143,6 +143,11 @@ func (s Step) String() string {
 		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
 	case OpDeleteFile:
 		return "delete-file " + s.Path
+	case OpRedefine:
+		if s.Snapshot == "" {
+			return fmt.Sprintf("redefine %s: start from %s", s.Disk, s.Base)
+		}
+		return "redefine " + s.Snapshot
 	default:
 		return string(s.Op) + " " + s.Snapshot
 	}
@@ -263,13 +268,21 @@ func checkMerged(disk *Disk, m *merge) error {
 	return nil
 }
 
-// redefine writes into the snapshot's metadata where its disks are now.
-func (r *domainRun) redefine(ctx context.Context, domain, snapshot string) error {
+// redefine writes into a snapshot's metadata, or into the domain's persistent
+// configuration where the step names no snapshot, where the disks are now.
+func (r *domainRun) redefine(ctx context.Context, domain string, s Step) error {
 	d := r.w.Domain(domain)
 	if d == nil {
 		return errors.New("the domain is gone")
 	}
-	fix, ok := fixes(r.w, d, r.rule)[snapshot]
+	if s.Snapshot == "" {
+		chain := newBuilder(r.w, d, r.rule, r.Clock(), r.o).startChain(s.Disk)
+		if len(chain) == 0 || chain[len(chain)-1].Path != s.Base {
+			return errors.New("refused meanwhile: the guest no longer writes to it")
+		}
+		return r.Observer.Host.Reconfigure(ctx, domain, map[string][]Layer{s.Disk: chain})
+	}
+	fix, ok := fixes(r.w, d, r.rule)[s.Snapshot]
 	if !ok {
 		return nil
 	}

@@ -16,14 +16,17 @@ import (
 func mkdir(path string) error { return os.Mkdir(path, 0o755) }
 
 // hold opens a file as QEMU does, with a lock that says so.
-func hold(t *testing.T, path string) *os.File {
+func hold(t *testing.T, path string) *os.File { return holdBytes(t, path, 100, 1) }
+
+// holdBytes takes QEMU's locks on n bytes from start.
+func holdBytes(t *testing.T, path string, start, n int64) *os.File {
 	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	lock := unix.Flock_t{Type: unix.F_RDLCK, Start: 100, Len: 1}
+	lock := unix.Flock_t{Type: unix.F_RDLCK, Start: start, Len: n}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,12 @@ type Host interface {
 	DropMetadata(ctx context.Context, domain, snapshot string) error
 	// Redefine writes into a snapshot's metadata where its disks are now.
 	Redefine(ctx context.Context, domain string, fix SnapshotFix) error
+	// Reconfigure writes into the persistent configuration what chains, base
+	// first, the disks with these targets have when the domain starts.
+	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
+	// QEMUChains asks the QEMU of a running domain, past libvirt, for the chains
+	// of its disks: target → paths, base first. libvirt notes that in its log.
+	QEMUChains(ctx context.Context, domain string) (map[string][]string, error)
 	// Rehearse tells whether Redefine could keep all that is in the metadata
 	// of these snapshots. It changes nothing.
 	Rehearse(ctx context.Context, domain string, snapshots []string) error
@@ -75,6 +81,7 @@ type Disk struct {
 	Inactive  []string // paths of the chain in the persistent configuration, base first; only as far as it is written there
 	Job       *Job     // the block job that runs on the disk
 	Problem   string   // why the chain could not be read in full
+	Running   []string // paths of the chain that QEMU itself tells of, base first; asked only where libvirt may have missed the end of a merge
 }
 
 // Active returns the layer that the guest writes to; the disk has one.

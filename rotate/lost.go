@@ -1,6 +1,12 @@
 package rotate
 
-import "github.com/virt-rotate/virt-rotate/internal/vfs"
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
 
 // A merge can end just when QEMU or libvirtd dies. The header of the layer
 // above then names the base already, while libvirt still has the old chain.
@@ -8,6 +14,98 @@ import "github.com/virt-rotate/virt-rotate/internal/vfs"
 // the disk, and the merged layers, which nobody has deleted, hold all of it.
 // A guest that starts from libvirt's XML reads through them, and the merge is
 // done once more. An intent of ours tells this from what somebody else did.
+// What a guest uses that runs on, QEMU is asked.
+
+// settleTime is how long libvirt is given to take note of a merge that QEMU
+// has just ended, before it is taken to have missed that.
+const settleTime = 500 * time.Millisecond
+
+// settled looks, and once more a moment later if libvirt may have missed the
+// end of a merge; then it asks QEMU.
+func (o *Observer) settled(ctx context.Context, look func() (*World, error)) (*World, error) {
+	w, err := look()
+	if err != nil || w.Remote || len(w.doubtful()) == 0 {
+		return w, err
+	}
+	wait := o.settle
+	if wait == 0 {
+		wait = settleTime
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(wait):
+	}
+	if w, err = look(); err != nil {
+		return nil, err
+	}
+	for _, d := range w.doubtful() {
+		o.askQEMU(ctx, d)
+	}
+	return w, nil
+}
+
+// askQEMU fills in what chains QEMU has. Where it does not tell, image locks
+// are the evidence.
+func (o *Observer) askQEMU(ctx context.Context, d *Domain) {
+	chains, err := o.Host.QEMUChains(ctx, d.Name)
+	if err != nil {
+		return
+	}
+	for i := range d.Disks {
+		d.Disks[i].Running = chains[d.Disks[i].Target]
+	}
+}
+
+// doubtful returns the running domains of which libvirt may have missed the
+// end of a merge of ours.
+func (w *World) doubtful() []*Domain {
+	var found []*Domain
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		in := w.Intents[d.UUID]
+		if in == nil || !d.State.Live() {
+			continue
+		}
+		if slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
+			disk := diskOf(d, m.Disk)
+			return disk != nil && disk.Job == nil && (m.mergedAbove(disk) || m.onTop(disk) && w.Left[m.Base].Written)
+		}) {
+			found = append(found, d)
+		}
+	}
+	return found
+}
+
+// top returns the place of the merge's highest layer in the chain if all of
+// its layers are there, else -1.
+func (m *intentMerge) top(disk *Disk) int {
+	if len(m.Gone) == 0 {
+		return -1
+	}
+	base, top := disk.index(m.Base), disk.index(m.Gone[len(m.Gone)-1].Path)
+	if base < 0 || top != base+len(m.Gone) {
+		return -1
+	}
+	return top
+}
+
+// onTop tells whether libvirt still has the merge's layers as the top of the chain.
+func (m *intentMerge) onTop(disk *Disk) bool {
+	top := m.top(disk)
+	return top >= 0 && top == len(disk.Chain)-1
+}
+
+// mergedAbove tells whether the layer above the merge's names the base in its
+// header, while libvirt still has all of the merge's layers.
+func (m *intentMerge) mergedAbove(disk *Disk) bool {
+	top := m.top(disk)
+	if top < 0 || top+1 >= len(disk.Chain) {
+		return false
+	}
+	below := disk.Chain[top+1].BackingID
+	return below != vfs.ID{} && below == disk.Chain[disk.index(m.Base)].ID
+}
 
 // trustOldChains makes the builder see such chains as libvirt has them.
 func (b *builder) trustOldChains() {
@@ -17,29 +115,31 @@ func (b *builder) trustOldChains() {
 	}
 	for i := range in.Merges {
 		im := &in.Merges[i]
-		disk := b.disk(im.Disk)
-		if disk == nil || len(im.Gone) == 0 {
-			continue
-		}
-		base, top := disk.index(im.Base), disk.index(im.Gone[len(im.Gone)-1].Path)
-		if base < 0 || top != base+len(im.Gone) || top+1 >= len(disk.Chain) {
-			continue
-		}
-		above := &disk.Chain[top+1]
-		if (above.BackingID != vfs.ID{}) && above.BackingID == disk.Chain[base].ID {
-			above.rebase(&disk.Chain[top])
+		if disk := b.disk(im.Disk); disk != nil && im.mergedAbove(disk) {
+			top := im.top(disk)
+			disk.Chain[top+1].rebase(&disk.Chain[top])
 			b.lost = append(b.lost, im)
 		}
 	}
 }
 
 // checkLost refuses a guest that runs on the new chain while libvirt has the
-// old one: QEMU no longer has the merged layer open.
+// old one.
 func (b *builder) checkLost() {
 	for _, im := range b.lost {
 		gone := im.Gone[len(im.Gone)-1].Path
-		if left, seen := b.w.Left[gone]; b.d.State.Live() && seen && !left.InUse {
+		if b.d.State.Live() && b.runsWithout(b.disk(im.Disk), gone) {
 			b.refuse(CodeRestart, gone, "libvirt missed the end of a merge and still has this layer in the chain: the guest is sound; shut it down and start it, and it can be rotated again")
 		}
 	}
+}
+
+// runsWithout tells whether the layer is not in the chain that QEMU has; if
+// QEMU was not to be asked, whether nobody has it open.
+func (b *builder) runsWithout(disk *Disk, layer string) bool {
+	if disk.Running != nil {
+		return !slices.Contains(disk.Running, layer)
+	}
+	left, seen := b.w.Left[layer]
+	return seen && !left.InUse
 }

@@ -197,6 +197,23 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 	})
 }
 
+func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[string][]Layer) error {
+	return h.call("reconfigure", func() error {
+		for target, chain := range chains {
+			diskOf(&h.find(domain).Domain, target).Inactive = paths(chain)
+		}
+		return nil
+	})
+}
+
+// QEMUChains tells what the test says that QEMU has.
+func (h *simHost) QEMUChains(_ context.Context, domain string) (map[string][]string, error) {
+	if h.qemu == nil {
+		return nil, errors.New("not allowed")
+	}
+	return h.qemu, nil
+}
+
 // Merge starts a job, or follows the one that runs.
 func (h *simHost) Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error {
 	job := m.Domain + "/" + m.Disk

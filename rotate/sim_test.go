@@ -57,6 +57,7 @@ type simHost struct {
 	mostAtOnce map[uint64]int
 	thawed     int
 	remote     bool
+	qemu       map[string][]string // what QEMU says its chains are; nil: it may not be asked
 }
 
 // A simDomain is a domain of the host. Its Disks and Snapshots are what
@@ -351,7 +352,7 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 
 func (h *simHost) observer() *Observer {
 	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
-		spaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}
+		settle: time.Millisecond, spaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}
 }
 
 // releases lets virt-rotate have dropped snapshots without merging their layers.

@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -19,7 +20,7 @@ type World struct {
 	// Released lists, by domain UUID, the overlays whose snapshots virt-rotate
 	// has dropped and which are still in a chain.
 	Released map[string][]intentFile
-	Left     map[string]LeftFile // what is at each path that an intent names
+	Left     map[string]LeftFile // what is at each path that an intent names, the bases of its merges included
 	Strange  []Strange           // images in the directories that could not be read
 	Taken    map[string]bool     // paths in the directories concerned at which something is
 }
@@ -30,6 +31,7 @@ type LeftFile struct {
 	Allocated int64
 	Blank     bool // holds no guest data
 	InUse     bool // a process has it open with QEMU's image locks
+	Written   bool // a process may write to it, by those locks
 }
 
 // A Strange image could build on any layer beside it, or on any layer at all.
@@ -57,32 +59,37 @@ type Observer struct {
 	Overlays []string // directories for overlays: looked at where they are there
 
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
+	settle  time.Duration                       // 0: settleTime
 }
 
 // Observe looks at all domains of the host, their files, and the images in
 // the directories where those lie. It changes nothing.
 func (o *Observer) Observe(ctx context.Context) (*World, error) {
-	domains, err := o.Host.Domains(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return o.assemble(ctx, domains, domains)
+	return o.settled(ctx, func() (*World, error) {
+		domains, err := o.Host.Domains(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return o.assemble(ctx, domains, domains)
+	})
 }
 
 // Again looks at one domain afresh and takes the others from w.
 func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, error) {
-	fresh, err := o.Host.Domains(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	domains := slices.Clone(fresh)
-	for _, d := range w.Domains {
-		if d.Name != name {
-			d.Disks = slices.Clone(d.Disks) // w is shared by the runs of several domains
-			domains = append(domains, d)
+	return o.settled(ctx, func() (*World, error) {
+		fresh, err := o.Host.Domains(ctx, name)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return o.assemble(ctx, domains, fresh)
+		domains := slices.Clone(fresh)
+		for _, d := range w.Domains {
+			if d.Name != name {
+				d.Disks = slices.Clone(d.Disks) // w is shared by the runs of several domains
+				domains = append(domains, d)
+			}
+		}
+		return o.assemble(ctx, domains, fresh)
+	})
 }
 
 // assemble completes what the host said of the domains with what their files
@@ -121,19 +128,26 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain) (*Worl
 func (o *Observer) leftFiles(w *World) {
 	for _, in := range w.Intents {
 		for _, f := range in.files() {
-			info, err := vfs.Lstat(f.Path)
-			if err != nil {
-				continue
-			}
-			left := LeftFile{ID: info.ID, Allocated: info.Allocated, InUse: true}
-			if use, err := vfs.InUse(f.Path); err == nil {
-				left.InUse = use.Read || use.Write
-			}
-			image, err := o.Inspect(f.Path, "qcow2")
-			left.Blank = info.Size == 0 || err == nil && image.Blank
-			w.Left[f.Path] = left
+			o.leftFile(w, f.Path)
+		}
+		for _, m := range in.Merges {
+			o.leftFile(w, m.Base)
 		}
 	}
+}
+
+func (o *Observer) leftFile(w *World, path string) {
+	info, err := vfs.Lstat(path)
+	if err != nil {
+		return
+	}
+	left := LeftFile{ID: info.ID, Allocated: info.Allocated, InUse: true}
+	if use, err := vfs.InUse(path); err == nil {
+		left.InUse, left.Written = use.Read || use.Write, use.Write
+	}
+	image, err := o.Inspect(path, "qcow2")
+	left.Blank = info.Size == 0 || err == nil && image.Blank
+	w.Left[path] = left
 }
 
 // files lists every file that the intent names.

@@ -21,11 +21,11 @@ func planText(w io.Writer, p *rotate.Plan) {
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
 	for i := range p.Steps {
 		s := &p.Steps[i]
-		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine {
+		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine && s.Snapshot != "" {
 			continue // one line tells them all
 		}
 		fmt.Fprintf(w, "  %-13s  %s\n", s.Op, stepText(p.Steps[i:]))
-		if s.Op != rotate.OpRedefine && (i == 0 || s.Op != p.Steps[i-1].Op || s.Reason != p.Steps[i-1].Reason) {
+		if (s.Op != rotate.OpRedefine || s.Snapshot == "") && (i == 0 || s.Op != p.Steps[i-1].Op || s.Reason != p.Steps[i-1].Reason) {
 			fmt.Fprintf(w, "  %-13s    %s\n", "", s.Reason)
 		}
 	}
@@ -72,6 +72,9 @@ func stepText(steps []rotate.Step) string {
 	case rotate.OpDeleteFile:
 		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
 	case rotate.OpRedefine:
+		if s.Snapshot == "" {
+			return fmt.Sprintf("persistent configuration of %s: %s", s.Disk, s.Base)
+		}
 		n := 0
 		for n < len(steps) && steps[n].Op == rotate.OpRedefine {
 			n++

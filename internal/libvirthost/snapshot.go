@@ -128,6 +128,30 @@ func rehearse(dom *libvirt.Domain, name string) error {
 	return err
 }
 
+// Reconfigure writes into the persistent configuration what chains the disks have
+// when the domain starts; all else stays as it is.
+func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][]rotate.Layer) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	fixed, err := fixConfiguration(text, chains)
+	if err != nil {
+		return err
+	}
+	again, err := h.conn.DomainDefineXML(fixed)
+	if err != nil {
+		return err
+	}
+	return again.Free()
+}
+
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current.
 func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {

@@ -127,6 +127,20 @@ func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
 	return fixed, sameElements(text, fixed)
 }
 
+// fixConfiguration is fixSnapshot for a domain's persistent configuration.
+func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return "", fmt.Errorf("persistent configuration: %w", err)
+	}
+	fixDomain(&x, chains, false)
+	fixed, err := x.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("persistent configuration: %w", err)
+	}
+	return fixed, sameElements(text, fixed)
+}
+
 // tidySnapshotDisks takes out the empty <source> that libvirtxml reads into
 // disks that have none.
 func tidySnapshotDisks(x *libvirtxml.DomainSnapshot) {

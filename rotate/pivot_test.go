@@ -1,0 +1,107 @@
+package rotate
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// missedPivot lets libvirt miss that QEMU has moved the guest onto the base
+// of an active commit.
+func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	one(11)(h, web)
+	old := slices.Clone(web.Disks[0].Chain)
+	none := rule(0)
+	none.Keep = policy.Keep{}
+	r := h.rotator(none)
+	r.Options = coalesce()
+	if !dieAt(h, r, "end of pivot") {
+		t.Fatal("no pivot")
+	}
+	h.afterCrash(jobsDie)
+	web.Disks[0].Chain, web.Disks[0].Inactive = old, paths(old)
+	return h, web, r, old
+}
+
+func TestAGuestWhosePivotLibvirtMissedStartsFromTheBase(t *testing.T) {
+	h, web, r, old := missedPivot(t)
+	base, top := old[0].Path, old[1].Path
+	holdBytes(t, base, 100, 2) // QEMU reads and writes it
+	p := h.runAll(t, r)["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || p.Refused[0].Path != base || p.Result != ResultPartly {
+		t.Fatalf("%+v", p)
+	}
+	if found := Diagnose(h.see(t), nil, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) ||
+		slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindConfig }) {
+		t.Errorf("doctor: %+v", found)
+	}
+	if have := web.Disks[0].Inactive; !slices.Equal(have, []string{base}) {
+		t.Errorf("the guest would start from %v", have)
+	}
+	if p = h.runAll(t, r)["web"]; p.Result != ResultRefused || len(p.Steps) > 0 || p.Refused[0].Code != CodeRestart {
+		t.Errorf("the second time: %+v", p)
+	}
+	web.Disks[0].Chain = old[:1] // the restart
+	if p = h.runAll(t, r)["web"]; len(p.Refused) > 0 || slices.Contains(h.files(t), top) {
+		t.Errorf("after the restart: %+v, %v", p, h.files(t))
+	}
+	h.checkDone(t)
+}
+
+func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
+	for name, c := range map[string]struct {
+		chain  int // how many layers QEMU says there are
+		locked bool
+		missed bool
+	}{
+		"it has the base alone, and closed nothing": {1, true, true},
+		"it has all layers, and a job on the base":  {2, true, false},
+		"it writes to nothing that is locked":       {1, false, false},
+	} {
+		h, web, r, old := missedPivot(t)
+		h.qemu = map[string][]string{web.Disks[0].Target: paths(old[:c.chain])}
+		if c.locked {
+			holdBytes(t, old[0].Path, 100, 2)
+			holdBytes(t, old[1].Path, 100, 2)
+		}
+		p := h.plan(t, r, "web")
+		if missed := len(p.Refused) > 0 && p.Refused[0].Code == CodeRestart; missed != c.missed {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
+func TestAGuestThatQEMURunsOnTheOldChainIsMergedAgain(t *testing.T) {
+	h, web, r := missed(t)
+	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
+	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		t.Errorf("%+v", p)
+	}
+	h.qemu[web.Disks[0].Target] = slices.Delete(paths(web.Disks[0].Chain), 1, 2)
+	hold(t, h.img("web."+name(9)+".qcow2")) // open, but in no chain
+	if p := h.plan(t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != CodeRestart {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestWhereQEMUIsNotAskedLocksAreTheEvidence(t *testing.T) {
+	for name, holds := range map[string]func(base, top string){
+		"nobody has locks":       func(string, string) {},
+		"the layer is open, too": func(base, top string) { holdBytes(t, base, 100, 2); holdBytes(t, top, 100, 2) },
+		"the base is only read":  func(base, _ string) { hold(t, base) },
+	} {
+		h, web, r, old := missedPivot(t)
+		holds(old[0].Path, old[1].Path)
+		p := h.plan(t, r, "web")
+		if len(p.Refused) > 0 {
+			t.Errorf("%s: %+v", name, p)
+		}
+		if !slices.Equal(web.Disks[0].Inactive, paths(old)) {
+			t.Errorf("%s: the configuration has changed", name)
+		}
+	}
+}
