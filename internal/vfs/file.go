@@ -42,8 +42,7 @@ type File interface {
 // LockMode says what an image is opened for. See QEMU block/file-posix.c.
 type LockMode int
 
-// The lock modes. With Share nobody is kept away; it still fails while another
-// may write.
+// The lock modes.
 const (
 	LockRead  LockMode = iota // others may read, nobody may write
 	LockWrite                 // others may not even read
