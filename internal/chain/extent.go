@@ -87,9 +87,13 @@ type Target interface {
 	// refuses what cannot be changed without loss, and takes back what a
 	// program that does not know better must take back. Cancelling is up to the caller.
 	Prepare() error
-	// Need returns the most bytes that the host file may grow by when that many
-	// bytes, in that many pieces, are placed.
-	Need(bytes int64, pieces int) int64
+	// Reserve sees to it that so many bytes in so many pieces will find room, as
+	// far as the file system can promise. It returns an error that wraps
+	// syscall.ENOSPC.
+	Reserve(bytes int64, pieces int) error
+	// Relocate says that data copied to a new place in a row costs less than data
+	// copied over what is there, as it is with shared extents.
+	Relocate(yes bool)
 	// Place finds room for the pieces, which are in the order in which they will
 	// be written and do not overlap. It fills in Host, and splits pieces whose
 	// bytes do not follow each other. Data that was there may be overwritten.
@@ -98,9 +102,9 @@ type Target interface {
 	Zero(off, n int64) error
 	// Flush makes what was placed and zeroed durable and visible, in this order.
 	Flush() error
-	// Resize sets the virtual size, durably. What is new reads as zeros or as what
-	// is below; what is beyond the end is given up.
-	Resize(size int64) error
+	// Resize sets the virtual size, durably. What is beyond the end is given up.
+	// What is new reads as zeros before byte below, as holes after.
+	Resize(size, below int64) error
 	// SetBacking names another backing image, durably and at once: a crash
 	// leaves the old name or the new one. No name makes it a base.
 	SetBacking(name, format string) error

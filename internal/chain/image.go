@@ -7,6 +7,7 @@ type Image struct {
 	Backing       string // backing name as the header has it; "" for a base
 	BackingFormat string // "" when the header does not name one
 	Snapshots     int    // internal snapshots
+	Bitmaps       int    // persistent ones that are valid
 	Encrypted     bool
 	DataFile      bool // guest data is in another file
 	Corrupt       bool // marked as corrupt by the program that last wrote it

@@ -1,0 +1,301 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// CommitRequest says what to merge: the layers above Base up to Top go into Base.
+type CommitRequest struct {
+	Top, Format string
+	Base        string   // "" means the one below Top
+	Keep        bool     // the merged files stay
+	Scan        []string // further directories whose images count
+}
+
+// A Merge is the plan of a commit: pure data.
+type Merge struct {
+	Below    []Node // what Base builds on, lowest first
+	Base     Node
+	Gone     []Node // the layers that are merged, lowest first; the last is the top
+	Children []Node // images on the top: they will build on Base
+	Keep     bool
+	Amount
+}
+
+// Top is the highest layer that is merged.
+func (m *Merge) Top() Node { return m.Gone[len(m.Gone)-1] }
+
+// PlanCommit looks at the chain and at all images beside it, and refuses what
+// would change what another image reads.
+func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error) {
+	chain, err := s.Chain(r.Top, r.Format)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.cut(chain, r.Base)
+	if err != nil {
+		return nil, err
+	}
+	m.Keep = r.Keep
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	if err := s.findChildren(m, r.Scan); err != nil {
+		return nil, err
+	}
+	return m, s.measureCommit(ctx, m)
+}
+
+// cut divides a chain at its base.
+func (s *Store) cut(chain []Node, base string) (*Merge, error) {
+	top := len(chain) - 1
+	if top == 0 {
+		return nil, refused(chain[top].Path, "it has no backing file to be merged into")
+	}
+	at := top - 1
+	if base != "" {
+		var err error
+		if at, err = s.indexOf(chain, base); err != nil {
+			return nil, err
+		}
+	}
+	if at == top {
+		return nil, refused(chain[top].Path, "it cannot be merged into itself")
+	}
+	return &Merge{Below: chain[:at], Base: chain[at], Gone: chain[at+1:]}, nil
+}
+
+// indexOf finds the image at path in the chain, under whatever name.
+func (s *Store) indexOf(chain []Node, path string) (int, error) {
+	info, err := s.FS.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(chain, func(n Node) bool { return n.Info.ID == info.ID })
+	if i < 0 {
+		return 0, refused(path, "it is not in the chain of %s", chain[len(chain)-1].Path)
+	}
+	return i, nil
+}
+
+// check refuses what would be lost with the merged files.
+func (m *Merge) check() error {
+	for _, n := range m.Gone {
+		switch i := n.Image; {
+		case i.Corrupt:
+			return refused(n.Path, "it is marked as corrupt: check and repair it first")
+		case i.Snapshots > 0 && !m.Keep:
+			return refused(n.Path, "it has %d internal snapshots, which would be lost with it", i.Snapshots)
+		case i.Bitmaps > 0:
+			return refused(n.Path, "it has %d persistent bitmaps, which incremental backups need and a merge would make stale", i.Bitmaps)
+		case i.DataFile:
+			return refused(n.Path, "its data is in an external file")
+		case n.Info.Links > 1 && !n.Info.IsBlock && !m.Keep:
+			return refused(n.Path, "it has %d names (hard links)", n.Info.Links)
+		}
+	}
+	return nil
+}
+
+// findChildren finds the images that build on the layers concerned.
+func (s *Store) findChildren(m *Merge, scan []string) error {
+	nodes := append([]Node{m.Base}, m.Gone...)
+	users, err := s.users(append(slices.Clone(m.Below), nodes...), dirsOf(nodes, scan))
+	if err != nil {
+		return err
+	}
+	for _, u := range users {
+		switch {
+		case u.on == m.Top().Info.ID:
+			m.Children = append(m.Children, u.Node)
+		case slices.ContainsFunc(nodes, func(n Node) bool { return n.Info.ID == u.on }):
+			return refused(u.Path, "it builds on a layer that the merge would change, %s", nodeOf(nodes, u.on).Path)
+		}
+	}
+	return nil
+}
+
+func nodeOf(nodes []Node, id vfs.ID) Node {
+	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Info.ID == id })
+	return nodes[i]
+}
+
+// all lists every image that the merge has to do with.
+func (m *Merge) all() []Node {
+	nodes := slices.Clone(m.Below)
+	nodes = append(nodes, m.Base)
+	nodes = append(nodes, m.Gone...)
+	return append(nodes, m.Children...)
+}
+
+// measureCommit fills in how much there is to move. Nothing is locked for longer
+// than that takes, and only as for reading.
+func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
+	o, err := s.openAll(append(append(slices.Clone(m.Below), m.Base), m.Gone...), func(Node) access { return toRead })
+	if err != nil {
+		return err
+	}
+	f, err := m.fill(o, nil)
+	if err == nil {
+		m.Amount, err = f.measure(ctx)
+	}
+	return errors.Join(err, o.Close())
+}
+
+// fill is what is to be brought into the base.
+func (m *Merge) fill(o *opened, done func(int64)) (*fill, error) {
+	to, err := o.target(m.Base)
+	if err != nil {
+		return nil, err
+	}
+	from, err := NewStack(o.of(m.Gone...)...)
+	if err != nil {
+		return nil, err
+	}
+	view, err := NewStack(o.of(append(append(slices.Clone(m.Below), m.Base), m.Gone...)...)...)
+	if err != nil {
+		return nil, err
+	}
+	return &fill{to: to, from: from, except: NoLayer, view: view, below: m.belowSize(), done: done}, nil
+}
+
+// belowSize is how much of what is below shows through holes of the base.
+func (m *Merge) belowSize() int64 {
+	if len(m.Below) == 0 {
+		return 0
+	}
+	return m.Below[len(m.Below)-1].Image.VirtualSize
+}
+
+// Commit carries out a plan. A crash at any moment, or cancelling, leaves every
+// image that stays as the guest sees it; the same commit, or Recover, goes on.
+func (s *Store) Commit(ctx context.Context, m *Merge, done func(n int64)) error {
+	how := func(n Node) access {
+		if n.Info.ID == m.Base.Info.ID || slices.ContainsFunc(m.Children, func(c Node) bool { return c.Info.ID == n.Info.ID }) {
+			return toWrite
+		}
+		return toRead
+	}
+	o, err := s.openAll(m.all(), how)
+	if err != nil {
+		return err
+	}
+	err = s.commit(ctx, m, o, done)
+	if closed := o.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return err
+	}
+	return s.finish(m)
+}
+
+// commit does all but delete the merged files.
+func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64)) error {
+	f, err := m.fill(o, done)
+	if err != nil {
+		return err
+	}
+	if err := f.to.Prepare(); err != nil {
+		return fmt.Errorf("%s: %w", m.Base.Path, err)
+	}
+	j := newJournal(m)
+	if err := s.writeJournal(j); err != nil {
+		return err
+	}
+	if err := f.resize(ctx, m.Top().Image.VirtualSize); err != nil {
+		return err
+	}
+	if err := f.run(ctx); err != nil {
+		return err
+	}
+	if err := s.markMerged(j, m); err != nil {
+		return err
+	}
+	return s.relink(m, o)
+}
+
+// resize gives the target the size of what is merged into it. Below the old end
+// of a smaller base nothing new may show through.
+func (f *fill) resize(ctx context.Context, size int64) error {
+	old := f.to.Image().VirtualSize
+	if size == old {
+		return nil
+	}
+	if size > old && old < f.below {
+		if err := f.fillEdge(ctx, old); err != nil {
+			return err
+		}
+	}
+	if err := f.to.Resize(size, f.below); err != nil {
+		return fmt.Errorf("%s: resize from %d to %d: %w", f.to.Host().Path(), old, size, err)
+	}
+	f.from.Forget()
+	f.view.Forget()
+	return nil
+}
+
+// fillEdge brings what shows through a hole at the end of the disk into the
+// target: the granule is about to be longer than the disk was.
+func (f *fill) fillEdge(ctx context.Context, old int64) error {
+	cut := old &^ (f.to.Granule() - 1)
+	if cut == old {
+		return nil
+	}
+	x, err := f.to.Extent(cut, old)
+	if err != nil || x.Kind != Hole && x.End() == old {
+		return err
+	}
+	r := &round{read: []Piece{{Offset: cut, Length: old - cut}}, bytes: old - cut}
+	return f.carryOut(ctx, r)
+}
+
+// relink lets the children build on the base.
+func (s *Store) relink(m *Merge, o *opened) error {
+	for _, c := range m.Children {
+		t, err := o.target(c)
+		if err != nil {
+			return err
+		}
+		if err := t.SetBacking(BackingName(c, m.Base.Path), m.Base.Image.Format); err != nil {
+			return fmt.Errorf("%s: %w", c.Path, err)
+		}
+	}
+	return nil
+}
+
+// BackingName is how an image names the file at path: relatively if it does so
+// now, else absolutely.
+func BackingName(n Node, path string) string {
+	if filepath.IsAbs(n.Image.Backing) || n.Image.Backing == "" {
+		return path
+	}
+	rel, err := filepath.Rel(filepath.Dir(n.Path), path)
+	if err != nil {
+		return path
+	}
+	return rel
+}
+
+// finish deletes the merged files, the highest first, and forgets the journal.
+func (s *Store) finish(m *Merge) error {
+	if !m.Keep {
+		for _, n := range slices.Backward(m.Gone) {
+			if n.Info.IsBlock {
+				continue // a device is not ours to remove
+			}
+			err := s.FS.RemoveExact(n.Path, n.Info.ID)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return s.dropJournal(journalPath(m.Top().Path))
+}

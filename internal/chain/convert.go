@@ -1,0 +1,94 @@
+package chain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// ConvertOptions say how an image is copied into a new one.
+type ConvertOptions struct {
+	// Sparse looks for zeros in data and leaves them out.
+	Sparse bool
+	// Own copies what the layer itself has, zeros included, and not what it
+	// builds on.
+	Own bool
+}
+
+// Convert copies the disk that nodes, base first, form into a fresh Target,
+// which is of the same size and empty. It closes nothing.
+func (s *Store) Convert(ctx context.Context, nodes []Node, to Target, c ConvertOptions, done func(n int64)) error {
+	o, err := s.openAll(nodes, func(Node) access { return toRead })
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.convert(ctx, o.of(nodes...), to, c, done), o.Close())
+}
+
+func (s *Store) convert(ctx context.Context, layers []Source, to Target, c ConvertOptions, done func(int64)) error {
+	f, err := newConvert(layers, to, c)
+	if err != nil {
+		return err
+	}
+	f.done = done
+	if err := to.Prepare(); err != nil {
+		return fmt.Errorf("%s: %w", to.Host().Path(), err)
+	}
+	if err := f.run(ctx); err != nil {
+		return err
+	}
+	return to.Flush()
+}
+
+func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
+	view, err := NewStack(layers...)
+	if err != nil {
+		return nil, err
+	}
+	from := view
+	f := &fill{to: to, from: from, except: NoLayer, view: view}
+	if c.Own {
+		if f.from, err = NewStack(layers[len(layers)-1]); err != nil {
+			return nil, err
+		}
+		f.below = view.Size()
+	}
+	if c.Sparse && !c.Own { // left out of an overlay, zeros would uncover what is below
+		f.wanted = (&sparse{from: f.from, granule: to.Granule()}).at
+	}
+	return f, nil
+}
+
+// A sparse leaves zeros out.
+type sparse struct {
+	from    *Stack
+	granule int64
+	buf     []byte
+}
+
+// at tells whether the first n bytes of x hold anything but zeros.
+func (s *sparse) at(x Found) (want bool, n int64, err error) {
+	if x.Kind != Data {
+		return true, x.Length, nil
+	}
+	if s.buf == nil {
+		s.buf = make([]byte, max(compareChunk, s.granule))
+	}
+	b := s.buf[:min(int64(len(s.buf)), x.Length)]
+	if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset); err != nil {
+		return false, 0, err
+	}
+	return s.split(b)
+}
+
+// split finds out how far b is of one kind, in granules.
+func (s *sparse) split(b []byte) (want bool, n int64, err error) {
+	g := min(s.granule, int64(len(b)))
+	want = !allZero(b[:g])
+	for n = g; n < int64(len(b)); n += g {
+		if next := b[n:min(n+g, int64(len(b)))]; allZero(next) == want {
+			return want, n, nil
+		}
+	}
+	return want, int64(len(b)), nil
+}

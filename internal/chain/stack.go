@@ -1,0 +1,120 @@
+package chain
+
+import (
+	"fmt"
+)
+
+// A Stack is a chain of open images, read as one disk. It is not safe for
+// concurrent use.
+type Stack struct {
+	layers []Source // base first
+	seen   []Extent // the last extent of each layer
+	size   int64
+}
+
+// NewStack returns the disk that the layers, base first, form. Encrypted ones
+// cannot be read.
+func NewStack(layers ...Source) (*Stack, error) {
+	s := &Stack{layers: layers, seen: make([]Extent, len(layers))}
+	for _, l := range layers {
+		if l.Image().Encrypted {
+			return nil, fmt.Errorf("%s: encrypted: its data cannot be read without the key", l.Host().Path())
+		}
+		s.size = l.Image().VirtualSize
+	}
+	return s, nil
+}
+
+// Size is the virtual size of the uppermost layer, in bytes.
+func (s *Stack) Size() int64 { return s.size }
+
+// Depth is how many layers there are.
+func (s *Stack) Depth() int { return len(s.layers) }
+
+// Forget drops what was remembered of extents: a layer has changed.
+func (s *Stack) Forget() { clear(s.seen) }
+
+// NoLayer is the layer of what no layer has.
+const NoLayer = -1
+
+// A Found is an extent with the layer that it was found in, counted from the
+// base; NoLayer for a Hole through all layers. Beyond the end of a layer that is
+// shorter than those above, it is Zero, whatever is below: so QEMU reads it.
+type Found struct {
+	Extent
+	Layer int
+}
+
+// Find returns what the disk has at off, up to end at most.
+func (s *Stack) Find(off, end int64) (Found, error) {
+	for i := len(s.layers) - 1; i >= 0; i-- {
+		size := s.layers[i].Image().VirtualSize
+		if off >= size {
+			return Found{Extent{off, end - off, Zero, NoHost}, i}, nil
+		}
+		x, err := s.extent(i, off, min(end, size))
+		if err != nil {
+			return Found{}, fmt.Errorf("%s: %w", s.layers[i].Host().Path(), err)
+		}
+		end = x.End()
+		if x.Kind != Hole {
+			return Found{x, i}, nil
+		}
+	}
+	return Found{Extent{off, end - off, Hole, NoHost}, NoLayer}, nil
+}
+
+// extent asks layer i, or remembers what it said last.
+func (s *Stack) extent(i int, off, end int64) (Extent, error) {
+	last := s.seen[i]
+	if last.Length == 0 || off < last.Offset || off >= last.End() || last.Kind == Compressed {
+		x, err := s.layers[i].Extent(off, s.layers[i].Image().VirtualSize)
+		if err != nil {
+			return Extent{}, err
+		}
+		s.seen[i], last = x, x
+	}
+	return last.from(off).Cut(end), nil
+}
+
+// from returns the part of e from off on.
+func (e Extent) from(off int64) Extent {
+	skip := off - e.Offset
+	e.Offset, e.Length = off, e.Length-skip
+	if e.Host != NoHost {
+		e.Host += skip
+	}
+	return e
+}
+
+// ReadAt fills p with what the disk has at off; beyond its end that is zeros.
+func (s *Stack) ReadAt(p []byte, off int64) (int, error) {
+	for done := 0; done < len(p); {
+		at := off + int64(done)
+		if at >= s.size {
+			clear(p[done:])
+			break
+		}
+		f, err := s.Find(at, min(s.size, off+int64(len(p))))
+		if err != nil {
+			return done, err
+		}
+		if err := s.read(p[done:done+int(f.Length)], f); err != nil {
+			return done, err
+		}
+		done += int(f.Length)
+	}
+	return len(p), nil
+}
+
+func (s *Stack) read(p []byte, f Found) error {
+	if f.Kind == Hole || f.Kind == Zero {
+		clear(p)
+		return nil
+	}
+	_, err := s.layers[f.Layer].ReadAt(p, f.Offset)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.layers[f.Layer].Host().Path(), err)
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+package chain
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// maxDepth is how many layers a chain may have, as QEMU has it.
+const maxDepth = 200
+
+// A Format is how images of one kind are opened.
+type Format struct {
+	Name string
+	// Probe tells whether r carries the format's magic; nil for a format
+	// without one, which is never taken for granted.
+	Probe func(r io.ReaderAt) bool
+	// Open takes over f. What it returns is a Target if f is open for writing.
+	Open func(f vfs.File) (Source, error)
+	// Inspect reads the header only.
+	Inspect func(f vfs.File) (Image, error)
+}
+
+// A Store is where images are: files, formats, and the directories to which
+// backing names may lead.
+type Store struct {
+	FS      vfs.FS
+	Formats []Format
+	Allow   []string // directories; the one of an image that is named by the user is always allowed
+	// RealPath resolves symbolic links; nil where there are none.
+	RealPath func(path string) (string, error)
+}
+
+// A RefusedError says why something is not done that would not be safe. Nothing
+// was changed.
+type RefusedError struct {
+	Path   string
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return e.Path + ": " + e.Reason }
+
+func refused(path, format string, args ...any) error {
+	return &RefusedError{path, fmt.Sprintf(format, args...)}
+}
+
+// A Node is one image of a chain, as its header has it.
+type Node struct {
+	Path  string
+	Info  vfs.Info
+	Image Image
+}
+
+// format finds the format of that name.
+func (s *Store) format(path, name string) (*Format, error) {
+	for i := range s.Formats {
+		if f := &s.Formats[i]; f.Name == name || name == "vpc" && f.Name == "vhd" {
+			return f, nil
+		}
+	}
+	return nil, refused(path, "format %q is not one that virt-rotate reads and writes", name)
+}
+
+// probe finds the format of an image that the user has named without one.
+func (s *Store) probe(f vfs.File) (*Format, error) {
+	for i := range s.Formats {
+		if p := s.Formats[i].Probe; p != nil && p(f) {
+			return &s.Formats[i], nil
+		}
+	}
+	return nil, refused(f.Path(), "its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)")
+}
+
+// Node looks at the image at path. Without a format it is taken for what its
+// magic says.
+func (s *Store) Node(path, format string) (Node, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return Node{}, err
+	}
+	f, err := s.FS.Open(path, false)
+	if err != nil {
+		return Node{}, err
+	}
+	n, err := s.inspect(f, format)
+	return n, errors.Join(err, f.Close())
+}
+
+func (s *Store) inspect(f vfs.File, format string) (n Node, err error) {
+	n.Path = f.Path()
+	if n.Info, err = f.Stat(); err != nil {
+		return n, err
+	}
+	var how *Format
+	if format == "" {
+		how, err = s.probe(f)
+	} else {
+		how, err = s.format(n.Path, format)
+	}
+	if err != nil {
+		return n, err
+	}
+	if n.Image, err = how.Inspect(f); err != nil {
+		return n, fmt.Errorf("%s: %w", n.Path, err)
+	}
+	n.Image.Format = how.Name
+	return n, nil
+}
+
+// Chain returns the image at path and all that it builds on, base first.
+func (s *Store) Chain(path, format string) ([]Node, error) {
+	n, err := s.Node(path, format)
+	if err != nil {
+		return nil, err
+	}
+	roots := append([]string{filepath.Dir(n.Path)}, s.Allow...)
+	return s.follow(n, roots)
+}
+
+// follow walks down from n.
+func (s *Store) follow(n Node, roots []string) ([]Node, error) {
+	chain := []Node{n}
+	for n.Image.Backing != "" {
+		below, err := s.below(n, roots)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(chain, func(c Node) bool { return c.Info.ID == below.Info.ID }) {
+			return nil, refused(n.Path, "its backing file %s builds on it: the chain is a loop", below.Path)
+		}
+		if len(chain) == maxDepth {
+			return nil, refused(n.Path, "the chain has more than %d layers", maxDepth)
+		}
+		chain, n = append(chain, below), below
+	}
+	slices.Reverse(chain)
+	return chain, nil
+}
+
+// below looks at the backing file of n.
+func (s *Store) below(n Node, roots []string) (Node, error) {
+	path, err := s.backingPath(n, n.Image.Backing, roots)
+	if err != nil {
+		return Node{}, err
+	}
+	if n.Image.BackingFormat == "" {
+		return Node{}, refused(n.Path, "it does not say the format of its backing file %s; say it with: virt-rotate image rebase -u -b NAME -F FORMAT", path)
+	}
+	below, err := s.Node(path, n.Image.BackingFormat)
+	if err != nil {
+		return Node{}, fmt.Errorf("backing file of %s: %w", n.Path, err)
+	}
+	return below, nil
+}
+
+// backingPath is the file that a backing name in n means. Names come from whoever
+// wrote the image: only plain paths count, and only in allowed directories.
+func (s *Store) backingPath(n Node, name string, roots []string) (string, error) {
+	path, ok := PlainPath(n.Path, name)
+	if !ok {
+		return "", refused(n.Path, "its backing file is %q, which is not a plain path", name)
+	}
+	real := path
+	if s.RealPath != nil {
+		var err error
+		if real, err = s.RealPath(path); err != nil {
+			return "", fmt.Errorf("backing file of %s: %w", n.Path, err)
+		}
+	}
+	for _, root := range roots {
+		if s.within(root, real) {
+			return path, nil
+		}
+	}
+	return "", refused(n.Path, "its backing file %s is outside the directories that are allowed; --allow %s allows it", path, filepath.Dir(real))
+}
+
+func (s *Store) within(root, path string) bool {
+	root, err := filepath.Abs(root)
+	if err == nil && s.RealPath != nil {
+		root, err = s.RealPath(root)
+	}
+	if err != nil {
+		return false
+	}
+	rel, err := filepath.Rel(root, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+}
+
+// PlainPath returns the file that a backing name in the image at path means, if
+// it is a plain path and not a protocol of QEMU's.
+func PlainPath(path, name string) (string, bool) {
+	if name == "" || strings.ContainsRune(name, 0) {
+		return "", false
+	}
+	if i := strings.IndexByte(name, ':'); i >= 0 && !strings.Contains(name[:i], "/") {
+		return "", false
+	}
+	if filepath.IsAbs(name) {
+		return filepath.Clean(name), true
+	}
+	return filepath.Join(filepath.Dir(path), name), true
+}
+
+// access says how an image is opened.
+type access int
+
+const (
+	toRead access = iota
+	toWrite
+)
+
+// opened are images that are open and locked, by node.
+type opened struct {
+	sources map[vfs.ID]Source
+}
+
+// openAll locks and opens nodes in the order of device and inode, so that two
+// processes cannot wait for each other, and sees that each is as it was.
+func (s *Store) openAll(nodes []Node, how func(Node) access) (*opened, error) {
+	o := &opened{map[vfs.ID]Source{}}
+	sorted := slices.Clone(nodes)
+	slices.SortFunc(sorted, func(a, b Node) int {
+		if a.Info.ID.Dev != b.Info.ID.Dev {
+			return cmpUint(a.Info.ID.Dev, b.Info.ID.Dev)
+		}
+		return cmpUint(a.Info.ID.Ino, b.Info.ID.Ino)
+	})
+	for _, n := range sorted {
+		if err := s.openOne(o, n, how(n)); err != nil {
+			return nil, errors.Join(err, o.Close())
+		}
+	}
+	return o, nil
+}
+
+func cmpUint(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (s *Store) openOne(o *opened, n Node, how access) error {
+	if o.sources[n.Info.ID] != nil {
+		return refused(n.Path, "it is there twice, under two names")
+	}
+	f, err := s.FS.Open(n.Path, how == toWrite)
+	if err != nil {
+		return err
+	}
+	src, err := s.openLocked(f, n, how)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	o.sources[n.Info.ID] = src
+	return nil
+}
+
+func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
+	mode := vfs.LockRead
+	if how == toWrite {
+		mode = vfs.LockWrite
+	}
+	if err := f.Lock(mode); err != nil {
+		return nil, err
+	}
+	now, err := s.inspect(f, n.Image.Format)
+	if err != nil {
+		return nil, err
+	}
+	if now.Info.ID != n.Info.ID || now.Image != n.Image {
+		return nil, refused(n.Path, "it has changed meanwhile; try again")
+	}
+	format, err := s.format(n.Path, n.Image.Format)
+	if err != nil {
+		return nil, err
+	}
+	src, err := format.Open(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.Path, err)
+	}
+	return src, nil
+}
+
+// target returns the open image of n, which was opened for writing.
+func (o *opened) target(n Node) (Target, error) {
+	t, ok := o.sources[n.Info.ID].(Target)
+	if !ok {
+		return nil, refused(n.Path, "images of format %s cannot be changed", n.Image.Format)
+	}
+	return t, nil
+}
+
+// of returns the open images of nodes.
+func (o *opened) of(nodes ...Node) []Source {
+	var out []Source
+	for _, n := range nodes {
+		out = append(out, o.sources[n.Info.ID])
+	}
+	return out
+}
+
+// Close closes all, which gives the locks back.
+func (o *opened) Close() error {
+	var errs []error
+	for _, s := range o.sources {
+		errs = append(errs, s.Close())
+	}
+	clear(o.sources)
+	return errors.Join(errs...)
+}

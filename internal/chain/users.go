@@ -1,0 +1,112 @@
+package chain
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// A user is an image that builds on a layer.
+type user struct {
+	Node
+	on vfs.ID
+}
+
+// users looks in dirs for images that build on one of nodes, without nodes
+// themselves. What could build on one and cannot be read is an error: in doubt
+// nothing is written.
+func (s *Store) users(nodes []Node, dirs []string) ([]user, error) {
+	var found []user
+	seen := map[vfs.ID]bool{}
+	for _, n := range nodes {
+		seen[n.Info.ID] = true
+	}
+	for _, dir := range dirs {
+		names, err := s.FS.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			u, err := s.user(filepath.Join(dir, name), seen)
+			if err != nil {
+				return nil, err
+			}
+			if u != nil && slices.ContainsFunc(nodes, func(n Node) bool { return n.Info.ID == u.on }) {
+				found = append(found, *u)
+			}
+		}
+	}
+	return found, nil
+}
+
+// user looks at one file; nil if it builds on nothing.
+func (s *Store) user(path string, seen map[vfs.ID]bool) (*user, error) {
+	f, err := s.FS.Open(path, false)
+	var kind *vfs.KindError
+	if errors.As(err, &kind) || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &RefusedError{path, fmt.Sprintf("it could build on the layers concerned, but cannot be read: %v", err)}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if seen[info.ID] || !s.probed(f) {
+		return nil, nil
+	}
+	seen[info.ID] = true
+	n, err := s.inspect(f, "")
+	if err != nil {
+		return nil, &RefusedError{path, fmt.Sprintf("it could build on the layers concerned, but cannot be read: %v", err)}
+	}
+	return s.userOf(n)
+}
+
+func (s *Store) probed(f vfs.File) bool {
+	for _, format := range s.Formats {
+		if format.Probe != nil && format.Probe(f) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) userOf(n Node) (*user, error) {
+	if n.Image.Backing == "" {
+		return nil, nil
+	}
+	path, ok := PlainPath(n.Path, n.Image.Backing)
+	if !ok && strings.HasPrefix(n.Image.Backing, "json:") {
+		return nil, refused(n.Path, "what it builds on is not known: %q", n.Image.Backing)
+	}
+	if !ok {
+		return nil, nil // storage of another kind
+	}
+	info, err := s.FS.Stat(path)
+	if err != nil {
+		return nil, nil // it builds on nothing that is there
+	}
+	return &user{n, info.ID}, nil
+}
+
+// dirsOf lists the directories of nodes and extra, each once.
+func dirsOf(nodes []Node, extra []string) []string {
+	var dirs []string
+	for _, n := range nodes {
+		if n.Info.IsBlock {
+			continue // device nodes are no place for images
+		}
+		dirs = append(dirs, filepath.Dir(n.Path))
+	}
+	dirs = append(dirs, extra...)
+	slices.Sort(dirs)
+	return slices.Compact(dirs)
+}

@@ -1,0 +1,216 @@
+package vfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// zeroPiece is how many zeros are written at once, in bytes.
+const zeroPiece = 1 << 20
+
+// kernel is what osFile asks of the kernel and not every file system has. Tests
+// put their own in.
+type kernel struct {
+	sync      fsync
+	fallocate func(fd int, mode uint32, off, n int64) error
+	lock      func(fd uintptr, cmd int, lk *unix.Flock_t) error
+	statfs    func(fd int, st *unix.Statfs_t) error
+	seek      func(fd int, off int64, whence int) (int64, error)
+	clone     func(fd int, r *unix.FileCloneRange) error
+	copyRange func(rfd int, roff *int64, wfd int, woff *int64, n, flags int) (int, error)
+}
+
+func linux() kernel {
+	return kernel{
+		sync:      (*os.File).Sync,
+		fallocate: unix.Fallocate,
+		lock:      unix.FcntlFlock,
+		statfs:    unix.Fstatfs,
+		seek:      unix.Seek,
+		clone:     unix.IoctlFileCloneRange,
+		copyRange: unix.CopyFileRange,
+	}
+}
+
+// osFile is an open file. All but Close may be called concurrently; the file
+// position, which SEEK_DATA moves, means nothing to anybody.
+type osFile struct {
+	f     *os.File
+	dev   uint64 // st_dev
+	block bool
+	sys   kernel
+
+	syncMu  sync.Mutex // held through fsync: a descriptor is told of an error once
+	syncErr error      // of the first Sync that failed
+
+	noClone sync.Map // st_dev of the sources that cannot be cloned to here
+
+	lockMu sync.Mutex // guards held
+	held   []int64    // the bytes that Lock has locked
+}
+
+func (f *osFile) Path() string { return f.f.Name() }
+
+func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+
+func (f *osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
+
+func (f *osFile) Truncate(size int64) error { return f.f.Truncate(size) }
+
+func (f *osFile) Close() error { return f.f.Close() }
+
+func (f *osFile) fd() int { return int(f.f.Fd()) }
+
+func (f *osFile) Stat() (Info, error) {
+	fi, err := f.f.Stat()
+	if err != nil {
+		return Info{}, err
+	}
+	if !f.block {
+		return infoOf(fi), nil
+	}
+	size, err := f.f.Seek(0, io.SeekEnd)
+	return asDevice(infoOf(fi), size), err
+}
+
+func (f *osFile) size() (int64, error) {
+	info, err := f.Stat()
+	return info.Size, err
+}
+
+// Sync fails for ever once it has failed: the kernel marks the pages that it
+// could not write as clean, so that the next fsync would succeed without them.
+func (f *osFile) Sync() error {
+	f.syncMu.Lock()
+	defer f.syncMu.Unlock()
+	if f.syncErr == nil {
+		f.syncErr = f.sys.sync(f.f)
+	}
+	return f.syncErr
+}
+
+// Reserve allocates. Shared extents that are to be overwritten are not copied
+// in advance, and a thin device promises more than it has: space can still run
+// out there. Where there is no fallocate, what is allocated already is asked for
+// once more.
+func (f *osFile) Reserve(off, n int64) error {
+	if err := checkRange(f.Path(), off, n); err != nil || n == 0 {
+		return err
+	}
+	if f.block {
+		return f.withinDevice(off, n)
+	}
+	err := f.fallocate(unix.FALLOC_FL_KEEP_SIZE, off, n)
+	if isUnsupported(err) {
+		return f.spaceFor(n)
+	}
+	return f.wrap("fallocate", err)
+}
+
+func (f *osFile) withinDevice(off, n int64) error {
+	size, err := f.size()
+	if err == nil && off+n > size {
+		return fmt.Errorf("%s: %d bytes needed, the device has %d: %w", f.Path(), off+n, size, syscall.ENOSPC)
+	}
+	return err
+}
+
+func (f *osFile) spaceFor(n int64) error {
+	var st unix.Statfs_t
+	if err := retry(func() error { return f.sys.statfs(f.fd(), &st) }); err != nil {
+		return f.wrap("statfs", err)
+	}
+	if free := blockBytes(available(&st), blockSize(&st)); n > free {
+		return fmt.Errorf("%s: %d bytes needed, %d free: %w", f.Path(), n, free, syscall.ENOSPC)
+	}
+	return nil
+}
+
+// Punch does not discard on devices: what is read after that may be anything.
+// The kernel makes fallocate write zeros there, or it refuses.
+func (f *osFile) Punch(off, n int64) error {
+	if err := checkRange(f.Path(), off, n); err != nil || n == 0 {
+		return err
+	}
+	err := f.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+	// A device wants whole logical blocks that begin before its end.
+	if isUnsupported(err) || f.block && errors.Is(err, unix.EINVAL) {
+		return f.writeZeros(off, off+n)
+	}
+	return f.wrap("punch", err)
+}
+
+// writeZeros zeroes [off, end) where there is data, and not beyond the length.
+func (f *osFile) writeZeros(off, end int64) error {
+	zeros := make([]byte, min(end-off, zeroPiece))
+	for off < end {
+		start, stop, err := f.NextData(off)
+		if err != nil || start == stop {
+			return err
+		}
+		off = start
+		for stop = min(stop, end); off < stop; off += zeroPiece {
+			if _, err := f.WriteAt(zeros[:min(stop-off, zeroPiece)], off); err != nil {
+				return err
+			}
+		}
+		off = stop
+	}
+	return nil
+}
+
+// NextData takes all of a device for data, and all of a file whose file system
+// does not tell.
+func (f *osFile) NextData(off int64) (start, end int64, err error) {
+	if err := checkRange(f.Path(), off, 0); err != nil {
+		return 0, 0, err
+	}
+	size, err := f.size()
+	if err != nil || off >= size {
+		return size, size, err
+	}
+	if f.block {
+		return off, size, nil
+	}
+	start, err = f.seek(off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return size, size, nil
+	}
+	if err == nil {
+		end, err = f.seek(start, unix.SEEK_HOLE)
+	}
+	if isUnsupported(err) || errors.Is(err, unix.EINVAL) {
+		return off, size, nil
+	}
+	return start, end, f.wrap("seek", err)
+}
+
+func (f *osFile) seek(off int64, whence int) (at int64, err error) {
+	err = retry(func() error {
+		at, err = f.sys.seek(f.fd(), off, whence)
+		return err
+	})
+	return at, err
+}
+
+func (f *osFile) fallocate(mode uint32, off, n int64) error {
+	return retry(func() error { return f.sys.fallocate(f.fd(), mode, off, n) })
+}
+
+func (f *osFile) wrap(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: f.Path(), Err: err}
+}
+
+// isUnsupported tells that a file system or the kernel lacks a call.
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS)
+}

@@ -1,0 +1,322 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// Repair says what Check may change.
+type Repair int
+
+// What Check may change.
+const (
+	RepairNone  Repair = iota // nothing: the file is only read
+	RepairLeaks               // refcounts that are too high
+	RepairAll                 // all that can be repaired without losing data
+)
+
+// maxProblems is how many problems a CheckResult describes.
+const maxProblems = 1000
+
+// A Problem is one thing that is wrong with an image, for people to read.
+type Problem struct {
+	Offset int64 // bytes from the start of the file
+	What   string
+	Reason string
+}
+
+func (p Problem) String() string {
+	return fmt.Sprintf("offset %d: %s: %s", p.Offset, p.What, p.Reason)
+}
+
+// CheckResult counts as qemu-img check does, in clusters or entries; the JSON
+// keys are qemu-img's. After a repair Corruptions, Leaks and CheckErrors are
+// what remains.
+type CheckResult struct {
+	Corruptions int64 `json:"corruptions,omitempty"`
+	Leaks       int64 `json:"leaks,omitempty"`
+	// CheckErrors counts what kept the check from being complete: clusters whose
+	// refcount cannot be read, or a table that makes no sense.
+	CheckErrors int64 `json:"check-errors"`
+
+	CorruptionsFixed int64 `json:"corruptions-fixed,omitempty"`
+	LeaksFixed       int64 `json:"leaks-fixed,omitempty"`
+
+	ImageEndOffset     int64 `json:"image-end-offset,omitempty"` // bytes
+	TotalClusters      int64 `json:"total-clusters,omitempty"`   // of the disk
+	AllocatedClusters  int64 `json:"allocated-clusters,omitempty"`
+	FragmentedClusters int64 `json:"fragmented-clusters,omitempty"`
+	CompressedClusters int64 `json:"compressed-clusters,omitempty"`
+
+	Problems     []Problem `json:"-"` // the first 1000 of ProblemCount
+	ProblemCount int64     `json:"-"`
+
+	ours int64 // corruptions that qemu-img does not count
+}
+
+// Check looks for inconsistencies in the image f, and repairs those that
+// repair allows. It counts as qemu-img check of QEMU 7.2 does: a cluster whose
+// refcount is lower than the number of references is a corruption, one whose
+// refcount is higher a leak, each wrong copied flag of the active tables,
+// each offset that is misplaced and each entry with reserved bits a corruption.
+//
+// It knows more than qemu-img, which says nothing of these corruptions:
+//   - a table or a cluster that the end of the file cuts off, as far as it
+//     holds data (QEMU reads zeros there);
+//   - metadata that overlaps with something, though the refcount agrees;
+//   - a zero flag in version 2, or with extended L2 entries;
+//   - an L1 entry with a flag and no offset (QEMU reads the header as L2 table).
+//
+// And it differs where qemu-img gives up without a result, for a snapshot table
+// or a bitmap directory that makes no sense: that is one CheckErrors here.
+//
+// A repair never changes guest data, and no entry that leads to a wrong place:
+// qemu-img turns some into zeros, here they remain corruptions. While there
+// are such entries no leak is repaired either, since what has leaked may be
+// what they should lead to. Nothing is punched and the file is not cut.
+// At a crash within a repair no refcount is too low that was not so before.
+//
+// Memory is at most 8 bytes per cluster of the file, 12 if there are internal
+// snapshots, and 64 MiB. f is to be locked by the caller. Errors are
+// those of ReadHeader and of f; what is wrong with the image is in the result.
+func Check(f vfs.File, repair Repair) (CheckResult, error) {
+	before, err := newChecker(f)
+	if err != nil {
+		return CheckResult{}, err
+	}
+	if err := before.run(); err != nil || repair == RepairNone {
+		return before.res, err
+	}
+	if err := before.repair(repair); err != nil {
+		return before.res, err
+	}
+	after, err := newChecker(f)
+	if err != nil {
+		return CheckResult{}, err
+	}
+	if err := after.run(); err != nil {
+		return after.res, err
+	}
+	after.res.CorruptionsFixed = max(before.res.Corruptions-after.res.Corruptions, 0)
+	after.res.LeaksFixed = max(before.res.Leaks-after.res.Leaks, 0)
+	return after.res, after.markSound()
+}
+
+// A checker counts the references of one image and compares the refcounts.
+type checker struct {
+	f      vfs.File
+	h      Header
+	l      layout
+	size   int64 // of the file, bytes
+	counts *clusterCounts
+	res    CheckResult
+
+	unreadable bool  // the walk did not come to its end
+	misplaced  int64 // entries that lead to a wrong place, or to nothing
+	badBlocks  bool  // refcount blocks have to be made anew
+}
+
+func newChecker(f vfs.File) (*checker, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	h, err := ReadHeader(f, info.Size)
+	if err != nil {
+		return nil, err
+	}
+	return &checker{f: f, h: h, l: h.layout(), size: info.Size}, nil
+}
+
+// run fills in the result.
+func (c *checker) run() error {
+	c.res.TotalClusters = (c.h.Size + c.l.cluster() - 1) >> c.l.clusterBits
+	clusters := (c.size-1)>>c.l.clusterBits + 1
+	if clusters > maxCheckClusters {
+		c.unreadable = true
+		c.res.CheckErrors++
+		c.note(Problem{0, "file", fmt.Sprintf("%d clusters, more than QEMU can count", clusters)}, 1)
+		return nil
+	}
+	c.counts = newClusterCounts(c.l, clusters)
+	stats, err := usage(c.f, c.h, c.size, c.reference)
+	c.res.AllocatedClusters = stats.allocated
+	c.res.FragmentedClusters = stats.fragmented
+	c.res.CompressedClusters = stats.compressed
+	if errors.Is(err, errUnreadable) {
+		c.unreadable = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.compare()
+}
+
+// note describes a problem that counts times times.
+func (c *checker) note(p Problem, times int64) {
+	c.res.ProblemCount += times
+	if len(c.res.Problems) < maxProblems {
+		c.res.Problems = append(c.res.Problems, p)
+	}
+}
+
+// reference counts one reference, or what is wrong with it.
+func (c *checker) reference(r ref) error {
+	switch {
+	case r.fatal:
+		c.res.CheckErrors++
+		c.note(Problem{r.at, r.kind.String(), r.reason}, 1)
+		return nil
+	case r.reason != "":
+		return c.wrong(r)
+	}
+	c.counts.add(r)
+	if r.kind == refRefcountBlock {
+		c.refcountBlock(r)
+	}
+	return nil
+}
+
+func (c *checker) corrupt(p Problem, times int64) {
+	c.res.Corruptions += times
+	c.note(p, times)
+}
+
+// wrong counts what is wrong with a reference.
+func (c *checker) wrong(r ref) error {
+	c.corrupt(Problem{r.at, r.kind.String(), r.reason}, r.times)
+	if r.ours {
+		c.res.ours += r.times
+	}
+	switch {
+	case r.reason == reasonNotCopied:
+	case r.kind == refRefcountBlock:
+		c.badBlocks = true
+	default:
+		c.misplaced++
+	}
+	if r.reason != reasonOutside || r.active == 0 {
+		return nil
+	}
+	refcount, err := c.refcountAt(r.offset >> c.l.clusterBits)
+	if err != nil || refcount.unreadable || refcount.n == 1 == r.copied {
+		return err
+	}
+	c.corrupt(Problem{r.at, r.kind.String(), "copied flag does not agree with the refcount"}, r.active)
+	return nil
+}
+
+// refcountBlock wants blocks for themselves. QEMU cannot count beyond the
+// width of the refcounts.
+func (c *checker) refcountBlock(r ref) {
+	n := c.counts.at(r.offset >> c.l.clusterBits)
+	if refs := min(n.references(), maxRef(c.l.refOrder)); refs != 1 {
+		c.corrupt(Problem{r.at, r.kind.String(), fmt.Sprintf("%d references", refs)}, 1)
+	}
+	if n.references() != 1 {
+		c.badBlocks = true
+	}
+}
+
+// storedRefcount is a refcount, if it can be read.
+type storedRefcount struct {
+	n          uint64
+	unreadable bool
+}
+
+// refcountAt reads the refcount of a cluster, which may be beyond the file.
+func (c *checker) refcountAt(cluster int64) (storedRefcount, error) {
+	per := c.l.refEntries()
+	block, err := blockAt(c.f, c.h, c.size, cluster/per)
+	if err != nil || block == 0 {
+		return storedRefcount{}, err
+	}
+	if badBlock(block, c.l) != "" {
+		return storedRefcount{unreadable: true}, nil
+	}
+	var b [8]byte // the refcount, or some of which it is one
+	bit := cluster % per << c.l.refOrder
+	if err := readPadded(c.f, b[:], block+bit/64*8, c.size); err != nil {
+		return storedRefcount{}, err
+	}
+	return storedRefcount{n: getRef(b[:], c.l.refOrder, bit%64>>c.l.refOrder)}, nil
+}
+
+// compare compares the refcounts with what was counted.
+func (c *checker) compare() error {
+	cmp := comparison{
+		r: c.f, h: c.h, l: c.l, size: c.size, counts: c.counts,
+		differ: c.differ, unreadable: c.withoutBlock,
+	}
+	err := cmp.run()
+	c.res.ImageEndOffset = (cmp.highest + 1) << c.l.clusterBits
+	return err
+}
+
+// withoutBlock counts each cluster, as QEMU does.
+func (c *checker) withoutBlock(first, end int64, reason string) error {
+	c.badBlocks = true
+	c.res.CheckErrors += end - first
+	c.note(Problem{first << c.l.clusterBits, "refcounts", reason}, end-first)
+	for i := first; i < end; i++ {
+		c.overflow(i, c.counts.at(i))
+	}
+	return nil
+}
+
+// overflow counts the references that no refcount of this width can tell.
+func (c *checker) overflow(cluster int64, n clusterCount) {
+	refs, most := n.references(), maxRef(c.l.refOrder)
+	if refs > most {
+		c.corrupt(Problem{cluster << c.l.clusterBits, "cluster",
+			fmt.Sprintf("%d references, more than a refcount can tell", refs)}, int64(refs-most))
+	}
+}
+
+// differ counts what is wrong with the refcount of a cluster, and with the
+// flags of the entries that lead to it.
+func (c *checker) differ(cluster int64, refcount uint64, n clusterCount) error {
+	p := Problem{Offset: cluster << c.l.clusterBits, What: "cluster"}
+	refs := min(n.references(), maxRef(c.l.refOrder))
+	c.overflow(cluster, n)
+	p.Reason = fmt.Sprintf("refcount %d, %d references", refcount, n.references())
+	switch {
+	case refcount < refs:
+		c.corrupt(p, 1)
+	case refcount > refs:
+		c.res.Leaks++
+		c.note(p, 1)
+	}
+	if n.class() == classOverlap && refcount >= n.references() {
+		p.Reason = "metadata overlaps with something else"
+		c.corrupt(p, 1)
+		c.res.ours++
+	}
+	if flags := n.falselyFlagged(refcount); flags > 0 {
+		p.Reason = fmt.Sprintf("copied flag of %d entries does not agree with refcount %d", flags, refcount)
+		c.corrupt(p, flags)
+	}
+	return nil
+}
+
+// markSound clears the dirty and the corrupt bit if there is no reason left
+// for them.
+func (c *checker) markSound() error {
+	const bits = incompatDirty | incompatCorrupt
+	if c.unreadable || c.res.Corruptions > 0 || c.res.CheckErrors > 0 || c.h.Incompatible&bits == 0 {
+		return nil
+	}
+	if err := c.f.Sync(); err != nil {
+		return err
+	}
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], c.h.Incompatible&^bits)
+	if _, err := c.f.WriteAt(b[:], offIncompatible); err != nil {
+		return err
+	}
+	return c.f.Sync()
+}

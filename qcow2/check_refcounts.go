@@ -1,0 +1,122 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"io"
+	"math"
+)
+
+// maxCheckClusters is how many clusters a file may have, as for QEMU.
+const maxCheckClusters = math.MaxInt32
+
+// comparison reads the refcounts of a file beside what was counted.
+type comparison struct {
+	r      io.ReaderAt
+	h      Header
+	l      layout
+	size   int64 // of the file
+	counts *clusterCounts
+
+	// differ is called for each cluster whose refcount is not what was counted,
+	// or does not agree with copied flags or the rules on overlaps.
+	differ func(cluster int64, refcount uint64, c clusterCount) error
+	// unreadable is called for each stretch of clusters without a valid block.
+	unreadable func(first, end int64, reason string) error
+
+	highest int64 // last cluster in use, by whatever account
+}
+
+// run goes through the file once, in order. It needs the memory of one block.
+func (c *comparison) run() error {
+	block := make([]byte, c.l.cluster())
+	per := c.l.refEntries()
+	for first := int64(0); first < c.counts.clusters; first += per {
+		end := min(first+per, c.counts.clusters)
+		at, err := blockAt(c.r, c.h, c.size, first/per)
+		if err != nil {
+			return err
+		}
+		if reason := badBlock(at, c.l); reason != "" {
+			if err := c.unreadable(first, end, reason); err != nil {
+				return err
+			}
+			continue
+		}
+		if at == 0 {
+			clear(block)
+		} else if err := readPadded(c.r, block, at, c.size); err != nil {
+			return err
+		}
+		if err := c.block(block, first, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blockAt returns entry i of the refcount table, without its reserved bits; 0
+// beyond the end of the table.
+func blockAt(r io.ReaderAt, h Header, size, i int64) (int64, error) {
+	var b [8]byte
+	if i >= int64(h.RefcountTableClusters)*h.ClusterSize()/8 {
+		return 0, nil
+	}
+	err := readPadded(r, b[:], h.RefcountTableOffset+8*i, size)
+	return int64(binary.BigEndian.Uint64(b[:]) &^ refTableReserved), err
+}
+
+// badBlock tells why QEMU cannot read a block at an offset; beyond the end of
+// the file it sees zeros.
+func badBlock(at int64, l layout) string {
+	const maxLength = math.MaxInt64 &^ (1<<30 - 1)
+	switch {
+	case at&(l.cluster()-1) != 0:
+		return "the refcount block is not aligned"
+	case at < 0 || at > maxLength-l.cluster():
+		return "the refcount block is beyond all files"
+	}
+	return ""
+}
+
+// block compares the clusters from first to end with a block.
+func (c *comparison) block(block []byte, first, end int64) error {
+	for i := first; i < end; {
+		next := min((i>>countPageBits+1)<<countPageBits, end)
+		page := c.counts.page(i)
+		if page == nil && allZeroRefs(block, c.l.refOrder, i-first, next-first) {
+			i = next
+			continue
+		}
+		for ; i < next; i++ {
+			var n clusterCount
+			if page != nil {
+				n = page[i&(1<<countPageBits-1)]
+			}
+			if err := c.cluster(i, getRef(block, c.l.refOrder, i-first), n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// allZeroRefs tells whether refcounts from to end are all 0, in whole bytes.
+func allZeroRefs(block []byte, order uint32, from, end int64) bool {
+	for _, b := range block[from<<order/8 : (end<<order+7)/8] {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *comparison) cluster(i int64, refcount uint64, n clusterCount) error {
+	if refcount == 0 && n == 0 {
+		return nil
+	}
+	c.highest = i
+	if refcount == n.references() && n.falselyFlagged(refcount) == 0 && n.class() != classOverlap {
+		return nil
+	}
+	return c.differ(i, refcount, n)
+}

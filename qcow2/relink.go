@@ -1,0 +1,163 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// SetBacking names another backing image. The new name goes into sectors of
+// cluster 0 that nothing uses, then one write of sector 0 switches to it: a crash
+// leaves the old name or the new one, whole. The image need not be prepared, and
+// may be encrypted.
+func (m *Image) SetBacking(name, format string) error {
+	if m.h.Corrupt() {
+		return &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}
+	}
+	if m.w != nil && m.w.broken != nil {
+		return m.w.broken
+	}
+	if err := checkNames(name, format); err != nil {
+		return err
+	}
+	first := make([]byte, m.cluster())
+	if err := readFull(m.f, first, 0, "header"); err != nil {
+		return err
+	}
+	return m.fail(m.relink(first, name, format))
+}
+
+func checkNames(name, format string) error {
+	switch {
+	case len(name) > maxBackingName:
+		return &UnsupportedError{fmt.Sprintf("a backing name of %d bytes; qcow2 has room for %d", len(name), maxBackingName)}
+	case name != "" && (format == "" || len(format) > maxBackingFormat):
+		return fmt.Errorf("qcow2: backing format %q: want 1 to %d bytes", format, maxBackingFormat)
+	}
+	return nil
+}
+
+// relink switches from the names in cluster 0, which is first, to the new ones.
+func (m *Image) relink(first []byte, name, format string) error {
+	h := m.h
+	h.BackingFile, h.BackingFormat = name, format
+	area := m.area(first, format, name != "")
+	off, err := m.roomForName(int64(len(area.bytes))+area.off, name, area.rewritten)
+	if err != nil {
+		return err
+	}
+	h.BackingFileOffset, h.BackingFileLength = off, uint32(len(name))
+	if name == "" {
+		h.BackingFileOffset, h.BackingFileLength = 0, 0
+	}
+	next := append([]byte(nil), first...)
+	copy(next[area.off:], area.bytes)
+	copy(next[off:], name)
+	var fixed [headerLen]byte
+	copy(fixed[:], next)
+	h.encode(&fixed)
+	copy(next, fixed[:])
+	if err := m.switchTo(first, next, off, int64(len(name))); err != nil {
+		return err
+	}
+	size := m.size
+	if m.h, err = ReadHeader(m.f, size); err != nil {
+		return fmt.Errorf("reading back: %w", err)
+	}
+	return nil
+}
+
+// switchTo writes what is beyond sector 0 first, where nothing refers to it.
+func (m *Image) switchTo(old, next []byte, name, n int64) error {
+	if name+n > sectorSize {
+		if _, err := m.f.WriteAt(next[max(name, sectorSize):name+n], max(name, sectorSize)); err != nil {
+			return err
+		}
+		if err := m.f.Sync(); err != nil {
+			return err
+		}
+	}
+	for i := int64(sectorSize); i < int64(len(next)); i++ {
+		if next[i] != old[i] && (i < name || i >= name+n) {
+			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
+		}
+	}
+	if _, err := m.f.WriteAt(next[:sectorSize], 0); err != nil {
+		return err
+	}
+	return m.f.Sync()
+}
+
+// An extArea is the part of cluster 0 with the header extensions.
+type extArea struct {
+	off       int64
+	bytes     []byte // up to and with the end mark
+	rewritten bool
+}
+
+// area returns the extensions with the backing format changed, added or taken
+// out, and everything else as it is.
+func (m *Image) area(first []byte, format string, named bool) extArea {
+	off := int64(m.h.HeaderLength)
+	var b []byte
+	done := !named
+	for _, e := range m.h.Extensions {
+		if e.Type != ExtensionBackingFormat {
+			b = append(b, first[e.Offset-extHeaderLen:e.Offset+(int64(e.Length)+extAlign-1)&^(extAlign-1)]...)
+		} else if !done {
+			b = append(b, formatExtension(format)...)
+			done = true
+		}
+	}
+	if !done {
+		b = append(formatExtension(format), b...)
+	}
+	b = append(b, make([]byte, extHeaderLen)...)
+	return extArea{off, b, string(first[off:min(off+int64(len(b)), int64(len(first)))]) != string(b)}
+}
+
+func formatExtension(format string) []byte {
+	b := make([]byte, extHeaderLen+(len(format)+extAlign-1)&^(extAlign-1))
+	binary.BigEndian.PutUint32(b, ExtensionBackingFormat)
+	binary.BigEndian.PutUint32(b[offExtLength:], uint32(len(format)))
+	copy(b[extHeaderLen:], format)
+	return b
+}
+
+// roomForName finds a place in cluster 0 for the name: in sectors of its own, or
+// all in sector 0 with what refers to it.
+func (m *Image) roomForName(extEnd int64, name string, rewritten bool) (int64, error) {
+	n := int64(len(name))
+	oldFrom, oldTo := m.h.BackingFileOffset, m.h.BackingFileOffset+int64(m.h.BackingFileLength)
+	if rewritten && extEnd > sectorSize {
+		return 0, &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
+	}
+	if extEnd+n <= sectorSize {
+		return extEnd, nil
+	}
+	for off := max(sectorSize, (extEnd+sectorSize-1)&^(sectorSize-1)); off+n <= m.cluster(); off += sectorSize {
+		if off >= oldTo || off+n <= oldFrom {
+			return off, nil
+		}
+	}
+	return 0, &UnsupportedError{fmt.Sprintf("a backing name of %d bytes: cluster 0 has no room for it beside the old one", n)}
+}
+
+// writeHeader writes the fixed header, within sector 0, durably.
+func (m *Image) writeHeader(h Header) error {
+	var sector [sectorSize]byte
+	if err := readFull(m.f, sector[:], 0, "header"); err != nil {
+		return err
+	}
+	var fixed [headerLen]byte
+	copy(fixed[:], sector[:])
+	h.encode(&fixed)
+	copy(sector[:], fixed[:])
+	if _, err := m.f.WriteAt(sector[:], 0); err != nil {
+		return err
+	}
+	if err := m.f.Sync(); err != nil {
+		return err
+	}
+	m.h = h
+	return nil
+}

@@ -1,0 +1,201 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// A repairer changes what a checker has found wrong.
+//
+// The order is such that each state in which a crash can leave the image is at
+// least as safe as it was. Refcounts are raised first; then the copied
+// flags are cleared that are wrong; only then refcounts are lowered; flags that
+// are missing come last, since a flag allows for writing in place. There is
+// an fsync after each step.
+type repairer struct {
+	*checker
+	all   bool // raise refcounts, clear flags
+	lower bool // repair leaks
+}
+
+// repair does what can be done without losing data. With refcount blocks that
+// cannot be read, nothing is known to be a leak.
+func (c *checker) repair(repair Repair) error {
+	r := &repairer{checker: c, all: repair == RepairAll, lower: c.misplaced == 0}
+	wrong := c.res.Corruptions+c.res.Leaks+c.res.CheckErrors > 0
+	if c.unreadable || !wrong || !r.all && c.badBlocks {
+		return nil
+	}
+	if err := r.clearAutoclear(); err != nil {
+		return err
+	}
+	return r.inOrder()
+}
+
+// inOrder takes the steps. A new refcount structure has the right refcounts,
+// higher and lower ones, from the start.
+func (r *repairer) inOrder() error {
+	missing, err := r.plan()
+	if err != nil {
+		return err
+	}
+	if r.all && (missing || r.badBlocks) {
+		if built, err := r.rebuild(); err != nil || !built {
+			return err
+		}
+	}
+	steps := []func() error{r.raiseRefcounts, r.clearFlags, r.lowerRefcounts, r.setFlags}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clearAutoclear does what a program has to do with features of which it knows
+// nothing before it changes an image ("autoclear_features").
+func (r *repairer) clearAutoclear() error {
+	const known = autoclearBitmaps | autoclearDataFileRaw
+	if r.h.Autoclear&^known == 0 {
+		return nil
+	}
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], r.h.Autoclear&known)
+	if _, err := r.f.WriteAt(b[:], offAutoclear); err != nil {
+		return err
+	}
+	r.h.Autoclear &= known
+	return r.f.Sync()
+}
+
+// plan marks the clusters whose refcount stays although it is wrong: leaks that
+// must not be repaired, and what is too low when only leaks are. It tells
+// whether a cluster in use has no refcount block.
+func (r *repairer) plan() (missing bool, err error) {
+	c := comparison{
+		r: r.f, h: r.h, l: r.l, size: r.size, counts: r.counts,
+		unreadable: func(int64, int64, string) error { return nil },
+		differ: func(cluster int64, refcount uint64, n clusterCount) error {
+			if refs := n.references(); refcount > refs && !r.lower || refcount < refs && !r.all {
+				r.counts.keep(cluster)
+			}
+			return nil
+		},
+		without: func(int64) { missing = true },
+	}
+	return missing, c.run()
+}
+
+// keep marks a cluster whose refcount stays as it is.
+func (c *clusterCounts) keep(cluster int64) {
+	if p := c.page(cluster); p != nil {
+		p[cluster&(1<<countPageBits-1)] |= maxReferences
+		return
+	}
+	c.add(ref{offset: cluster << c.bits, length: 1, times: maxReferences})
+}
+
+// target is the refcount that a cluster is to have.
+func (r *repairer) target(refcount uint64, n clusterCount) uint64 {
+	if n.references() == maxReferences {
+		return refcount
+	}
+	return min(n.references(), maxRef(r.l.refOrder))
+}
+
+func (r *repairer) raiseRefcounts() error {
+	return r.rewrite(func(old, target uint64) bool { return target > old })
+}
+
+func (r *repairer) lowerRefcounts() error {
+	return r.rewrite(func(old, target uint64) bool { return target < old })
+}
+
+// rewrite sets the refcounts that change says to their target, in place.
+func (r *repairer) rewrite(change func(old, target uint64) bool) error {
+	p := patcher{f: r.f, size: r.size, unit: r.l.cluster()}
+	block, at := int64(-1), int64(0)
+	c := comparison{
+		r: r.f, h: r.h, l: r.l, size: r.size, counts: r.counts,
+		unreadable: func(int64, int64, string) error { return nil },
+		differ: func(cluster int64, refcount uint64, n clusterCount) (err error) {
+			target := r.target(refcount, n)
+			if !change(refcount, target) {
+				return nil
+			}
+			if i := cluster / r.l.refEntries(); i != block {
+				block = i
+				if at, err = blockAt(r.f, r.h, r.size, i); err != nil {
+					return err
+				}
+			}
+			return p.patch(at, func(b []byte) {
+				putRef(b, r.l.refOrder, cluster%r.l.refEntries(), target)
+			})
+		},
+	}
+	if err := c.run(); err != nil {
+		return err
+	}
+	return p.sync()
+}
+
+func (r *repairer) clearFlags() error {
+	if !r.all {
+		return nil
+	}
+	return r.flags(false)
+}
+
+func (r *repairer) setFlags() error { return r.flags(true) }
+
+// flags sets, or clears, the copied flags of the active tables that are to
+// be so.
+func (r *repairer) flags(set bool) error {
+	p := patcher{f: r.f, size: r.size, unit: r.l.cluster()}
+	_, err := usage(r.f, r.h, r.size, func(u ref) error {
+		if !r.flagWrong(u, set) {
+			return nil
+		}
+		return p.patch(u.at&^(r.l.cluster()-1), func(b []byte) {
+			b[u.at&(r.l.cluster()-1)] ^= byte(entryCopied >> 56)
+		})
+	})
+	if err != nil && !errors.Is(err, errUnreadable) {
+		return err
+	}
+	return p.sync()
+}
+
+// flagWrong tells whether the flag of a reference can be set, or cleared. Where
+// tables overlap with something nothing is written.
+func (r *repairer) flagWrong(u ref, set bool) bool {
+	table := r.counts.at(u.at >> r.l.clusterBits).class()
+	if u.reason == reasonNotCopied {
+		return set && table == classL2
+	}
+	if u.reason != "" || u.active == 0 || u.copied == set || u.odd || u.offset&(r.l.cluster()-1) != 0 {
+		return false
+	}
+	if u.kind == refL2 && table != classMeta || u.kind == refData && table != classL2 {
+		return false
+	}
+	n := r.counts.at(u.offset >> r.l.clusterBits).references()
+	beyond := n > maxRef(r.l.refOrder) && n != maxReferences // no refcount can be right
+	return !beyond && (n == 1) == set
+}
+
+// A patcher changes a file in units that are read and written at once.
+type patcher struct {
+	f    interface {
+		ReadAt([]byte, int64) (int, error)
+		WriteAt([]byte, int64) (int, error)
+		Sync() error
+	}
+	size    int64 // of the file, bytes
+	unit    int64
+	at      int64 // of b
+	b, old  []byte
+	changed bool // anything at all
+}
