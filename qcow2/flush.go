@@ -16,6 +16,9 @@ func (m *Image) Flush() error {
 	if err := m.ready(); err != nil {
 		return err
 	}
+	if err := m.ensureLength(m.w.grow); err != nil {
+		return m.fail(err)
+	}
 	if len(m.w.changes) == 0 {
 		return m.fail(m.f.Sync()) // data may have been overwritten in place
 	}
@@ -75,11 +78,6 @@ func (m *Image) flush(groups []group) error {
 			return err
 		}
 	}
-	if m.w.grow > 0 {
-		if err := m.ensureLength(m.w.grow); err != nil {
-			return err
-		}
-	}
 	if err := m.trim(); err != nil {
 		return err
 	}
@@ -114,6 +112,9 @@ func (m *Image) trim() error {
 
 // ensureLength makes the file at least n bytes long.
 func (m *Image) ensureLength(n int64) error {
+	if n == 0 {
+		return nil
+	}
 	m.w.grow = 0
 	info, err := m.f.Stat()
 	if err != nil || info.IsBlock || info.Size >= n {

@@ -82,10 +82,13 @@ func (h Header) ClusterSize() int64 { return 1 << h.ClusterBits }
 
 // Probe tells whether r starts with the magic. A guest can write the magic into
 // a raw disk: only ask where the format is known to be an image format.
-func Probe(r io.ReaderAt) bool {
+func Probe(r io.ReaderAt) (bool, error) {
 	var b [4]byte
-	n, _ := r.ReadAt(b[:], 0)
-	return n == len(b) && binary.BigEndian.Uint32(b[:]) == magic
+	n, err := r.ReadAt(b[:], 0)
+	if n == len(b) || errors.Is(err, io.EOF) {
+		return n == len(b) && binary.BigEndian.Uint32(b[:]) == magic, nil
+	}
+	return false, err
 }
 
 // ReadHeader reads the header of an image whose file has size bytes. It returns

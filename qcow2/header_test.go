@@ -43,7 +43,7 @@ func TestSamplesAreReadAndAreAsTheirNames(t *testing.T) {
 		if err != nil || got != slices.Contains(blank, name) {
 			t.Errorf("%s: Blank = %v, %v", name, got, err)
 		}
-		if !Probe(bytes.NewReader(image)) {
+		if yes, err := Probe(bytes.NewReader(image)); !yes || err != nil {
 			t.Errorf("%s: no magic", name)
 		}
 	}
@@ -293,7 +293,7 @@ func TestOtherFilesAreNotQcow2(t *testing.T) {
 		if _, err := read(image); !errors.Is(err, ErrNotQcow2) {
 			t.Errorf("%.8q: %v", image, err)
 		}
-		if Probe(bytes.NewReader(image)) {
+		if yes, err := Probe(bytes.NewReader(image)); yes || err != nil {
 			t.Errorf("%.8q: Probe", image)
 		}
 	}

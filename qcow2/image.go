@@ -155,14 +155,18 @@ func (m *Image) checkWithin(e entry, off, at int64) error {
 	if m.dataFile {
 		return nil
 	}
-	start, n := e.host(), min(m.cluster(), m.h.Size-off)
-	if e.compressed() {
+	start, n := e.host(), m.cluster()
+	switch {
+	case e.compressed():
 		start, n = m.packed(e)
 		n = 1 // how long it really is, unpacking shows
-	} else if m.kind(e) == chain.Zero {
-		return nil
+	case m.extended:
+		n = lastSubcluster(e) * m.granule() // QEMU writes no further
+	case m.kind(e) == chain.Zero:
+		n = 0
 	}
-	if start != 0 && start+n > m.size {
+	n = min(n, m.h.Size-off)
+	if start != 0 && n > 0 && start+n > m.size {
 		return &FormatError{at, "L2 entry", "the cluster is beyond the end of the file"}
 	}
 	return nil

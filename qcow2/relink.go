@@ -41,7 +41,7 @@ func (m *Image) relink(first []byte, name, format string) error {
 	h := m.h
 	h.BackingFile, h.BackingFormat = name, format
 	area := m.area(first, format, name != "")
-	off, err := m.roomForName(int64(len(area.bytes))+area.off, name, area.rewritten)
+	off, err := m.roomForName(int64(m.h.HeaderLength)+int64(len(area)), name)
 	if err != nil {
 		return err
 	}
@@ -49,14 +49,17 @@ func (m *Image) relink(first []byte, name, format string) error {
 	if name == "" {
 		h.BackingFileOffset, h.BackingFileLength = 0, 0
 	}
+	if int64(m.h.HeaderLength)+int64(len(area)) > m.cluster() {
+		return &UnsupportedError{"a backing file: cluster 0 has no room for its format beside the header extensions"}
+	}
 	next := append([]byte(nil), first...)
-	copy(next[area.off:], area.bytes)
+	copy(next[m.h.HeaderLength:], area)
 	copy(next[off:], name)
 	var fixed [headerLen]byte
 	copy(fixed[:], next)
 	h.encode(&fixed)
 	copy(next, fixed[:])
-	if err := m.switchTo(first, next, off, int64(len(name))); err != nil {
+	if err := m.switchTo(first, next); err != nil {
 		return err
 	}
 	size := m.size
@@ -66,19 +69,24 @@ func (m *Image) relink(first []byte, name, format string) error {
 	return nil
 }
 
-// switchTo writes what is beyond sector 0 first, where nothing refers to it.
-func (m *Image) switchTo(old, next []byte, name, n int64) error {
-	if name+n > sectorSize {
-		if _, err := m.f.WriteAt(next[max(name, sectorSize):name+n], max(name, sectorSize)); err != nil {
+// switchTo writes what is beyond sector 0 first, where nothing refers to it yet.
+func (m *Image) switchTo(old, next []byte) error {
+	from, to := int64(len(next)), int64(0)
+	for i := int64(sectorSize); i < int64(len(next)); i++ {
+		if next[i] == old[i] {
+			continue
+		}
+		if m.refersTo(i) {
+			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
+		}
+		from, to = min(from, i), max(to, i+1)
+	}
+	if from < to {
+		if _, err := m.f.WriteAt(next[from:to], from); err != nil {
 			return err
 		}
 		if err := m.f.Sync(); err != nil {
 			return err
-		}
-	}
-	for i := int64(sectorSize); i < int64(len(next)); i++ {
-		if next[i] != old[i] && (i < name || i >= name+n) {
-			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
 		}
 	}
 	if _, err := m.f.WriteAt(next[:sectorSize], 0); err != nil {
@@ -87,17 +95,23 @@ func (m *Image) switchTo(old, next []byte, name, n int64) error {
 	return m.f.Sync()
 }
 
-// An extArea is the part of cluster 0 with the header extensions.
-type extArea struct {
-	off       int64
-	bytes     []byte // up to and with the end mark
-	rewritten bool
+// refersTo tells whether the header refers to byte i of cluster 0: extensions up
+// to their end mark, or the backing name.
+func (m *Image) refersTo(i int64) bool {
+	end := int64(m.h.HeaderLength)
+	for _, e := range m.h.Extensions {
+		end = max(end, e.Offset+(int64(e.Length)+extAlign-1)&^(extAlign-1))
+	}
+	name := m.h.BackingFileOffset
+	if i < end+extHeaderLen && (name == 0 || i < name) {
+		return true
+	}
+	return i >= name && i < name+int64(m.h.BackingFileLength)
 }
 
-// area returns the extensions with the backing format changed, added or taken
-// out, and everything else as it is.
-func (m *Image) area(first []byte, format string, named bool) extArea {
-	off := int64(m.h.HeaderLength)
+// area returns the extensions, up to and with the end mark, with the backing
+// format changed, added or taken out, and everything else as it is.
+func (m *Image) area(first []byte, format string, named bool) []byte {
 	var b []byte
 	done := !named
 	for _, e := range m.h.Extensions {
@@ -111,8 +125,7 @@ func (m *Image) area(first []byte, format string, named bool) extArea {
 	if !done {
 		b = append(formatExtension(format), b...)
 	}
-	b = append(b, make([]byte, extHeaderLen)...)
-	return extArea{off, b, string(first[off:min(off+int64(len(b)), int64(len(first)))]) != string(b)}
+	return append(b, make([]byte, extHeaderLen)...)
 }
 
 func formatExtension(format string) []byte {
@@ -123,14 +136,11 @@ func formatExtension(format string) []byte {
 	return b
 }
 
-// roomForName finds a place in cluster 0 for the name: in sectors of its own, or
-// all in sector 0 with what refers to it.
-func (m *Image) roomForName(extEnd int64, name string, rewritten bool) (int64, error) {
+// roomForName finds a place in cluster 0 for the name, behind the extensions: in
+// sectors of its own, or all in sector 0 with what refers to it.
+func (m *Image) roomForName(extEnd int64, name string) (int64, error) {
 	n := int64(len(name))
 	oldFrom, oldTo := m.h.BackingFileOffset, m.h.BackingFileOffset+int64(m.h.BackingFileLength)
-	if rewritten && extEnd > sectorSize {
-		return 0, &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
-	}
 	if extEnd+n <= sectorSize {
 		return extEnd, nil
 	}

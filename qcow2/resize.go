@@ -15,7 +15,10 @@ func (m *Image) Resize(size, below int64) error {
 	if err := m.ready(); err != nil {
 		return err
 	}
-	if err := m.checkResize(size); err != nil {
+	if len(m.w.changes) > 0 {
+		return fmt.Errorf("qcow2: resize with changes that are not flushed")
+	}
+	if err := m.CheckResize(size); err != nil {
 		return err
 	}
 	if size < m.h.Size {
@@ -59,14 +62,14 @@ func (m *Image) grow(size, below int64) error {
 	return m.writeHeader(m.h)
 }
 
-func (m *Image) checkResize(size int64) error {
+// CheckResize tells whether Resize would refuse the size. The image need not be
+// prepared.
+func (m *Image) CheckResize(size int64) error {
 	h := m.h
 	h.Size = size
 	switch {
 	case size < 0 || size%sectorSize != 0:
 		return fmt.Errorf("qcow2: size %d: not a multiple of 512", size)
-	case len(m.w.changes) > 0:
-		return fmt.Errorf("qcow2: resize with changes that are not flushed")
 	case h.l1Entries()*l1EntryLen > maxL1Bytes:
 		return &UnsupportedError{fmt.Sprintf("a disk of %d bytes with clusters of %d", size, m.cluster())}
 	case m.h.Snapshots > 0 && m.version < 3:
@@ -129,6 +132,7 @@ func (m *Image) clearRest(size int64) error {
 	case err != nil:
 		return err
 	case mine:
+		m.w.grow = max(m.w.grow, e.host()+m.cluster())
 		return m.f.Punch(e.host()+in, m.cluster()-in)
 	case !e.compressed() && !m.allocated(e):
 		return nil

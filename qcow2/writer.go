@@ -273,6 +273,7 @@ func (m *Image) clearTail(off, host, n int64) error {
 	if over <= 0 {
 		return nil
 	}
+	m.w.grow = max(m.w.grow, host+n<<m.clusterBits)
 	return m.f.Punch(host+n<<m.clusterBits-over, over)
 }
 

@@ -28,8 +28,12 @@ func inspect(path, format string) (chain.Image, error) {
 		return chain.Image{}, err
 	}
 	defer f.Close()
-	if format == "" && !qcow2.Probe(f) {
-		return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
+	if format == "" {
+		if yes, err := qcow2.Probe(f); err != nil {
+			return chain.Image{}, err
+		} else if !yes {
+			return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
+		}
 	}
 	image, err := inspectQcow2(f, info.Size)
 	for range 2 { // a guest that runs may make the file grow under our eyes

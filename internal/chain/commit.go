@@ -144,9 +144,27 @@ func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
 	}
 	f, err := m.fill(o, nil)
 	if err == nil {
+		err = f.checkResize(m.Top())
+	}
+	if err == nil {
 		m.Amount, err = f.measure(ctx)
 	}
 	return errors.Join(err, o.Close())
+}
+
+// A resizer tells beforehand what Resize would refuse; it need not be prepared.
+type resizer interface{ CheckResize(size int64) error }
+
+// checkResize refuses a target that cannot become as large or small as top.
+func (f *fill) checkResize(top Node) error {
+	to, ok := f.to.(resizer)
+	if !ok || top.Image.VirtualSize == f.to.Image().VirtualSize {
+		return nil
+	}
+	if err := to.CheckResize(top.Image.VirtualSize); err != nil {
+		return refused(f.to.Host().Path(), "it cannot become as large as %s: %v", top.Path, err)
+	}
+	return nil
 }
 
 // fill is what is to be brought into the base.

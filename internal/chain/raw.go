@@ -112,11 +112,19 @@ func (r *Raw) Zero(off, n int64) error { return r.f.Punch(off, n) }
 // visible in a raw disk.
 func (r *Raw) Flush() error { return r.f.Sync() }
 
+// CheckResize tells whether Resize would refuse the size.
+func (r *Raw) CheckResize(size int64) error {
+	if r.device && size > r.size {
+		return fmt.Errorf("a device of %d bytes cannot hold a disk of %d", r.size, size)
+	}
+	return nil
+}
+
 // Resize sets the length of the file. A device has the length it has: it can only
 // be cleared from the new end on.
 func (r *Raw) Resize(size, _ int64) error {
-	if r.device && size > r.size {
-		return fmt.Errorf("%s: a device of %d bytes cannot hold a disk of %d", r.f.Path(), r.size, size)
+	if err := r.CheckResize(size); err != nil {
+		return err
 	}
 	if r.device {
 		if err := r.f.Punch(size, r.size-size); err != nil {

@@ -26,12 +26,24 @@ func (s *Store) PlanRebase(ctx context.Context, path, format, name, nameFormat s
 	}
 	top := len(chain) - 1
 	r := &Rebase{Old: chain[:top], Image: chain[top], Name: name, Format: nameFormat}
+	if err := relinkable(r.Image); err != nil {
+		return nil, err
+	}
 	if name != "" {
 		if r.New, err = s.newChain(r.Image, name, nameFormat); err != nil {
 			return nil, err
 		}
 	}
 	return r, s.measureRebase(ctx, r)
+}
+
+// relinkable refuses to change what internal snapshots build on: only the
+// current state of the disk would get what it needs from the old backing file.
+func relinkable(n Node) error {
+	if k := n.Image.Snapshots; k > 0 {
+		return refused(n.Path, "it has %d internal snapshots, which read through to its backing file", k)
+	}
+	return nil
 }
 
 // newChain follows a backing name that the user has given: its directory is

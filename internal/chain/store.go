@@ -19,7 +19,7 @@ type Format struct {
 	Name string
 	// Probe tells whether r carries the format's magic; nil for a format
 	// without one, which is never taken for granted.
-	Probe func(r io.ReaderAt) bool
+	Probe func(r io.ReaderAt) (bool, error)
 	// Open takes over f. What it returns is a Target if f is open for writing.
 	Open func(f vfs.File) (Source, error)
 	// Inspect reads the header only.
@@ -49,6 +49,13 @@ func refused(path, format string, args ...any) error {
 	return &RefusedError{path, fmt.Sprintf(format, args...)}
 }
 
+// UnknownFormatError says that a file carries no format's magic.
+type UnknownFormatError struct{ Path string }
+
+func (e *UnknownFormatError) Error() string {
+	return e.Path + ": its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)"
+}
+
 // A Node is one image of a chain, as its header has it.
 type Node struct {
 	Path  string
@@ -69,11 +76,14 @@ func (s *Store) format(path, name string) (*Format, error) {
 // probe finds the format of an image that the user has named without one.
 func (s *Store) probe(f vfs.File) (*Format, error) {
 	for i := range s.Formats {
-		if p := s.Formats[i].Probe; p != nil && p(f) {
-			return &s.Formats[i], nil
+		if s.Formats[i].Probe == nil {
+			continue
+		}
+		if yes, err := s.Formats[i].Probe(f); yes || err != nil {
+			return &s.Formats[i], err
 		}
 	}
-	return nil, refused(f.Path(), "its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)")
+	return nil, &UnknownFormatError{f.Path()}
 }
 
 // Node looks at the image at path. Without a format it is taken for what its

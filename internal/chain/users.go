@@ -52,31 +52,30 @@ func (s *Store) user(path string, seen map[vfs.ID]bool) (*user, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &RefusedError{path, fmt.Sprintf("it could build on the layers concerned, but cannot be read: %v", err)}
+		return nil, doubt(path, err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if seen[info.ID] || !s.probed(f) {
+	if seen[info.ID] {
 		return nil, nil
 	}
 	seen[info.ID] = true
 	n, err := s.inspect(f, "")
+	var unknown *UnknownFormatError
+	if errors.As(err, &unknown) {
+		return nil, nil // a raw disk, or no image at all: it builds on nothing
+	}
 	if err != nil {
-		return nil, &RefusedError{path, fmt.Sprintf("it could build on the layers concerned, but cannot be read: %v", err)}
+		return nil, doubt(path, err)
 	}
 	return s.userOf(n)
 }
 
-func (s *Store) probed(f vfs.File) bool {
-	for _, format := range s.Formats {
-		if format.Probe != nil && format.Probe(f) {
-			return true
-		}
-	}
-	return false
+func doubt(path string, err error) error {
+	return fmt.Errorf("%w: %w", refused(path, "it could build on the layers concerned, but cannot be read"), err)
 }
 
 func (s *Store) userOf(n Node) (*user, error) {
@@ -91,8 +90,12 @@ func (s *Store) userOf(n Node) (*user, error) {
 		return nil, nil // storage of another kind
 	}
 	info, err := s.FS.Stat(path)
-	if err != nil {
+	var kind *vfs.KindError
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, &kind):
 		return nil, nil // it builds on nothing that is there
+	case err != nil:
+		return nil, doubt(n.Path, err)
 	}
 	return &user{n, info.ID}, nil
 }

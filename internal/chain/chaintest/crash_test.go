@@ -1,0 +1,150 @@
+package chaintest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
+	"github.com/virt-rotate/virt-rotate/qcow2"
+)
+
+// qcow is the kit of one variant of qcow2.
+func qcow(name string, o qcow2.CreateOptions) Kit {
+	return Kit{
+		Name: name,
+		Format: chain.Format{
+			Name:  "qcow2",
+			Probe: qcow2.Probe,
+			Open:  func(f vfs.File) (chain.Source, error) { return qcow2.Open(f, nil) },
+			Inspect: func(f vfs.File) (chain.Image, error) {
+				m, err := qcow2.Open(f, nil)
+				if err != nil {
+					return chain.Image{}, err
+				}
+				return m.Image(), nil
+			},
+		},
+		Create: func(f vfs.File, size int64, backing, format string) error {
+			o := o
+			o.Size, o.Backing, o.BackingFormat = size, backing, format
+			return qcow2.Create(f, o)
+		},
+		Check: func(f vfs.File) error {
+			r, err := qcow2.Check(f, qcow2.RepairNone)
+			if err == nil && (r.Corruptions > 0 || r.CheckErrors > 0) {
+				err = fmt.Errorf("%d corruptions, %d errors: %v", r.Corruptions, r.CheckErrors, r.Problems)
+			}
+			return err
+		},
+	}
+}
+
+func kits() []Kit {
+	return []Kit{
+		qcow("4 KiB", qcow2.CreateOptions{ClusterSize: 4096}),
+		qcow("512 B", qcow2.CreateOptions{ClusterSize: 512}),
+		qcow("version 2", qcow2.CreateOptions{ClusterSize: 1024, Version: 2}),
+		qcow("subclusters", qcow2.CreateOptions{ClusterSize: 16384, ExtendedL2: true}),
+		qcow("1-bit refcounts", qcow2.CreateOptions{ClusterSize: 512, RefcountBits: 1}),
+		qcow("64-bit refcounts", qcow2.CreateOptions{ClusterSize: 512, RefcountBits: 64}),
+	}
+}
+
+// states is how many crash states to look at, at least.
+func wantStates(t *testing.T) int {
+	if text := os.Getenv("VIRT_ROTATE_CRASH_STATES"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return 5000
+}
+
+func TestPowerLossAtEveryWriteLosesNothing(t *testing.T) {
+	t.Parallel()
+	all, want := kits(), wantStates(t)
+	states := 0
+	for seed := uint64(1); states < want; seed++ {
+		above := all[seed%uint64(len(all))]
+		base := append([]Kit{Raw()}, all...)[seed/2%uint64(len(all)+1)]
+		for _, op := range Operations(base.Format.Name) {
+			n, err := PowerLoss(t, base, above, op, seed, 6, nil)
+			states += n
+			if err != nil {
+				t.Fatalf("%s of %s on %s: %v", op.Name, above.Name, base.Name, err)
+			}
+		}
+	}
+	t.Logf("%d states", states)
+}
+
+// Each sync is there for a reason: without any one of them something is lost.
+func TestLeavingOutASyncIsSeen(t *testing.T) {
+	t.Parallel()
+	k := kits()[0]
+	for i, op := range Operations(k.Format.Name) {
+		if wantStates(t) <= 5000 && i%2 == 1 {
+			continue // like the one before
+		}
+		syncs := syncsOf(t, k, op)
+		for i, place := range syncs {
+			if why := notSeen(syncs, i); why != "" {
+				t.Logf("%s, sync %d of %s: %s", op.Name, i+1, place, why)
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, sync %d of %d of %s", op.Name, i+1, len(syncs), place), func(t *testing.T) {
+				for seed := uint64(3); seed < 9; seed++ {
+					if _, err := PowerLoss(t, k, k, op, seed, 16, leaveOut(i)); err != nil {
+						return
+					}
+				}
+				t.Error("nothing was lost")
+			})
+		}
+	}
+}
+
+// notSeen says why nothing is lost here without the i-th sync, or "".
+func notSeen(syncs []string, i int) string {
+	switch {
+	case syncs[i] == dir:
+		return "names become durable in order in the simulation, which not every file system promises"
+	case i == len(syncs)-1:
+		return "the new backing name is as good as the old one"
+	case len(syncs) > 4 && slices.Index(syncs, targetOf(syncs)) == i:
+		return "of the new size: the sync after the data comes before anything rests on it"
+	}
+	return ""
+}
+
+// targetOf returns the first file that is synced and no journal.
+func targetOf(syncs []string) string {
+	i := slices.IndexFunc(syncs, func(p string) bool { return p != dir && !isTemp(filepath.Base(p)) })
+	return syncs[i]
+}
+
+// leaveOut lets the i-th sync of any file or directory do nothing.
+func leaveOut(i int) func(*vfstest.Mem) {
+	return func(m *vfstest.Mem) {
+		n := 0
+		m.NoSync(func(string, int) bool { n++; return n == i+1 })
+	}
+}
+
+// syncsOf lists what an operation syncs.
+func syncsOf(t *testing.T, k Kit, op Operation) (paths []string) {
+	f := newForest(t, k, k, op, 3)
+	f.mem.NoSync(func(path string, _ int) bool { paths = append(paths, path); return false })
+	if err := op.Do(t.Context(), f.store()); err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
