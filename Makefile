@@ -35,6 +35,8 @@ lint:
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./policy
 	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
+	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
+	$(GO) test -run '^$$' -fuzz FuzzCommit -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 
 bench: tools build ## ratios against virsh, measured in the same run
 	$(GO) run $(TAGS) ./integration/bench

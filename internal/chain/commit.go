@@ -26,6 +26,7 @@ type Merge struct {
 	Gone     []Node // the layers that are merged, lowest first; the last is the top
 	Children []Node // images on the top: they will build on Base
 	Keep     bool
+	Scan     []string // further directories that were looked at for children
 	Amount
 }
 
@@ -44,13 +45,28 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 		return nil, err
 	}
 	m.Keep = r.Keep
+	if m.Scan, err = absolute(r.Scan); err != nil {
+		return nil, err
+	}
 	if err := m.check(); err != nil {
 		return nil, err
 	}
-	if err := s.findChildren(m, r.Scan); err != nil {
+	if err := s.findChildren(m); err != nil {
 		return nil, err
 	}
 	return m, s.measureCommit(ctx, m)
+}
+
+func absolute(dirs []string) ([]string, error) {
+	var out []string
+	for _, d := range dirs {
+		abs, err := filepath.Abs(d)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, abs)
+	}
+	return out, nil
 }
 
 // cut divides a chain at its base.
@@ -105,9 +121,9 @@ func (m *Merge) check() error {
 }
 
 // findChildren finds the images that build on the layers concerned.
-func (s *Store) findChildren(m *Merge, scan []string) error {
+func (s *Store) findChildren(m *Merge) error {
 	nodes := append([]Node{m.Base}, m.Gone...)
-	users, err := s.users(append(slices.Clone(m.Below), nodes...), dirsOf(nodes, scan))
+	users, err := s.users(append(slices.Clone(m.Below), nodes...), dirsOf(nodes, m.Scan))
 	if err != nil {
 		return err
 	}

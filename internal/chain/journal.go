@@ -22,7 +22,8 @@ type journal struct {
 	Version int         `json:"version"`
 	Base    journalFile `json:"base"`
 	Gone    []journalFile
-	Keep    bool `json:"keep,omitempty"`
+	Keep    bool     `json:"keep,omitempty"`
+	Scan    []string `json:"scan,omitempty"` // directories that may have images on the top
 	// Merged tells that the base holds everything; Base and Gone say how the files
 	// were then.
 	Merged bool `json:"merged"`
@@ -52,7 +53,7 @@ func journalPath(top string) string {
 }
 
 func newJournal(m *Merge) *journal {
-	j := &journal{Version: journalVersion, Base: fileOf(m.Base), Keep: m.Keep, path: journalPath(m.Top().Path)}
+	j := &journal{Version: journalVersion, Base: fileOf(m.Base), Keep: m.Keep, Scan: m.Scan, path: journalPath(m.Top().Path)}
 	for _, n := range m.Gone {
 		j.Gone = append(j.Gone, fileOf(n))
 	}
@@ -180,7 +181,7 @@ func (s *Store) again(ctx context.Context, j *journal, done func(int64)) error {
 	if _, err := s.FS.Stat(j.top().Path); errors.Is(err, fs.ErrNotExist) {
 		return s.dropJournal(j.path)
 	}
-	m, err := s.PlanCommit(ctx, CommitRequest{Top: j.top().Path, Format: j.top().Format, Base: j.Base.Path, Keep: j.Keep})
+	m, err := s.PlanCommit(ctx, CommitRequest{Top: j.top().Path, Format: j.top().Format, Base: j.Base.Path, Keep: j.Keep, Scan: j.Scan})
 	if err != nil {
 		return err
 	}
@@ -200,7 +201,7 @@ func (s *Store) tidy(j *journal) error {
 	for _, f := range j.Gone {
 		m.Gone = append(m.Gone, Node{Path: f.Path, Info: vfs.Info{ID: f.ID}, Image: Image{Format: f.Format}})
 	}
-	users, err := s.users(m.Gone, dirsOf(append([]Node{base}, m.Gone...), nil))
+	users, err := s.users(m.Gone, dirsOf(append([]Node{base}, m.Gone...), j.Scan))
 	if err != nil {
 		return err
 	}
