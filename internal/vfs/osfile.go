@@ -63,7 +63,13 @@ func (f *osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(
 
 func (f *osFile) Truncate(size int64) error { return f.f.Truncate(size) }
 
-func (f *osFile) Close() error { return f.f.Close() }
+// Close gives the locks back itself: a process that is being started just now has
+// a copy of the descriptor for a moment, with the locks.
+func (f *osFile) Close() error {
+	f.lockMu.Lock()
+	defer f.lockMu.Unlock()
+	return errors.Join(f.release(nil), f.f.Close())
+}
 
 func (f *osFile) fd() int { return int(f.f.Fd()) }
 

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ChangedError says why a file was not removed: it is not the one that the
+// ChangedError says why a file was not removed or not locked: it is not the one that the
 // caller meant.
 type ChangedError struct {
 	Path   string
@@ -16,7 +16,7 @@ type ChangedError struct {
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("%s: not removed: %s", e.Path, e.Reason)
+	return fmt.Sprintf("%s: left alone: %s", e.Path, e.Reason)
 }
 
 // RemoveExact unlinks path only if it is a regular file with that identity and

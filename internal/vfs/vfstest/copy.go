@@ -8,7 +8,7 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs" //nolint:depguard // it simulates that package
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Copy is one change. It shares where Reflink is set and the ranges are as

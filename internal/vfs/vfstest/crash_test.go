@@ -279,6 +279,17 @@ func TestSyncDirIsForOneDirectory(t *testing.T) {
 	wantOutcomes(t, m, listing(t, "/y"), "[]", "[b]")
 }
 
+func TestSyncDirKeepsTheOrder(t *testing.T) {
+	m := New()
+	create(t, m, "/x/a", nil)
+	must(t, m.Rename("/x/a", "/x/b"))
+	create(t, m, "/y/a", nil)
+	must(t, m.Rename("/y/a", "/y/b"))
+	must(t, m.SyncDir("/x"))
+	wantNames(t, m.Crash(0), "/x", "b")
+	wantOutcomes(t, m, listing(t, "/y"), "[]", "[a]", "[b]")
+}
+
 // A rename from one directory to another loses nothing and doubles nothing.
 func TestRenameAcrossDirectories(t *testing.T) {
 	both := func(t *testing.T) func(*Mem) string {

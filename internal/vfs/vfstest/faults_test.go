@@ -216,8 +216,15 @@ func TestFailedSyncIsNeverRepaired(t *testing.T) {
 	first := f.Sync()
 	wantErr(t, first, errFault)
 	wantErr(t, f.Sync(), first)
-	again := open(t, m, "/a")
-	must(t, again.Sync())
+	write(t, f, 0, fill('x', 1024))
+	wantErr(t, f.Sync(), first)
+	wantContent(t, m.Crash(0), "/a", fill('o', 1024))
+}
+
+func TestWhatAFailedSyncLostIsNotSyncedLater(t *testing.T) {
+	m := New()
+	failSync(t, m)
+	must(t, open(t, m, "/a").Sync())
 	wantContent(t, m, "/a", fill('n', 1024))
 	wantOutcomes(t, m, looking("/a"), "nn (0+1024)", "no (0+1024)", "on (0+1024)", "oo (0+1024)")
 }

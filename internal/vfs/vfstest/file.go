@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs" //nolint:depguard // it simulates that package
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // file is a handle.

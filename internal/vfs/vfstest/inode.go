@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs" //nolint:depguard // it simulates that package
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // inode is one file, whatever its names. Its Mem's mu guards it.

@@ -24,7 +24,7 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs" //nolint:depguard // it simulates that package
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // device is the Dev of all files.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -357,6 +358,17 @@ func TestCopyFromAnotherFileSystem(t *testing.T) {
 	}
 }
 
+func TestCopyFromBeyondTheEnd(t *testing.T) {
+	m := New()
+	src, dst := create(t, m, "/src", fill('s', 4500)), create(t, m, "/dst", fill('d', 9000))
+	must(t, second(dst.Copy(100, src, 4600, 100)))
+	must(t, second(dst.Copy(8900, src, 4600, 200)))
+	want := slices.Concat(fill('d', 100), fill(0, 100), fill('d', 8700), fill(0, 200))
+	if got := contentOf(t, dst); !bytes.Equal(got, want) {
+		t.Errorf("%s, want %s", brief(got), brief(want))
+	}
+}
+
 func TestLocksExcludeEachOther(t *testing.T) {
 	m := New()
 	a := create(t, m, "/a", nil)
@@ -388,4 +400,20 @@ func TestLockOfAPathThatHasChanged(t *testing.T) {
 		t.Error(err)
 	}
 	must(t, open(t, m, "/a").Lock(vfs.LockWrite))
+}
+
+func TestConcurrentUse(t *testing.T) {
+	m := New()
+	f := durable(t, m, "/a", nil)
+	var all sync.WaitGroup
+	errs := make([]error, 16)
+	for i := range errs {
+		all.Go(func() {
+			off := int64(i) * 1000
+			errs[i] = errors.Join(second(f.WriteAt(fill('x', 1000), off)), f.Sync(), second(m.Crash(2).ReadFile("/a")))
+		})
+	}
+	all.Wait()
+	must(t, errors.Join(errs...))
+	wantContent(t, m.Crash(0), "/a", fill('x', 16000))
 }
