@@ -41,7 +41,10 @@ func run(ctx context.Context) error {
 	if err := onDaemon(ctx, binary, rotation); err != nil {
 		return err
 	}
-	return onDaemon(ctx, binary, manyDomains)
+	if err := onDaemon(ctx, binary, manyDomains); err != nil {
+		return err
+	}
+	return images(ctx, binary)
 }
 
 // onDaemon runs a measurement on a libvirtd of its own.

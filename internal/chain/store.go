@@ -175,19 +175,19 @@ func (s *Store) backingPath(n Node, name string, roots []string) (string, error)
 	if !ok {
 		return "", refused(n.Path, "its backing file is %q, which is not a plain path", name)
 	}
-	real := path
+	actual := path
 	if s.RealPath != nil {
 		var err error
-		if real, err = s.RealPath(path); err != nil {
+		if actual, err = s.RealPath(path); err != nil {
 			return "", fmt.Errorf("backing file of %s: %w", n.Path, err)
 		}
 	}
 	for _, root := range roots {
-		if s.within(root, real) {
+		if s.within(root, actual) {
 			return path, nil
 		}
 	}
-	return "", refused(n.Path, "its backing file %s is outside the directories that are allowed; --allow %s allows it", path, filepath.Dir(real))
+	return "", refused(n.Path, "its backing file %s is outside the directories that are allowed; --allow %s allows it", path, filepath.Dir(actual))
 }
 
 func (s *Store) within(root, path string) bool {

@@ -30,7 +30,7 @@ func Failures(t testing.TB, base, above Kit, op Operation, seed uint64, err erro
 		}
 		failures++
 		if bad := f.failed(op, failure); bad != nil {
-			return failures, fmt.Errorf("seed %d, operation %d failed (%v): %w", seed, n, failure, bad)
+			return failures, fmt.Errorf("seed %d, operation %d failed (%w): %w", seed, n, failure, bad)
 		}
 	}
 }
@@ -74,7 +74,7 @@ func FullDisk(t testing.TB, base, above Kit, op Operation, seed uint64) error {
 			return f.after(op)
 		}
 		if err := f.during(op); err != nil {
-			return fmt.Errorf("seed %d, %d bytes of room (%v): %w", seed, room, failure, err)
+			return fmt.Errorf("seed %d, %d bytes of room (%w): %w", seed, room, failure, err)
 		}
 		f.mem.Limit(1 << 40)
 		if err := f.goesOn(op); err != nil {

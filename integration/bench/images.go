@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// imageRounds is how often each side does each task; medians are shown.
+const imageRounds = 5
+
+// A task is one piece of work that virt-rotate and qemu-img both do. Files are
+// names in the directory of one round, which holds copies of inputs.
+type task struct {
+	name   string
+	inputs []string
+	ours   []string
+	theirs [][]string // commands, one after the other
+	result string     // the file that is to be durable at the end; "" for none
+	aim    float64
+}
+
+// An imageBench is a directory with the inputs of the tasks.
+type imageBench struct {
+	binary, dir string
+}
+
+// images compares the image commands with qemu-img, on an ordinary directory and
+// on an XFS with shared extents.
+func images(ctx context.Context, binary string) error {
+	dir, err := os.MkdirTemp("", "vr-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &imageBench{binary, filepath.Join(dir, "inputs")}
+	if err := b.make(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("\n| images | virt-rotate | qemu-img | ratio | aim | peak memory, MiB |\n|---|---|---|---|---|---|\n")
+	for _, t := range tasks() {
+		if err := b.measure(ctx, t, filepath.Join(dir, "round")); err != nil {
+			return err
+		}
+	}
+	return b.onXFS(ctx, dir)
+}
+
+// onXFS repeats the merges where extents can be shared.
+func (b *imageBench) onXFS(ctx context.Context, dir string) (err error) {
+	mount := filepath.Join(dir, "xfs")
+	l, err := guest.NewLoopMount(ctx, filepath.Join(dir, "xfs.img"), "xfs", mount, 24<<30)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	x := &imageBench{b.binary, filepath.Join(mount, "inputs")}
+	if out, err := exec.CommandContext(ctx, "cp", "-r", "--sparse=always", b.dir, x.dir).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy to XFS: %w\n%s", err, out)
+	}
+	for _, t := range tasks() {
+		if !strings.Contains(t.name, "commit") {
+			continue
+		}
+		t.name += ", XFS with shared extents"
+		t.aim = 0.02
+		if err := x.measure(ctx, t, filepath.Join(mount, "round")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tasks() []task {
+	five := []string{"f0.qcow2", "f1.qcow2", "f2.qcow2", "f3.qcow2", "f4.qcow2", "f5.qcow2"}
+	var oneByOne [][]string
+	for i := 5; i > 0; i-- {
+		oneByOne = append(oneByOne, []string{"commit", "-q", "-f", "qcow2", "-d", five[i]})
+	}
+	return []task{
+		{"commit of 1 GiB in random 64 KiB clusters into an empty base", []string{"empty.qcow2", "top.qcow2"},
+			[]string{"commit", "top.qcow2"}, [][]string{{"commit", "-q", "-f", "qcow2", "-d", "top.qcow2"}}, "empty.qcow2", 0.6},
+		{"the same into a base that has a quarter of them", []string{"base.qcow2", "over.qcow2"},
+			[]string{"commit", "over.qcow2"}, [][]string{{"commit", "-q", "-f", "qcow2", "-d", "over.qcow2"}}, "base.qcow2", 0.6},
+		{"commit of five overlays of 256 MiB in one pass", five,
+			[]string{"commit", "--base", "f0.qcow2", "f5.qcow2"}, oneByOne, "f0.qcow2", 0.5},
+		{"rebase (safe) of a 1 GiB overlay to a copy of its base", []string{"base.qcow2", "copy.qcow2", "over.qcow2"},
+			[]string{"rebase", "-b", "copy.qcow2", "-F", "qcow2", "over.qcow2"},
+			[][]string{{"rebase", "-f", "qcow2", "-b", "copy.qcow2", "-F", "qcow2", "over.qcow2"}}, "over.qcow2", 0.4},
+		{"convert of the 3 GiB chain to qcow2", []string{"base.qcow2", "over.qcow2"},
+			[]string{"convert", "-O", "qcow2", "over.qcow2", "out.qcow2"},
+			[][]string{{"convert", "-f", "qcow2", "-O", "qcow2", "over.qcow2", "out.qcow2"}}, "out.qcow2", 0.6},
+		{"map of 4 TiB with 4 GiB", []string{"sparse.qcow2"}, []string{"map", "--output=json", "sparse.qcow2"},
+			[][]string{{"map", "-f", "qcow2", "--output=json", "sparse.qcow2"}}, "", 0.5},
+		{"check of 4 TiB with 4 GiB", []string{"sparse.qcow2"}, []string{"check", "sparse.qcow2"},
+			[][]string{{"check", "-q", "-f", "qcow2", "sparse.qcow2"}}, "", 0.5},
+	}
+}
+
+// make writes the inputs with QEMU's own tools.
+func (b *imageBench) make(ctx context.Context) error {
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return err
+	}
+	r := rand.New(rand.NewPCG(1, 1))
+	const disk = 8 << 30
+	steps := []func() error{
+		func() error { return b.create(ctx, "empty.qcow2", "", disk) },
+		func() error { return b.create(ctx, "base.qcow2", "", disk) },
+		func() error { return b.write(ctx, "base.qcow2", sequence(2<<30, 1<<20)) },
+		func() error { return b.create(ctx, "top.qcow2", "empty.qcow2", disk) },
+		func() error { return b.write(ctx, "top.qcow2", scattered(r, disk, 1<<30)) },
+		func() error { return b.create(ctx, "f0.qcow2", "", disk) },
+		func() error { return b.create(ctx, "sparse.qcow2", "", 4<<40) },
+		func() error { return b.write(ctx, "sparse.qcow2", scattered(r, 4<<40, 4<<30)) },
+	}
+	for i := range 5 {
+		name, on := fmt.Sprintf("f%d.qcow2", i+1), fmt.Sprintf("f%d.qcow2", i)
+		steps = append(steps, func() error { return b.create(ctx, name, on, disk) },
+			func() error { return b.write(ctx, name, scattered(r, disk, 256<<20)) })
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return b.derive(ctx)
+}
+
+// derive makes copies that build on another image.
+func (b *imageBench) derive(ctx context.Context) error {
+	for _, args := range [][]string{{"cp", "--sparse=always", "base.qcow2", "copy.qcow2"}, {"cp", "--sparse=always", "top.qcow2", "over.qcow2"},
+		{"qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "over.qcow2"}} {
+		if err := b.run(ctx, b.dir, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *imageBench) run(ctx context.Context, dir string, args ...string) error {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%q: %w\n%s", args, err, out)
+	}
+	return nil
+}
+
+func (b *imageBench) create(ctx context.Context, name, on string, size int64) error {
+	args := []string{"qemu-img", "create", "-q", "-f", "qcow2"}
+	if on != "" {
+		args = append(args, "-b", on, "-F", "qcow2")
+	}
+	return b.run(ctx, b.dir, append(args, name, fmt.Sprint(size))...)
+}
+
+// A stretch is what one write covers, in bytes.
+type stretch struct{ off, n int64 }
+
+func sequence(total, n int64) []stretch {
+	var out []stretch
+	for off := int64(0); off < total; off += n {
+		out = append(out, stretch{off, n})
+	}
+	return out
+}
+
+// scattered is total bytes in random clusters of 64 KiB, each once.
+func scattered(r *rand.Rand, disk, total int64) []stretch {
+	const cluster = 64 << 10
+	seen := map[int64]bool{}
+	var out []stretch
+	for int64(len(out)) < total/cluster {
+		c := r.Int64N(disk / cluster)
+		if !seen[c] {
+			seen[c] = true
+			out = append(out, stretch{c * cluster, cluster})
+		}
+	}
+	return out
+}
+
+// write has qemu-io write the stretches, many at a time.
+func (b *imageBench) write(ctx context.Context, name string, stretches []stretch) error {
+	cmd := exec.CommandContext(ctx, "qemu-io", "-f", "qcow2", name)
+	cmd.Dir = b.dir
+	in, out := io.Pipe()
+	cmd.Stdin = in
+	go func() {
+		for i, s := range stretches {
+			fmt.Fprintf(out, "aio_write -q -P %d %d %d\n", i%255+1, s.off, s.n)
+		}
+		fmt.Fprintln(out, "aio_flush")
+		_ = out.Close()
+	}()
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("qemu-io on %s: %w\n%s", name, err, text)
+	}
+	return nil
+}
+
+// measure does the task with both, in turn, each time on fresh copies.
+func (b *imageBench) measure(ctx context.Context, t task, dir string) error {
+	var ours, theirs []time.Duration
+	var ourPeak, theirPeak int64
+	for range imageRounds {
+		took, peak, err := b.round(ctx, t, dir, [][]string{append([]string{b.binary, "image"}, t.ours...)})
+		if err != nil {
+			return err
+		}
+		ours, ourPeak = append(ours, took), max(ourPeak, peak)
+		var commands [][]string
+		for _, c := range t.theirs {
+			commands = append(commands, append([]string{"qemu-img"}, c...))
+		}
+		if took, peak, err = b.round(ctx, t, dir, commands); err != nil {
+			return err
+		}
+		theirs, theirPeak = append(theirs, took), max(theirPeak, peak)
+	}
+	mine, other := median(ours), median(theirs)
+	fmt.Printf("| %s | %d ms | %d ms | %.2f | %.2f | %d / %d |\n", t.name, mine.Milliseconds(), other.Milliseconds(),
+		float64(mine)/float64(other), t.aim, ourPeak>>10, theirPeak>>10)
+	return nil
+}
+
+// round times commands, with the result durable in the end. Peak is in KiB.
+func (b *imageBench) round(ctx context.Context, t task, dir string, commands [][]string) (took time.Duration, peak int64, err error) {
+	if err := b.prepare(ctx, t, dir); err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	for _, args := range commands {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Dir = dir
+		if err := cmd.Run(); err != nil {
+			return 0, 0, fmt.Errorf("%q: %w", args, err)
+		}
+		if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+			peak = max(peak, usage.Maxrss)
+		}
+	}
+	if t.result != "" {
+		err = syncFile(filepath.Join(dir, t.result))
+	}
+	return time.Since(began), peak, err
+}
+
+// prepare copies the inputs and reads them, so that both sides find them in memory.
+func (b *imageBench) prepare(ctx context.Context, t task, dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range t.inputs {
+		if err := b.run(ctx, b.dir, "cp", "--sparse=always", "--reflink=auto", name, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	if err := b.run(ctx, dir, "sync", "-f", "."); err != nil {
+		return err
+	}
+	return b.run(ctx, dir, append([]string{"sh", "-c", `cat "$@" >/dev/null`, "sh"}, t.inputs...)...)
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
