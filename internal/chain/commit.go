@@ -48,7 +48,7 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 	if m.Scan, err = absolute(r.Scan); err != nil {
 		return nil, err
 	}
-	if err := m.check(); err != nil {
+	if err := errors.Join(m.check(), s.removable(m)); err != nil {
 		return nil, err
 	}
 	if err := s.findChildren(m); err != nil {
@@ -120,6 +120,23 @@ func (m *Merge) check() error {
 	return nil
 }
 
+// removable refuses merged files that could not be deleted: their names are
+// symbolic links, which others may use to find the file.
+func (s *Store) removable(m *Merge) error {
+	for _, n := range m.Gone {
+		_, err := s.FS.Lstat(n.Path)
+		var kind *vfs.KindError
+		switch {
+		case m.Keep || n.Info.IsBlock || err == nil:
+		case errors.As(err, &kind):
+			return refused(n.Path, "it is a %s, and would not be deleted; name the file itself, or keep it", kind.Kind)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
 // findChildren finds the images that build on the layers concerned.
 func (s *Store) findChildren(m *Merge) error {
 	nodes := append([]Node{m.Base}, m.Gone...)
@@ -133,6 +150,20 @@ func (s *Store) findChildren(m *Merge) error {
 			m.Children = append(m.Children, u.Node)
 		case slices.ContainsFunc(nodes, func(n Node) bool { return n.Info.ID == u.on }):
 			return refused(u.Path, "it builds on a layer that the merge would change, %s", nodeOf(nodes, u.on).Path)
+		}
+	}
+	return nil
+}
+
+// sameChildren sees that no image has come to build on the layers since the plan.
+func (s *Store) sameChildren(m *Merge) error {
+	now := &Merge{Below: m.Below, Base: m.Base, Gone: m.Gone, Scan: m.Scan}
+	if err := s.findChildren(now); err != nil {
+		return err
+	}
+	for _, c := range now.Children {
+		if !slices.ContainsFunc(m.Children, func(o Node) bool { return o.Info.ID == c.Info.ID }) {
+			return refused(c.Path, "it has come to build on %s meanwhile; try again", m.Top().Path)
 		}
 	}
 	return nil
@@ -222,17 +253,20 @@ func (s *Store) Commit(ctx context.Context, m *Merge, done func(n int64)) error 
 		return err
 	}
 	err = s.commit(ctx, m, o, done)
-	if closed := o.Close(); err == nil {
-		err = closed
+	if err == nil {
+		err = s.finish(m) // while they are locked: nobody can have begun to use them
 	}
-	if err != nil {
-		return err
-	}
-	return s.finish(m)
+	return errors.Join(err, o.Close())
 }
 
-// commit does all but delete the merged files.
+// commit does all but delete the merged files. Everything is locked.
 func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64)) error {
+	if err := s.sameChildren(m); err != nil {
+		return err
+	}
+	if err := m.checkRelink(o); err != nil {
+		return err
+	}
 	f, err := m.fill(o, done)
 	if err != nil {
 		return err
@@ -291,6 +325,35 @@ func (f *fill) fillEdge(ctx context.Context, old int64) error {
 	return f.carryOut(ctx, r)
 }
 
+// A renamer tells beforehand what SetBacking would refuse.
+type renamer interface {
+	CheckBacking(name, format string) error
+}
+
+// checkBacking refuses what could not be relinked in the end.
+func checkBacking(t Target, n Node, name, format string) error {
+	if r, ok := t.(renamer); ok {
+		if err := r.CheckBacking(name, format); err != nil {
+			return refused(n.Path, "it cannot be made to build on %q: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// checkRelink sees whether the children will take the name of the base.
+func (m *Merge) checkRelink(o *opened) error {
+	for _, c := range m.Children {
+		t, err := o.target(c)
+		if err == nil {
+			err = checkBacking(t, c, BackingName(c, m.Base.Path), m.Base.Image.Format)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // relink lets the children build on the base.
 func (s *Store) relink(m *Merge, o *opened) error {
 	for _, c := range m.Children {
@@ -322,7 +385,7 @@ func BackingName(n Node, path string) string {
 func (s *Store) finish(m *Merge) error {
 	if !m.Keep {
 		for _, n := range slices.Backward(m.Gone) {
-			if n.Info.IsBlock {
+			if info, err := s.FS.Stat(n.Path); err == nil && info.IsBlock {
 				continue // a device is not ours to remove
 			}
 			err := s.FS.RemoveExact(n.Path, n.Info.ID)

@@ -206,19 +206,53 @@ func (s *Store) tidy(j *journal) error {
 		return err
 	}
 	for _, u := range users {
-		if u.on == m.Top().Info.ID && !m.isGone(u.Info.ID) {
+		switch {
+		case m.isGone(u.Info.ID):
+		case u.on == m.Top().Info.ID:
 			m.Children = append(m.Children, u.Node)
+		default:
+			return refused(u.Path, "it builds on a layer that was merged and is to be deleted, %s", nodeOf(m.Gone, u.on).Path)
 		}
 	}
 	o, err := s.openAll(m.Children, func(Node) access { return toWrite })
 	if err != nil {
 		return err
 	}
-	err = s.relink(m, o)
-	if err = errors.Join(err, o.Close()); err != nil {
-		return err
+	unlock, err := s.lockGone(j)
+	if err == nil {
+		err = s.relink(m, o)
 	}
-	return s.finish(m)
+	if err == nil {
+		err = s.finish(m)
+	}
+	return errors.Join(err, unlock(), o.Close())
+}
+
+// lockGone locks what is about to be deleted: a guest that has been started on it
+// keeps it. Files that are gone need no lock.
+func (s *Store) lockGone(j *journal) (unlock func() error, err error) {
+	var files []vfs.File
+	unlock = func() error {
+		var errs []error
+		for _, f := range files {
+			errs = append(errs, f.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, g := range j.Gone {
+		f, err := s.FS.Open(g.Path, false)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return unlock, err
+		}
+		files = append(files, f)
+		if err := f.Lock(vfs.LockRead); err != nil {
+			return unlock, err
+		}
+	}
+	return unlock, nil
 }
 
 func (m *Merge) isGone(id vfs.ID) bool {

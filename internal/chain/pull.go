@@ -97,6 +97,13 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 	if err != nil {
 		return err
 	}
+	name, format := "", ""
+	if n := len(p.Below); n > 0 {
+		name, format = BackingName(p.Image, p.Below[n-1].Path), p.Below[n-1].Image.Format
+	}
+	if err := checkBacking(f.to, p.Image, name, format); err != nil {
+		return err
+	}
 	if len(p.Between) > 0 {
 		if err := f.to.Prepare(); err != nil {
 			return fmt.Errorf("%s: %w", p.Image.Path, err)
@@ -104,10 +111,6 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 		if err := f.run(ctx); err != nil {
 			return err
 		}
-	}
-	name, format := "", ""
-	if n := len(p.Below); n > 0 {
-		name, format = BackingName(p.Image, p.Below[n-1].Path), p.Below[n-1].Image.Format
 	}
 	if err := f.to.SetBacking(name, format); err != nil {
 		return fmt.Errorf("%s: %w", p.Image.Path, err)

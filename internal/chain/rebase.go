@@ -170,6 +170,9 @@ func (s *Store) rebase(ctx context.Context, r *Rebase, o *opened, done func(int6
 	if err != nil {
 		return err
 	}
+	if err := checkBacking(f.to, r.Image, r.Name, formatOf(r.Format, r.New)); err != nil {
+		return err
+	}
 	if err := f.to.Prepare(); err != nil {
 		return fmt.Errorf("%s: %w", r.Image.Path, err)
 	}
@@ -180,13 +183,18 @@ func (s *Store) rebase(ctx context.Context, r *Rebase, o *opened, done func(int6
 }
 
 func (s *Store) setBacking(t Target, n Node, name, format string, chain []Node) error {
-	if len(chain) > 0 {
-		format = chain[len(chain)-1].Image.Format
-	}
-	if err := t.SetBacking(name, format); err != nil {
+	if err := t.SetBacking(name, formatOf(format, chain)); err != nil {
 		return fmt.Errorf("%s: %w", n.Path, err)
 	}
 	return nil
+}
+
+// formatOf is what the header is to say: the format of what is really there.
+func formatOf(format string, chain []Node) string {
+	if len(chain) > 0 {
+		return chain[len(chain)-1].Image.Format
+	}
+	return format
 }
 
 // Relink only writes another backing name into the header: what the guest sees
