@@ -240,7 +240,7 @@ func (m *Merge) belowSize() int64 {
 }
 
 // Commit carries out a plan. A crash at any moment, or cancelling, leaves every
-// image that stays as the guest sees it; the same commit, or Recover, goes on.
+// image that stays as the guest sees it; the same commit goes on, after Recover if the base had all of the top.
 func (s *Store) Commit(ctx context.Context, m *Merge, done func(n int64)) error {
 	how := func(n Node) access {
 		if n.Info.ID == m.Base.Info.ID || slices.ContainsFunc(m.Children, func(c Node) bool { return c.Info.ID == n.Info.ID }) {
@@ -274,17 +274,13 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	if err := f.to.Prepare(); err != nil {
 		return fmt.Errorf("%s: %w", m.Base.Path, err)
 	}
-	j := newJournal(m)
-	if err := s.writeJournal(j); err != nil {
-		return err
-	}
 	if err := f.resize(ctx, m.Top().Image.VirtualSize); err != nil {
 		return err
 	}
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	if err := s.markMerged(j, m); err != nil {
+	if err := s.markMerged(m); err != nil {
 		return err
 	}
 	return s.relink(m, o)

@@ -2,6 +2,7 @@ package chain
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,19 +15,16 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
-// A commit that is under way is written down beside its top layer. What has to
-// be known after a crash is whether the base holds all of the top: until then
-// the merge is done again, from then on it must not be, since the base or a child
-// may have newer data by now.
+// A journal says that the base of a commit holds all of the top, and how the files
+// were then. It lies beside the top layer until that is deleted. Until the base
+// holds everything, a commit that was interrupted is simply done again; from then
+// on it must not be, since the base or a child may have newer data.
 type journal struct {
-	Version int         `json:"version"`
-	Base    journalFile `json:"base"`
-	Gone    []journalFile
-	Keep    bool     `json:"keep,omitempty"`
-	Scan    []string `json:"scan,omitempty"` // directories that may have images on the top
-	// Merged tells that the base holds everything; Base and Gone say how the files
-	// were then.
-	Merged bool `json:"merged"`
+	Version int           `json:"version"`
+	Base    journalFile   `json:"base"`
+	Gone    []journalFile `json:"gone"` // lowest first
+	Keep    bool          `json:"keep,omitempty"`
+	Scan    []string      `json:"scan,omitempty"` // directories that may have images on the top
 
 	path string
 }
@@ -48,50 +46,46 @@ const (
 	journalSuffix = ".json"
 )
 
+// maxName is how long a file name may be on the file systems of Linux, in bytes.
+const maxName = 255
+
 func journalPath(top string) string {
-	return filepath.Join(filepath.Dir(top), journalPrefix+filepath.Base(top)+journalSuffix)
-}
-
-func newJournal(m *Merge) *journal {
-	j := &journal{Version: journalVersion, Base: fileOf(m.Base), Keep: m.Keep, Scan: m.Scan, path: journalPath(m.Top().Path)}
-	for _, n := range m.Gone {
-		j.Gone = append(j.Gone, fileOf(n))
+	dir, name := filepath.Split(top)
+	if len(journalPrefix)+len(name)+len(journalSuffix) > maxName {
+		name = fmt.Sprintf("%x", sha256.Sum256([]byte(name)))
 	}
-	return j
-}
-
-func fileOf(n Node) journalFile {
-	return journalFile{n.Path, n.Image.Format, n.Info.ID, n.Info.Size, n.Info.ModTime}
+	return filepath.Join(dir, journalPrefix+name+journalSuffix)
 }
 
 func (j *journal) top() journalFile { return j.Gone[len(j.Gone)-1] }
 
-func (s *Store) writeJournal(j *journal) error {
+// markMerged notes that the base holds everything, and how the files are now.
+func (s *Store) markMerged(m *Merge) error {
+	j := journal{Version: journalVersion, Keep: m.Keep, Scan: m.Scan}
+	var err error
+	if j.Base, err = s.asItIs(m.Base); err != nil {
+		return err
+	}
+	for _, n := range m.Gone {
+		f, err := s.asItIs(n)
+		if err != nil {
+			return err
+		}
+		j.Gone = append(j.Gone, f)
+	}
 	data, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := s.FS.WriteFile(j.path, append(data, '\n'), 0o600); err != nil {
+	if err := s.FS.WriteFile(journalPath(j.top().Path), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
 
-// markMerged notes that the base holds everything, and how the files are now.
-func (s *Store) markMerged(j *journal, m *Merge) error {
-	j.Merged = true
-	for i, n := range append([]Node{m.Base}, m.Gone...) {
-		info, err := s.FS.Stat(n.Path)
-		if err != nil {
-			return err
-		}
-		f := &j.Base
-		if i > 0 {
-			f = &j.Gone[i-1]
-		}
-		f.Size, f.ModTime = info.Size, info.ModTime
-	}
-	return s.writeJournal(j)
+func (s *Store) asItIs(n Node) (journalFile, error) {
+	info, err := s.FS.Stat(n.Path)
+	return journalFile{n.Path, n.Image.Format, n.Info.ID, info.Size, info.ModTime}, err
 }
 
 func (s *Store) dropJournal(path string) error {
@@ -145,11 +139,8 @@ func (s *Store) readJournal(path string) (*journal, error) {
 	return j, nil
 }
 
-// resume does the merge again, or what is left after it.
+// resume does what is left after a merge, or all of it again.
 func (s *Store) resume(ctx context.Context, j *journal, done func(int64)) error {
-	if !j.Merged {
-		return s.again(ctx, j, done)
-	}
 	topChanged, err := s.changed(j.top())
 	if err != nil {
 		return err
@@ -176,11 +167,8 @@ func (s *Store) changed(f journalFile) (bool, error) {
 	return info.ID != f.ID || info.Size != f.Size || !info.ModTime.Equal(f.ModTime), err
 }
 
-// again merges once more. If the top is gone there is nothing to merge.
+// again merges once more.
 func (s *Store) again(ctx context.Context, j *journal, done func(int64)) error {
-	if _, err := s.FS.Stat(j.top().Path); errors.Is(err, fs.ErrNotExist) {
-		return s.dropJournal(j.path)
-	}
 	m, err := s.PlanCommit(ctx, CommitRequest{Top: j.top().Path, Format: j.top().Format, Base: j.Base.Path, Keep: j.Keep, Scan: j.Scan})
 	if err != nil {
 		return err

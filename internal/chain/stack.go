@@ -18,7 +18,7 @@ func NewStack(layers ...Source) (*Stack, error) {
 	s := &Stack{layers: layers, seen: make([]Extent, len(layers))}
 	for _, l := range layers {
 		if l.Image().Encrypted {
-			return nil, fmt.Errorf("%s: encrypted: its data cannot be read without the key", l.Host().Path())
+			return nil, refused(l.Host().Path(), "it is encrypted: its data cannot be read without the key")
 		}
 		s.size = l.Image().VirtualSize
 	}

@@ -3,7 +3,6 @@ package chaintest
 import (
 	"bytes"
 	"errors"
-	"strings"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -27,7 +26,7 @@ func mergedNotDeleted(t *testing.T) *forest {
 			t.Fatal("there is no such moment")
 		}
 		at := f.on(then)
-		if text, err := at.fs.ReadFile(path(".virt-rotate-commit-b.json")); err == nil && strings.Contains(string(text), `"merged": true`) {
+		if at.there(".virt-rotate-commit-b.json") {
 			return at
 		}
 	}
