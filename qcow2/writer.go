@@ -108,10 +108,10 @@ func (m *Image) Reserve(bytes int64, pieces int) error {
 	clusters -= min(clusters, m.w.refs.freeBelow())
 	clusters += 2*(clusters/m.refEntries()+2) + clusters/m.refEntries()/m.l2Entries()
 	start := m.w.refs.end() << m.clusterBits
-	if err := m.f.Reserve(start, clusters<<m.clusterBits); err != nil {
-		return err
-	}
 	m.w.filled = start + clusters<<m.clusterBits
+	if err := m.f.Reserve(start, clusters<<m.clusterBits); err != nil {
+		return errors.Join(err, m.trim()) // it may have got a part
+	}
 	return nil
 }
 
@@ -277,17 +277,15 @@ func (m *Image) clearTail(off, host, n int64) error {
 	return m.f.Punch(host+n<<m.clusterBits-over, over)
 }
 
-// Zero makes clusters read as zeros. An image without a backing file needs
-// nothing for that; version 2 has no zero flag and needs clusters of zeros.
+// Zero makes clusters read as zeros. Holes become zeros of their own even in an
+// image without a backing file: it may be about to get one. Data becomes a hole
+// there. Version 2 has no zero flag and needs clusters of zeros.
 func (m *Image) Zero(off, n int64) error {
 	if err := m.ready(); err != nil {
 		return err
 	}
 	if err := m.checkAligned(off, n); err != nil {
 		return err
-	}
-	if m.version < 3 && m.h.BackingFile != "" {
-		return m.fail(m.zeroData(off, n))
 	}
 	for at, end := off, off+n; at < end; {
 		next, err := m.zeroSome(at, end)
@@ -299,33 +297,28 @@ func (m *Image) Zero(off, n int64) error {
 	return nil
 }
 
-// zeroSome does it for one cluster, or skips a table that is not there.
+// zeroSome does it for one cluster.
 func (m *Image) zeroSome(off, end int64) (next int64, err error) {
-	bare := m.h.BackingFile == ""
-	table, err := m.l2(off)
+	old, err := m.entry(off)
 	if err != nil {
 		return 0, err
 	}
-	if table == nil && bare {
-		return min(end, (off/m.l2Covers()+1)*m.l2Covers()), nil
+	next = min(off+m.cluster(), end)
+	zero := m.zeroEntry(m.h.BackingFile == "" && old != entry{})
+	if m.version < 3 && zero != (entry{}) {
+		return next, m.zeroData(off, next-off)
 	}
-	old := entry{}
-	if table != nil {
-		if old, err = m.entryIn(table, off); err != nil {
-			return 0, err
-		}
-	}
-	if zero := m.zeroEntry(bare); zero != old {
+	if zero != old {
 		m.free(old)
 		m.change(off, zero)
 	}
-	return off + m.cluster(), nil
+	return next, nil
 }
 
 // zeroEntry is the entry of a cluster that reads as zeros and takes no space.
-func (m *Image) zeroEntry(bare bool) entry {
+func (m *Image) zeroEntry(hole bool) entry {
 	switch {
-	case bare:
+	case hole:
 		return entry{}
 	case m.extended:
 		return entry{bitmap: (1<<subclusters - 1) << subclusters}
