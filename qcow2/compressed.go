@@ -34,15 +34,35 @@ func (m *Image) Packed(off int64) (chain.Packed, error) {
 		return chain.Packed{}, fmt.Errorf("cluster at %d is not compressed", off)
 	}
 	b, err := m.readPacked(e)
+	if err == nil && int64(len(b)) > m.cluster() {
+		b = m.withoutRest(b)
+	}
 	return chain.Packed{Offset: off, Method: m.Method(), Bytes: b}, err
 }
 
-// readPacked reads the sectors of a compressed cluster. The last may be cut: only
-// its first bytes need be there.
+// withoutRest takes away what is after the compressed bytes in their last sector,
+// as far as that makes them longer than a cluster: what QEMU compresses gets
+// shorter. Others might do otherwise.
+func (m *Image) withoutRest(b []byte) []byte {
+	if m.inflater.inflate(make([]byte, m.cluster()), b[:m.cluster()], m.h.CompressionType) == nil {
+		return b[:m.cluster()]
+	}
+	return b
+}
+
+// readPacked reads the sectors of a compressed cluster. The file may end in them;
+// unpacking tells whether anything is missing.
 func (m *Image) readPacked(e entry) ([]byte, error) {
 	off, n := m.packed(e)
-	b := make([]byte, min(n, m.size-off))
-	return b, readFull(m.f, b, off, "compressed cluster")
+	b := make([]byte, n)
+	got, err := m.f.ReadAt(b, off)
+	switch {
+	case got == 0 && errors.Is(err, io.EOF):
+		return nil, &FormatError{off, "compressed cluster", "the file ends here"}
+	case got < len(b) && !errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("qcow2: read compressed cluster at offset %d: %w", off, err)
+	}
+	return b[:got], nil
 }
 
 // unpack returns the cluster that holds off, whole. It is valid until the next call.
@@ -62,7 +82,7 @@ func (m *Image) unpack(off int64) ([]byte, error) {
 		m.raw = make([]byte, m.cluster())
 	}
 	m.rawOf = 0
-	if err := inflate(m.raw, packed, m.h.CompressionType); err != nil {
+	if err := m.inflater.inflate(m.raw, packed, m.h.CompressionType); err != nil {
 		at, _ := m.packed(e)
 		return nil, &FormatError{at, "compressed cluster", err.Error()}
 	}
@@ -70,20 +90,18 @@ func (m *Image) unpack(off int64) ([]byte, error) {
 	return m.raw, nil
 }
 
+// An inflater unpacks clusters. Its decoders are made once: they are large.
+type inflater struct {
+	zlib io.ReadCloser
+	zstd *zstd.Decoder
+}
+
 // inflate unpacks exactly one cluster: what would follow is not looked at, so
 // that a bomb does no harm. Packed may have bytes after the end of the stream.
-func inflate(out, packed []byte, method uint8) error {
-	var r io.Reader
-	if method == CompressionZstd {
-		d, err := zstd.NewReader(bytes.NewReader(packed), zstd.WithDecoderConcurrency(1),
-			zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(uint64(4*len(out))+1<<20), zstd.WithDecoderMaxWindow(8<<20))
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		r = d
-	} else {
-		r = flate.NewReader(bytes.NewReader(packed))
+func (i *inflater) inflate(out, packed []byte, method uint8) error {
+	r, err := i.reader(bytes.NewReader(packed), method, len(out))
+	if err != nil {
+		return err
 	}
 	if _, err := io.ReadFull(r, out); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
@@ -92,4 +110,23 @@ func inflate(out, packed []byte, method uint8) error {
 		return err
 	}
 	return nil
+}
+
+func (i *inflater) reader(packed io.Reader, method uint8, cluster int) (io.Reader, error) {
+	if method == CompressionZlib {
+		if i.zlib == nil {
+			i.zlib = flate.NewReader(packed)
+			return i.zlib, nil
+		}
+		return i.zlib, i.zlib.(flate.Resetter).Reset(packed, nil)
+	}
+	if i.zstd == nil {
+		var err error
+		i.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxMemory(uint64(4*cluster)+1<<20), zstd.WithDecoderMaxWindow(8<<20))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return i.zstd, i.zstd.Reset(packed)
 }

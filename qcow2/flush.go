@@ -202,6 +202,9 @@ func (m *Image) giveBack() error {
 			return err
 		}
 	}
+	if len(m.w.freed) > 0 {
+		m.w.packAt = 0 // that cluster may get another use
+	}
 	m.w.freed, m.w.freedL2 = m.w.freed[:0], m.w.freedL2[:0]
 	if err := m.w.refs.writeBlocks(); err != nil {
 		return err

@@ -20,9 +20,10 @@ type Image struct {
 	size   int64 // of f, when it was opened or last changed
 	l1     []uint64
 	tables *tableCache
-	raw    []byte // the last cluster that was unpacked
-	rawOf  uint64 // its L2 entry
-	w      *writer
+	inflater
+	raw   []byte // the last cluster that was unpacked
+	rawOf uint64 // its L2 entry
+	w     *writer
 }
 
 // Open reads header and L1 table of f, which the caller has locked and which

@@ -15,11 +15,14 @@ func (m *Image) PutPacked(p chain.Packed) error {
 	if p.Method != m.Method() {
 		return fmt.Errorf("qcow2: a cluster packed as %s in an image of %s", p.Method, m.Method())
 	}
-	if p.Offset < 0 || p.Offset&(m.cluster()-1) != 0 || p.Offset >= m.h.Size || len(p.Bytes) == 0 || int64(len(p.Bytes)) > m.cluster() {
+	if p.Offset < 0 || p.Offset&(m.cluster()-1) != 0 || p.Offset >= m.h.Size || len(p.Bytes) == 0 || int64(len(p.Bytes)) > m.maxPacked() {
 		return fmt.Errorf("qcow2: packed cluster of %d bytes at %d: not a cluster of the disk", len(p.Bytes), p.Offset)
 	}
 	return m.fail(m.putPacked(p))
 }
+
+// maxPacked is how many bytes an entry can tell, wherever they begin.
+func (m *Image) maxPacked() int64 { return sectorSize<<(m.clusterBits-8) - sectorSize }
 
 func (m *Image) putPacked(p chain.Packed) error {
 	n := int64(len(p.Bytes))
@@ -49,7 +52,7 @@ func (m *Image) putPacked(p chain.Packed) error {
 func (m *Image) roomToPack(n int64) (int64, error) {
 	w := m.w
 	c := w.packAt >> m.clusterBits
-	if w.packAt&(m.cluster()-1) == 0 {
+	if w.packAt&(m.cluster()-1) == 0 || n > m.cluster() {
 		return m.startPack(n)
 	}
 	over := w.packAt + n - (c+1)<<m.clusterBits
@@ -74,7 +77,12 @@ func (m *Image) roomToPack(n int64) (int64, error) {
 }
 
 func (m *Image) startPack(n int64) (int64, error) {
-	c, _, err := m.take(1)
+	c, err := int64(0), error(nil)
+	if n <= m.cluster() {
+		c, _, err = m.take(1)
+	} else {
+		c, err = m.w.refs.takeRow((n + m.cluster() - 1) >> m.clusterBits)
+	}
 	off := c << m.clusterBits
 	m.w.packAt = off + n
 	return off, err

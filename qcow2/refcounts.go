@@ -235,7 +235,10 @@ func (r *refcounts) blockFor(c int64) (*refBlock, error) {
 	b := &refBlock{data: make([]byte, r.m.cluster()), dirty: true}
 	r.blocks[i], r.table[i] = b, uint64(at<<r.m.clusterBits)
 	r.fresh = append(r.fresh, i)
-	return b, r.use(at, 1)
+	if err := r.use(at, 1); err != nil {
+		return nil, err
+	}
+	return r.block(i) // counting itself may have made room
 }
 
 // growTable gives the table a new place with room for at least n entries.
@@ -302,18 +305,25 @@ func (r *refcounts) flush() error {
 	return r.switchTable()
 }
 
-// linkFresh lets the table name its new blocks, which are durable.
+// linkFresh lets the table name its new blocks, which are durable. A new block may
+// be counted by another new one, which is in the same place of the table or a higher
+// one: so they are linked by the sector, the last sector first.
 func (r *refcounts) linkFresh() error {
-	if len(r.fresh) == 0 {
-		return nil
-	}
-	for _, i := range r.fresh {
-		if _, err := r.m.f.WriteAt(r.tableBytes(i, i+1), r.off+8*i); err != nil {
+	const perSector = sectorSize / 8
+	slices.Sort(r.fresh)
+	for len(r.fresh) > 0 {
+		from := r.fresh[len(r.fresh)-1] &^ (perSector - 1)
+		if _, err := r.m.f.WriteAt(r.tableBytes(from, from+perSector), r.off+8*from); err != nil {
 			return err
 		}
+		if err := r.m.f.Sync(); err != nil {
+			return err
+		}
+		for len(r.fresh) > 0 && r.fresh[len(r.fresh)-1] >= from {
+			r.fresh = r.fresh[:len(r.fresh)-1]
+		}
 	}
-	r.fresh = nil
-	return r.m.f.Sync()
+	return nil
 }
 
 // switchTable lets the header name the new table, which is durable. Offset and

@@ -10,20 +10,20 @@ import (
 // leaves the old name or the new one, whole. The image need not be prepared, and
 // may be encrypted.
 func (m *Image) SetBacking(name, format string) error {
-	if m.h.Corrupt() {
-		return &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}
-	}
 	if m.w != nil && m.w.broken != nil {
 		return m.w.broken
 	}
-	if err := checkNames(name, format); err != nil {
+	first, next, err := m.renamed(name, format)
+	if err != nil {
 		return err
 	}
-	first := make([]byte, m.cluster())
-	if err := readFull(m.f, first, 0, "header"); err != nil {
-		return err
-	}
-	return m.fail(m.relink(first, name, format))
+	return m.fail(m.relink(first, next))
+}
+
+// CheckBacking tells whether SetBacking would refuse the name.
+func (m *Image) CheckBacking(name, format string) error {
+	_, _, err := m.renamed(name, format)
+	return err
 }
 
 func checkNames(name, format string) error {
@@ -36,36 +36,62 @@ func checkNames(name, format string) error {
 	return nil
 }
 
-// relink switches from the names in cluster 0, which is first, to the new ones.
-func (m *Image) relink(first []byte, name, format string) error {
-	h := m.h
-	h.BackingFile, h.BackingFormat = name, format
+// renamed returns cluster 0 as it is, and as it is to be with another name.
+func (m *Image) renamed(name, format string) (first, next []byte, err error) {
+	if m.h.Corrupt() {
+		return nil, nil, &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}
+	}
+	if err := checkNames(name, format); err != nil {
+		return nil, nil, err
+	}
+	first = make([]byte, m.cluster())
+	if err := readFull(m.f, first, 0, "header"); err != nil {
+		return nil, nil, err
+	}
 	area := m.area(first, format, name != "")
-	off, err := m.roomForName(int64(m.h.HeaderLength)+int64(len(area)), name)
-	if err != nil {
-		return err
+	end := int64(m.h.HeaderLength) + int64(len(area))
+	if end > m.cluster() {
+		return nil, nil, &UnsupportedError{"a backing file: cluster 0 has no room for its format beside the header extensions"}
 	}
-	h.BackingFileOffset, h.BackingFileLength = off, uint32(len(name))
-	if name == "" {
-		h.BackingFileOffset, h.BackingFileLength = 0, 0
+	h := m.h
+	h.BackingFile, h.BackingFormat, h.BackingFileLength = name, format, uint32(len(name))
+	if h.BackingFileOffset, err = m.roomForName(end, name); err != nil {
+		return nil, nil, err
 	}
-	if int64(m.h.HeaderLength)+int64(len(area)) > m.cluster() {
-		return &UnsupportedError{"a backing file: cluster 0 has no room for its format beside the header extensions"}
-	}
-	next := append([]byte(nil), first...)
+	next = append([]byte(nil), first...)
 	copy(next[m.h.HeaderLength:], area)
-	copy(next[off:], name)
+	copy(next[h.BackingFileOffset:], name)
+	if name == "" {
+		h.BackingFileOffset = 0
+	}
 	var fixed [headerLen]byte
 	copy(fixed[:], next)
 	h.encode(&fixed)
 	copy(next, fixed[:])
-	if err := m.switchTo(first, next); err != nil {
+	return first, next, m.checkSwitch(first, next)
+}
+
+// checkSwitch refuses to change what is in use beyond sector 0: it could not be
+// done at once with the rest.
+func (m *Image) checkSwitch(old, next []byte) error {
+	for i := sectorSize; i < len(next); i++ {
+		if next[i] != old[i] && m.refersTo(int64(i)) {
+			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
+		}
+	}
+	return nil
+}
+
+// relink switches from one cluster 0 to the next.
+func (m *Image) relink(old, next []byte) error {
+	if err := m.switchTo(old, next); err != nil {
 		return err
 	}
-	size := m.size
-	if m.h, err = ReadHeader(m.f, size); err != nil {
+	h, err := ReadHeader(m.f, m.size)
+	if err != nil {
 		return fmt.Errorf("reading back: %w", err)
 	}
+	m.h = h
 	return nil
 }
 
@@ -75,9 +101,6 @@ func (m *Image) switchTo(old, next []byte) error {
 	for i := int64(sectorSize); i < int64(len(next)); i++ {
 		if next[i] == old[i] {
 			continue
-		}
-		if m.refersTo(i) {
-			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
 		}
 		from, to = min(from, i), max(to, i+1)
 	}
@@ -160,7 +183,11 @@ func (m *Image) writeHeader(h Header) error {
 	}
 	var fixed [headerLen]byte
 	copy(fixed[:], sector[:])
-	h.encode(&fixed)
+	onDisk := h
+	if m.w != nil && m.w.growing {
+		onDisk.Size = m.w.oldSize
+	}
+	onDisk.encode(&fixed)
 	copy(sector[:], fixed[:])
 	if _, err := m.f.WriteAt(sector[:], 0); err != nil {
 		return err

@@ -49,7 +49,9 @@ func (m *Image) grow(size, below int64) error {
 			return err
 		}
 	}
-	m.h.Size = size // in memory: Zero and Flush work on the new clusters
+	// In memory: Zero and Flush work on the new clusters. A refcount table that
+	// gets a new place meanwhile must not show them.
+	m.h.Size, m.w.growing, m.w.oldSize = size, true, old
 	from, to := roundUp(old, m.cluster()), min(size, roundUp(below, m.cluster()))
 	if from < to && m.h.BackingFile != "" {
 		if err := m.Zero(from, to-from); err != nil {
@@ -59,6 +61,7 @@ func (m *Image) grow(size, below int64) error {
 	if err := m.Flush(); err != nil {
 		return err
 	}
+	m.w.growing = false
 	return m.writeHeader(m.h)
 }
 
@@ -132,9 +135,11 @@ func (m *Image) clearRest(size int64) error {
 	case err != nil:
 		return err
 	case mine:
+		m.clearSubclusters(cut, in, e)
 		m.w.grow = max(m.w.grow, e.host()+m.cluster())
 		return m.f.Punch(e.host()+in, m.cluster()-in)
 	case !e.compressed() && !m.allocated(e):
+		m.clearSubclusters(cut, in, e)
 		return nil
 	}
 	b := make([]byte, m.cluster())
@@ -147,6 +152,20 @@ func (m *Image) clearRest(size int64) error {
 	}
 	_, err = m.f.WriteAt(b, placed[0].Host)
 	return err
+}
+
+// clearSubclusters makes zeros of the holes that a cluster of subclusters has
+// behind its first n bytes: something below would show through.
+func (m *Image) clearSubclusters(off, n int64, e entry) {
+	if !m.extended || m.h.BackingFile == "" || (e == entry{}) {
+		return
+	}
+	behind := allocatedSubclusters << ((n + m.granule() - 1) / m.granule()) & allocatedSubclusters
+	next := e
+	next.bitmap |= behind &^ (e.bitmap | e.bitmap>>subclusters) << subclusters
+	if next != e {
+		m.change(off, next)
+	}
 }
 
 // growL1 writes a longer L1 table to a new place. It is durable before the header

@@ -19,6 +19,8 @@ type writer struct {
 	broken  error    // after it, what is in memory and on disk may differ
 	filled  int64    // the host file is reserved up to here
 	packAt  int64    // where the last packed cluster ends
+	growing bool     // Resize has not come to the point where the header gets the new size
+	oldSize int64    // then: the size in the header
 	grow    int64    // the host file must be this long, though nothing was written at its end
 }
 

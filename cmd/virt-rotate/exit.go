@@ -70,6 +70,8 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.As(err, &held):
 		return exitLocked
+	case isRefusal(err):
+		return exitRefused
 	}
 	return exitFailed
 }

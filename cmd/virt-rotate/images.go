@@ -10,7 +10,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/qcow2"
 )
 
-// inspect is the chain.Inspector of all formats that virt-rotate knows.
+// inspect is the chain.Inspector of all formats that libvirt's chains have.
 // Without a format a file is taken for what its magic says, else for raw.
 func inspect(path, format string) (chain.Image, error) {
 	info, err := vfs.Stat(path)
@@ -35,15 +35,15 @@ func inspect(path, format string) (chain.Image, error) {
 			return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
 		}
 	}
-	image, err := inspectQcow2(f, info.Size)
-	for range 2 { // a guest that runs may make the file grow under our eyes
-		now, changed := vfs.Stat(path)
-		if err == nil || changed != nil || now.Size == info.Size {
-			break
-		}
-		info = now
-		image, err = inspectQcow2(f, info.Size)
+	var image chain.Image
+	size := func() (int64, error) {
+		now, err := vfs.Stat(path)
+		return now.Size, err
 	}
+	err = steady(size, func(size int64) (err error) {
+		image, err = inspectQcow2(f, size)
+		return err
+	})
 	if err != nil {
 		return image, fmt.Errorf("%s: %w", path, err)
 	}
@@ -55,13 +55,7 @@ func inspectQcow2(r io.ReaderAt, size int64) (chain.Image, error) {
 	if err != nil {
 		return chain.Image{}, err
 	}
-	blank, err := qcow2.Blank(r, h, size)
-	if err != nil {
-		return chain.Image{}, err
-	}
-	return chain.Image{
-		Format: "qcow2", VirtualSize: h.Size, Backing: h.BackingFile, BackingFormat: h.BackingFormat,
-		Snapshots: int(h.Snapshots), Encrypted: h.Encrypted(), DataFile: h.HasDataFile(),
-		Corrupt: h.Corrupt(), Blank: blank,
-	}, nil
+	image := h.Image()
+	image.Blank, err = qcow2.Blank(r, h, size)
+	return image, err
 }

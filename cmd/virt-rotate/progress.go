@@ -20,6 +20,7 @@ const logEvery = 10 * time.Second
 type progress struct {
 	w        io.Writer
 	terminal bool
+	every    time.Duration // between two lines in a log
 
 	mu     sync.Mutex           // guards what follows
 	starts map[string]time.Time // when a domain's merge started
@@ -28,7 +29,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	p := &progress{w: w, starts: map[string]time.Time{}, logged: map[string]time.Time{}}
+	p := &progress{w: w, every: logEvery, starts: map[string]time.Time{}, logged: map[string]time.Time{}}
 	p.terminal = isTerminal(w)
 	return p
 }
@@ -44,9 +45,9 @@ func (p *progress) report(e rotate.Event) {
 	key := e.Domain + "/" + e.Step.Disk
 	switch e.Kind {
 	case rotate.EventStep:
-		p.starts[key], p.logged[key] = time.Now(), time.Now()
+		p.start(key)
 	case rotate.EventProgress:
-		p.merging(key, e)
+		p.show(key, e.Done, e.Total)
 	case rotate.EventDone:
 		if e.Step.Op == rotate.OpMerge {
 			p.line(fmt.Sprintf("%s: merged %s in %s", key, rotate.Bytes(e.Step.Bytes), time.Since(p.starts[key]).Round(10*time.Millisecond)))
@@ -56,14 +57,40 @@ func (p *progress) report(e rotate.Event) {
 	}
 }
 
-func (p *progress) merging(key string, e rotate.Event) {
-	text := progressText(key, e.Done, e.Total, time.Since(p.starts[key]))
+func (p *progress) start(key string) {
+	p.starts[key], p.logged[key] = time.Now(), time.Now()
+}
+
+func (p *progress) show(key string, done, total int64) {
+	text := progressText(key, done, total, time.Since(p.starts[key]))
 	switch {
 	case p.terminal:
 		p.draw(text)
-	case time.Since(p.logged[key]) >= logEvery:
+	case time.Since(p.logged[key]) >= p.every:
 		p.logged[key] = time.Now()
 		p.line(text)
+	}
+}
+
+// drawEvery is how often the bar of a copy moves.
+const drawEvery = 100 * time.Millisecond
+
+// copying returns a function that is told of each copied piece, in bytes, and
+// shows how far that is. Total may turn out to be too much or too little.
+func (p *progress) copying(key string, total int64) func(n int64) {
+	var done int64
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.start(key)
+	drawn := time.Now()
+	return func(n int64) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		done += n
+		if time.Since(drawn) >= drawEvery {
+			drawn = time.Now()
+			p.show(key, done, max(done, total))
+		}
 	}
 }
 
@@ -95,9 +122,10 @@ func (p *progress) line(text string) {
 	fmt.Fprintln(p.w, text)
 }
 
+// wipe takes the bar off, and the ^C that a terminal has put behind it.
 func (p *progress) wipe() {
 	if p.bar != "" {
-		fmt.Fprintf(p.w, "\r%*s\r", len(p.bar), "")
+		fmt.Fprintf(p.w, "\r%*s\r", len(p.bar)+len("^C"), "")
 		p.bar = ""
 	}
 }

@@ -118,10 +118,7 @@ func (p *pairing) read(off, n int64) (int64, error) {
 		p.a, p.b = make([]byte, bounceChunk), make([]byte, bounceChunk)
 	}
 	a, b := p.a[:n], p.b[:n]
-	if _, err := p.x.ReadAt(a, off); err != nil {
-		return -1, err
-	}
-	if _, err := p.y.ReadAt(b, off); err != nil {
+	if err := readBoth(p.x, a, p.y, b, off); err != nil {
 		return -1, err
 	}
 	if bytes.Equal(a, b) {

@@ -8,8 +8,10 @@ import (
 
 // ConvertOptions say how an image is copied into a new one.
 type ConvertOptions struct {
-	// Sparse looks for zeros in data and leaves them out.
-	Sparse bool
+	// Sparse looks for zeros in data and leaves them out; with RawOnly only in data
+	// of raw layers. The others have flags for zeros.
+	Sparse  bool
+	RawOnly bool
 	// Own copies what the layer itself has, zeros included, and not what it
 	// builds on.
 	Own bool
@@ -54,7 +56,7 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 		f.below = view.Size()
 	}
 	if c.Sparse && !c.Own { // left out of an overlay, zeros would uncover what is below
-		f.wanted = (&sparse{from: f.from, granule: to.Granule()}).at
+		f.wanted = (&sparse{from: f.from, granule: to.Granule(), rawOnly: c.RawOnly}).at
 	}
 	return f, nil
 }
@@ -63,12 +65,13 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 type sparse struct {
 	from    *Stack
 	granule int64
+	rawOnly bool
 	buf     []byte
 }
 
 // at tells whether the first n bytes of x hold anything but zeros.
 func (s *sparse) at(x Found) (want bool, n int64, err error) {
-	if x.Kind != Data {
+	if x.Kind != Data || s.rawOnly && s.from.layers[x.Layer].Image().Format != "raw" {
 		return true, x.Length, nil
 	}
 	if s.buf == nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // A Rebase is the plan of a rebase: Image keeps what the guest sees, and builds
@@ -139,13 +141,26 @@ func (d *difference) at(x Found) (differs bool, n int64, err error) {
 		d.a, d.b = make([]byte, size), make([]byte, size)
 	}
 	n = min(n, int64(len(d.a)))
-	if _, err := d.was.ReadAt(d.a[:n], x.Offset); err != nil {
-		return false, 0, err
-	}
-	if _, err := d.next.ReadAt(d.b[:n], x.Offset); err != nil {
+	if err := readBoth(d.was, d.a[:n], d.next, d.b[:n], x.Offset); err != nil {
 		return false, 0, err
 	}
 	return !bytes.Equal(d.a[:n], d.b[:n]), n, nil
+}
+
+// readBoth reads the same place of two disks, side by side if they have no layer
+// in common: a Source is not safe for concurrent use.
+func readBoth(x *Stack, a []byte, y *Stack, b []byte, off int64) error {
+	if slices.ContainsFunc(x.layers, func(l Source) bool { return slices.Contains(y.layers, l) }) {
+		_, err := x.ReadAt(a, off)
+		if err == nil {
+			_, err = y.ReadAt(b, off)
+		}
+		return err
+	}
+	var g errgroup.Group
+	g.Go(func() error { _, err := y.ReadAt(b, off); return err })
+	_, err := x.ReadAt(a, off)
+	return errors.Join(err, g.Wait())
 }
 
 func reads0(f Found) bool { return f.Kind == Zero || f.Kind == Hole }

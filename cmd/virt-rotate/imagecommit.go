@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+func imageCommitCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "commit", Usage: "merge an overlay into what it builds on, and delete it",
+		ArgsUsage: "OVERLAY", OnUsageError: usageError,
+		Flags: append(writeFlags(), formatFlag(),
+			&cli.StringFlag{Name: "base", Aliases: []string{"b"}, Usage: "merge into `BASE`, further down the chain, with all between"},
+			&cli.BoolFlag{Name: "keep", Usage: "do not delete what was merged"},
+			&cli.StringSliceFlag{Name: "scan", Usage: "images in `DIR` may build on the layers concerned; may be repeated"},
+			allowFlag()),
+		Description: `The base gets all that the overlay has, images on the overlay build on the base
+from then on, and the overlay is deleted (--keep leaves it). Refused if any other
+image in the directories concerned, or in those of --scan, builds on a layer that
+changes. Commits that were interrupted in these directories are finished first:
+after an interruption the same command goes on.
+
+   virt-rotate image commit --dry-run web.snap1.qcow2
+   virt-rotate image commit --base web.qcow2 web.snap3.qcow2
+
+` + imageExitHelp,
+		Action: e.image(1, 1, (*imageRun).commit),
+	}
+}
+
+const goOn = ": every image is as its guest saw it; the same command goes on"
+
+func (r *imageRun) commit() error {
+	r.hint = goOn
+	overlay, err := filepath.Abs(r.arg(0))
+	if err != nil {
+		return err
+	}
+	dirs := append([]string{filepath.Dir(overlay)}, r.StringSlice("scan")...)
+	tops, err := r.recover(dirs)
+	if err != nil {
+		return err
+	}
+	var steps []imageStep
+	for _, top := range tops {
+		steps = append(steps, imageStep{Op: "finish", Path: top, Note: "its commit was interrupted"})
+	}
+	if slices.Contains(tops, overlay) {
+		return r.steps(steps)
+	}
+	m, err := r.planCommit(overlay)
+	if err != nil {
+		return err
+	}
+	steps = append(steps, commitSteps(m)...)
+	if r.Bool("dry-run") {
+		return r.steps(steps)
+	}
+	done, end := r.progress("merge", m.Bytes)
+	err = r.store.Commit(r.ctx(), m, done)
+	end()
+	if err != nil {
+		return err
+	}
+	return r.steps(steps)
+}
+
+// recover finishes what was interrupted, or lists it with --dry-run.
+func (r *imageRun) recover(dirs []string) ([]string, error) {
+	if r.Bool("dry-run") {
+		return r.store.Interrupted(dirs)
+	}
+	done, end := r.progress("finish an interrupted commit", 0)
+	defer end()
+	tops, err := r.store.Recover(r.ctx(), dirs, done)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("%w; %s beside it tells what was being done", err, ".virt-rotate-commit-*.json")
+	}
+	return tops, err
+}
+
+// planCommit plans, and refuses what could not be deleted in the end.
+func (r *imageRun) planCommit(overlay string) (*chain.Merge, error) {
+	m, err := r.store.PlanCommit(r.ctx(), chain.CommitRequest{
+		Top: overlay, Format: r.format(), Base: r.String("base"), Keep: r.Bool("keep"), Scan: r.StringSlice("scan"),
+	})
+	if err == nil {
+		err = changeable(m.Base)
+	}
+	if err != nil || m.Keep {
+		return m, err
+	}
+	for _, n := range m.Gone {
+		var kind *vfs.KindError
+		if _, err := r.store.FS.Lstat(n.Path); errors.As(err, &kind) {
+			return nil, &chain.RefusedError{Path: n.Path, Reason: fmt.Sprintf("it is a %s, and would have to be deleted: name the file itself, or keep it with --keep", kind.Kind)}
+		}
+	}
+	return m, nil
+}
+
+func commitSteps(m *chain.Merge) []imageStep {
+	var steps []imageStep
+	for _, n := range m.Gone[:len(m.Gone)-1] {
+		steps = append(steps, imageStep{Op: "merge", Path: n.Path, Target: m.Base.Path})
+	}
+	steps = append(steps, imageStep{Op: "merge", Path: m.Top().Path, Target: m.Base.Path, Bytes: &m.Bytes})
+	for _, c := range m.Children {
+		steps = append(steps, imageStep{Op: "relink", Path: c.Path, Target: m.Base.Path})
+	}
+	for _, n := range slices.Backward(m.Gone) {
+		if !m.Keep && !n.Info.IsBlock {
+			steps = append(steps, imageStep{Op: "delete", Path: n.Path})
+		}
+	}
+	return steps
+}

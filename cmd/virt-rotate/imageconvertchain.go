@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// convertChain makes one image a layer in dir, which is new or empty.
+func (r *imageRun) convertChain(nodes []chain.Node, dir string, format *format, o *createOptions) error {
+	if len(nodes) > 1 && !format.overlays {
+		return usagef("--chain: images of format %s cannot have a backing file", format.Name)
+	}
+	fresh, err := checkEmptyDir(dir)
+	if err != nil {
+		return err
+	}
+	all := chainConversions(nodes, dir, format, o)
+	if r.Bool("dry-run") {
+		return r.convertAll(all)
+	}
+	release, err := r.hold(nodes)
+	if err != nil {
+		return err
+	}
+	if fresh {
+		if err := makeDir(dir); err != nil {
+			return errors.Join(err, release())
+		}
+	}
+	err = errors.Join(r.convertAll(all), release())
+	if err != nil && fresh {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return err
+}
+
+func makeDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	return vfs.SyncDir(filepath.Dir(dir))
+}
+
+// checkEmptyDir refuses what is neither an empty directory nor nothing.
+func checkEmptyDir(dir string) (fresh bool, err error) {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil:
+		return false, &chain.RefusedError{Path: dir, Reason: "--chain wants a new or an empty directory: " + reasonOf(err)}
+	case len(entries) > 0:
+		return false, &chain.RefusedError{Path: dir, Reason: "--chain wants a new or an empty directory, and it is not empty"}
+	}
+	return false, nil
+}
+
+// reasonOf leaves out the path that an error of package os names.
+func reasonOf(err error) string {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return at.Err.Error()
+	}
+	return err.Error()
+}
+
+func chainConversions(nodes []chain.Node, dir string, format *format, o *createOptions) []*conversion {
+	names := chainNames(nodes, format.extension)
+	var all []*conversion
+	for i, n := range nodes {
+		c := &conversion{nodes: nodes[:i+1], own: true, path: filepath.Join(dir, names[i]), format: format, create: *o}
+		c.create.Size = n.Image.VirtualSize
+		if i > 0 {
+			c.create.Backing, c.create.BackingFormat = names[i-1], format.Name
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// imageExtensions are those that are replaced; what else follows a dot belongs
+// to the name, as in web.snap1.
+var imageExtensions = []string{".qcow2", ".qcow", ".raw", ".img", ".vhd", ".vhdx", ".vpc", ".vmdk", ".vdi"}
+
+// chainNames gives each layer the name that it has, with the new extension; equal
+// ones are numbered.
+func chainNames(nodes []chain.Node, extension string) []string {
+	var names []string
+	for _, n := range nodes {
+		stem := filepath.Base(n.Path)
+		if ext := filepath.Ext(stem); slices.Contains(imageExtensions, strings.ToLower(ext)) && ext != stem {
+			stem = strings.TrimSuffix(stem, ext)
+		}
+		name := stem + extension
+		for i := 2; slices.Contains(names, name); i++ {
+			name = fmt.Sprintf("%s-%d%s", stem, i, extension)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+// hold keeps anybody from writing to the images until they are released.
+func (r *imageRun) hold(nodes []chain.Node) (release func() error, err error) {
+	var files []vfs.File
+	release = func() error {
+		var err error
+		for _, f := range files {
+			err = errors.Join(err, f.Close())
+		}
+		return err
+	}
+	for _, n := range nodes {
+		f, err := r.store.FS.Open(n.Path, false)
+		if err != nil {
+			return nil, errors.Join(err, release())
+		}
+		files = append(files, f)
+		if err := f.Lock(vfs.LockRead); err != nil {
+			return nil, errors.Join(err, release())
+		}
+	}
+	return release, nil
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/qcow2"
+)
+
+func imageCreateCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "create", Usage: "make an empty image; an existing file is left alone",
+		ArgsUsage: "FILE [SIZE]", OnUsageError: usageError,
+		Flags: append(writeFlags(),
+			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the new image: raw or qcow2", Value: "raw"},
+			&cli.StringFlag{Name: "backing", Aliases: []string{"b"}, Usage: "build on `FILE`; a relative name counts from the directory of the new image"},
+			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the backing file; it must be told with -b"},
+			&cli.BoolFlag{Name: "unsafe", Aliases: []string{"u"}, Usage: "the backing file need not be there; SIZE must be told"},
+			optionsFlag(), allowFlag()),
+		Description: `Unlike qemu-img, create never overwrites a file, and a new image is for its owner
+alone (mode 0600). SIZE is in bytes, or has a suffix: K, M, G, T, P, E; without it
+the new image is as large as its backing file. Options of qcow2 images: size,
+cluster_size, compat (0.10 or 1.1), refcount_bits, extended_l2, lazy_refcounts,
+compression_type (zlib or zstd), backing_file, backing_fmt.
+
+   virt-rotate image create -f qcow2 -o cluster_size=128k web.qcow2 20G
+   virt-rotate image create -f qcow2 -b web.qcow2 -F qcow2 clone.qcow2
+
+` + imageExitHelp,
+		Action: e.image(1, 2, (*imageRun).create),
+	}
+}
+
+func optionsFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "options", Aliases: []string{"o"}, Usage: "`NAME=VALUE`, of the new image; several are joined by commas"}
+}
+
+// createOptions say what a new image is to be.
+type createOptions struct {
+	qcow2.CreateOptions
+	sized  bool   // Size was told
+	told   int64  // the size that was told, not yet in sectors
+	compat string // as it was told
+}
+
+// set takes over one of -o.
+func (o *createOptions) set(opt option) (err error) {
+	switch v := opt.value; opt.key {
+	case "size":
+		o.Size, err = parseSize(v)
+		o.sized = true
+	case "cluster_size":
+		o.ClusterSize, err = parseSize(v)
+	case "compat":
+		o.compat = v
+		o.Version, err = parseCompat(v)
+	case "refcount_bits":
+		o.RefcountBits, err = strconv.Atoi(v)
+	case "extended_l2":
+		o.ExtendedL2, err = parseSwitch(v)
+	case "lazy_refcounts":
+		o.LazyRefcounts, err = parseSwitch(v)
+	case "compression_type":
+		o.CompressionType, err = parseCompression(v)
+	case "backing_file":
+		o.Backing = v
+	case "backing_fmt":
+		o.BackingFormat = v
+	}
+	if err != nil {
+		return usagef("-o %s=%s: %w", opt.key, opt.value, err)
+	}
+	return nil
+}
+
+func parseCompat(v string) (uint32, error) {
+	switch v {
+	case "0.10", "v2":
+		return 2, nil
+	case "1.1", "v3":
+		return 3, nil
+	}
+	return 0, errors.New("want 0.10 or 1.1")
+}
+
+func parseCompression(v string) (uint8, error) {
+	switch v {
+	case "zlib":
+		return qcow2.CompressionZlib, nil
+	case "zstd":
+		return qcow2.CompressionZstd, nil
+	}
+	return 0, errors.New("want zlib or zstd")
+}
+
+// newOptions takes -o apart.
+func (r *imageRun) newOptions(format *format) (*createOptions, error) {
+	list, err := parseOptions(r.StringSlice("options"), format.options, format.Name)
+	if err != nil {
+		return nil, err
+	}
+	o := &createOptions{}
+	for _, opt := range list {
+		if err := o.set(opt); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+func (r *imageRun) create() error {
+	path, err := filepath.Abs(r.arg(0))
+	if err != nil {
+		return err
+	}
+	format, err := formatNamed(r.format())
+	if err != nil {
+		return err
+	}
+	o, err := r.createOptions(path, format)
+	if err != nil {
+		return err
+	}
+	if err := checkFree(r.store.FS, path); err != nil {
+		return err
+	}
+	if !r.Bool("dry-run") {
+		n, err := makeImage(r.store.FS, path, format, o)
+		if err != nil {
+			return err
+		}
+		if err := n.close(); err != nil {
+			return errors.Join(err, n.discard())
+		}
+	}
+	note := createText(format, o)
+	if r.String("output") == "human" && !r.Bool("dry-run") && !r.Bool("quiet") {
+		_, err := fmt.Fprintf(r.out, "Formatting '%s', %s\n", printable(r.arg(0)), printable(note))
+		return err
+	}
+	return r.steps([]imageStep{{Op: "create", Path: path, Note: note}})
+}
+
+// createOptions puts together what -o, -b, -F and SIZE say.
+func (r *imageRun) createOptions(path string, format *format) (*createOptions, error) {
+	o, err := r.newOptions(format)
+	if err != nil {
+		return nil, err
+	}
+	if r.IsSet("backing") {
+		o.Backing = r.String("backing")
+	}
+	if r.IsSet("backing-format") {
+		o.BackingFormat = r.String("backing-format")
+	}
+	if text := r.arg(1); text != "" {
+		if o.Size, err = parseSize(text); err != nil {
+			return nil, usagef("SIZE %s: %w", text, err)
+		}
+		o.sized = true
+	}
+	if err := checkBacking(o, format); err != nil {
+		return nil, err
+	}
+	if o.Backing != "" {
+		err = r.below(path, o)
+	}
+	const sector = 512
+	o.told, o.Size = o.Size, (o.Size+sector-1)/sector*sector
+	if err == nil && !o.sized {
+		err = usagef("how large? %s wants FILE SIZE, or a backing file with -b", r.Command.HelpName)
+	}
+	return o, err
+}
+
+// checkBacking wants -F with -b, and both known.
+func checkBacking(o *createOptions, format *format) error {
+	switch {
+	case o.Backing == "" && o.BackingFormat == "":
+		return nil
+	case o.Backing == "":
+		return usagef("-F goes with -b")
+	case !format.overlays:
+		return usagef("images of format %s cannot have a backing file", format.Name)
+	case o.BackingFormat == "":
+		return usagef("-b wants the format of the backing file: -F qcow2 or -F raw")
+	}
+	_, err := formatNamed(o.BackingFormat)
+	return err
+}
+
+// below looks at what the new image will build on, and takes its size.
+func (r *imageRun) below(path string, o *createOptions) error {
+	file, plain := chain.PlainPath(path, o.Backing)
+	if !plain {
+		return &chain.RefusedError{Path: path, Reason: fmt.Sprintf("the backing file %q is not a plain path", o.Backing)}
+	}
+	if r.Bool("unsafe") {
+		return nil
+	}
+	nodes, err := r.chain(file, o.BackingFormat)
+	if err != nil {
+		return fmt.Errorf("backing file: %w", err)
+	}
+	if !o.sized {
+		o.Size, o.sized = top(nodes).Image.VirtualSize, true
+	}
+	return nil
+}
+
+// createText is what qemu-img create writes of the options.
+func createText(format *format, o *createOptions) string {
+	if format.Name == "raw" {
+		return fmt.Sprintf("fmt=raw size=%d", o.told)
+	}
+	const defaultCluster, defaultBits = 65536, 16
+	cluster, bits := o.ClusterSize, o.RefcountBits
+	if cluster == 0 {
+		cluster = defaultCluster
+	}
+	if bits == 0 {
+		bits = defaultBits
+	}
+	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s compression_type=%s size=%d",
+		cluster, onOff(o.ExtendedL2), compressionName(o.CompressionType), o.told)
+	if o.compat != "" {
+		text += " compat=" + o.compat
+	}
+	if o.Backing != "" {
+		text += fmt.Sprintf(" backing_file=%s backing_fmt=%s", o.Backing, o.BackingFormat)
+	}
+	return text + fmt.Sprintf(" lazy_refcounts=%s refcount_bits=%d", onOff(o.LazyRefcounts), bits)
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func createQcow2(f vfs.File, o *createOptions) error { return qcow2.Create(f, o.CreateOptions) }
+
+func createRaw(f vfs.File, o *createOptions) error {
+	if err := f.Truncate(o.Size); err != nil {
+		return err
+	}
+	return f.Sync()
+}

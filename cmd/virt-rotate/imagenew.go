@@ -1,0 +1,105 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// newImageMode is for the owner alone: who may read a disk may read all that is
+// on it.
+const newImageMode = 0o600
+
+// A newImage is an image file that is being made.
+type newImage struct {
+	fs   vfs.FS
+	path string
+	id   vfs.ID
+	file vfs.File // open, until it is closed or taken over
+}
+
+// makeImage creates an empty image at path, where nothing may be yet.
+func makeImage(fsys vfs.FS, path string, format *format, o *createOptions) (*newImage, error) {
+	f, err := fsys.Create(path, newImageMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, alreadyThere(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := &newImage{fsys, path, vfs.ID{}, f}
+	info, err := f.Stat()
+	n.id = info.ID
+	if err == nil {
+		if err = format.create(f, o); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.discard())
+	}
+	return n, nil
+}
+
+func alreadyThere(path string) error {
+	return &chain.RefusedError{Path: path, Reason: "it is there already: it is left as it is"}
+}
+
+// close makes name and content durable.
+func (n *newImage) close() error {
+	err := n.file.Close()
+	n.file = nil
+	if err == nil {
+		err = n.fs.SyncDir(filepath.Dir(n.path))
+	}
+	return err
+}
+
+// discard removes the file.
+func (n *newImage) discard() error {
+	var err error
+	if n.file != nil {
+		err = n.file.Close()
+		n.file = nil
+	}
+	return errors.Join(err, n.fs.RemoveExact(n.path, n.id))
+}
+
+// rename gives a finished image its name, where nothing may be.
+func (n *newImage) rename(path string) error {
+	err := vfs.RenameNew(n.path, path)
+	if errors.Is(err, fs.ErrExist) {
+		return alreadyThere(path)
+	}
+	if err == nil {
+		n.path = path
+	}
+	return err
+}
+
+// tempName is a free name in dir that matches vfs.TempPattern.
+func tempName(dir string) string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return filepath.Join(dir, strings.Replace(vfs.TempPattern, "*", hex.EncodeToString(b[:]), 1))
+}
+
+// checkFree refuses a path where anything is.
+func checkFree(fsys vfs.FS, path string) error {
+	_, err := fsys.Lstat(path)
+	var kind *vfs.KindError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil, errors.As(err, &kind):
+		return alreadyThere(path)
+	}
+	return err
+}
