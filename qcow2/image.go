@@ -225,6 +225,10 @@ func (m *Image) piece(off, end int64) (chain.Extent, error) {
 	if err != nil {
 		return x, err
 	}
+	if (e == entry{}) && !m.dataFile {
+		x.Length = min(m.emptyFrom(table, off), end) - off
+		return x, nil
+	}
 	in := off & (m.cluster() - 1)
 	kind, n := m.run(e, in/m.granule())
 	x.Kind = kind
@@ -233,6 +237,16 @@ func (m *Image) piece(off, end int64) (chain.Extent, error) {
 		x.Host = e.host() + in
 	}
 	return x, nil
+}
+
+// emptyFrom returns where the run of empty entries ends that off is in.
+func (m *Image) emptyFrom(table []byte, off int64) int64 {
+	i := off % m.l2Covers() >> m.clusterBits
+	at := i * m.l2EntryLen()
+	for at < int64(len(table)) && binary.NativeEndian.Uint64(table[at:]) == 0 {
+		at += 8
+	}
+	return off&^(m.l2Covers()-1) + at/m.l2EntryLen()<<m.clusterBits
 }
 
 // ReadAt fills p with the image's own clusters; holes and what is beyond the

@@ -38,7 +38,7 @@ func (m *Image) Prepare() error {
 	if m.w != nil {
 		return m.w.broken
 	}
-	if err := m.writable(); err != nil {
+	if err := m.Writable(); err != nil {
 		return err
 	}
 	if err := verify(m.f, m.h); err != nil {
@@ -62,8 +62,9 @@ func (m *Image) Prepare() error {
 	return m.writeHeader(h)
 }
 
-// writable refuses what a merge would lose or break.
-func (m *Image) writable() error {
+// Writable refuses, by what the header says, what changing the data would lose or
+// break. Prepare finds the rest.
+func (m *Image) Writable() error {
 	switch {
 	case m.h.Corrupt():
 		return &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}

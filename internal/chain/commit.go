@@ -191,12 +191,25 @@ func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
 	}
 	f, err := m.fill(o, nil)
 	if err == nil {
-		err = f.checkResize(m.Top())
+		err = errors.Join(writable(f.to), f.checkResize(m.Top()))
 	}
 	if err == nil {
 		m.Amount, err = f.measure(ctx)
 	}
 	return errors.Join(err, o.Close())
+}
+
+// writable asks a target that is not prepared whether Prepare would refuse it by
+// its header.
+func writable(to Target) error {
+	w, ok := to.(interface{ Writable() error })
+	if !ok {
+		return nil
+	}
+	if err := w.Writable(); err != nil {
+		return refused(to.Host().Path(), "%v", err)
+	}
+	return nil
 }
 
 // A resizer tells beforehand what Resize would refuse; it need not be prepared.

@@ -116,7 +116,7 @@ func (s *Store) Recover(ctx context.Context, dirs []string, done func(n int64)) 
 				return tops, err
 			}
 			if err := s.resume(ctx, j, done); err != nil {
-				return tops, fmt.Errorf("finishing an interrupted commit of %s: %w", j.top().Path, err)
+				return tops, fmt.Errorf("finishing an interrupted commit of %s (%s): %w", j.top().Path, j.path, err)
 			}
 			tops = append(tops, j.top().Path)
 		}

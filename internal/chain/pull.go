@@ -50,6 +50,9 @@ func (s *Store) measurePull(ctx context.Context, p *Pull) error {
 		return err
 	}
 	f, err := p.fill(o, nil)
+	if err == nil && len(p.Between) > 0 {
+		err = writable(f.to)
+	}
 	if err == nil {
 		p.Amount, err = f.measure(ctx)
 	}

@@ -81,8 +81,9 @@ func (s *Store) measureRebase(ctx context.Context, r *Rebase) error {
 	if err != nil {
 		return err
 	}
-	if _, err = r.fill(o, nil); err == nil {
-		err = ctx.Err()
+	f, err := r.fill(o, nil)
+	if err == nil {
+		err = errors.Join(writable(f.to), ctx.Err())
 	}
 	return errors.Join(err, o.Close())
 }
