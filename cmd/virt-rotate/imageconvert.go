@@ -18,7 +18,7 @@ func imageConvertCommand(e *env) *cli.Command {
 		Flags: append(writeFlags(), formatFlag(),
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new image: raw or qcow2 (default: raw, with --chain qcow2)"},
 			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
-			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`: leave them out", Value: "4k"},
+			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`: leave them out, in raw and qcow2 sources (default: in raw ones)", Value: "4k", DefaultText: " "},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
 			optionsFlag(), allowFlag()),
 		Description: `The new image is written under a temporary name, made durable and then renamed: it
@@ -177,7 +177,7 @@ func (r *imageRun) makeOne(c *conversion, done func(int64)) (err error) {
 	if !ok {
 		return errors.Join(fmt.Errorf("images of format %s cannot be written", c.format.Name), src.Close())
 	}
-	options := chain.ConvertOptions{Sparse: r.String("sparse") != "0", Own: c.own}
+	options := chain.ConvertOptions{Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"), Own: c.own}
 	if packer, ok := to.(chain.Packer); ok && r.Bool("compress") {
 		err = r.store.Compress(r.ctx(), c.nodes, packer, options, done)
 	} else {
