@@ -4,9 +4,11 @@ TAGS    := -tags libvirt_dlopen
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 GO      ?= go
 FUZZTIME ?= 30s
+CHAINS  ?= 20000
+SEED    ?= $(shell date +%s)
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash lint fuzz bench demo install man tools clean
+.PHONY: all build test unit integration crash lint fuzz fuzz-chains bench demo install man tools clean
 
 all: build
 
@@ -37,6 +39,12 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzCommit -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
+
+fuzz-chains: ## random chains of images against qemu-img, also with small rounds and caches
+	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 48h ./integration/images
+	integration/images/smallrounds.sh bin/smallrounds
+	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) VIRT_ROTATE_SMALL_ROUNDS=1 \
+		$(GO) test $(TAGS) -overlay bin/smallrounds/overlay.json -timeout 48h ./integration/images
 
 bench: tools build ## ratios against virsh, measured in the same run
 	$(GO) run $(TAGS) ./integration/bench

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -54,7 +55,8 @@ type CheckResult struct {
 	Problems     []Problem `json:"-"` // the first 1000 of ProblemCount
 	ProblemCount int64     `json:"-"`
 
-	ours int64 // corruptions that qemu-img does not count
+	ours      int64 // corruptions that qemu-img does not count
+	misplaced int64 // entries that lead to a wrong place, or to nothing
 }
 
 // Check looks for inconsistencies in the image f, and repairs those that
@@ -79,30 +81,43 @@ type CheckResult struct {
 // what they should lead to. Nothing is punched and the file is not cut.
 // At a crash within a repair no refcount is too low that was not so before.
 //
-// Memory is at most 8 bytes per cluster of the file, 12 if there are internal
-// snapshots, and 64 MiB. f is to be locked by the caller. Errors are
+// Memory is at most 8 bytes per cluster of the file, some more for L2 tables of
+// internal snapshots, and 64 MiB. f is to be locked by the caller. Errors are
 // those of ReadHeader and of f; what is wrong with the image is in the result.
 func Check(f vfs.File, repair Repair) (CheckResult, error) {
-	before, err := newChecker(f)
-	if err != nil {
-		return CheckResult{}, err
-	}
-	if err := before.run(); err != nil || repair == RepairNone {
+	before, err := examine(f)
+	if err != nil || repair == RepairNone {
 		return before.res, err
 	}
-	if err := before.repair(repair); err != nil {
-		return before.res, err
-	}
-	after, err := newChecker(f)
-	if err != nil {
-		return CheckResult{}, err
-	}
-	if err := after.run(); err != nil {
-		return after.res, err
+	after := before
+	for again := true; again && !after.sound(); {
+		misplaced := after.res.misplaced
+		if err := after.repair(repair); err != nil {
+			return after.res, err
+		}
+		if after, err = examine(f); err != nil {
+			return after.res, err
+		}
+		// Refcount blocks at a wrong place can have made good entries look bad.
+		again = after.res.misplaced < misplaced
 	}
 	after.res.CorruptionsFixed = max(before.res.Corruptions-after.res.Corruptions, 0)
 	after.res.LeaksFixed = max(before.res.Leaks-after.res.Leaks, 0)
 	return after.res, after.markSound()
+}
+
+// examine is never nil.
+func examine(f vfs.File) (*checker, error) {
+	c, err := newChecker(f)
+	if err != nil {
+		return &checker{}, err
+	}
+	return c, c.run()
+}
+
+// sound tells that nothing at all is wrong.
+func (c *checker) sound() bool {
+	return c.res.Corruptions+c.res.Leaks+c.res.CheckErrors == 0
 }
 
 // A checker counts the references of one image and compares the refcounts.
@@ -111,12 +126,13 @@ type checker struct {
 	h      Header
 	l      layout
 	size   int64 // of the file, bytes
+	device bool  // a file that cannot grow
 	counts *clusterCounts
 	res    CheckResult
 
 	unreadable bool  // the walk did not come to its end
-	misplaced  int64 // entries that lead to a wrong place, or to nothing
 	badBlocks  bool  // refcount blocks have to be made anew
+	nearest    int64 // where data is missing: the first place beyond the end that an entry leads to
 }
 
 func newChecker(f vfs.File) (*checker, error) {
@@ -128,7 +144,7 @@ func newChecker(f vfs.File) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checker{f: f, h: h, l: h.layout(), size: info.Size}, nil
+	return &checker{f: f, h: h, l: h.layout(), size: info.Size, device: info.IsBlock, nearest: math.MaxInt64}, nil
 }
 
 // run fills in the result.
@@ -165,7 +181,7 @@ func (c *checker) note(p Problem, times int64) {
 }
 
 // reference counts one reference, or what is wrong with it.
-func (c *checker) reference(r ref) error {
+func (c *checker) reference(r *ref) error {
 	switch {
 	case r.fatal:
 		c.res.CheckErrors++
@@ -187,7 +203,7 @@ func (c *checker) corrupt(p Problem, times int64) {
 }
 
 // wrong counts what is wrong with a reference.
-func (c *checker) wrong(r ref) error {
+func (c *checker) wrong(r *ref) error {
 	c.corrupt(Problem{r.at, r.kind.String(), r.reason}, r.times)
 	if r.ours {
 		c.res.ours += r.times
@@ -197,9 +213,24 @@ func (c *checker) wrong(r ref) error {
 	case r.kind == refRefcountBlock:
 		c.badBlocks = true
 	default:
-		c.misplaced++
+		c.res.misplaced++
 	}
-	if r.reason != reasonOutside || r.active == 0 {
+	if r.reason == reasonCut && r.kind != refRefcountBlock {
+		c.nearest = min(c.nearest, c.size)
+	}
+	if r.reason != reasonOutside {
+		return nil
+	}
+	if r.offset >= 0 && r.kind != refRefcountBlock {
+		c.nearest = min(c.nearest, r.offset)
+	}
+	return c.outside(r)
+}
+
+// outside compares the copied flag of an entry that leads outside of the file:
+// refcounts can go further.
+func (c *checker) outside(r *ref) error {
+	if r.active == 0 {
 		return nil
 	}
 	refcount, err := c.refcountAt(r.offset >> c.l.clusterBits)
@@ -212,7 +243,7 @@ func (c *checker) wrong(r ref) error {
 
 // refcountBlock wants blocks for themselves. QEMU cannot count beyond the
 // width of the refcounts.
-func (c *checker) refcountBlock(r ref) {
+func (c *checker) refcountBlock(r *ref) {
 	n := c.counts.at(r.offset >> c.l.clusterBits)
 	if refs := min(n.references(), maxRef(c.l.refOrder)); refs != 1 {
 		c.corrupt(Problem{r.at, r.kind.String(), fmt.Sprintf("%d references", refs)}, 1)
@@ -291,8 +322,11 @@ func (c *checker) differ(cluster int64, refcount uint64, n clusterCount) error {
 		c.res.Leaks++
 		c.note(p, 1)
 	}
+	if n.class() == classOverlap {
+		c.res.misplaced++
+	}
 	if n.class() == classOverlap && refcount >= n.references() {
-		p.Reason = "metadata overlaps with something else"
+		p.Reason = reasonOverlap
 		c.corrupt(p, 1)
 		c.res.ours++
 	}

@@ -44,7 +44,7 @@ func (w *walker) bitmaps() error {
 	if w.h.Bitmaps == 0 {
 		return nil
 	}
-	if _, err := w.refer(ref{
+	if _, err := w.refer(&ref{
 		kind: refBitmapDirectory, offset: w.h.BitmapDirectoryOffset, length: w.h.BitmapDirectorySize, times: 1,
 	}); err != nil {
 		return err
@@ -124,7 +124,7 @@ func (w *walker) badBitmap(b []byte, t table) string {
 
 // bitmapTable reports a table and its data.
 func (w *walker) bitmapTable(t table) error {
-	inside, err := w.refer(ref{
+	inside, err := w.refer(&ref{
 		kind: refBitmapTable, offset: t.offset, length: t.len(), at: t.fieldOffset, times: 1,
 	})
 	if err != nil || !inside {
@@ -149,6 +149,6 @@ func (w *walker) bitmapEntry(at int64, entry uint64) error {
 	if reason != "" {
 		return w.wrong(refBitmapData, at, reason)
 	}
-	_, err := w.refer(ref{kind: refBitmapData, offset: offset, length: w.l.cluster(), at: at, times: 1})
+	_, err := w.refer(&ref{kind: refBitmapData, offset: offset, length: w.l.cluster(), at: at, times: 1})
 	return err
 }

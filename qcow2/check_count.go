@@ -1,8 +1,8 @@
 package qcow2
 
-// countPageBits is log2 of how many clusters a page of counts covers: 32 KiB
+// countPageBits is log2 of how many clusters a page of counts covers: 4 KiB
 // of memory, taken when the first of them is referred to.
-const countPageBits = 12
+const countPageBits = 9
 
 // Limits of the parts of a count; each stays there once it is reached. None
 // can be reached by an image that a program has written with good intent.
@@ -49,15 +49,15 @@ func (c clusterCount) falselyFlagged(refcount uint64) int64 {
 	return c.copied()
 }
 
-// add notes one more reference r.
-func (c clusterCount) add(r ref) clusterCount {
+// add notes the reference r, and how many of its entries have a copied flag.
+func (c clusterCount) add(r *ref, active int64) clusterCount {
 	class := c.merged(r.kind.class())
 	refs := min(c.references()+uint64(r.times), maxReferences)
 	copied, shared := c.copied(), c.shared()
 	if r.copied {
-		copied = min(copied+r.active, maxFlagged)
+		copied = min(copied+active, maxFlagged)
 	} else {
-		shared = min(shared+r.active, maxFlagged)
+		shared = min(shared+active, maxFlagged)
 	}
 	return clusterCount(refs) | clusterCount(copied)<<countCopied |
 		clusterCount(shared)<<countShared | clusterCount(class)<<countClass
@@ -113,8 +113,9 @@ func (c *clusterCounts) page(cluster int64) *[1 << countPageBits]clusterCount {
 // add counts r for each cluster that it touches. overlap is the first one that
 // is now known to overlap with metadata, else -1. The reference has been
 // compared with the file: it ends less than two clusters beyond the last one.
-func (c *clusterCounts) add(r ref) (overlap int64) {
+func (c *clusterCounts) add(r *ref) (overlap int64) {
 	overlap = -1
+	active := r.active
 	first, last := r.offset>>c.bits, (r.offset+r.length-1)>>c.bits
 	if last >= c.clusters {
 		c.grow(last + 1)
@@ -125,11 +126,11 @@ func (c *clusterCounts) add(r ref) (overlap int64) {
 			*p = new([1 << countPageBits]clusterCount)
 		}
 		n := &(*p)[i&(1<<countPageBits-1)]
-		*n = n.add(r)
+		*n = n.add(r, active)
 		if overlap < 0 && n.class() == classOverlap {
 			overlap = i
 		}
-		r.active = 0 // an entry belongs to the first cluster alone
+		active = 0 // an entry belongs to the first cluster alone
 	}
 	return overlap
 }

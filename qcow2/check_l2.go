@@ -71,14 +71,14 @@ func (w *walker) snapshotTables(table []byte) error {
 // l2Table reports what an L2 table refers to. Parts beyond the end of the file
 // count as empty.
 func (w *walker) l2Table(table []byte, t l2At) error {
-	if err := readPadded(w.r, table, t.offset, w.size); err != nil {
+	if empty, err := w.load(table, t.offset); err != nil || empty {
 		return err
 	}
-	v := l2Visit{walker: w, table: t}
-	words := int(w.l.l2EntryLen() / 8)
-	for i := 0; i < len(table); i += 8 * words {
+	v := w.newVisit(t)
+	length := int(w.l.l2EntryLen())
+	for i := 0; i < len(table); i += length {
 		e := entry{desc: binary.BigEndian.Uint64(table[i:])}
-		if words == 2 {
+		if w.l.extended {
 			e.bitmap = binary.BigEndian.Uint64(table[i+8:])
 		}
 		if e == (entry{}) {
@@ -88,27 +88,64 @@ func (w *walker) l2Table(table []byte, t l2At) error {
 			return err
 		}
 	}
-	w.stats.fragmented += v.fragmented * t.active
+	v.stats.allocated += v.allocated * t.active
+	v.stats.fragmented += v.fragmented * t.active
 	return nil
 }
 
 // l2Visit is the state of a walk through one L2 table.
 type l2Visit struct {
 	*walker
-	table      l2At
-	next       int64 // where the next cluster is expected, 0 before the first
-	fragmented int64
+	table l2At
+	plain uint64 // bits that an entry has for which nothing is special
+	last  int64  // offset of the last cluster that is whole
+	ref   ref
+
+	next                  int64 // where the next cluster is expected, 0 before the first
+	allocated, fragmented int64
+}
+
+func (w *walker) newVisit(t l2At) *l2Visit {
+	v := &l2Visit{walker: w, table: t, last: w.size - w.l.cluster()}
+	v.ref = ref{
+		kind: refData, length: w.l.cluster(), times: t.times, active: t.active,
+		odd: t.offset&(w.l.cluster()-1) != 0,
+	}
+	if !w.l.dataFile && !w.l.extended {
+		v.plain = entryCopied | entryOffset&^uint64(w.l.cluster()-1)
+	}
+	return v
 }
 
 func (v *l2Visit) wrong(kind refKind, at int64, reason string) error {
-	return v.visit(ref{kind: kind, at: at, times: v.table.times, reason: reason})
+	return v.visit(&ref{kind: kind, at: at, times: v.table.times, reason: reason})
 }
 
-// entry reports an entry that is at offset at of the file.
+// entry reports an entry that is at offset at of the file. Nearly all are plain
+// ones.
 func (v *l2Visit) entry(e entry, at int64) error {
+	if offset := e.host(); e.desc&^v.plain == 0 && 0 < offset && offset <= v.last {
+		v.count(offset)
+		v.ref.offset, v.ref.at, v.ref.copied = offset, at, e.desc&entryCopied != 0
+		return v.visit(&v.ref)
+	}
 	if e.compressed() {
 		return v.packedEntry(e, at)
 	}
+	return v.otherEntry(e, at)
+}
+
+// count notes a standard cluster for the statistics.
+func (v *l2Visit) count(offset int64) {
+	v.allocated++
+	if v.next != 0 && v.next != offset {
+		v.fragmented++
+	}
+	v.next = offset + v.ref.length
+}
+
+// otherEntry reports an entry that is not compressed.
+func (v *l2Visit) otherEntry(e entry, at int64) error {
 	if e.desc&l2Reserved != 0 {
 		if err := v.wrong(refData, at, "reserved bits are set"); err != nil {
 			return err
@@ -147,13 +184,13 @@ func (v *l2Visit) packedEntry(e entry, at int64) error {
 		return v.wrong(refCompressed, at, "compressed, with subclusters")
 	}
 	off, n := v.l.packed(e)
-	inside, err := v.refer(ref{kind: refCompressed, offset: off, length: n, at: at, times: v.table.times})
+	inside, err := v.refer(&ref{kind: refCompressed, offset: off, length: n, at: at, times: v.table.times})
 	if err != nil {
 		return err
 	}
-	v.stats.allocated += v.table.active
-	v.stats.compressed += v.table.active
+	v.allocated++
 	v.fragmented++
+	v.stats.compressed += v.table.active
 	if inside && off+n > v.end {
 		return v.ours(refCompressed, at, v.table.times, reasonCut)
 	}
@@ -173,19 +210,14 @@ func (v *l2Visit) standardEntry(e entry, at int64) error {
 			return err
 		}
 	}
-	v.stats.allocated += v.table.active
-	if v.next != 0 && v.next != offset {
-		v.fragmented++
-	}
-	v.next = offset + v.l.cluster()
+	v.count(offset)
 	if v.l.dataFile {
 		return v.inDataFile(e, at)
 	}
-	inside, err := v.refer(ref{
-		kind: refData, offset: offset, length: v.l.cluster(), at: at,
-		times: v.table.times, active: v.table.active, copied: e.desc&entryCopied != 0,
-	})
-	if err == nil && inside && v.dataEnd(e, at) > v.end {
+	r := v.ref
+	r.offset, r.at, r.copied = offset, at, e.desc&entryCopied != 0
+	inside, err := v.refer(&r)
+	if err == nil && inside && v.visibleEnd(e, at) > v.size {
 		err = v.ours(refData, at, v.table.times, reasonCut)
 	}
 	return err
@@ -196,13 +228,13 @@ func (v *l2Visit) inDataFile(e entry, at int64) error {
 	if v.table.active == 0 || e.desc&entryCopied != 0 {
 		return nil
 	}
-	return v.visit(ref{kind: refData, at: at, times: v.table.active, reason: reasonNotCopied})
+	return v.visit(&ref{kind: refData, at: at, times: v.table.active, reason: reasonNotCopied})
 }
 
-// dataEnd is where the part of a cluster ends that the guest can see: QEMU
+// visibleEnd is where the part of a cluster ends that the guest can see: QEMU
 // writes no further than the last subcluster, and old versions no further than
 // the disk.
-func (v *l2Visit) dataEnd(e entry, at int64) int64 {
+func (v *l2Visit) visibleEnd(e entry, at int64) int64 {
 	n := v.l.cluster()
 	switch {
 	case v.l.extended:

@@ -24,6 +24,8 @@ type comparison struct {
 	unreadable func(first, end int64, reason string) error
 
 	highest int64 // last cluster in use, by whatever account
+	absent  bool  // there is no block here
+	missing int64 // clusters in use without a block
 }
 
 // run goes through the file once, in order. It needs the memory of one block.
@@ -42,7 +44,7 @@ func (c *comparison) run() error {
 			}
 			continue
 		}
-		if at == 0 {
+		if c.absent = at == 0; c.absent {
 			clear(block)
 		} else if err := readPadded(c.r, block, at, c.size); err != nil {
 			return err
@@ -115,6 +117,9 @@ func (c *comparison) cluster(i int64, refcount uint64, n clusterCount) error {
 		return nil
 	}
 	c.highest = i
+	if c.absent {
+		c.missing++
+	}
 	if refcount == n.references() && n.falselyFlagged(refcount) == 0 && n.class() != classOverlap {
 		return nil
 	}

@@ -47,7 +47,7 @@ func (w *walker) snapshots() error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.refer(ref{
+	if _, err := w.refer(&ref{
 		kind: refSnapshotTable, offset: w.h.SnapshotsOffset, length: length, at: offSnapshotsTable, times: 1,
 	}); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (w *walker) snapshotL1s(tables []snapshotL1) error {
 
 func (w *walker) snapshotL1(s snapshotL1) error {
 	length := s.entries * l1EntryLen
-	inside, err := w.refer(ref{kind: refSnapshotL1, offset: s.offset, length: length, at: s.at, times: 1})
+	inside, err := w.refer(&ref{kind: refSnapshotL1, offset: s.offset, length: length, at: s.at, times: 1})
 	if err != nil || !inside {
 		return err
 	}

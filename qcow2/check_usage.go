@@ -60,6 +60,7 @@ type ref struct {
 	reason string // "" for a reference
 	fatal  bool   // the rest of the image cannot be understood
 	ours   bool   // qemu-img does not mind
+	odd    bool   // the entry is in a table that is not aligned
 }
 
 // errUnreadable ends a walk whose visitor has been told why.
@@ -69,6 +70,7 @@ var errUnreadable = errors.New("qcow2: a table cannot be read")
 const (
 	reasonOutside   = "lies outside of the file"
 	reasonHeader    = "is not 0, but leads to the header"
+	reasonOverlap   = "metadata overlaps with something else"
 	reasonCut       = "the file ends within it"
 	reasonNotCopied = "is not marked as copied, which all clusters of a data file are"
 )
@@ -82,22 +84,30 @@ const usagePiece = 1 << 18
 
 // maxOddTables is how many L2 tables that are not aligned are read, as QEMU
 // reads all of them: more are not worth the time, since they can overlap.
-const maxOddTables = 1024
+const maxOddTables = 64
+
+// imageReader is what usage needs of a vfs.File.
+type imageReader interface {
+	io.ReaderAt
+	NextData(off int64) (start, end int64, err error)
+}
 
 // A walker finds all references.
 type walker struct {
-	r     io.ReaderAt
+	r     imageReader
 	h     Header
 	l     layout
 	size  int64 // of the file
 	end   int64 // the same, rounded up to sectors as QEMU sees it
-	visit func(ref) error
+	visit func(*ref) error
 	stats usageStats
 
 	active    []int64         // offsets of aligned L2 tables, one for each reference
 	odd       map[int64]*l2At // L2 tables that are not aligned
 	shared    *clusterCounts  // references to L2 tables by snapshots, nil without them
 	lastTable int64           // L2 table of the last cluster of the disk
+
+	asked, dataStart, dataEnd int64 // from asked on there is no data before dataStart
 }
 
 // l2At is an L2 table with the number of references that lead to it.
@@ -109,7 +119,7 @@ type l2At struct{ offset, times, active int64 }
 // them, and a hostile image could name one a million times. Reads are at most
 // 2 MiB; memory is bounded by the file, not by the disk. Refcount blocks come
 // last. h is what ReadHeader said about a file of size bytes.
-func usage(r io.ReaderAt, h Header, size int64, visit func(ref) error) (usageStats, error) {
+func usage(r imageReader, h Header, size int64, visit func(*ref) error) (usageStats, error) {
 	w := &walker{
 		r: r, h: h, l: h.layout(), size: size, visit: visit,
 		end: (size + sectorSize - 1) / sectorSize * sectorSize,
@@ -128,17 +138,17 @@ func usage(r io.ReaderAt, h Header, size int64, visit func(ref) error) (usageSta
 
 // wrong reports something that is no reference.
 func (w *walker) wrong(kind refKind, at int64, reason string) error {
-	return w.visit(ref{kind: kind, at: at, times: 1, reason: reason})
+	return w.visit(&ref{kind: kind, at: at, times: 1, reason: reason})
 }
 
 // ours reports what qemu-img does not mind.
 func (w *walker) ours(kind refKind, at, times int64, reason string) error {
-	return w.visit(ref{kind: kind, at: at, times: times, reason: reason, ours: true})
+	return w.visit(&ref{kind: kind, at: at, times: times, reason: reason, ours: true})
 }
 
 // fatal reports what makes going on senseless, and ends the walk.
 func (w *walker) fatal(kind refKind, at int64, reason string) error {
-	if err := w.visit(ref{kind: kind, at: at, times: 1, reason: reason, fatal: true}); err != nil {
+	if err := w.visit(&ref{kind: kind, at: at, times: 1, reason: reason, fatal: true}); err != nil {
 		return err
 	}
 	return errUnreadable
@@ -146,7 +156,7 @@ func (w *walker) fatal(kind refKind, at int64, reason string) error {
 
 // refer reports a reference if it touches the file: QEMU allows for a last
 // cluster that is not complete. A table that is cut off is wrong as well.
-func (w *walker) refer(r ref) (inside bool, err error) {
+func (w *walker) refer(r *ref) (inside bool, err error) {
 	if r.length <= 0 {
 		return true, nil
 	}
@@ -157,19 +167,19 @@ func (w *walker) refer(r ref) (inside bool, err error) {
 	if err := w.visit(r); err != nil {
 		return true, err
 	}
-	if r.kind.class() != classData && r.offset+r.length > w.end {
+	if r.kind.class() != classData && r.offset+r.length > w.size {
 		return true, w.ours(r.kind, r.at, 1, reasonCut)
 	}
 	return true, nil
 }
 
 func (w *walker) header() error {
-	_, err := w.refer(ref{kind: refHeader, length: min(w.l.cluster(), w.end), times: 1})
+	_, err := w.refer(&ref{kind: refHeader, length: min(w.l.cluster(), w.end), times: 1})
 	return err
 }
 
 func (w *walker) refcountTable() error {
-	_, err := w.refer(ref{
+	_, err := w.refer(&ref{
 		kind: refRefcountTable, offset: w.h.RefcountTableOffset, at: offRefcountTable, times: 1,
 		length: int64(w.h.RefcountTableClusters) * w.l.cluster(),
 	})
@@ -177,7 +187,7 @@ func (w *walker) refcountTable() error {
 }
 
 func (w *walker) encryption() error {
-	_, err := w.refer(ref{
+	_, err := w.refer(&ref{
 		kind: refEncryption, offset: w.h.CryptHeaderOffset, length: w.h.CryptHeaderLength,
 		at: offCryptMethod, times: 1,
 	})
@@ -195,10 +205,8 @@ func (w *walker) refcountBlocks() error {
 			return w.wrong(refRefcountBlock, at, "reserved bits are set")
 		case block&(w.l.cluster()-1) != 0:
 			return w.wrong(refRefcountBlock, at, "offset is not aligned")
-		case block < 0 || block >= w.end:
-			return w.wrong(refRefcountBlock, at, reasonOutside)
 		}
-		_, err := w.refer(ref{kind: refRefcountBlock, offset: block, length: w.l.cluster(), at: at, times: 1})
+		_, err := w.refer(&ref{kind: refRefcountBlock, offset: block, length: w.l.cluster(), at: at, times: 1})
 		return err
 	})
 }
@@ -209,18 +217,60 @@ func (w *walker) words(off, length int64, visit func(at int64, entry uint64) err
 	b := make([]byte, min(usagePiece, length))
 	for end := min(off+length, w.size); off < end; off += int64(len(b)) {
 		b = b[:min(int64(len(b)), off+length-off, (end-off+7)/8*8)]
-		if err := readPadded(w.r, b, off, w.size); err != nil {
+		empty, err := w.load(b, off)
+		if err != nil {
 			return err
 		}
-		for i := 0; i+8 <= len(b); i += 8 {
-			if entry := binary.BigEndian.Uint64(b[i:]); entry != 0 {
-				if err := visit(off+int64(i), entry); err != nil {
-					return err
-				}
+		if empty {
+			continue
+		}
+		if err := eachWord(b, off, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachWord calls visit for each word of b that is not 0.
+func eachWord(b []byte, off int64, visit func(at int64, word uint64) error) error {
+	for i := 0; i+8 <= len(b); i += 8 {
+		if word := binary.BigEndian.Uint64(b[i:]); word != 0 {
+			if err := visit(off+int64(i), word); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// load is readPadded, but does not fill b from a large hole.
+func (w *walker) load(b []byte, off int64) (empty bool, err error) {
+	empty, err = w.hole(off, off+int64(len(b)))
+	if err != nil || empty {
+		return empty, err
+	}
+	return false, readPadded(w.r, b, off, w.size)
+}
+
+// sparsePiece is from which length on it pays to ask whether there is data: a
+// hostile image can name terabytes of holes.
+const sparsePiece = 128 << 10
+
+// hole tells whether there is no data from off to end, as far as it is worth to
+// ask. It remembers the last answer of the file system, which can take long to
+// find one.
+func (w *walker) hole(off, end int64) (bool, error) {
+	if end-off < sparsePiece || off >= w.size {
+		return off >= w.size, nil
+	}
+	if off < w.asked || off >= w.dataEnd {
+		start, dataEnd, err := w.r.NextData(off)
+		if err != nil {
+			return false, err
+		}
+		w.asked, w.dataStart, w.dataEnd = off, start, dataEnd
+	}
+	return end <= w.dataStart, nil
 }
 
 // readPadded reads b from off; what is beyond the end of the file is zeros.
@@ -240,7 +290,7 @@ func readPadded(r io.ReaderAt, b []byte, off, size int64) error {
 // the L2 tables.
 func (w *walker) activeL1() error {
 	length := int64(w.h.L1Size) * l1EntryLen
-	_, err := w.refer(ref{kind: refL1, offset: w.h.L1TableOffset, length: length, at: offL1Table, times: 1})
+	_, err := w.refer(&ref{kind: refL1, offset: w.h.L1TableOffset, length: length, at: offL1Table, times: 1})
 	if err != nil {
 		return err
 	}
@@ -266,7 +316,7 @@ func (w *walker) l1Entry(at int64, entry uint64, active int64) error {
 			return err
 		}
 	}
-	inside, err := w.refer(ref{
+	inside, err := w.refer(&ref{
 		kind: refL2, offset: offset, length: w.l.cluster(), at: at,
 		times: 1, active: active, copied: entry&entryCopied != 0,
 	})
@@ -301,6 +351,6 @@ func (w *walker) remember(offset, active int64, aligned bool) {
 	case active > 0:
 		w.active = append(w.active, offset)
 	default:
-		w.shared.add(ref{kind: refL2, offset: offset, length: 1, times: 1})
+		w.shared.add(&ref{kind: refL2, offset: offset, length: 1, times: 1})
 	}
 }

@@ -26,7 +26,7 @@ func verify(f vfs.File, h Header) error {
 		return &UnsupportedError{fmt.Sprintf("a file of %d clusters", clusters)}
 	}
 	counts := newClusterCounts(l, clusters)
-	if _, err := usage(f, h, info.Size, func(r ref) error { return verifyRef(counts, r) }); err != nil {
+	if _, err := usage(f, h, info.Size, func(r *ref) error { return verifyRef(counts, r) }); err != nil {
 		return err
 	}
 	c := comparison{
@@ -42,7 +42,7 @@ func verify(f vfs.File, h Header) error {
 }
 
 // verifyRef refuses what is wrong with a single reference.
-func verifyRef(counts *clusterCounts, r ref) error {
+func verifyRef(counts *clusterCounts, r *ref) error {
 	if r.reason == reasonNotCopied {
 		return nil
 	}

@@ -44,7 +44,7 @@ func (m *Image) Packed(off int64) (chain.Packed, error) {
 // as far as that makes them longer than a cluster: what QEMU compresses gets
 // shorter. Others might do otherwise.
 func (m *Image) withoutRest(b []byte) []byte {
-	if m.inflater.inflate(make([]byte, m.cluster()), b[:m.cluster()], m.h.CompressionType) == nil {
+	if m.inflate(make([]byte, m.cluster()), b[:m.cluster()], m.h.CompressionType) == nil {
 		return b[:m.cluster()]
 	}
 	return b
@@ -82,7 +82,7 @@ func (m *Image) unpack(off int64) ([]byte, error) {
 		m.raw = make([]byte, m.cluster())
 	}
 	m.rawOf = 0
-	if err := m.inflater.inflate(m.raw, packed, m.h.CompressionType); err != nil {
+	if err := m.inflate(m.raw, packed, m.h.CompressionType); err != nil {
 		at, _ := m.packed(e)
 		return nil, &FormatError{at, "compressed cluster", err.Error()}
 	}

@@ -144,7 +144,7 @@ func (m *Image) entryIn(table []byte, off int64) (entry, error) {
 	i := off % m.l2Covers() >> m.clusterBits
 	e := m.entryAt(table, i)
 	at := int64(m.l1[off/m.l2Covers()]&entryOffset) + i*m.l2EntryLen()
-	if err := m.layout.check(e, at); err != nil {
+	if err := m.check(e, at); err != nil {
 		return e, err
 	}
 	return e, m.checkWithin(e, off, at)
@@ -159,7 +159,7 @@ func (m *Image) checkWithin(e entry, off, at int64) error {
 	start, n := e.host(), m.cluster()
 	switch {
 	case e.compressed():
-		start, n = m.packed(e)
+		start, _ = m.packed(e)
 		n = 1 // how long it really is, unpacking shows
 	case m.extended:
 		n = lastSubcluster(e) * m.granule() // QEMU writes no further

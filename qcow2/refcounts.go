@@ -104,7 +104,9 @@ func (r *refcounts) isFree(c int64) bool {
 // take gets the first free clusters, at most want in a row, and counts them once.
 func (r *refcounts) take(want int64) (first, got int64, err error) {
 	first = r.firstFree()
-	for got = 1; got < want && r.isFree(first+got); got++ {
+	got = 1
+	for got < want && r.isFree(first+got) {
+		got++
 	}
 	r.hint = first + got
 	return first, got, r.use(first, got)

@@ -14,16 +14,17 @@ import (
 // an fsync after each step.
 type repairer struct {
 	*checker
-	all   bool // raise refcounts, clear flags
+	all   bool // raise refcounts
 	lower bool // repair leaks
+
+	before *clusterCounts // with the old refcount structure, while a new one is made
 }
 
 // repair does what can be done without losing data. With refcount blocks that
 // cannot be read, nothing is known to be a leak.
 func (c *checker) repair(repair Repair) error {
-	r := &repairer{checker: c, all: repair == RepairAll, lower: c.misplaced == 0}
-	wrong := c.res.Corruptions+c.res.Leaks+c.res.CheckErrors > 0
-	if c.unreadable || !wrong || !r.all && c.badBlocks {
+	r := &repairer{checker: c, all: repair == RepairAll, lower: c.res.misplaced == 0}
+	if c.unreadable || !r.all && c.badBlocks {
 		return nil
 	}
 	if err := r.clearAutoclear(); err != nil {
@@ -82,9 +83,9 @@ func (r *repairer) plan() (missing bool, err error) {
 			}
 			return nil
 		},
-		without: func(int64) { missing = true },
 	}
-	return missing, c.run()
+	err = c.run()
+	return c.missing > 0, err
 }
 
 // keep marks a cluster whose refcount stays as it is.
@@ -93,7 +94,7 @@ func (c *clusterCounts) keep(cluster int64) {
 		p[cluster&(1<<countPageBits-1)] |= maxReferences
 		return
 	}
-	c.add(ref{offset: cluster << c.bits, length: 1, times: maxReferences})
+	c.add(&ref{offset: cluster << c.bits, length: 1, times: maxReferences})
 }
 
 // target is the refcount that a cluster is to have.
@@ -114,25 +115,15 @@ func (r *repairer) lowerRefcounts() error {
 
 // rewrite sets the refcounts that change says to their target, in place.
 func (r *repairer) rewrite(change func(old, target uint64) bool) error {
-	p := patcher{f: r.f, size: r.size, unit: r.l.cluster()}
-	block, at := int64(-1), int64(0)
+	p := newPatcher(r.f, r.size, r.l)
 	c := comparison{
 		r: r.f, h: r.h, l: r.l, size: r.size, counts: r.counts,
 		unreadable: func(int64, int64, string) error { return nil },
 		differ: func(cluster int64, refcount uint64, n clusterCount) (err error) {
-			target := r.target(refcount, n)
-			if !change(refcount, target) {
-				return nil
+			if target := r.target(refcount, n); change(refcount, target) {
+				return r.setRefcount(p, cluster, target)
 			}
-			if i := cluster / r.l.refEntries(); i != block {
-				block = i
-				if at, err = blockAt(r.f, r.h, r.size, i); err != nil {
-					return err
-				}
-			}
-			return p.patch(at, func(b []byte) {
-				putRef(b, r.l.refOrder, cluster%r.l.refEntries(), target)
-			})
+			return nil
 		},
 	}
 	if err := c.run(); err != nil {
@@ -141,20 +132,27 @@ func (r *repairer) rewrite(change func(old, target uint64) bool) error {
 	return p.sync()
 }
 
-func (r *repairer) clearFlags() error {
-	if !r.all {
-		return nil
+// setRefcount changes the block of a cluster, if there is one in the file.
+func (r *repairer) setRefcount(p *patcher, cluster int64, refcount uint64) error {
+	per := r.l.refEntries()
+	at, err := blockAt(r.f, r.h, r.size, cluster/per)
+	if err != nil || at == 0 || at >= r.size {
+		return err
 	}
-	return r.flags(false)
+	return p.patch(at, func(b []byte) {
+		putRef(b, r.l.refOrder, cluster%per, refcount)
+	})
 }
+
+func (r *repairer) clearFlags() error { return r.flags(false) }
 
 func (r *repairer) setFlags() error { return r.flags(true) }
 
 // flags sets, or clears, the copied flags of the active tables that are to
 // be so.
 func (r *repairer) flags(set bool) error {
-	p := patcher{f: r.f, size: r.size, unit: r.l.cluster()}
-	_, err := usage(r.f, r.h, r.size, func(u ref) error {
+	p := newPatcher(r.f, r.size, r.l)
+	_, err := usage(r.f, r.h, r.size, func(u *ref) error {
 		if !r.flagWrong(u, set) {
 			return nil
 		}
@@ -170,7 +168,7 @@ func (r *repairer) flags(set bool) error {
 
 // flagWrong tells whether the flag of a reference can be set, or cleared. Where
 // tables overlap with something nothing is written.
-func (r *repairer) flagWrong(u ref, set bool) bool {
+func (r *repairer) flagWrong(u *ref, set bool) bool {
 	table := r.counts.at(u.at >> r.l.clusterBits).class()
 	if u.reason == reasonNotCopied {
 		return set && table == classL2
@@ -182,20 +180,8 @@ func (r *repairer) flagWrong(u ref, set bool) bool {
 		return false
 	}
 	n := r.counts.at(u.offset >> r.l.clusterBits).references()
-	beyond := n > maxRef(r.l.refOrder) && n != maxReferences // no refcount can be right
-	return !beyond && (n == 1) == set
-}
-
-// A patcher changes a file in units that are read and written at once.
-type patcher struct {
-	f    interface {
-		ReadAt([]byte, int64) (int, error)
-		WriteAt([]byte, int64) (int, error)
-		Sync() error
+	if n == maxReferences && !r.all || n != maxReferences && n > maxRef(r.l.refOrder) {
+		return false // the refcount stays too low
 	}
-	size    int64 // of the file, bytes
-	unit    int64
-	at      int64 // of b
-	b, old  []byte
-	changed bool // anything at all
+	return (n == 1) == set
 }
