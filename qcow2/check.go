@@ -128,6 +128,7 @@ type checker struct {
 	size   int64 // of the file, bytes
 	device bool  // a file that cannot grow
 	counts *clusterCounts
+	stored refcountReader
 	res    CheckResult
 
 	unreadable bool  // the walk did not come to its end
@@ -144,7 +145,9 @@ func newChecker(f vfs.File) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &checker{f: f, h: h, l: h.layout(), size: info.Size, device: info.IsBlock, nearest: math.MaxInt64}, nil
+	c := &checker{f: f, h: h, l: h.layout(), size: info.Size, device: info.IsBlock, nearest: math.MaxInt64}
+	c.stored = refcountReader{r: f, h: h, l: c.l, size: c.size, index: -1}
+	return c, nil
 }
 
 // run fills in the result.
@@ -154,7 +157,7 @@ func (c *checker) run() error {
 	if clusters > maxCheckClusters {
 		c.unreadable = true
 		c.res.CheckErrors++
-		c.note(Problem{0, "file", fmt.Sprintf("%d clusters, more than QEMU can count", clusters)}, 1)
+		c.note(0, "file", 1, "%d clusters, more than QEMU can count", clusters)
 		return nil
 	}
 	c.counts = newClusterCounts(c.l, clusters)
@@ -173,11 +176,16 @@ func (c *checker) run() error {
 }
 
 // note describes a problem that counts times times.
-func (c *checker) note(p Problem, times int64) {
+func (c *checker) note(offset int64, what string, times int64, reason string, args ...any) {
 	c.res.ProblemCount += times
 	if len(c.res.Problems) < maxProblems {
-		c.res.Problems = append(c.res.Problems, p)
+		c.res.Problems = append(c.res.Problems, Problem{offset, what, fmt.Sprintf(reason, args...)})
 	}
+}
+
+func (c *checker) corrupt(offset int64, what string, times int64, reason string, args ...any) {
+	c.res.Corruptions += times
+	c.note(offset, what, times, reason, args...)
 }
 
 // reference counts one reference, or what is wrong with it.
@@ -185,7 +193,7 @@ func (c *checker) reference(r *ref) error {
 	switch {
 	case r.fatal:
 		c.res.CheckErrors++
-		c.note(Problem{r.at, r.kind.String(), r.reason}, 1)
+		c.note(r.at, r.kind.String(), 1, r.reason)
 		return nil
 	case r.reason != "":
 		return c.wrong(r)
@@ -197,14 +205,9 @@ func (c *checker) reference(r *ref) error {
 	return nil
 }
 
-func (c *checker) corrupt(p Problem, times int64) {
-	c.res.Corruptions += times
-	c.note(p, times)
-}
-
 // wrong counts what is wrong with a reference.
 func (c *checker) wrong(r *ref) error {
-	c.corrupt(Problem{r.at, r.kind.String(), r.reason}, r.times)
+	c.corrupt(r.at, r.kind.String(), r.times, r.reason)
 	if r.ours {
 		c.res.ours += r.times
 	}
@@ -233,12 +236,11 @@ func (c *checker) outside(r *ref) error {
 	if r.active == 0 {
 		return nil
 	}
-	refcount, err := c.refcountAt(r.offset >> c.l.clusterBits)
-	if err != nil || refcount.unreadable || refcount.n == 1 == r.copied {
-		return err
+	refcount, ok, err := c.stored.get(r.offset >> c.l.clusterBits)
+	if ok && refcount == 1 != r.copied {
+		c.corrupt(r.at, r.kind.String(), r.active, "copied flag does not agree with the refcount")
 	}
-	c.corrupt(Problem{r.at, r.kind.String(), "copied flag does not agree with the refcount"}, r.active)
-	return nil
+	return err
 }
 
 // refcountBlock wants blocks for themselves. QEMU cannot count beyond the
@@ -246,35 +248,11 @@ func (c *checker) outside(r *ref) error {
 func (c *checker) refcountBlock(r *ref) {
 	n := c.counts.at(r.offset >> c.l.clusterBits)
 	if refs := min(n.references(), maxRef(c.l.refOrder)); refs != 1 {
-		c.corrupt(Problem{r.at, r.kind.String(), fmt.Sprintf("%d references", refs)}, 1)
+		c.corrupt(r.at, r.kind.String(), 1, "%d references", refs)
 	}
 	if n.references() != 1 {
 		c.badBlocks = true
 	}
-}
-
-// storedRefcount is a refcount, if it can be read.
-type storedRefcount struct {
-	n          uint64
-	unreadable bool
-}
-
-// refcountAt reads the refcount of a cluster, which may be beyond the file.
-func (c *checker) refcountAt(cluster int64) (storedRefcount, error) {
-	per := c.l.refEntries()
-	block, err := blockAt(c.f, c.h, c.size, cluster/per)
-	if err != nil || block == 0 {
-		return storedRefcount{}, err
-	}
-	if badBlock(block, c.l) != "" {
-		return storedRefcount{unreadable: true}, nil
-	}
-	var b [8]byte // the refcount, or some of which it is one
-	bit := cluster % per << c.l.refOrder
-	if err := readPadded(c.f, b[:], block+bit/64*8, c.size); err != nil {
-		return storedRefcount{}, err
-	}
-	return storedRefcount{n: getRef(b[:], c.l.refOrder, bit%64>>c.l.refOrder)}, nil
 }
 
 // compare compares the refcounts with what was counted.
@@ -292,7 +270,7 @@ func (c *checker) compare() error {
 func (c *checker) withoutBlock(first, end int64, reason string) error {
 	c.badBlocks = true
 	c.res.CheckErrors += end - first
-	c.note(Problem{first << c.l.clusterBits, "refcounts", reason}, end-first)
+	c.note(first<<c.l.clusterBits, "refcounts", end-first, reason)
 	for i := first; i < end; i++ {
 		c.overflow(i, c.counts.at(i))
 	}
@@ -303,38 +281,40 @@ func (c *checker) withoutBlock(first, end int64, reason string) error {
 func (c *checker) overflow(cluster int64, n clusterCount) {
 	refs, most := n.references(), maxRef(c.l.refOrder)
 	if refs > most {
-		c.corrupt(Problem{cluster << c.l.clusterBits, "cluster",
-			fmt.Sprintf("%d references, more than a refcount can tell", refs)}, int64(refs-most))
+		c.corrupt(cluster<<c.l.clusterBits, "cluster", int64(refs-most),
+			"%d references, more than a refcount can tell", refs)
 	}
 }
 
 // differ counts what is wrong with the refcount of a cluster, and with the
 // flags of the entries that lead to it.
 func (c *checker) differ(cluster int64, refcount uint64, n clusterCount) error {
-	p := Problem{Offset: cluster << c.l.clusterBits, What: "cluster"}
-	refs := min(n.references(), maxRef(c.l.refOrder))
+	at := cluster << c.l.clusterBits
 	c.overflow(cluster, n)
-	p.Reason = fmt.Sprintf("refcount %d, %d references", refcount, n.references())
-	switch {
+	switch refs := min(n.references(), maxRef(c.l.refOrder)); {
 	case refcount < refs:
-		c.corrupt(p, 1)
+		c.corrupt(at, "cluster", 1, "refcount %d, %d references", refcount, n.references())
 	case refcount > refs:
 		c.res.Leaks++
-		c.note(p, 1)
-	}
-	if n.class() == classOverlap {
-		c.res.misplaced++
-	}
-	if n.class() == classOverlap && refcount >= n.references() {
-		p.Reason = reasonOverlap
-		c.corrupt(p, 1)
-		c.res.ours++
+		c.note(at, "cluster", 1, "refcount %d, %d references", refcount, n.references())
 	}
 	if flags := n.falselyFlagged(refcount); flags > 0 {
-		p.Reason = fmt.Sprintf("copied flag of %d entries does not agree with refcount %d", flags, refcount)
-		c.corrupt(p, flags)
+		c.corrupt(at, "cluster", flags, "copied flag of %d entries does not agree with refcount %d", flags, refcount)
+	}
+	if n.class() == classOverlap {
+		c.overlap(at, refcount >= n.references())
 	}
 	return nil
+}
+
+// overlap notes a cluster of metadata that has another use too; hidden if its
+// refcount agrees with that.
+func (c *checker) overlap(at int64, hidden bool) {
+	c.res.misplaced++
+	if hidden {
+		c.corrupt(at, "cluster", 1, reasonOverlap)
+		c.res.ours++
+	}
 }
 
 // markSound clears the dirty and the corrupt bit if there is no reason left

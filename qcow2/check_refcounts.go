@@ -80,6 +80,42 @@ func badBlock(at int64, l layout) string {
 	return ""
 }
 
+// refcountReader reads single refcounts, of clusters beyond the end of the file
+// too. It is meant for clusters that are near to each other.
+type refcountReader struct {
+	r    io.ReaderAt
+	h    Header
+	l    layout
+	size int64 // of the file
+
+	index, block int64 // the last entry of the refcount table, -1 before the first
+	at           int64 // where chunk is from, 0 before the first
+	chunk        [4 << 10]byte
+}
+
+// get returns a refcount; ok is false if QEMU cannot read it.
+func (r *refcountReader) get(cluster int64) (refcount uint64, ok bool, err error) {
+	per := r.l.refEntries()
+	if i := cluster / per; i != r.index {
+		if r.block, err = blockAt(r.r, r.h, r.size, i); err != nil {
+			return 0, false, err
+		}
+		r.index = i
+	}
+	if r.block == 0 || badBlock(r.block, r.l) != "" {
+		return 0, r.block == 0, nil
+	}
+	bit := cluster % per << r.l.refOrder
+	at := r.block + bit/8&^int64(len(r.chunk)-1)
+	if at != r.at {
+		if err := readPadded(r.r, r.chunk[:], at, r.size); err != nil {
+			return 0, false, err
+		}
+		r.at = at
+	}
+	return getRef(r.chunk[:], r.l.refOrder, bit%int64(len(r.chunk)*8)>>r.l.refOrder), true, nil
+}
+
 // block compares the clusters from first to end with a block.
 func (c *comparison) block(block []byte, first, end int64) error {
 	for i := first; i < end; {

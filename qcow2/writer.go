@@ -307,7 +307,7 @@ func (m *Image) zeroSome(off, end int64) (next int64, err error) {
 		return 0, err
 	}
 	next = min(off+m.cluster(), end)
-	zero := m.zeroEntry(m.h.BackingFile == "" && old != entry{})
+	zero := m.zeroEntry(m.h.BackingFile == "" && !m.hasHole(old))
 	if m.version < 3 && zero != (entry{}) {
 		return next, m.zeroData(off, next-off)
 	}
@@ -316,6 +316,14 @@ func (m *Image) zeroSome(off, end int64) (next int64, err error) {
 		m.change(off, zero)
 	}
 	return next, nil
+}
+
+// hasHole tells whether anything below would show through the cluster.
+func (m *Image) hasHole(e entry) bool {
+	if m.extended && !e.compressed() {
+		return (e.bitmap|e.bitmap>>subclusters)&allocatedSubclusters != allocatedSubclusters
+	}
+	return m.kind(e) == chain.Hole
 }
 
 // zeroEntry is the entry of a cluster that reads as zeros and takes no space.

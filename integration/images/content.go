@@ -75,8 +75,23 @@ func FileContent(path string) (*Content, error) {
 	return c, nil
 }
 
-// WriteTo overwrites a device.
-func (c *Content) WriteTo(path string) error {
+// WriteFile makes a file with holes where there are zeros.
+func (c *Content) WriteFile(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(c.Size)
+	for off, b := range c.chunks {
+		if err == nil {
+			_, err = f.WriteAt(b, off)
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// WriteDevice overwrites a device.
+func (c *Content) WriteDevice(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
