@@ -82,7 +82,7 @@ type CheckResult struct {
 // At a crash within a repair no refcount is too low that was not so before.
 //
 // Memory is at most 8 bytes per cluster of the file, some more for L2 tables of
-// internal snapshots, and 64 MiB. f is to be locked by the caller. Errors are
+// internal snapshots, and 100 MiB. f is to be locked by the caller. Errors are
 // those of ReadHeader and of f; what is wrong with the image is in the result.
 func Check(f vfs.File, repair Repair) (CheckResult, error) {
 	before, err := examine(f)
@@ -193,7 +193,7 @@ func (c *checker) reference(r *ref) error {
 	switch {
 	case r.fatal:
 		c.res.CheckErrors++
-		c.note(r.at, r.kind.String(), 1, r.reason)
+		c.note(r.at, r.kind.String(), 1, "%s", r.reason)
 		return nil
 	case r.reason != "":
 		return c.wrong(r)
@@ -207,7 +207,7 @@ func (c *checker) reference(r *ref) error {
 
 // wrong counts what is wrong with a reference.
 func (c *checker) wrong(r *ref) error {
-	c.corrupt(r.at, r.kind.String(), r.times, r.reason)
+	c.corrupt(r.at, r.kind.String(), r.times, "%s", r.reason)
 	if r.ours {
 		c.res.ours += r.times
 	}
@@ -270,7 +270,7 @@ func (c *checker) compare() error {
 func (c *checker) withoutBlock(first, end int64, reason string) error {
 	c.badBlocks = true
 	c.res.CheckErrors += end - first
-	c.note(first<<c.l.clusterBits, "refcounts", end-first, reason)
+	c.note(first<<c.l.clusterBits, "refcounts", end-first, "%s", reason)
 	for i := first; i < end; i++ {
 		c.overflow(i, c.counts.at(i))
 	}

@@ -47,6 +47,7 @@ func (w *walker) ofSnapshots(offset int64) int64 {
 	return int64(w.shared.at(offset >> w.l.clusterBits).references())
 }
 
+// snapshotTables reads the tables that only snapshots have.
 func (w *walker) snapshotTables(table []byte) error {
 	if w.shared == nil {
 		return nil
@@ -56,8 +57,11 @@ func (w *walker) snapshotTables(table []byte) error {
 			continue
 		}
 		for j, c := range page {
+			if c == 0 {
+				continue
+			}
 			offset := (int64(i)<<countPageBits + int64(j)) << w.l.clusterBits
-			if _, done := slices.BinarySearch(w.active, offset); c == 0 || done {
+			if _, done := slices.BinarySearch(w.active, offset); done {
 				continue
 			}
 			if err := w.l2Table(table, l2At{offset: offset, times: int64(c.references())}); err != nil {

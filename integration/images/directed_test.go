@@ -3,6 +3,7 @@ package images_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/images"
@@ -174,9 +175,9 @@ var directed = []struct {
 	{"lazy refcounts", row(
 		layer(mib, "lazy_refcounts=on", fill(0, mib)),
 		layer(0, "lazy_refcounts=on,cluster_size=4k", "write -s $P/p1 0 128k", "discard 64k 4k"))},
-	{"a disk of 1 TiB", row(
-		layer(1<<40, "", "write -s $P/p1 0 64k", "write -s $P/p2 1023G 64k", "!resize -q -f qcow2 * --shrink 3M"),
-		layer(0, "cluster_size=4k", "write -s $P/p1 64k 64k"))},
+	{"an L1 table that is longer than the disk needs", row(
+		layer(1<<40, "cluster_size=4k", "write -s $P/p1 0 64k", "write -s $P/p2 1023G 64k", "!resize -q -f qcow2 --shrink * 3M"),
+		layer(4*mib, "cluster_size=4k", "write -s $P/p1 64k 64k"))},
 }
 
 func TestKnownTraps(t *testing.T) {
@@ -237,4 +238,57 @@ func allOps(rng *rand.Rand, t *images.Tree) []op {
 		add("convert", i, images.None)
 	}
 	return ops
+}
+
+func TestLongChain(t *testing.T) {
+	layers := []images.Layer{layer(2*mib, "", fill(0, mib))}
+	for i := range 29 {
+		layers = append(layers, layer(0, "cluster_size=4k", fmt.Sprintf("write -s $P/p%d %dk 64k", i%8, i*50), fmt.Sprintf("write -z %dk 8k", i*20)))
+	}
+	tree := row(layers...)
+	driveThese(t, &tree, commit(29, 0), commit(15, 3), pull(29, images.None), pull(20, 4), rebase(29, 0))
+}
+
+func TestHugeSparseDisk(t *testing.T) {
+	tree := row(
+		layer(8<<30, "", "write -s $P/p1 0 64k", "write -s $P/p2 5G 1M"),
+		layer(0, "cluster_size=4k", "write -s $P/p3 7G 64k", "write -z 5G 64k"),
+		layer(16<<30, "", "write -s $P/p4 15G 64k", "write -z -u 1G 1G"))
+	driveThese(t, &tree, commit(2, 0), pull(2, 0), rebase(1, images.None))
+}
+
+// TestChildKeepsItsBitmaps: another base is no other content.
+func TestChildKeepsItsBitmaps(t *testing.T) {
+	tree := row(layer(mib, ""), layer(0, "", fill(1, mib)), layer(0, "", "!bitmap --add * b0", "!bitmap --add -g 64k * b1"))
+	b := driveThese(t, &tree)
+	o := commit(1, 0)
+	if err := b.runAll(t.Context(), &o); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.verify(t.Context(), o.after(b)); err != nil {
+		t.Error(err)
+	}
+	out, err := images.QemuImg(t.Context(), "info", "-f", "qcow2", b.path(2))
+	if err != nil || !strings.Contains(string(out), "name: b0") || !strings.Contains(string(out), "name: b1") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// driveThese does the operations, each on the images as they are at first.
+func driveThese(t *testing.T, tree *images.Tree, ops ...op) *bench {
+	t.Helper()
+	b, err := newBench(t.Context(), t.TempDir(), patterns(t), tree, rand.New(rand.NewPCG(1, 1)))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, tree.Script())
+	}
+	for _, o := range ops {
+		o.Stop, o.Die = -1, -1
+		if _, err := b.drive(t.Context(), &o); err != nil {
+			t.Errorf("%+v\n%v\n%s", o, err, tree.Script())
+		}
+		if err := b.restore(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
 }
