@@ -102,10 +102,35 @@ func (s *Store) dropJournal(path string) error {
 // Recover finishes the commits that were interrupted in the directories, and
 // returns the top layers concerned.
 func (s *Store) Recover(ctx context.Context, dirs []string, done func(n int64)) (tops []string, err error) {
+	journals, err := s.journals(dirs)
+	if err != nil {
+		return nil, err
+	}
+	for _, j := range journals {
+		if err := s.resume(ctx, j, done); err != nil {
+			return tops, fmt.Errorf("finishing an interrupted commit of %s (%s): %w", j.top().Path, j.path, err)
+		}
+		tops = append(tops, j.top().Path)
+	}
+	return tops, nil
+}
+
+// Interrupted lists the top layers of the commits in dirs that Recover would
+// finish. It changes nothing.
+func (s *Store) Interrupted(dirs []string) (tops []string, err error) {
+	journals, err := s.journals(dirs)
+	for _, j := range journals {
+		tops = append(tops, j.top().Path)
+	}
+	return tops, err
+}
+
+// journals reads all journals in dirs.
+func (s *Store) journals(dirs []string) (found []*journal, err error) {
 	for _, dir := range dirs {
 		names, err := s.FS.ReadDir(dir)
 		if err != nil {
-			return tops, err
+			return nil, err
 		}
 		for _, name := range names {
 			if !strings.HasPrefix(name, journalPrefix) || !strings.HasSuffix(name, journalSuffix) {
@@ -113,15 +138,12 @@ func (s *Store) Recover(ctx context.Context, dirs []string, done func(n int64)) 
 			}
 			j, err := s.readJournal(filepath.Join(dir, name))
 			if err != nil {
-				return tops, err
+				return nil, err
 			}
-			if err := s.resume(ctx, j, done); err != nil {
-				return tops, fmt.Errorf("finishing an interrupted commit of %s (%s): %w", j.top().Path, j.path, err)
-			}
-			tops = append(tops, j.top().Path)
+			found = append(found, j)
 		}
 	}
-	return tops, nil
+	return found, nil
 }
 
 func (s *Store) readJournal(path string) (*journal, error) {
