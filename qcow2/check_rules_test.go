@@ -21,6 +21,9 @@ func TestRulesAsQEMU(t *testing.T) {
 		name, species string
 		damage        func(p places) func(b []byte)
 	}{
+		{"leak far from everything else", "preallocated", func(p places) func([]byte) {
+			return func(b []byte) { put64(b, int(p.h.L1TableOffset), 0) } // all data
+		}},
 		{"compressed in a data file", "data-file", func(p places) func([]byte) {
 			return or(p.h.L1TableOffset+4096, entryCompressed)
 		}},
@@ -72,7 +75,7 @@ func TestRulesAsQEMU(t *testing.T) {
 				t.Fatal(err)
 			}
 			want, ok := d.qemuCheck(t)
-			if same, _ := got.asQEMU(); !ok || fmt.Sprint(same) != fmt.Sprint(want) || got.Corruptions == 0 {
+			if same, _ := got.asQEMU(); !ok || fmt.Sprint(same) != fmt.Sprint(want) || got.Corruptions+got.Leaks == 0 {
 				t.Errorf("got %s\nqemu %+v, %v", got.describe(), want, ok)
 			}
 		})

@@ -105,6 +105,7 @@ func crashable(t *testing.T) map[string][]byte {
 			}
 		}
 	}
+	forgotten := func(b []byte) { put32(b, offSnapshots, 0) } // leaks and flags that are missing
 	lazy := species{name: "lazy", cluster: 512, size: 300, options: "lazy_refcounts=on", steps: dirty}
 	return map[string][]byte{
 		"refcounts": change(refcounts),
@@ -112,6 +113,11 @@ func crashable(t *testing.T) map[string][]byte {
 		"bad block": change(func(b []byte) {
 			refcounts(b)
 			put64(b, int(p.h.RefcountTableOffset), uint64(p.h.L1TableOffset))
+		}),
+		"leaks": change(forgotten),
+		"leaks and a bad block elsewhere": change(func(b []byte) {
+			forgotten(b)
+			put64(b, int(p.h.RefcountTableOffset)+8*20, 1)
 		}),
 		"dirty": raise(t, dir, lazy).load(t),
 	}

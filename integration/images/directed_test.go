@@ -176,7 +176,7 @@ var directed = []struct {
 		layer(mib, "lazy_refcounts=on", fill(0, mib)),
 		layer(0, "lazy_refcounts=on,cluster_size=4k", "write -s $P/p1 0 128k", "discard 64k 4k"))},
 	{"an L1 table that is longer than the disk needs", row(
-		layer(1<<40, "cluster_size=4k", "write -s $P/p1 0 64k", "write -s $P/p2 1023G 64k", "!resize -q -f qcow2 --shrink * 3M"),
+		layer(16<<30, "", "write -s $P/p1 0 64k", "write -s $P/p2 15G 64k", "!resize -q -f qcow2 --shrink * 3M"),
 		layer(4*mib, "cluster_size=4k", "write -s $P/p1 64k 64k"))},
 }
 

@@ -207,7 +207,7 @@ func writable(to Target) error {
 		return nil
 	}
 	if err := w.Writable(); err != nil {
-		return refused(to.Host().Path(), "%v", err)
+		return because(refused(to.Host().Path(), "it cannot be changed"), err)
 	}
 	return nil
 }
@@ -222,7 +222,7 @@ func (f *fill) checkResize(top Node) error {
 		return nil
 	}
 	if err := to.CheckResize(top.Image.VirtualSize); err != nil {
-		return refused(f.to.Host().Path(), "it cannot become as large as %s: %v", top.Path, err)
+		return because(refused(f.to.Host().Path(), "it cannot become as large as %s", top.Path), err)
 	}
 	return nil
 }
@@ -343,7 +343,7 @@ type renamer interface {
 func checkBacking(t Target, n Node, name, format string) error {
 	if r, ok := t.(renamer); ok {
 		if err := r.CheckBacking(name, format); err != nil {
-			return refused(n.Path, "it cannot be made to build on %q: %v", name, err)
+			return because(refused(n.Path, "it cannot be made to build on %q", name), err)
 		}
 	}
 	return nil

@@ -56,6 +56,9 @@ func (e *UnknownFormatError) Error() string {
 	return e.Path + ": its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)"
 }
 
+// because adds the error that a refusal rests on.
+func because(refusal, err error) error { return fmt.Errorf("%w: %w", refusal, err) }
+
 // A Node is one image of a chain, as its header has it.
 type Node struct {
 	Path  string

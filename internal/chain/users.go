@@ -2,7 +2,6 @@ package chain
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -75,7 +74,7 @@ func (s *Store) user(path string, seen map[vfs.ID]bool) (*user, error) {
 }
 
 func doubt(path string, err error) error {
-	return fmt.Errorf("%w: %w", refused(path, "it could build on the layers concerned, but cannot be read"), err)
+	return because(refused(path, "it could build on the layers concerned, but cannot be read"), err)
 }
 
 func (s *Store) userOf(n Node) (*user, error) {
