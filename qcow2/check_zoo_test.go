@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -242,13 +243,13 @@ func (s specimen) load(t *testing.T) []byte {
 func (s specimen) qemuCheck(t *testing.T, more ...string) (res CheckResult, ok bool) {
 	t.Helper()
 	args := append([]string{"check", "--output=json", "-T", "unsafe"}, more...)
-	cmd := exec.Command("qemu-img", append(args, s.args()...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "qemu-img", append(args, s.args()...)...)
 	cmd.Dir = s.dir
 	cmd.WaitDelay = 10 * time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	timer := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
-	defer timer.Stop()
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%q: %v", cmd.Args, err)
