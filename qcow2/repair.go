@@ -20,11 +20,10 @@ type repairer struct {
 	before *clusterCounts // with the old refcount structure, while a new one is made
 }
 
-// repair does what can be done without losing data. With refcount blocks that
-// cannot be read, nothing is known to be a leak.
+// repair does what can be done without losing data.
 func (c *checker) repair(repair Repair) error {
 	r := &repairer{checker: c, all: repair == RepairAll, lower: c.res.misplaced == 0}
-	if c.unreadable || !r.all && c.badBlocks {
+	if c.unreadable {
 		return nil
 	}
 	if err := r.clearAutoclear(); err != nil {
@@ -88,8 +87,12 @@ func (r *repairer) plan() (missing bool, err error) {
 	return c.missing > 0, err
 }
 
-// keep marks a cluster whose refcount stays as it is.
+// keep marks a cluster whose refcount stays as it is. Those beyond the end of the
+// file do so anyway.
 func (c *clusterCounts) keep(cluster int64) {
+	if cluster >= c.clusters {
+		return
+	}
 	if p := c.page(cluster); p != nil {
 		p[cluster&(1<<countPageBits-1)] |= maxReferences
 		return

@@ -67,9 +67,7 @@ func (r *repairer) block(b []byte, i int64) error {
 		refcount := r.target(old, n)
 		if old > refcount && !r.lower {
 			refcount = old
-			if n != 0 {
-				r.counts.keep(i*per + j)
-			}
+			r.counts.keep(i*per + j)
 		}
 		putRef(b, r.l.refOrder, j, refcount)
 	}

@@ -22,6 +22,7 @@ import (
 type bench struct {
 	dir, tmp string // of the images; beside it
 	pristine string
+	patterns string
 	tree     *images.Tree
 	rng      *rand.Rand
 	was      []*images.Content          // of each layer's disk
@@ -34,7 +35,7 @@ type bench struct {
 // newBench makes the images below root, and sees whether our reader agrees with
 // qemu-img on them.
 func newBench(ctx context.Context, root, patterns string, t *images.Tree, rng *rand.Rand) (*bench, error) {
-	b := &bench{dir: filepath.Join(root, "images"), tmp: root, pristine: filepath.Join(root, "pristine"), tree: t, rng: rng}
+	b := &bench{dir: filepath.Join(root, "images"), tmp: root, pristine: filepath.Join(root, "pristine"), patterns: patterns, tree: t, rng: rng}
 	if err := t.Build(ctx, b.dir, patterns); err != nil {
 		return nil, fmt.Errorf("making the images: %w", err)
 	}

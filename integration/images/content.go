@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -140,6 +141,20 @@ func (c *Content) At(off int64, n int) []byte {
 	b := c.chunk(off / contentChunk * contentChunk)
 	b = b[off%contentChunk:]
 	return b[:min(n, len(b))]
+}
+
+// With returns the disk with the n bytes at off of another one of its size.
+func (c *Content) With(o *Content, off, n int64) *Content {
+	out := &Content{c.Size, maps.Clone(c.chunks)}
+	for end := off + n; off < end; {
+		start := off / contentChunk * contentChunk
+		b := bytes.Clone(out.chunk(start))
+		k := copy(b[off-start:], o.At(off, int(min(end-off, contentChunk))))
+		delete(out.chunks, start)
+		out.set(start, b)
+		off += int64(k)
+	}
+	return out
 }
 
 // Resized returns the disk with zeros at its end, or cut.

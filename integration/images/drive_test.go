@@ -71,7 +71,7 @@ func (o *op) after(b *bench) *state {
 		if o.Base != images.None {
 			s.on[image] = t.Layers[o.Base].Name
 		}
-	case "rebase":
+	case "rebase", "relink":
 		s.changed[image] = true
 		delete(s.on, image)
 		if o.Base != images.None {
@@ -130,7 +130,7 @@ func (o *op) during(b *bench) *state {
 	switch o.Kind {
 	case "commit":
 		o.committing(b, s)
-	case "pull", "rebase":
+	case "pull", "rebase", "relink":
 		s.changed[b.tree.Layers[o.Layer].Name] = true
 	}
 	return s
@@ -154,6 +154,9 @@ func (o *op) committing(b *bench, s *state) {
 // drive carries out the operation, interrupted first if it is to be, and compares
 // the images with what they are to be.
 func (b *bench) drive(ctx context.Context, o *op) (refused string, err error) {
+	if o.Kind == "write" {
+		return "", b.write(ctx, o)
+	}
 	if refused = o.refusal(b); refused != "" {
 		return refused, b.driveRefused(ctx, o)
 	}
@@ -209,9 +212,18 @@ func (b *bench) relinked(o *op) bool {
 
 // runAll runs the operation to its end and looks at the progress it tells.
 func (b *bench) runAll(ctx context.Context, o *op) error {
-	err := o.run(ctx, vfs.OS(), b, func(int64, int64) {})
+	var mu sync.Mutex
+	var told, amount int64
+	err := o.run(ctx, vfs.OS(), b, func(n, of int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		told, amount = told+n, of
+	})
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.Kind, err)
+	}
+	if resized := b.was[o.Layer].Size != b.was[max(o.Base, 0)].Size; told != amount && (o.Kind == "pull" || o.Kind == "commit" && !resized) {
+		return fmt.Errorf("%s: %d bytes were planned, progress was told of %d", o.Kind, amount, told)
 	}
 	return nil
 }

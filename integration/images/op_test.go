@@ -14,13 +14,15 @@ import (
 
 // An op is one operation of the engine on a tree of images: pure data.
 type op struct {
-	Kind     string // commit, pull, rebase, convert, copy (convert keeping the chain), compare
-	Layer    int    // the top of a commit, the image of the others
-	Base     int    // what it is merged into, pulled to, rebased to, compared with
-	Absolute bool   // how the new backing file is named
-	Keep     bool   // of a commit
-	Sparse   bool   // of a convert
-	Raw      bool   // of a convert
+	// commit, pull, rebase, relink (rebase of the name only), convert, copy (convert
+	// keeping the chain), compare; write is QEMU's
+	Kind     string
+	Layer    int  // the top of a commit, the image of the others
+	Base     int  // what it is merged into, pulled to, rebased to, compared with
+	Absolute bool // how the new backing file is named
+	Keep     bool // of a commit
+	Sparse   bool // of a convert
+	Raw      bool // of a convert
 	Targets  []qcow2.CreateOptions
 	// Stop is the share of its progress at which the operation is cancelled, to be
 	// done again; negative for not at all.
@@ -28,10 +30,12 @@ type op struct {
 	// Die is the share of its changes of files after which all further ones fail, as
 	// if the process were dead; negative for not at all.
 	Die     float64
+	Writes  []images.Write
+	written *images.Content
 	Recover bool // what was interrupted is finished by Recover, not by doing it again
 }
 
-var kinds = []string{"commit", "commit", "commit", "pull", "pull", "rebase", "rebase", "convert", "copy", "compare"}
+var kinds = []string{"commit", "commit", "commit", "pull", "pull", "rebase", "rebase", "relink", "write", "convert", "copy", "compare"}
 
 // randomOp picks an operation that the tree can have.
 func randomOp(rng *rand.Rand, b *bench) op {
@@ -81,6 +85,12 @@ func (o *op) pickBase(rng *rand.Rand, b *bench) bool {
 			o.Base = rng.IntN(len(t.Layers))
 		}
 		return t.Layers[o.Layer].Format != "raw" && (o.Base == images.None || !contains(t.Below(o.Base), o.Layer))
+	case "relink":
+		o.Base = t.Layers[o.Layer].On
+		return o.Base != images.None
+	case "write":
+		o.Writes = images.Writes(rng, b.was[o.Layer].Size)
+		return len(t.Children(o.Layer)) == 0
 	case "compare":
 		o.Base = rng.IntN(len(t.Layers))
 	}
@@ -124,6 +134,9 @@ func (o *op) run(ctx context.Context, fs vfs.FS, b *bench, done func(n, of int64
 		return o.pull(ctx, s, b, done)
 	case "rebase":
 		return o.rebase(ctx, s, b, done)
+	case "relink":
+		name, format := o.backing(b)
+		return s.Relink(b.path(o.Layer), b.tree.Layers[o.Layer].Format, name, format)
 	case "convert":
 		return o.convert(ctx, s, b, done)
 	case "copy":

@@ -199,6 +199,24 @@ func (m *maker) options(k *kind, overlay bool) string {
 	return strings.Join(o, ",")
 }
 
+// A Write is a command of qemu-io and what it changes, in bytes.
+type Write struct {
+	Command   string
+	Offset, N int64
+}
+
+// Writes are for a disk of so many bytes.
+func Writes(rng *rand.Rand, size int64) []Write {
+	m := &maker{rng: rng, ends: []int64{size}}
+	k := kind{version: 3, cluster: 512 << rng.IntN(13), size: size}
+	var out []Write
+	for range 1 + rng.IntN(4) {
+		off, n := m.stretch(k)
+		out = append(out, Write{fmt.Sprintf("write -s $P/%s %d %d", patternName(rng.IntN(patternFiles)), off, n), off, n})
+	}
+	return out
+}
+
 // writes are commands of qemu-io for one layer.
 func (m *maker) writes(k kind) []string {
 	var out []string
