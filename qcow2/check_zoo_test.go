@@ -136,7 +136,7 @@ func raise(t *testing.T, dir string, s species) specimen {
 	size := fmt.Sprint(s.size*s.cluster - 512)
 	options := strings.Trim(fmt.Sprintf("cluster_size=%d,%s", s.cluster, s.options), ",")
 	if m.luks {
-		m.createEncrypted(t, options, size)
+		createEncrypted(t, dir, m.file, options, size)
 	} else {
 		create(t, dir, m.file, options, size)
 	}
@@ -160,22 +160,6 @@ func raise(t *testing.T, dir string, s species) specimen {
 	}
 	m.io(t, io...)
 	return m
-}
-
-// createEncrypted tries again when the clock of qemu-img was too coarse.
-func (s specimen) createEncrypted(t *testing.T, options, size string) {
-	t.Helper()
-	for range 50 {
-		cmd := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-o", options,
-			"--object", "secret,id=s,data=secret", s.file, size)
-		cmd.Dir = s.dir
-		if out, err := cmd.CombinedOutput(); err == nil {
-			return
-		} else if !bytes.Contains(out, []byte("CPU usage")) {
-			t.Fatalf("%q: %v\n%s", cmd.Args, err, out)
-		}
-	}
-	t.Fatal("qemu-img cannot measure its hash here")
 }
 
 // clusterUnits replaces @n by n clusters in bytes.

@@ -246,7 +246,7 @@ func TestHeaderOfEncryptedImages(t *testing.T) {
 		luks: CryptLUKS, "encrypt.format=aes,encrypt.key-secret=s": CryptAES,
 	} {
 		dir := t.TempDir()
-		createEncrypted(t, dir, "disk", options)
+		createEncrypted(t, dir, "disk", options, "1M")
 		h := wantAsQEMU(t, dir, "disk")
 		if !h.Encrypted() || h.CryptMethod != method || (h.CryptHeaderLength > 0) != (method == CryptLUKS) {
 			t.Errorf("%+v", h)
@@ -256,11 +256,11 @@ func TestHeaderOfEncryptedImages(t *testing.T) {
 }
 
 // createEncrypted tries again when the clock of qemu-img was too coarse.
-func createEncrypted(t *testing.T, dir, name, options string) {
+func createEncrypted(t *testing.T, dir, name, options, size string) {
 	t.Helper()
 	for range 50 {
 		cmd := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-o", options,
-			"--object", "secret,id=s,data=secret", name, "1M")
+			"--object", "secret,id=s,data=secret", name, size)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		if err == nil {
