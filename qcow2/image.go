@@ -29,7 +29,7 @@ type Image struct {
 // Open reads header and L1 table of f, which the caller has locked and which
 // the Image closes. DataFile opens the external data file of that name, as the
 // header has it; nil refuses images that have one.
-func Open(f vfs.File, dataFile func(name string) (vfs.File, error)) (*Image, error) {
+func Open(f vfs.File, dataFile chain.DataOpener) (*Image, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func Open(f vfs.File, dataFile func(name string) (vfs.File, error)) (*Image, err
 	return m, nil
 }
 
-func (m *Image) openDataFile(open func(string) (vfs.File, error)) (err error) {
+func (m *Image) openDataFile(open chain.DataOpener) (err error) {
 	if open == nil {
 		return &UnsupportedError{fmt.Sprintf("external data file %q, which nobody has allowed", m.h.DataFile)}
 	}

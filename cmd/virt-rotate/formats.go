@@ -33,7 +33,7 @@ func formats() []format {
 		Format: chain.Format{
 			Name:    "qcow2",
 			Probe:   qcow2.Probe,
-			Open:    func(f vfs.File) (chain.Source, error) { return qcow2.Open(f, nil) },
+			Open:    openQcow2,
 			Inspect: inspectQcow2File,
 		},
 		extension: ".qcow2",
@@ -47,7 +47,7 @@ func formats() []format {
 	}, {
 		Format: chain.Format{
 			Name:    "raw", // no Probe: a guest can write any magic into its disk
-			Open:    func(f vfs.File) (chain.Source, error) { return chain.OpenRaw(f) },
+			Open:    openRaw,
 			Inspect: inspectRawFile,
 		},
 		extension: ".raw",
@@ -76,6 +76,14 @@ func newStore(allow []string) *chain.Store {
 		s.Formats = append(s.Formats, f.Format)
 	}
 	return s
+}
+
+func openQcow2(f vfs.File, data chain.DataOpener) (chain.Source, error) {
+	return qcow2.Open(f, data)
+}
+
+func openRaw(f vfs.File, _ chain.DataOpener) (chain.Source, error) {
+	return chain.OpenRaw(f)
 }
 
 func inspectQcow2File(f vfs.File) (image chain.Image, err error) {

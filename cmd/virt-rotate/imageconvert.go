@@ -168,7 +168,7 @@ func (r *imageRun) makeOne(c *conversion, done func(int64)) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := c.format.Open(c.made.file)
+	src, err := c.format.Open(c.made.file, nil)
 	if err != nil {
 		return err
 	}

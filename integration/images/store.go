@@ -19,12 +19,12 @@ func Store(fs vfs.FS, dir string) *chain.Store {
 		{
 			Name:    "qcow2",
 			Probe:   qcow2.Probe,
-			Open:    func(f vfs.File) (chain.Source, error) { return open(qcow2.Open(f, nil)) },
+			Open:    func(f vfs.File, data chain.DataOpener) (chain.Source, error) { return open(qcow2.Open(f, data)) },
 			Inspect: inspectQcow2,
 		},
 		{
 			Name:    "raw",
-			Open:    func(f vfs.File) (chain.Source, error) { return open(chain.OpenRaw(f)) },
+			Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return open(chain.OpenRaw(f)) },
 			Inspect: inspectRaw,
 		},
 	}}
@@ -112,7 +112,7 @@ func OpenImage(s *chain.Store, path, format string, write bool) (chain.Source, e
 	}
 	for _, known := range s.Formats {
 		if known.Name == format {
-			src, err := known.Open(f)
+			src, err := known.Open(f, nil)
 			if err != nil {
 				return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())
 			}

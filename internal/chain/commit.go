@@ -111,8 +111,8 @@ func (m *Merge) check() error {
 			return refused(n.Path, "it has %d internal snapshots, which would be lost with it", i.Snapshots)
 		case i.Bitmaps > 0:
 			return refused(n.Path, "it has %d persistent bitmaps, which incremental backups need and a merge would make stale", i.Bitmaps)
-		case i.DataFile:
-			return refused(n.Path, "its data is in an external file")
+		case i.DataFile && !m.Keep:
+			return refused(n.Path, "its data is in an external file, which would be left over; keep both (--keep)")
 		case n.Info.Links > 1 && !n.Info.IsBlock && !m.Keep:
 			return refused(n.Path, "it has %d names (hard links)", n.Info.Links)
 		}

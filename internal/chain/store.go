@@ -21,10 +21,14 @@ type Format struct {
 	// without one, which is never taken for granted.
 	Probe func(r io.ReaderAt) (bool, error)
 	// Open takes over f. What it returns is a Target if f is open for writing.
-	Open func(f vfs.File) (Source, error)
+	Open func(f vfs.File, data DataOpener) (Source, error)
 	// Inspect reads the header only.
 	Inspect func(f vfs.File) (Image, error)
 }
+
+// A DataOpener opens, for reading, the file that an image keeps its data in
+// outside itself. The name is the one in the header; nil allows no such file.
+type DataOpener func(name string) (vfs.File, error)
 
 // A Store is where images are: files, formats, and the directories to which
 // backing names may lead.
@@ -157,7 +161,7 @@ func (s *Store) follow(n Node, roots []string) ([]Node, error) {
 
 // below looks at the backing file of n.
 func (s *Store) below(n Node, roots []string) (Node, error) {
-	path, err := s.backingPath(n, n.Image.Backing, roots)
+	path, err := s.plainPath(n, "backing file", n.Image.Backing, roots)
 	if err != nil {
 		return Node{}, err
 	}
@@ -171,18 +175,18 @@ func (s *Store) below(n Node, roots []string) (Node, error) {
 	return below, nil
 }
 
-// backingPath is the file that a backing name in n means. Names come from whoever
-// wrote the image: only plain paths count, and only in allowed directories.
-func (s *Store) backingPath(n Node, name string, roots []string) (string, error) {
+// plainPath is the file that a name in the header of n means. Names come from
+// whoever wrote the image: only plain paths count, and only in allowed directories.
+func (s *Store) plainPath(n Node, what, name string, roots []string) (string, error) {
 	path, ok := PlainPath(n.Path, name)
 	if !ok {
-		return "", refused(n.Path, "its backing file is %q, which is not a plain path", name)
+		return "", refused(n.Path, "its %s is %q, which is not a plain path", what, name)
 	}
 	actual := path
 	if s.RealPath != nil {
 		var err error
 		if actual, err = s.RealPath(path); err != nil {
-			return "", fmt.Errorf("backing file of %s: %w", n.Path, err)
+			return "", fmt.Errorf("%s of %s: %w", what, n.Path, err)
 		}
 	}
 	for _, root := range roots {
@@ -190,7 +194,7 @@ func (s *Store) backingPath(n Node, name string, roots []string) (string, error)
 			return path, nil
 		}
 	}
-	return "", refused(n.Path, "its backing file %s is outside the directories that are allowed; --allow %s allows it", path, filepath.Dir(actual))
+	return "", refused(n.Path, "its %s %s is outside the directories that are allowed; --allow %s allows it", what, path, filepath.Dir(actual))
 }
 
 func (s *Store) within(root, path string) bool {
@@ -297,11 +301,28 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := format.Open(f)
+	src, err := format.Open(f, func(name string) (vfs.File, error) { return s.openData(n, name) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", n.Path, err)
 	}
 	return src, nil
+}
+
+// openData opens and locks the file that n keeps its data in. It must be in a
+// directory that was allowed by name: an image could hand out any file beside it.
+func (s *Store) openData(n Node, name string) (vfs.File, error) {
+	path, err := s.plainPath(n, "data file", name, s.Allow)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.FS.Open(path, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Lock(vfs.LockRead); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // target returns the open image of n, which was opened for writing.

@@ -21,7 +21,7 @@ func qcow(name string, o qcow2.CreateOptions) Kit {
 		Format: chain.Format{
 			Name:  "qcow2",
 			Probe: qcow2.Probe,
-			Open:  func(f vfs.File) (chain.Source, error) { return qcow2.Open(f, nil) },
+			Open:  func(f vfs.File, data chain.DataOpener) (chain.Source, error) { return qcow2.Open(f, data) },
 			Inspect: func(f vfs.File) (chain.Image, error) {
 				m, err := qcow2.Open(f, nil)
 				if err != nil {

@@ -32,7 +32,7 @@ func Raw() Kit {
 		Name: "raw", Base: true,
 		Format: chain.Format{
 			Name: "raw",
-			Open: func(f vfs.File) (chain.Source, error) { return chain.OpenRaw(f) },
+			Open: func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return chain.OpenRaw(f) },
 			Inspect: func(f vfs.File) (chain.Image, error) {
 				r, err := chain.OpenRaw(f)
 				if err != nil {
@@ -82,7 +82,7 @@ func (b *bench) open(k Kit, path string, write bool) chain.Source {
 	b.t.Helper()
 	f, err := b.fs.Open(path, write)
 	b.must(err)
-	s, err := k.Format.Open(f)
+	s, err := k.Format.Open(f, nil)
 	b.must(err)
 	return s
 }

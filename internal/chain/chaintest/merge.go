@@ -147,7 +147,7 @@ func (f *forest) read(name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		src, err := f.kit[n.Path].Format.Open(file)
+		src, err := f.kit[n.Path].Format.Open(file, nil)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", n.Path, err)
 		}
