@@ -43,6 +43,9 @@ func Open(f vfs.File, dataFile chain.DataOpener) (*Image, error) {
 	if m.l1, err = m.readL1(h.L1TableOffset, int64(h.L1Size)); err != nil {
 		return nil, err
 	}
+	if err := m.checkL1Shares(); err != nil {
+		return nil, err
+	}
 	if h.HasDataFile() {
 		return m, m.openDataFile(dataFile)
 	}

@@ -38,6 +38,9 @@ func (c *tableCache) get(off int64) ([]byte, error) {
 	if err := readFull(c.m.f, data, off, "L2 table"); err != nil {
 		return nil, err
 	}
+	if err := c.m.checkL2Shares(data, off); err != nil {
+		return nil, err
+	}
 	c.put(off, data)
 	return data, nil
 }

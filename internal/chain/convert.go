@@ -75,7 +75,7 @@ func (s *sparse) at(x Found) (want bool, n int64, err error) {
 		return true, x.Length, nil
 	}
 	if s.buf == nil {
-		s.buf = make([]byte, max(compareChunk, s.granule))
+		s.buf = make([]byte, max(1<<20, s.granule))
 	}
 	b := s.buf[:min(int64(len(s.buf)), x.Length)]
 	if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset); err != nil {

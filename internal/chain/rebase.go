@@ -1,13 +1,10 @@
 package chain
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // A Rebase is the plan of a rebase: Image keeps what the guest sees, and builds
@@ -106,65 +103,9 @@ func (r *Rebase) fill(o *opened, done func(int64)) (*fill, error) {
 		return nil, err
 	}
 	f := &fill{to: to, from: from, except: len(r.Old), view: view, below: next.Size(), done: done, holes: true}
-	f.wanted = (&difference{view, next, to.Granule(), nil, nil}).at
+	f.wanted = (&difference{was: view, next: next, granule: to.Granule()}).at
 	return f, nil
 }
-
-// A difference tells where two disks differ.
-type difference struct {
-	was, next *Stack
-	granule   int64
-	a, b      []byte
-}
-
-// compareChunk is how much is compared at once, in bytes.
-const compareChunk = 1 << 20
-
-// at tells whether the next disk differs from x anywhere in the stretch [x.Offset,
-// x.Offset+n). Where both have the same bytes of the same file, nothing is read.
-func (d *difference) at(x Found) (differs bool, n int64, err error) {
-	y, err := d.next.Find(x.Offset, x.End())
-	if err != nil {
-		return false, 0, err
-	}
-	n = y.Length
-	switch {
-	case reads0(x) && reads0(y):
-		return false, n, nil
-	case x.Kind == Data && y.Kind == Data && x.Host == y.Host && d.was.layers[x.Layer] == d.next.layers[y.Layer]:
-		return false, n, nil
-	}
-	if whole := n &^ (d.granule - 1); whole > 0 {
-		n = min(whole, max(compareChunk, d.granule))
-	}
-	if d.a == nil {
-		size := max(compareChunk, d.granule)
-		d.a, d.b = make([]byte, size), make([]byte, size)
-	}
-	n = min(n, int64(len(d.a)))
-	if err := readBoth(d.was, d.a[:n], d.next, d.b[:n], x.Offset); err != nil {
-		return false, 0, err
-	}
-	return !bytes.Equal(d.a[:n], d.b[:n]), n, nil
-}
-
-// readBoth reads the same place of two disks, side by side if they have no layer
-// in common: a Source is not safe for concurrent use.
-func readBoth(x *Stack, a []byte, y *Stack, b []byte, off int64) error {
-	if slices.ContainsFunc(x.layers, func(l Source) bool { return slices.Contains(y.layers, l) }) {
-		_, err := x.ReadAt(a, off)
-		if err == nil {
-			_, err = y.ReadAt(b, off)
-		}
-		return err
-	}
-	var g errgroup.Group
-	g.Go(func() error { _, err := y.ReadAt(b, off); return err })
-	_, err := x.ReadAt(a, off)
-	return errors.Join(err, g.Wait())
-}
-
-func reads0(f Found) bool { return f.Kind == Zero || f.Kind == Hole }
 
 // Rebase carries out a plan. A crash or cancelling leaves the image as the guest
 // sees it; the same rebase goes on.

@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	cloneAlign = 4096    // offsets of FICLONERANGE: the block of XFS and btrfs
-	maxRange   = 1 << 30 // of one copy_file_range, in bytes
-	copyBuffer = 1 << 20
+	cloneAlign  = 4096    // offsets of FICLONERANGE: the block of XFS and btrfs
+	maxRange    = 1 << 30 // of one copy_file_range, in bytes
+	copyBuffer  = 1 << 20
+	writeBehind = 16 << 20 // bytes that are copied before the kernel is told to write them
 )
 
 var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
@@ -36,7 +37,21 @@ func (f *osFile) Copy(off int64, src File, from, n int64) (shared bool, err erro
 	if err == nil {
 		err = f.zero(c.off, end-c.off)
 	}
+	if err == nil && !shared {
+		f.writeSoon(n)
+	}
 	return shared && err == nil, err
+}
+
+// writeSoon has the kernel begin to write what was copied, so that the disk is busy
+// before Sync waits for it. It is no more than a hint: a write that fails is told
+// by Sync.
+func (f *osFile) writeSoon(n int64) {
+	if f.copied.Add(n) < writeBehind {
+		return
+	}
+	f.copied.Store(0)
+	_ = unix.SyncFileRange(f.fd(), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // copying is a copy under way. Bytes.

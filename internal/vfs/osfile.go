@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,8 @@ type osFile struct {
 
 	syncMu  sync.Mutex // held through fsync: a descriptor is told of an error once
 	syncErr error      // of the first Sync that failed
+
+	copied atomic.Int64 // bytes since the kernel was last told to write
 
 	noClone sync.Map // st_dev of the sources that cannot be cloned to here
 
