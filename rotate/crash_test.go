@@ -65,6 +65,18 @@ func crashScenes() []crashScene {
 			h.take(web, []int{8}, "vda")
 			h.take(web, []int{9, 10, 11})
 		}, rule(1), Options{}, 70},
+		{"shut off", func(h *simHost) {
+			web := h.add("web")
+			one(9, 10, 11)(h, web)
+			web.State = ShutOff
+		}, rule(1), Options{}, 50},
+		{"shut off, nothing is kept", func(h *simHost) {
+			web := h.add("web")
+			one(9, 10, 11)(h, web)
+			h.disk(web, "vdb", "data.raw")
+			h.take(web, []int{12}, "vdb")
+			web.State = ShutOff
+		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 40},
 		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
 		{"separate ones", func(h *simHost) {

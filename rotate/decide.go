@@ -22,7 +22,7 @@ type Options struct {
 func Decide(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) Plan {
 	b := newBuilder(w, d, rule, now, o)
 	b.schedule()
-	if !d.State.Live() && w.Intents[d.UUID] == nil {
+	if b.skips() && w.Intents[d.UUID] == nil {
 		b.skipShutOff()
 		return b.plan
 	}
@@ -120,7 +120,30 @@ func (b *builder) schedule() {
 		b.plan.Due = newest.Time.Add(b.rule.Every)
 		b.due = b.rule.Due(newest.Time, b.now)
 	}
+	if b.due && newest != nil && b.untouched(newest) {
+		b.due = false
+		b.plan.Waiting = "the guest is shut off, and nothing was written since " + newest.Name
+	}
 	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
+}
+
+// untouched tells whether a guest that is shut off has written nothing since the
+// snapshot: another one would only push out states that differ.
+func (b *builder) untouched(s *Snapshot) bool {
+	if b.d.State.Live() {
+		return false
+	}
+	for i := range b.disks {
+		disk := &b.disks[i]
+		if !b.covers(disk) {
+			continue
+		}
+		if len(disk.Chain) == 0 || disk.Active().Image == nil || !disk.Active().Image.Blank ||
+			!slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay == disk.Active().Path }) {
+			return false
+		}
+	}
+	return true
 }
 
 func newestOurs(snaps []Snapshot) *Snapshot {
@@ -134,7 +157,7 @@ func newestOurs(snaps []Snapshot) *Snapshot {
 
 // rotate plans the snapshot that is due and the merges that retention asks for.
 func (b *builder) rotate() {
-	if !b.d.State.Live() {
+	if b.skips() {
 		b.skipShutOff()
 		return
 	}
@@ -162,13 +185,16 @@ func (b *builder) rotate() {
 	b.plan.Verdicts = slices.DeleteFunc(b.plan.Verdicts, func(v policy.Verdict) bool { return v.Name == "" })
 }
 
+// skips tells whether the policy leaves the domain alone in its state.
+func (b *builder) skips() bool { return !b.d.State.Live() && b.rule.Offline == policy.OfflineSkip }
+
 func (b *builder) skipShutOff() {
 	b.plan.Verdicts = b.rule.Keep.Apply(ours(b.snaps), b.now)
 	if len(b.plan.Steps) > 0 {
 		return
 	}
 	b.plan.Result = ResultSkipped
-	b.plan.Waiting = "the guest is shut off: this version rotates running guests only"
+	b.plan.Waiting = "the guest is shut off, and the policy says offline = \"skip\""
 }
 
 // ours returns our snapshots in the order in which they were taken.

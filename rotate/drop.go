@@ -125,7 +125,7 @@ func (b *builder) diskMerges(disk *Disk) []merge {
 // mergeAt starts a merge of layer k of disk into the one below.
 func (b *builder) mergeAt(disk *Disk, k int) merge {
 	base := disk.Chain[k-1]
-	return merge{MergeSpec: MergeSpec{
+	return merge{offline: !b.d.State.Live(), MergeSpec: MergeSpec{
 		Domain: b.d.Name, Disk: disk.Target, Base: base, Bandwidth: int64(b.rule.Bandwidth),
 	}}
 }
@@ -189,6 +189,13 @@ func (b *builder) obstacle(disk *Disk, k int) string {
 	for _, l := range disk.Chain[k-1 : k+1] {
 		if l.Links > 1 && l.Kind == "file" {
 			return fmt.Sprintf("%s has %d names (hard links): who uses the others is not known", l.Path, l.Links)
+		}
+	}
+	if !b.d.State.Live() {
+		for _, l := range disk.Chain[k-1 : k+1] {
+			if l.Image != nil && l.Image.Bitmaps > 0 {
+				return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right", l.Path, l.Image.Bitmaps)
+			}
 		}
 	}
 	if s := b.strangeBeside(parent.Path); s != nil {
@@ -265,7 +272,10 @@ func mergeStep(m *merge, dropped []string) Step {
 		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))
 	}
 	method := "commit"
-	if m.Active {
+	switch {
+	case m.offline:
+		method = "offline-commit"
+	case m.Active:
 		method = "active-commit"
 	}
 	return Step{Op: OpMerge, Disk: m.Disk, Method: method, Top: m.Top.Path, Base: m.Base.Path, Bytes: m.Bytes, Reason: reason}

@@ -254,7 +254,8 @@ func TestAGuestThatIsShutOffIsSkipped(t *testing.T) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	web.State, web.cut = ShutOff, true
-	for _, p := range []Plan{h.plan(t, h.rotator(rule(1)), "web"), h.runAll(t, h.rotator(rule(1)))["web"]} {
+	skip := with(rule(1), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
+	for _, p := range []Plan{h.plan(t, h.rotator(skip), "web"), h.runAll(t, h.rotator(skip))["web"]} {
 		if p.Result != ResultSkipped || len(p.Steps) != 0 || !strings.Contains(p.Waiting, "shut off") {
 			t.Errorf("%+v", p)
 		}
@@ -269,7 +270,8 @@ func TestLeftoversOfAGuestThatIsShutOffAreMended(t *testing.T) {
 	r.Options = coalesce()
 	dieAt(h, r, "after merge")
 	web.State, web.cut = ShutOff, true
-	h.wantSteps(t, h.runAll(t, h.rotator(rule(2)))["web"], `
+	skip := with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
+	h.wantSteps(t, h.runAll(t, h.rotator(skip))["web"], `
 		redefine S11
 		delete web.S9`)
 	h.checkDone(t)

@@ -30,6 +30,9 @@ func (r *domainRun) group(ctx context.Context, p *Plan, g *group) error {
 // mergeGroup carries out the order of a merge: intent, metadata that goes,
 // merges, metadata that stays, files, end of the intent.
 func (r *domainRun) mergeGroup(ctx context.Context, d *Domain, g *group, steps []Step) error {
+	if err := r.checkOffline(ctx, g); err != nil {
+		return err
+	}
 	if len(g.drops) > 0 {
 		if err := r.beforeDrop(ctx, d, g, steps); err != nil {
 			return err
@@ -89,7 +92,7 @@ func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
 	}
 	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops}
 	for i := range g.merges {
-		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path}
+		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path, Pivot: g.merges[i].Active && !g.merges[i].offline}
 		for _, l := range g.merges[i].gone {
 			im.Gone = append(im.Gone, intentFile{l.Path, l.ID})
 		}
@@ -163,20 +166,28 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 	if err := r.look(ctx, m.Domain, maxAge); err != nil {
 		return err
 	}
-	if over, err := r.renumber(m); err != nil {
-		return err
-	} else if over {
-		return r.verify(ctx, m)
+	if d := r.w.Domain(m.Domain); d != nil && d.State.Live() == m.offline {
+		return errMoved
+	}
+	if !m.offline {
+		if over, err := r.renumber(m); err != nil {
+			return err
+		} else if over {
+			return r.verify(ctx, m)
+		}
 	}
 	if err := r.stillAllowed(m); err != nil {
 		return err
+	}
+	if m.offline {
+		return r.mergeOffline(ctx, m, s)
 	}
 	progress := func(done, total int64) {
 		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
 	}
 	r.boundary("merge starts")
 	if err := r.Observer.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
-		return r.explain(m, err)
+		return r.startedMeanwhile(ctx, m, r.explain(m, err))
 	}
 	r.boundary("merge is over")
 	return r.verify(ctx, m)

@@ -38,9 +38,10 @@ func (in *Intent) explains() bool { return in != nil && len(in.Drops)+len(in.Mer
 
 // An intentMerge is one merge: the files that go, lowest first, and where their data goes.
 type intentMerge struct {
-	Disk string       `json:"disk"`
-	Base string       `json:"base"`
-	Gone []intentFile `json:"gone"`
+	Disk  string       `json:"disk"`
+	Base  string       `json:"base"`
+	Gone  []intentFile `json:"gone"`
+	Pivot bool         `json:"pivot,omitempty"` // in the end the running guest writes to the base
 }
 
 // An intentFile names exactly one file. The ID is zero for a file that may

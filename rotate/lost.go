@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -124,8 +125,17 @@ func (b *builder) trustOldChains() {
 }
 
 // checkLost refuses a guest that runs on the new chain while libvirt has the
-// old one.
+// old one, and one that has stopped where it is not known which one it ran on.
 func (b *builder) checkLost() {
+	if in := b.w.Intents[b.d.UUID]; in != nil && !b.d.State.Live() {
+		for i := range in.Merges {
+			im := &in.Merges[i]
+			if disk := b.disk(im.Disk); disk != nil && im.Pivot && im.onTop(disk) {
+				b.refuse(CodeStopped, im.Base, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and the guest has stopped since: "+
+					"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
+			}
+		}
+	}
 	for _, im := range b.lost {
 		gone := im.Gone[len(im.Gone)-1].Path
 		if b.d.State.Live() && b.runsWithout(b.disk(im.Disk), gone) {

@@ -23,7 +23,7 @@ type Step struct {
 	Op       Op     `json:"op"`
 	Snapshot string `json:"snapshot,omitempty"`
 	Disk     string `json:"disk,omitempty"`
-	Method   string `json:"method,omitempty"` // commit, or active-commit
+	Method   string `json:"method,omitempty"` // commit or active-commit by the hypervisor, offline-commit by the engine
 	Top      string `json:"top,omitempty"`
 	Base     string `json:"base,omitempty"`
 	Path     string `json:"path,omitempty"` // the file that is created or deleted
@@ -81,8 +81,9 @@ type group struct {
 // A merge is a MergeSpec with what must be true after it.
 type merge struct {
 	MergeSpec
-	gone  []Layer // the layers that disappear, lowest first
-	after []Layer // the disk's whole chain once it is done, base first
+	offline bool    // by the engine: no guest has the disk open
+	gone    []Layer // the layers that disappear, lowest first
+	after   []Layer // the disk's whole chain once it is done, base first
 }
 
 // A leftover is a file that an earlier run was about to delete.

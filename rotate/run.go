@@ -27,6 +27,9 @@ const deleteAge = 2 * time.Second
 // maxRounds bounds how often one domain is planned anew in one run.
 const maxRounds = 500
 
+// maxMoves bounds how often that may be because a guest was started or stopped.
+const maxMoves = 5
+
 // parallelDomains is how many domains are worked on at a time. Merges are
 // further limited to one for each file system.
 const parallelDomains = 8
@@ -57,6 +60,7 @@ type Rotator struct {
 	Match    func(domains []string) (map[string]*policy.Rule, error)
 	Clock    func() time.Time
 	Options  Options
+	Engine   Engine      // for guests that are shut off
 	Report   func(Event) // called from several goroutines; never nil
 
 	storages storageLocks
@@ -187,6 +191,7 @@ type domainRun struct {
 // each, so that every group rests on the world as it is.
 func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 	var last []Step
+	moves := 0
 	r.thaw(ctx, p.Domain)
 	if p.forget {
 		if err := r.endIntent(r.w.Domain(p.Domain)); err != nil {
@@ -207,7 +212,13 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 			return r.finish(ctx, p, fmt.Errorf("%s: %s had no lasting effect: giving up for now", p.Domain, steps[0]))
 		}
 		last = steps
-		if err := r.group(ctx, &p, g); err != nil {
+		err = r.group(ctx, &p, g)
+		if errors.Is(err, errMoved) && moves < maxMoves {
+			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
+			moves, last = moves+1, nil
+			continue
+		}
+		if err != nil {
 			return r.finish(ctx, p, err)
 		}
 	}

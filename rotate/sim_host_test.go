@@ -200,7 +200,15 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[string][]Layer) error {
 	return h.call("reconfigure", func() error {
 		for target, chain := range chains {
-			diskOf(&h.find(domain).Domain, target).Inactive = paths(chain)
+			d := &h.find(domain).Domain
+			disk := diskOf(d, target)
+			disk.Inactive = paths(chain)
+			if !d.State.Live() {
+				disk.Chain = nil
+				for _, l := range chain {
+					disk.Chain = append(disk.Chain, Layer{Path: l.Path, Format: l.Format, Kind: l.Kind})
+				}
+			}
 		}
 		return nil
 	})

@@ -46,18 +46,19 @@ type simHost struct {
 	// space overrides what the file system of a directory has.
 	space func(dir string) (vfs.Space, error)
 
-	mu         sync.Mutex // guards all below
-	domains    []*simDomain
-	jobs       map[string]*simJob
-	pictures   map[string]blocks // images of no domain → what they must read
-	guests     *rand.Rand        // writes of the running guests; nil: none
-	written    int               // the last value that a guest wrote
-	now        time.Time
-	merging    map[uint64]int // merges that run, by file system
-	mostAtOnce map[uint64]int
-	thawed     int
-	remote     bool
-	qemu       map[string][]string // what QEMU says its chains are; nil: it may not be asked
+	mu            sync.Mutex // guards all below
+	domains       []*simDomain
+	jobs          map[string]*simJob
+	pictures      map[string]blocks // images of no domain → what they must read
+	guests        *rand.Rand        // writes of the running guests; nil: none
+	written       int               // the last value that a guest wrote
+	now           time.Time
+	merging       map[uint64]int // merges that run, by file system
+	mostAtOnce    map[uint64]int
+	thawed        int
+	engineRefuses error
+	remote        bool
+	qemu          map[string][]string // what QEMU says its chains are; nil: it may not be asked
 }
 
 // A simDomain is a domain of the host. Its Disks and Snapshots are what
@@ -336,6 +337,7 @@ func rule(last int) *policy.Rule {
 func (h *simHost) rotator(r *policy.Rule) *Rotator {
 	return &Rotator{
 		Observer: *h.observer(),
+		Engine:   simEngine{h},
 		Clock:    h.clock,
 		Report:   func(Event) {},
 		Match: func(names []string) (map[string]*policy.Rule, error) {

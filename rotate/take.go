@@ -51,7 +51,7 @@ func (b *builder) planSnapshot(measured bool) (*SnapshotSpec, *Refusal) {
 	if r := b.sharedDisk(); r != nil {
 		return nil, r
 	}
-	quiesce := b.rule.Quiesce == policy.QuiesceYes || b.rule.Quiesce == policy.QuiesceAuto && b.d.Agent && b.d.State == Running
+	quiesce := b.d.State.Live() && (b.rule.Quiesce == policy.QuiesceYes || b.rule.Quiesce == policy.QuiesceAuto && b.d.Agent && b.d.State == Running)
 	if quiesce && !b.d.Agent {
 		return nil, &Refusal{CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
 	}

@@ -37,6 +37,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if slices.Contains(os.Args[1:], "warm") {
+		return warm()
+	}
 	if slices.Contains(os.Args[1:], "images") {
 		return images(ctx, binary)
 	}

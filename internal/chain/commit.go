@@ -17,6 +17,9 @@ type CommitRequest struct {
 	Base        string   // "" means the one below Top
 	Keep        bool     // the merged files stay
 	Scan        []string // further directories whose images count
+	// Unrecorded leaves no journal: the caller keeps a record of its own, and
+	// deletes the merged files itself. It implies Keep.
+	Unrecorded bool
 }
 
 // A Merge is the plan of a commit: pure data.
@@ -27,6 +30,8 @@ type Merge struct {
 	Children []Node // images on the top: they will build on Base
 	Keep     bool
 	Scan     []string // further directories that were looked at for children
+
+	unrecorded bool
 	Amount
 }
 
@@ -44,7 +49,7 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 	if err != nil {
 		return nil, err
 	}
-	m.Keep = r.Keep
+	m.Keep, m.unrecorded = r.Keep || r.Unrecorded, r.Unrecorded
 	if m.Scan, err = absolute(r.Scan); err != nil {
 		return nil, err
 	}
@@ -255,6 +260,12 @@ func (m *Merge) belowSize() int64 {
 // Commit carries out a plan. A crash at any moment, or cancelling, leaves every
 // image that stays as the guest sees it; the same commit goes on, after Recover if the base had all of the top.
 func (s *Store) Commit(ctx context.Context, m *Merge, done func(n int64)) error {
+	return s.CommitAnd(ctx, m, done, func() error { return nil })
+}
+
+// CommitAnd is Commit with something that is to be done once the images are as
+// they are to be, and while all of them are still locked.
+func (s *Store) CommitAnd(ctx context.Context, m *Merge, done func(n int64), then func() error) error {
 	how := func(n Node) access {
 		if n.Info.ID == m.Base.Info.ID || slices.ContainsFunc(m.Children, func(c Node) bool { return c.Info.ID == n.Info.ID }) {
 			return toWrite
@@ -266,6 +277,9 @@ func (s *Store) Commit(ctx context.Context, m *Merge, done func(n int64)) error 
 		return err
 	}
 	err = s.commit(ctx, m, o, done)
+	if err == nil {
+		err = then()
+	}
 	if err == nil {
 		err = s.finish(m) // while they are locked: nobody can have begun to use them
 	}
@@ -293,8 +307,10 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	if err := s.markMerged(m); err != nil {
-		return err
+	if !m.unrecorded {
+		if err := s.markMerged(m); err != nil {
+			return err
+		}
 	}
 	return s.relink(m, o)
 }
@@ -402,6 +418,9 @@ func (s *Store) finish(m *Merge) error {
 				return err
 			}
 		}
+	}
+	if m.unrecorded {
+		return nil
 	}
 	return s.dropJournal(journalPath(m.Top().Path))
 }

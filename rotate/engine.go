@@ -1,0 +1,182 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// An Engine merges layers of disks that no guest has open.
+type Engine interface {
+	// Check returns what Merge would refuse. It changes nothing.
+	Check(ctx context.Context, m EngineMerge) error
+	// Merge brings what the layers above Base up to Top have into Base and lets
+	// Above build on it. No file goes. While all of them are locked, it calls then.
+	// The error is a *vfs.BusyError where somebody has one of the images open.
+	Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error
+}
+
+// An EngineMerge says what to merge of a disk's chain.
+type EngineMerge struct {
+	Base, Top Layer
+	Above     *Layer  // the layer that builds on Top; nil where Top is the active one
+	Chain     []Layer // all of the disk, base first
+}
+
+// Native is the Engine that works on the image files itself.
+type Native struct{ Store chain.Store }
+
+// Check returns what Merge would refuse.
+func (n *Native) Check(ctx context.Context, m EngineMerge) error {
+	if again, err := n.mergedBefore(m); again || err != nil {
+		return err
+	}
+	_, err := n.plan(ctx, m)
+	return err
+}
+
+func (n *Native) plan(ctx context.Context, m EngineMerge) (*chain.Merge, error) {
+	return n.storeFor(m).PlanCommit(ctx, chain.CommitRequest{Top: m.Top.Path, Format: m.Top.Format, Base: m.Base.Path, Unrecorded: true})
+}
+
+// storeFor follows backing names to where the domain has its layers.
+func (n *Native) storeFor(m EngineMerge) *chain.Store {
+	s := n.Store
+	for _, l := range m.Chain {
+		s.Allow = append(slices.Clip(s.Allow), filepath.Dir(l.Path))
+	}
+	return &s
+}
+
+// mergedBefore tells whether the layer above names the base already: a merge was
+// cut off just before it was on record. The merged layers have all of their data still.
+func (n *Native) mergedBefore(m EngineMerge) (bool, error) {
+	if m.Above == nil {
+		return false, nil
+	}
+	above, err := n.Store.Node(m.Above.Path, m.Above.Format)
+	if err != nil {
+		return false, err
+	}
+	below := backingPath(&Layer{Path: m.Above.Path, Image: &above.Image})
+	info, err := n.Store.FS.Stat(below)
+	if err != nil {
+		return false, fmt.Errorf("backing file of %s: %w", m.Above.Path, err)
+	}
+	return info.ID == m.Base.ID, nil
+}
+
+// Merge carries a merge out; one that was cut off is done once more.
+func (n *Native) Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
+	again, err := n.mergedBefore(m)
+	if err == nil && again {
+		err = n.takeBack(m)
+	}
+	if err != nil {
+		return err
+	}
+	plan, err := n.plan(ctx, m)
+	if err != nil {
+		return err
+	}
+	moved := int64(0)
+	return n.storeFor(m).CommitAnd(ctx, plan, func(k int64) {
+		moved += k
+		progress(moved, plan.Bytes)
+	}, then)
+}
+
+// takeBack lets the layer above build on the top again.
+func (n *Native) takeBack(m EngineMerge) error {
+	above, err := n.Store.Node(m.Above.Path, m.Above.Format)
+	if err != nil {
+		return err
+	}
+	return n.Store.Relink(m.Above.Path, m.Above.Format, chain.BackingName(above, m.Top.Path), m.Top.Format)
+}
+
+// errMoved says that a guest was started or stopped since the plan was made.
+var errMoved = errors.New("the guest was started or stopped meanwhile")
+
+// engineMerge is m for the engine, with the chain as it is now.
+func engineMerge(disk *Disk, m *merge) (EngineMerge, error) {
+	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
+	if base < 0 || top <= base {
+		return EngineMerge{}, fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
+	}
+	e := EngineMerge{Base: disk.Chain[base], Top: disk.Chain[top], Chain: disk.Chain}
+	if top+1 < len(disk.Chain) {
+		e.Above = &disk.Chain[top+1]
+	}
+	return e, nil
+}
+
+// checkOffline asks the engine before anything is done whether it would merge.
+func (r *domainRun) checkOffline(ctx context.Context, g *group) error {
+	for i := range g.merges {
+		if !g.merges[i].offline {
+			continue
+		}
+		e, err := engineMerge(diskOf(r.w.Domain(g.merges[i].Domain), g.merges[i].Disk), &g.merges[i])
+		if err == nil {
+			err = r.Engine.Check(ctx, e)
+		}
+		if err != nil {
+			return fmt.Errorf("nothing was changed: %w", err)
+		}
+	}
+	return nil
+}
+
+// mergeOffline has the engine merge. While the images are locked, the domain is
+// told what to start from: nobody can have started it from what is merged.
+func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
+	disk := diskOf(r.w.Domain(m.Domain), m.Disk)
+	if disk == nil {
+		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	e, err := engineMerge(disk, m)
+	if err != nil {
+		return err
+	}
+	progress := func(done, total int64) {
+		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
+	}
+	r.boundary("merge starts")
+	err = r.Engine.Merge(ctx, e, progress, func() error {
+		r.boundary("merged, not on record")
+		return r.Observer.Host.Reconfigure(context.WithoutCancel(ctx), m.Domain, map[string][]Layer{m.Disk: m.after})
+	})
+	if err != nil {
+		return r.startedMeanwhile(ctx, m, err)
+	}
+	r.boundary("merge is over")
+	return r.verify(ctx, m)
+}
+
+// startedMeanwhile returns errMoved for an error that comes from the guest having
+// been started or stopped.
+func (r *domainRun) startedMeanwhile(ctx context.Context, m *merge, err error) error {
+	var busy *vfs.BusyError
+	if m.offline && !errors.As(err, &busy) || ctx.Err() != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return err
+	case <-time.After(settleTime): // until libvirt, too, has noticed
+	}
+	if r.look(ctx, m.Domain, maxAge) != nil {
+		return err
+	}
+	if d := r.w.Domain(m.Domain); d != nil && d.State.Live() == m.offline {
+		return fmt.Errorf("%w (%w)", errMoved, err)
+	}
+	return err
+}

@@ -1,0 +1,120 @@
+package rotate
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// off is a host with one domain that is shut off and has snapshots of these hours.
+func off(t *testing.T, hours ...int) (*simHost, *simDomain) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	one(hours...)(h, web)
+	web.State, web.cut = ShutOff, true
+	return h, web
+}
+
+func TestAGuestThatIsShutOffIsRotated(t *testing.T) {
+	h, _ := off(t, 9, 10, 11)
+	h.wantSteps(t, h.runAll(t, h.rotator(rule(2)))["web"], `
+		snapshot S12 vda: web.S12 on web.S11
+		drop-metadata S9
+		drop-metadata S10
+		offline-commit vda: web.S10 into web
+		redefine S11
+		redefine S12
+		delete web.S9
+		delete web.S10`)
+	h.checkDone(t)
+}
+
+func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
+	h, web := off(t, 9, 10)
+	h.change(web.Disks[0].Active().Path, func(i *simImage) { i.Blocks = blocks{} })
+	web.want["vda"] = h.read(web.Disks[0].Active().Path)
+	r := h.rotator(rule(7))
+	p := h.runAll(t, r)["web"]
+	if len(p.Steps) > 0 || !strings.Contains(p.Waiting, "nothing was written since "+name(10)) {
+		t.Errorf("%+v", p)
+	}
+	r.Options = Options{IgnoreEvery: true}
+	if p := h.runAll(t, r)["web"]; len(p.Steps) != 1 || p.Steps[0].Op != OpSnapshot {
+		t.Errorf("asked for: %+v", p)
+	}
+}
+
+func TestAMergeThatIsCutOffWhileTheGuestIsOffIsDoneAgain(t *testing.T) {
+	h, web, r := missed(t)
+	web.State = ShutOff
+	h.runAll(t, r)
+	h.checkDone(t)
+	if slices.ContainsFunc(h.files(t), func(f string) bool { return strings.Contains(f, name(9)) }) {
+		t.Error("the merged layer is still there")
+	}
+}
+
+// A guest that stops while it is moved to the base may have written to either.
+func TestAGuestThatStoppedInAPivotIsLeftAlone(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9)(h, web)
+	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
+	if !dieAt(h, h.rotator(nothing), "block of merge") {
+		t.Fatal("no merge")
+	}
+	h.afterCrash(jobsDie)
+	web.State = ShutOff
+	p := h.runAll(t, h.rotator(nothing))["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || len(p.Steps) > 0 {
+		t.Errorf("%+v", p)
+	}
+	web.State = Running
+	h.runAll(t, h.rotator(nothing))
+	h.checkDone(t)
+}
+
+func TestWhatTheEngineWouldRefuseIsRefusedBeforeAnythingIsDone(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	h.engineRefuses = errors.New("web.qcow2: refcounts are dirty")
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultFailed || !strings.Contains(p.Error, "nothing was changed: web.qcow2: refcounts are dirty") || len(web.Snapshots) != 3 {
+		t.Errorf("%+v", p)
+	}
+}
+
+// Guests start and stop at any moment of a run: it plans anew.
+func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
+	for _, c := range []struct {
+		from, to State
+		at       string
+	}{
+		{ShutOff, Running, "call check"}, {ShutOff, Running, "call drop-metadata"}, {ShutOff, Running, "call engine"}, {ShutOff, Running, "call redefine"},
+		{Running, ShutOff, "call rehearse"}, {Running, ShutOff, "call drop-metadata"}, {Running, ShutOff, "call merge"}, {Running, ShutOff, "call redefine"},
+	} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		web.State = c.from
+		turned := false
+		h.event = func(what string) error {
+			if what == c.at && !turned {
+				turned, web.State = true, c.to
+			}
+			return nil
+		}
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		p := h.runAll(t, r)["web"]
+		if !turned || p.Result != ResultDone || len(web.Disks[0].Chain) != 3 {
+			t.Errorf("%s at %s: %+v", c.to, c.at, p)
+		}
+		h.checkDone(t)
+	}
+}

@@ -1,0 +1,67 @@
+package rotate
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// simEngine merges the images of a simHost.
+type simEngine struct{ h *simHost }
+
+func (e simEngine) Check(context.Context, EngineMerge) error {
+	return e.h.call("check", func() error { return e.h.engineRefuses })
+}
+
+func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
+	h := e.h
+	var data blocks
+	err := h.call("engine", func() error {
+		if d := h.userOf(m.Top.Path); d != nil && d.State.Live() {
+			return &vfs.BusyError{Path: m.Top.Path, Mode: vfs.LockRead}
+		}
+		data = blocks{}
+		base := slices.IndexFunc(m.Chain, func(l Layer) bool { return l.Path == m.Base.Path })
+		for k := base + 1; m.Chain[k-1].Path != m.Top.Path; k++ {
+			maps.Copy(data, h.load(m.Chain[k].Path).Blocks)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range slices.Sorted(maps.Keys(data)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h.mu.Lock()
+		h.change(m.Base.Path, func(i *simImage) { i.Blocks[b] = data[b] })
+		h.mu.Unlock()
+		progress(1, 2)
+		if err := h.event("block of merge"); err != nil {
+			return err
+		}
+	}
+	err = h.call("relink", func() error {
+		if m.Above != nil {
+			h.change(m.Above.Path, func(i *simImage) { i.Backing, i.BackingFormat = m.Base.Path, m.Base.Format })
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return then()
+}
+
+// userOf returns the domain that has the image in a chain.
+func (h *simHost) userOf(path string) *simDomain {
+	for _, d := range h.domains {
+		if d.uses(path) {
+			return d
+		}
+	}
+	return nil
+}
