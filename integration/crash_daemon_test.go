@@ -67,7 +67,7 @@ func TestGuestCrashInAMerge(t *testing.T) {
 				t.Errorf("result %q: %q", d.Result, d.Error)
 			}
 			t.Log(out.Domains[0].Error)
-			b.runWhileOff("g1", before, kept)
+			b.runWhileOff("g1", last, before, kept)
 			b.start("g1")
 			b.writePolicy(keep(last, ""))
 			b.recover("g1", int(last[0]-'0')+1, "--no-snapshot")
@@ -76,10 +76,12 @@ func TestGuestCrashInAMerge(t *testing.T) {
 	}
 }
 
-// runWhileOff runs virt-rotate on a guest that is shut off amid a merge: it
-// must leave the chain alone.
-func (b *bed) runWhileOff(dom string, chain []string, kept promise) {
+// runWhileOff runs virt-rotate on a guest that was shut off amid a merge. Told to
+// skip it, it must leave the chain alone. Else it does the merge again, unless the
+// guest was about to be moved to the base.
+func (b *bed) runWhileOff(dom, last string, chain []string, kept promise) {
 	b.t.Helper()
+	b.writePolicy(keep(last, "offline = \"skip\""))
 	var out report
 	b.rotate("run", "--now", "--output=json").wantExit(b.t, 0).decode(b.t, &out)
 	for _, s := range out.Domains[0].Steps {
@@ -91,6 +93,13 @@ func (b *bed) runWhileOff(dom string, chain []string, kept promise) {
 		b.t.Errorf("overlays are %q, were %q", now, chain)
 	}
 	b.wantSurvivors(dom, kept)
+	b.checkImages(dom)
+	b.writePolicy(keep(last, ""))
+	if last != "0" {
+		b.recover(dom, len(chain), "--no-snapshot")
+	} else if r := b.rotate("run", "--no-snapshot").wantExit(b.t, 4); !strings.Contains(r.String(), "docs/recovery.md") {
+		b.t.Errorf("%v", r)
+	}
 	b.checkImages(dom)
 }
 
@@ -108,7 +117,7 @@ func TestHostCrashInAMerge(t *testing.T) {
 			must(t, b.host.Crash("g1"))
 			must(t, b.daemon.StartDaemon())
 			must(t, b.host.WaitOff(t.Context(), "g1"))
-			b.runWhileOff("g1", before, kept)
+			b.runWhileOff("g1", last, before, kept)
 			b.start("g1")
 			b.writePolicy(keep(last, ""))
 			b.recover("g1", int(last[0]-'0')+1, "--now")

@@ -103,7 +103,7 @@ var obstacles = []obstacle{
 		lower: func(b *bed) { b.virsh("blockjob", "g1", "vda", "--abort") },
 	},
 	{
-		name: "managed save", off: true,
+		name: "managed save", code: "managed-save",
 		raise: func(b *bed) { b.virsh("managedsave", "g1") },
 		lower: func(b *bed) { b.start("g1") },
 	},
@@ -215,7 +215,7 @@ func (b *bed) wantRefused(code string, args ...string) {
 func TestAGuestThatIsOffIsSkipped(t *testing.T) {
 	t.Parallel()
 	b := newDaemonBed(t)
-	b.writePolicy(keep("1", ""))
+	b.writePolicy(keep("1", "offline = \"skip\""))
 	b.boot(guest.Spec{Name: "g1"})
 	b.rotations("g1", 1)
 	b.destroy("g1")

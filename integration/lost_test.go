@@ -18,7 +18,17 @@ import (
 // with the old chain. Here that is brought about by hand, while the guest is off: layer and
 // header are merged, XML and intent are as before the merge.
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
-	t.Parallel()
+	for _, started := range []bool{true, false} {
+		t.Run(fmt.Sprintf("started=%v", started), func(t *testing.T) {
+			t.Parallel()
+			doneAgain(t, started)
+		})
+	}
+}
+
+// doneAgain brings it about, and has it done again on the guest once it is
+// started, or while it is off.
+func doneAgain(t *testing.T, started bool) {
 	b := newBed(t)
 	b.writePolicy(keepThree)
 	b.boot(guest.Spec{Name: "g1"})
@@ -33,16 +43,24 @@ func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 	b.qemuImg("rebase", "-u", "-f", "qcow2", "-b", base, "-F", "qcow2", above)
 	b.writeIntent("g1", names[0], base, gone)
 
+	b.writePolicy(keepThree + "\noffline = \"skip\"")
 	b.rotate("run", "--no-snapshot").wantExit(t, 0)
 	if _, err := os.Stat(gone); err != nil {
 		t.Errorf("the layer that the configuration names: %v", err)
 	}
-	b.start("g1")
+	if started {
+		b.start("g1")
+	} else {
+		b.writePolicy(keepThree)
+	}
 	b.rotate("run", "--no-snapshot").wantExit(t, 0)
 	if _, err := os.Stat(gone); !os.IsNotExist(err) {
 		t.Errorf("%s: %v, want it gone", gone, err)
 	}
 	b.wantKept("g1", before, names[1], names[2])
+	if !started {
+		b.start("g1")
+	}
 	b.rotations("g1", 2)
 	b.wantInOrder("g1", 4)
 }

@@ -27,7 +27,7 @@ func (b *builder) finishEarlier() {
 		return
 	}
 	b.collect(in, &g)
-	g.keepIntent = len(b.plan.Refused) > 0 || len(b.lost) > 0
+	g.keepIntent = len(b.plan.Refused) > 0 || len(b.lost) > 0 || slices.ContainsFunc(b.disks, b.startedOnOld)
 	end := b.begin(g)
 	for i := range g.merges {
 		step := mergeStep(&g.merges[i], nil)
@@ -40,7 +40,7 @@ func (b *builder) finishEarlier() {
 			Reason: "left behind by a run that was interrupted (" + in.Started.Format("2006-01-02 15:04:05") + ")"})
 	}
 	end()
-	b.plan.forget = len(b.plan.Steps) == 0 && len(b.plan.Refused) == 0 && len(b.lost) == 0
+	b.plan.forget = len(b.plan.Steps) == 0 && !g.keepIntent
 }
 
 // resume takes over the merge if its job runs, and notes where data went if it is done.
@@ -102,10 +102,12 @@ func (b *builder) collectFile(f intentFile, blank bool, g *group) {
 		b.refuse(CodeLeftover, f.Path, "a run that was interrupted wanted to delete it, but it is used by "+b.usedElsewhere(f.Path, left.ID))
 	case left.InUse && !b.merging(f.Path, g):
 		b.refuse(CodeLeftover, f.Path, "libvirt does not have it in any chain, but a process has it open: if that is the guest's QEMU, shut the guest down and see docs/recovery.md")
+	case f.writtenSince(left):
+		b.refuse(CodeLeftover, f.Path, "it was merged and is in no chain, but it was written to after that: a guest was started from it in that moment; see docs/recovery.md")
 	case blank && !left.Blank:
 		b.refuse(CodeLeftover, f.Path, fmt.Sprintf("an interrupted snapshot made it, it is in no chain, but it holds %s of guest data: see docs/recovery.md", Bytes(left.Allocated)))
 	default:
-		g.leftovers = append(g.leftovers, leftover{f.Path, intentFile{f.Path, left.ID}, blank})
+		g.leftovers = append(g.leftovers, leftover{f.Path, intentFile{Path: f.Path, ID: left.ID, Written: f.Written}, blank})
 	}
 }
 

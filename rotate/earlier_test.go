@@ -211,7 +211,7 @@ func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
 	must(os.WriteFile(h.img("lost.qcow2"), nil, 0o600))
 	info, err := vfs.Lstat(h.img("lost.qcow2"))
 	must(err)
-	in := Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []intentMerge{{Disk: "vda", Base: "/base", Gone: []intentFile{{h.img("lost.qcow2"), info.ID}}}}}
+	in := Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []intentMerge{{Disk: "vda", Base: "/base", Gone: []intentFile{{Path: h.img("lost.qcow2"), ID: info.ID}}}}}
 	must(newJournal(filepath.Join(h.dir, "state")).write(in))
 	r := h.rotator(rule(2))
 	h.runAll(t, r)

@@ -151,7 +151,7 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 	r.boundary("merge starts")
 	err = r.Engine.Merge(ctx, e, progress, func() error {
 		r.boundary("merged, not on record")
-		return r.Observer.Host.Reconfigure(context.WithoutCancel(ctx), m.Domain, map[string][]Layer{m.Disk: m.after})
+		return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)
 	})
 	if err != nil {
 		return r.startedMeanwhile(ctx, m, err)
@@ -159,6 +159,27 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 	r.boundary("merge is over")
 	return r.verify(ctx, m)
 }
+
+// startFromMerged lets the domain start from the chain after the merge. A start that
+// has begun already is from the one before: the locks on the images, which the
+// caller has, make that fail, and until then they must not be given back.
+func (r *domainRun) startFromMerged(ctx context.Context, m *merge, before []Layer) error {
+	host := r.Observer.Host
+	if err := host.Reconfigure(ctx, m.Domain, map[string][]Layer{m.Disk: m.after}); err != nil {
+		return err
+	}
+	r.boundary("on record")
+	active, err := true, error(nil)
+	for began := time.Now(); active && err == nil && time.Since(began) < startPatience; time.Sleep(20 * time.Millisecond) {
+		if active, err = host.Active(ctx, m.Domain); err == nil && !active {
+			return nil
+		}
+	}
+	return errors.Join(errMoved, err, host.Reconfigure(ctx, m.Domain, map[string][]Layer{m.Disk: before}))
+}
+
+// startPatience is how long a start may take that cannot succeed.
+var startPatience = 20 * time.Second
 
 // startedMeanwhile returns errMoved for an error that comes from the guest having
 // been started or stopped.

@@ -94,11 +94,26 @@ func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
 	for i := range g.merges {
 		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path, Pivot: g.merges[i].Active && !g.merges[i].offline}
 		for _, l := range g.merges[i].gone {
-			im.Gone = append(im.Gone, intentFile{l.Path, l.ID})
+			im.Gone = append(im.Gone, goneFile(&l, g.merges[i].offline))
 		}
 		in.Merges = append(in.Merges, im)
 	}
 	return in
+}
+
+// goneFile names a layer that goes. One that no guest has open is not written to
+// any more: should it be, a guest was started from it in the last moment.
+func goneFile(l *Layer, offline bool) intentFile {
+	f := intentFile{Path: l.Path, ID: l.ID}
+	if info, err := vfs.Stat(l.Path); offline && err == nil {
+		f.Written = info.ModTime.UnixNano()
+	}
+	return f
+}
+
+// writtenSince tells whether somebody has written to a file that was merged.
+func (f intentFile) writtenSince(left LeftFile) bool {
+	return f.Written != 0 && left.ModTime.UnixNano() != f.Written
 }
 
 func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps []Step) error {
@@ -356,6 +371,8 @@ func removeUnused(w *World, d *Domain, f intentFile) error {
 		return fmt.Errorf("it is used by %s", who)
 	case left.InUse:
 		return errors.New("a process has it open")
+	case f.writtenSince(left):
+		return errors.New("it was written to after it was merged: a guest was started from it meanwhile; see docs/recovery.md")
 	case f.ID == vfs.ID{} && !left.Blank:
 		return errors.New("it holds data, and the intent does not name its inode")
 	case f.ID == vfs.ID{}:

@@ -27,6 +27,8 @@ type Host interface {
 	// Reconfigure writes into the persistent configuration what chains, base
 	// first, the disks with these targets have when the domain starts.
 	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
+	// Active tells whether a process runs the domain, or is just being started to.
+	Active(ctx context.Context, domain string) (bool, error)
 	// QEMUChains asks the QEMU of a running domain, past libvirt, for the chains
 	// of its disks: target → paths, base first. libvirt notes that in its log.
 	QEMUChains(ctx context.Context, domain string) (map[string][]string, error)

@@ -49,6 +49,9 @@ type intentMerge struct {
 type intentFile struct {
 	Path string `json:"path"`
 	ID   vfs.ID `json:"id"`
+	// Written is when the file was last written to, in nanoseconds since 1970, if
+	// nobody was to write to it any more; else 0.
+	Written int64 `json:"written,omitempty"`
 }
 
 // A journal keeps the intents: one file a domain in a directory of its own.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
 )
@@ -117,4 +118,63 @@ func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 		}
 		h.checkDone(t)
 	}
+}
+
+// A start that has begun before the domain was told of the merge is from the old chain.
+func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
+	for _, last := range []int{0, 2} {
+		h, web := off(t, 9, 10, 11)
+		web.cut = false
+		policy := with(rule(last), func(r *policy.Rule) { r.Keep = policy.Keep{Last: last} })
+		r := h.rotator(policy)
+		r.Options = coalesce()
+		old := slices.Clone(web.Disks[0].Chain)
+		if !dieAt(h, r, "on record") {
+			t.Fatal("the merge was not put on record")
+		}
+		web.State, web.Disks[0].Chain = Running, old // it was started on the old chain in that moment
+		h.qemu = map[string][]string{"vda": paths(old)}
+		h.write(web, "vda", 3)
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Errorf("keep %d: %+v", last, p)
+		}
+		h.checkDone(t)
+	}
+}
+
+// The same, but the guest has stopped again before the next run: nobody may
+// delete what it wrote.
+func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
+	h, web := off(t, 9)
+	web.cut = false
+	r := h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }))
+	r.Options = coalesce()
+	top := web.Disks[0].Active().Path
+	if !dieAt(h, r, "on record") {
+		t.Fatal("the merge was not put on record")
+	}
+	time.Sleep(20 * time.Millisecond) // more than a tick of the clock of files
+	h.change(top, func(i *simImage) { i.Blocks[3] = 999 })
+	p := h.runAll(t, r)["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || !slices.Contains(h.files(t), top) {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestAStartThatIsUnderWayKeepsTheOldChain(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	web.cut = false
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	old := paths(web.Disks[0].Chain)
+	h.starting = true
+	startPatience = 50 * time.Millisecond
+	defer func() { startPatience = 20 * time.Second }()
+	p := h.runAll(t, r)["web"]
+	if p.Result == ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
+		t.Errorf("starts from %v: %+v", web.Disks[0].Inactive, p)
+	}
+	h.starting = false
+	h.runAll(t, r)
+	h.checkDone(t)
 }

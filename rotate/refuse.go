@@ -140,9 +140,35 @@ func (b *builder) checkChain(disk *Disk) {
 		b.refuse(code, path, detail)
 		return
 	}
-	if detail := inactiveProblem(disk); detail != "" && !b.d.Transient {
+	if detail := inactiveProblem(disk); detail != "" && !b.d.Transient && !b.reconfigured(disk) {
 		b.refuse(CodeInactive, disk.Active().Path, detail)
 	}
+}
+
+// reconfigured tells whether the persistent configuration of a running guest has
+// the chain as it will be after a merge of ours: that was cut off on a guest that
+// was off, which was started on the old chain in that moment.
+func (b *builder) reconfigured(disk *Disk) bool {
+	in := b.w.Intents[b.d.UUID]
+	if in == nil || !b.d.State.Live() {
+		return false
+	}
+	after := *disk
+	after.Chain = slices.Clone(disk.Chain)
+	for i := range in.Merges {
+		if in.Merges[i].Disk != disk.Target {
+			continue
+		}
+		for _, f := range in.Merges[i].Gone {
+			after.Chain = slices.DeleteFunc(after.Chain, func(l Layer) bool { return l.Path == f.Path })
+		}
+	}
+	return inactiveProblem(&after) == ""
+}
+
+// startedOnOld tells whether that has happened to the disk.
+func (b *builder) startedOnOld(disk Disk) bool {
+	return inactiveProblem(&disk) != "" && b.reconfigured(&disk)
 }
 
 // ChainProblem returns the first contradiction between a disk's chain and its

@@ -109,7 +109,7 @@ func overlaysOf(d *Domain, s *Snapshot) []intentFile {
 			continue
 		}
 		if k := disk.index(sd.Overlay); k >= 0 {
-			files = append(files, intentFile{sd.Overlay, disk.Chain[k].ID})
+			files = append(files, intentFile{Path: sd.Overlay, ID: disk.Chain[k].ID})
 		}
 	}
 	return files

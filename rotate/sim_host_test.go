@@ -214,6 +214,10 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
+func (h *simHost) Active(_ context.Context, domain string) (bool, error) {
+	return h.starting || h.find(domain).State.Live(), nil
+}
+
 // QEMUChains tells what the test says that QEMU has.
 func (h *simHost) QEMUChains(_ context.Context, domain string) (map[string][]string, error) {
 	if h.qemu == nil {

@@ -57,6 +57,7 @@ type simHost struct {
 	mostAtOnce    map[uint64]int
 	thawed        int
 	engineRefuses error
+	starting      bool // a process is being started for every domain
 	remote        bool
 	qemu          map[string][]string // what QEMU says its chains are; nil: it may not be asked
 }
@@ -364,7 +365,7 @@ func (h *simHost) releases(d *simDomain, which ...int) {
 		for _, f := range overlaysOf(&d.Domain, &d.Snapshots[i]) {
 			info, err := vfs.Stat(f.Path)
 			must(err)
-			layers = append(layers, intentFile{f.Path, info.ID})
+			layers = append(layers, intentFile{Path: f.Path, ID: info.ID})
 		}
 		for k := range d.Snapshots {
 			if d.Snapshots[k].Parent == d.Snapshots[i].Name {

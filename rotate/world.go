@@ -29,6 +29,7 @@ type World struct {
 type LeftFile struct {
 	ID        vfs.ID
 	Allocated int64
+	ModTime   time.Time
 	Blank     bool // holds no guest data
 	InUse     bool // a process has it open with QEMU's image locks
 	Written   bool // a process may write to it, by those locks
@@ -141,7 +142,7 @@ func (o *Observer) leftFile(w *World, path string) {
 	if err != nil {
 		return
 	}
-	left := LeftFile{ID: info.ID, Allocated: info.Allocated, InUse: true}
+	left := LeftFile{ID: info.ID, Allocated: info.Allocated, ModTime: info.ModTime, InUse: true}
 	if use, err := vfs.InUse(path); err == nil {
 		left.InUse, left.Written = use.Read || use.Write, use.Write
 	}

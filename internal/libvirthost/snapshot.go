@@ -152,6 +152,18 @@ func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][
 	return again.Free()
 }
 
+// Active tells whether a process runs the domain, or is just being started to: the
+// state says so only when the guest runs.
+func (h *Host) Active(_ context.Context, domain string) (active bool, err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return false, err
+	}
+	defer dom.Free()
+	return dom.IsActive()
+}
+
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current.
 func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {
