@@ -14,6 +14,8 @@ type Host interface {
 	Remote() bool
 	// Domains returns the named domains, or all of them when none is named.
 	Domains(ctx context.Context, names ...string) ([]Domain, error)
+	// Pools returns the directories of the active storage pools.
+	Pools(ctx context.Context) ([]string, error)
 	// Snapshot takes a disk-only external snapshot of a running domain, all disks or none.
 	Snapshot(ctx context.Context, domain string, spec SnapshotSpec) error
 	// Merge commits layers of a running domain's disk, or waits for such a job

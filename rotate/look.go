@@ -16,13 +16,14 @@ import (
 // A looker looks at each file once.
 type looker struct {
 	inspect chain.Inspector
+	headers *headerCache
 	spaceAt func(dir string) (vfs.Space, error)
 	seen    map[string]Layer // by path; only the facts of the file are filled in
 	chained map[string]bool  // keys of the layers of all chains, under whatever name
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.spaceAt, map[string]Layer{}, map[string]bool{}}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -162,8 +163,11 @@ func (k *looker) neighbours(w *World, o *Observer) {
 			w.Strange = append(w.Strange, Strange{dir, "[storage] scan names it, but it cannot be looked at", true})
 		}
 	}
+	for _, dir := range w.Pools { // one that is not there has no images
+		k.space(w, dir)
+	}
 	for _, dir := range slices.Sorted(maps.Keys(w.Dirs)) {
-		k.directory(w, dir, slices.Contains(o.Scan, dir))
+		k.directory(w, dir, slices.Contains(o.Scan, dir) || slices.Contains(w.Pools, dir))
 	}
 }
 
@@ -262,7 +266,7 @@ func (k *looker) stranger(path string) (chain.Image, error) {
 	if err != nil {
 		return chain.Image{}, err
 	}
-	return k.inspect(path, "")
+	return k.headers.inspect(path, info, k.inspect)
 }
 
 // neighbour looks at an image and at what it builds on. A file that went away

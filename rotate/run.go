@@ -56,7 +56,7 @@ type Event struct {
 
 // A Rotator carries rotations out.
 type Rotator struct {
-	Observer Observer
+	Observer *Observer
 	Match    func(domains []string) (map[string]*policy.Rule, error)
 	Clock    func() time.Time
 	Options  Options
@@ -172,7 +172,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	if err := g.Wait(); err != nil {
 		return plans, err
 	}
-	return plans, r.saveLastRuns(w, plans)
+	return plans, errors.Join(r.saveLastRuns(w, plans), r.Observer.cache().save())
 }
 
 // A domainRun is the rotation of one domain.

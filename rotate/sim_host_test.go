@@ -214,6 +214,8 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
+func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
+
 func (h *simHost) Active(_ context.Context, domain string) (bool, error) {
 	return h.starting || h.find(domain).State.Live(), nil
 }

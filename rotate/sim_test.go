@@ -57,6 +57,7 @@ type simHost struct {
 	mostAtOnce    map[uint64]int
 	thawed        int
 	engineRefuses error
+	pools         []string
 	starting      bool // a process is being started for every domain
 	remote        bool
 	qemu          map[string][]string // what QEMU says its chains are; nil: it may not be asked
@@ -337,7 +338,7 @@ func rule(last int) *policy.Rule {
 // rotator rotates every domain whose name does not start with "other" by rule.
 func (h *simHost) rotator(r *policy.Rule) *Rotator {
 	return &Rotator{
-		Observer: *h.observer(),
+		Observer: h.observer(),
 		Engine:   simEngine{h},
 		Clock:    h.clock,
 		Report:   func(Event) {},

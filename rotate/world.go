@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -22,6 +23,7 @@ type World struct {
 	Released map[string][]intentFile
 	Left     map[string]LeftFile // what is at each path that an intent names, the bases of its merges included
 	Strange  []Strange           // images in the directories that could not be read
+	Pools    []string            // directories of the host's storage pools
 	Taken    map[string]bool     // paths in the directories concerned at which something is
 }
 
@@ -61,6 +63,15 @@ type Observer struct {
 
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
+
+	loadOnce sync.Once
+	headers  *headerCache
+}
+
+// cache is what is remembered of images' headers.
+func (o *Observer) cache() *headerCache {
+	o.loadOnce.Do(func() { o.headers = loadHeaders(o.StateDir) })
+	return o.headers
 }
 
 // Observe looks at all domains of the host, their files, and the images in
@@ -71,7 +82,11 @@ func (o *Observer) Observe(ctx context.Context) (*World, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.assemble(ctx, domains, domains)
+		pools, err := o.Host.Pools(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return o.assemble(ctx, domains, domains, pools)
 	})
 }
 
@@ -89,16 +104,16 @@ func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, er
 				domains = append(domains, d)
 			}
 		}
-		return o.assemble(ctx, domains, fresh)
+		return o.assemble(ctx, domains, fresh, w.Pools)
 	})
 }
 
 // assemble completes what the host said of the domains with what their files
 // say. Only the files of fresh, which come first, are looked at; the others carry
 // their facts already.
-func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain) (*World, error) {
+func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools []string) (*World, error) {
 	w := &World{
-		Remote: o.Host.Remote(), Domains: domains, Forest: chain.NewForest(),
+		Remote: o.Host.Remote(), Domains: domains, Pools: pools, Forest: chain.NewForest(),
 		Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
 		Left: map[string]LeftFile{}, Taken: map[string]bool{},
 	}

@@ -91,7 +91,7 @@ func (e *env) open(optional bool) (*session, error) {
 		return nil, err
 	}
 	r := &rotate.Rotator{
-		Observer: rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Overlays: overlayDirs(f)},
+		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Overlays: overlayDirs(f)},
 		Engine:   &rotate.Native{Store: *newStore(nil)},
 		Match:    f.Match, Clock: time.Now, Report: func(rotate.Event) {},
 	}

@@ -40,6 +40,7 @@ type conversion struct {
 	path   string       // of the new image
 	format *format
 	create createOptions
+	verify bool  // compare it with the source before it gets its name
 	bytes  int64 // of data, at most
 	made   *newImage
 }
@@ -143,6 +144,11 @@ func (r *imageRun) makeAll(all []*conversion) (err error) {
 			break
 		}
 		c.bytes = r.moved - before
+		if c.verify {
+			if err = r.verifyMade(c); err != nil {
+				break
+			}
+		}
 	}
 	end()
 	for _, c := range all {

@@ -33,7 +33,8 @@ type treeNode struct {
 func treeCommand(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "tree", Usage: "draw the forest of layers, with marks and sizes",
-		ArgsUsage: "[DOMAIN|PATH…]", Flags: []cli.Flag{outputFlag()}, OnUsageError: usageError,
+		ArgsUsage: "[DOMAIN|PATH…]", Flags: []cli.Flag{outputFlag(),
+			&cli.StringFlag{Name: "who", Usage: "tell who uses `FILE`, under whatever name: disks, snapshots, saved states, images that build on it"}}, OnUsageError: usageError,
 		Description: "Marks: active – a disk writes to it; kept – somebody needs its content;\n" +
 			"coalesceable – nobody does, and one layer builds on it; garbage – nobody and nothing.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
@@ -44,6 +45,9 @@ func treeCommand(e *env) *cli.Command {
 				w, err := s.rotator.Observer.Observe(c.Context)
 				if err != nil {
 					return err
+				}
+				if c.IsSet("who") {
+					return e.who(c, w, c.String("who"))
 				}
 				report, err := newTreeReport(w, c.Args().Slice())
 				if err != nil {

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+func serveCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "hand out a disk of a snapshot read-only over NBD, to get single files back",
+		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: usageError,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "disk", Usage: "`TARGET` of the disk, such as vda; needed where the snapshot has several"},
+			&cli.StringFlag{Name: "socket", Usage: "`PATH` of the Unix socket (default: one in a new directory)"},
+		},
+		Description: `Runs qemu-nbd, which must be installed, until it is interrupted. Nobody but the user
+who started it can connect. The guest may run; a merge of the same layers fails
+meanwhile and is done by a later run.
+
+   virt-rotate serve web nightly-20261122T033338Z &
+   guestfish --ro -a 'nbd+unix:///?socket=/tmp/…/nbd' -i
+   nbdcopy 'nbd+unix:///?socket=/tmp/…/nbd' disk.raw
+
+` + imageExitHelp,
+		Action: func(c *cli.Context) error {
+			if c.Args().Len() != 2 {
+				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
+			}
+			r := &imageRun{env: e, Context: c, store: newStore(nil), ended: exitFailed}
+			return oneLine(r.serve())
+		},
+	}
+}
+
+func (r *imageRun) serve() (err error) {
+	program, err := exec.LookPath("qemu-nbd")
+	if err != nil {
+		return errors.New("qemu-nbd is not installed: the package is qemu-utils (Debian family) or qemu-img (Fedora family)")
+	}
+	nodes, err := r.snapshotNodes()
+	if err != nil {
+		return err
+	}
+	socket, tidy, err := r.socket()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, tidy()) }()
+	image := top(nodes)
+	return r.serveUntilTold(program, socket, "--format="+image.Image.Format, image.Path)
+}
+
+// socket returns the path of the socket, and what removes its directory.
+func (r *imageRun) socket() (path string, tidy func() error, err error) {
+	if path := r.String("socket"); path != "" {
+		path, err = filepath.Abs(path)
+		if err == nil {
+			err = checkFree(r.store.FS, path)
+		}
+		return path, func() error { return nil }, err
+	}
+	dir, err := os.MkdirTemp("", "virt-rotate-nbd-")
+	return filepath.Join(dir, "nbd"), func() error { return os.RemoveAll(dir) }, err
+}
+
+// serveUntilTold runs qemu-nbd until it ends, or this program is told to stop.
+func (r *imageRun) serveUntilTold(program, socket string, image ...string) error {
+	args := append([]string{"--read-only", "--persistent", "--shared=8", "--socket=" + socket}, image...)
+	cmd := exec.CommandContext(r.ctx(), program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	old := syscall.Umask(0o077) // the socket is for this user alone
+	err := cmd.Start()
+	syscall.Umask(old)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	if err := r.listens(socket, ended); err != nil {
+		return fmt.Errorf("qemu-nbd: %w: %s", err, strings.TrimSpace(errs.String()))
+	}
+	fmt.Fprintf(r.out, "nbd+unix:///?socket=%s\n", socket)
+	err = <-ended
+	if errors.Is(r.ctx().Err(), context.Canceled) {
+		return nil // that is how it is meant to end
+	}
+	return fmt.Errorf("qemu-nbd ended: %w: %s", err, strings.TrimSpace(errs.String()))
+}
+
+// listens waits until somebody can connect.
+func (r *imageRun) listens(socket string, ended chan error) error {
+	for range 100 {
+		if c, err := net.Dial("unix", socket); err == nil {
+			return c.Close()
+		}
+		select {
+		case err := <-ended:
+			return errors.Join(errors.New("it ended at once"), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return errors.New("nobody can connect to it")
+}

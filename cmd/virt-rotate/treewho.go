@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// who tells who uses one file.
+func (e *env) who(c *cli.Context, w *rotate.World, name string) error {
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	u, err := w.UsersOf(path)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	return e.print(c, u, func(out io.Writer) { whoText(out, u) })
+}
+
+func whoText(w io.Writer, u *rotate.Users) {
+	fmt.Fprintln(w, printable(u.Path))
+	for _, name := range u.Names {
+		fmt.Fprintln(w, "  also known as   "+printable(name))
+	}
+	for _, who := range u.Keepers {
+		fmt.Fprintln(w, "  needed by       "+printable(who))
+	}
+	for _, path := range u.Images {
+		fmt.Fprintln(w, "  built on by     "+printable(path))
+	}
+	if u.Processes != "" {
+		fmt.Fprintln(w, "  opened by       "+u.Processes)
+	}
+	for _, d := range u.Doubts {
+		fmt.Fprintln(w, "  may be used by  "+printable(d))
+	}
+	if len(u.Keepers)+len(u.Images)+len(u.Doubts) == 0 && u.Processes == "" {
+		fmt.Fprintln(w, "  nobody that virt-rotate knows of")
+	}
+}

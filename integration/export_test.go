@@ -1,0 +1,153 @@
+package integration_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// guestSum is the sha256 of what a guest reads on an image.
+func (b *bed) guestSum(path, format string) string {
+	b.t.Helper()
+	raw := filepath.Join(b.t.TempDir(), "raw")
+	b.qemuImg("convert", "-U", "-f", format, "-O", "raw", path, raw)
+	return sum(b.t, raw)
+}
+
+// Every snapshot of a guest that writes all the time is exported, in all ways.
+func TestExportOfSnapshotsWhileTheGuestRuns(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
+	b.rotations("g1", 3)
+	before := b.keptStates("g1")
+	for i, name := range b.snapshotNames("g1") {
+		for _, d := range b.disks("g1") {
+			target := d.Target
+			state := b.stateOf("g1", name, target)
+			want := b.guestSum(state, formatOfLayer(b, "g1", target, state))
+			for _, how := range [][]string{{"-O", "qcow2"}, {"-O", "raw"}, {"--compress"}} {
+				out := b.path("export-" + name + target)
+				args := append([]string{"export", "g1", name, "--disk", target, "-o", out}, how...)
+				b.rotate(append(args, "--dry-run")...).wantExit(t, 0)
+				if _, err := os.Stat(out); err == nil {
+					t.Fatal("--dry-run has made a file")
+				}
+				b.rotate(args...).wantExit(t, 0)
+				format := "qcow2"
+				if how[len(how)-1] == "raw" {
+					format = "raw"
+				}
+				if got := b.guestSum(out, format); got != want {
+					t.Errorf("snapshot %d, %s, %q: other data", i, target, how)
+				}
+				if l, err := guest.Chain(t.Context(), out, format); err != nil || len(l) != 1 {
+					t.Errorf("%v, %v", l, err)
+				}
+				if r := b.rotate(args...); r.Exit != 4 || !strings.Contains(r.Stderr, "is there already") {
+					t.Errorf("a second time: %v", r)
+				}
+				must(t, os.Remove(out))
+			}
+			if r := b.rotate("export", "g1", name, "--disk", target, "-o", "-").wantExit(t, 0); len(r.Stdout) != 8<<20 {
+				t.Errorf("%d bytes in the pipe", len(r.Stdout))
+			}
+		}
+	}
+	b.wantKept("g1", before, b.snapshotNames("g1")...)
+	b.checkGuest("g1")
+	for _, line := range []string{"export g1 nonsense -o x", "export nobody s -o x", "export g1 -o x", "export g1 " + b.snapshotNames("g1")[0] + " -o x", "export g1 " + b.snapshotNames("g1")[0] + " --disk sda -o x"} {
+		if r := b.rotate(strings.Fields(line)...); r.Exit != 2 {
+			t.Errorf("%s: %v", line, r)
+		}
+	}
+	b.wantInOrder("g1", 4)
+}
+
+// stateOf is the layer that holds the state of a snapshot's disk.
+func (b *bed) stateOf(dom, snapshot, target string) string {
+	b.t.Helper()
+	overlay := b.overlay(dom, snapshot, target)
+	layers := b.chain(dom, target) // active first
+	i := slices.IndexFunc(layers, func(l guest.Layer) bool { return l.Path == overlay })
+	if i < 0 || i+1 >= len(layers) {
+		b.t.Fatalf("%s of %s is not in %v", overlay, target, layers)
+	}
+	return layers[i+1].Path
+}
+
+func formatOfLayer(b *bed, dom, target, path string) string {
+	for _, l := range b.chain(dom, target) {
+		if l.Path == path {
+			return l.Format
+		}
+	}
+	return "qcow2"
+}
+
+func TestTreeTellsWhoUsesAFile(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.rotations("g1", 1)
+	base := b.chain("g1", "vda")[1].Path
+	link := b.path("images", "hard-link")
+	must(t, os.Link(base, link))
+	for _, path := range []string{base, link} {
+		out := b.rotate("tree", "--who", path).wantExit(t, 0).Stdout
+		for _, want := range []string{"snapshot g1/" + b.snapshotNames("g1")[0], "built on by     " + b.disk("g1", "vda").Path, "opened by       a reader"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in\n%s", path, want, out)
+			}
+		}
+	}
+	if r := b.rotate("tree", "--who", b.path("nothing")); r.Exit != 2 {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestServeHandsOutASnapshotReadOnly(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.rotations("g1", 2)
+	name, target := b.snapshotNames("g1")[0], b.disks("g1")[0].Target
+	state := b.stateOf("g1", name, target)
+	want := b.guestSum(state, formatOfLayer(b, "g1", target, state))
+	socket := b.path("nbd")
+	r := b.beginRotate("serve", "g1", name, "--socket", socket)
+	url := "nbd+unix:///?socket=" + socket
+	for range 100 {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	info, err := os.Stat(socket)
+	must(t, err)
+	if info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("the socket has mode %v", info.Mode())
+	}
+	raw := b.path("served.raw")
+	b.qemuImg("convert", "-O", "raw", url, raw)
+	if sum(t, raw) != want {
+		t.Error("what is served is not the snapshot")
+	}
+	if out, err := b.host.Command(t.Context(), "qemu-io", "-f", "raw", "-c", "write 0 512", url).CombinedOutput(); err == nil {
+		t.Errorf("it can be written to: %s", out)
+	}
+	must(t, r.cmd.Process.Signal(syscall.SIGTERM))
+	if res := r.wait(); res.Exit != 0 || !strings.Contains(res.Stdout, url) {
+		t.Errorf("%v", res)
+	}
+	b.wantInOrder("g1", 3)
+}

@@ -1,0 +1,47 @@
+package rotate
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// Users is who uses a file, under whatever name they know it.
+type Users struct {
+	Path      string   `json:"path"`
+	Names     []string `json:"names"`     // other names under which it is in use
+	Keepers   []string `json:"keepers"`   // disks, snapshots and configurations that need what is in it
+	Images    []string `json:"images"`    // those that build on it
+	Processes string   `json:"processes"` // what QEMU's image locks tell: "", "a reader", "a writer"
+	Doubts    []string `json:"doubts"`    // what may use it, and cannot be read
+}
+
+// UsersOf tells who uses the file at path.
+func (w *World) UsersOf(path string) (*Users, error) {
+	info, err := vfs.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	u := &Users{Path: path, Names: []string{}, Keepers: []string{}, Images: []string{}, Doubts: []string{}}
+	if l := w.Forest.Find(layerKey(info.ID, path)); l != nil {
+		if l.Path != path {
+			u.Names = append(u.Names, l.Path)
+		}
+		u.Keepers = append(u.Keepers, l.Keepers...)
+		for _, c := range l.Children {
+			u.Images = append(u.Images, c.Path)
+		}
+	}
+	if use, err := vfs.InUse(path); err == nil && use.Write {
+		u.Processes = "a writer"
+	} else if err == nil && use.Read {
+		u.Processes = "a reader"
+	}
+	for _, s := range w.Strange {
+		if s.Anywhere || filepath.Dir(s.Path) == filepath.Dir(path) || s.Path == filepath.Dir(path) {
+			u.Doubts = append(u.Doubts, fmt.Sprintf("%s: %s", s.Path, s.Reason))
+		}
+	}
+	return u, nil
+}
