@@ -21,6 +21,11 @@ func dieAt(h *simHost, r *Rotator, place string) bool {
 // die runs r until at says that it is to die, at an event of the host or at a
 // boundary between steps. It tells whether it did.
 func die(h *simHost, r *Rotator, at func(place string) bool) bool {
+	return dieWith(h, r, func() { _, _ = r.Run(context.Background(), nil) }, at)
+}
+
+// dieWith is die for whatever else r does.
+func dieWith(h *simHost, r *Rotator, do func(), at func(place string) bool) bool {
 	var mu sync.Mutex
 	dead := false
 	check := func(place string) {
@@ -38,7 +43,7 @@ func die(h *simHost, r *Rotator, at func(place string) bool) bool {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = r.Run(context.Background(), nil)
+		do()
 	}()
 	<-done
 	h.event, r.crash = alive, nil

@@ -182,6 +182,7 @@ func (b *builder) rotate() {
 	if b.due {
 		b.snapshot()
 	}
+	b.collectGarbage()
 	b.plan.Verdicts = slices.DeleteFunc(b.plan.Verdicts, func(v policy.Verdict) bool { return v.Name == "" })
 }
 

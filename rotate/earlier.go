@@ -87,6 +87,9 @@ func (b *builder) collect(in *Intent, g *group) {
 			b.collectFile(f, false, g)
 		}
 	}
+	for _, f := range in.Garbage {
+		b.collectFile(f, false, g)
+	}
 	for _, f := range in.Created {
 		b.collectFile(f, true, g)
 	}

@@ -14,6 +14,8 @@ import (
 
 // An Engine merges layers of disks that no guest has open.
 type Engine interface {
+	// Overlay makes the empty file at path an overlay on below, durably.
+	Overlay(ctx context.Context, path string, below Layer) error
 	// Check returns what Merge would refuse. It changes nothing.
 	Check(ctx context.Context, m EngineMerge) error
 	// Merge brings what the layers above Base up to Top have into Base and lets
@@ -30,7 +32,29 @@ type EngineMerge struct {
 }
 
 // Native is the Engine that works on the image files itself.
-type Native struct{ Store chain.Store }
+type Native struct {
+	Store chain.Store
+	// NewOverlay writes an overlay without data into an empty file.
+	NewOverlay func(f vfs.File, size int64, backing, format string) error
+}
+
+// Overlay makes the empty file at path an overlay on below.
+func (n *Native) Overlay(_ context.Context, path string, below Layer) error {
+	f, err := n.Store.FS.Open(path, true)
+	if err != nil {
+		return err
+	}
+	if err = f.Lock(vfs.LockWrite); err == nil {
+		err = n.NewOverlay(f, below.Size, below.Path, below.Format)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(err, f.Close())
+}
 
 // Check returns what Merge would refuse.
 func (n *Native) Check(ctx context.Context, m EngineMerge) error {

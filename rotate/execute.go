@@ -87,10 +87,10 @@ func (r *domainRun) endIntent(d *Domain) error {
 // intentOf returns the intent to write for the group; nil when the files that
 // it deletes are in an earlier intent, or when it deletes none.
 func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
-	if len(g.leftovers) > 0 || len(g.merges)+len(g.drops) == 0 || len(g.merges) > 0 && g.merges[0].Adopt {
+	if len(g.leftovers) > 0 || len(g.merges)+len(g.drops)+len(g.garbage) == 0 || len(g.merges) > 0 && g.merges[0].Adopt {
 		return nil
 	}
-	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops}
+	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops, Garbage: g.garbage}
 	for i := range g.merges {
 		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path, Pivot: g.merges[i].Active && !g.merges[i].offline}
 		for _, l := range g.merges[i].gone {
@@ -161,6 +161,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
 	case OpDeleteFile:
 		return "delete-file " + s.Path
+	case OpSwitch:
+		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:
 		if s.Snapshot == "" {
 			return fmt.Sprintf("redefine %s: start from %s", s.Disk, s.Base)

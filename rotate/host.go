@@ -31,6 +31,10 @@ type Host interface {
 	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
 	// Active tells whether a process runs the domain, or is just being started to.
 	Active(ctx context.Context, domain string) (bool, error)
+	// SetCurrent makes a snapshot the one that new ones descend from.
+	SetCurrent(ctx context.Context, domain, snapshot string) error
+	// Shutdown asks the guest to shut down; with force it does not ask.
+	Shutdown(ctx context.Context, domain string, force bool) error
 	// QEMUChains asks the QEMU of a running domain, past libvirt, for the chains
 	// of its disks: target → paths, base first. libvirt notes that in its log.
 	QEMUChains(ctx context.Context, domain string) (map[string][]string, error)

@@ -28,7 +28,8 @@ type Intent struct {
 	Created []intentFile  `json:"created,omitempty"` // overlays of a snapshot that is being taken
 	Drops   []string      `json:"drops,omitempty"`   // snapshots whose metadata goes
 	Merges  []intentMerge `json:"merges,omitempty"`
-	Broken  string        `json:"-"` // why the file could not be read: what it protects is not known
+	Garbage []intentFile  `json:"garbage,omitempty"` // layers that nobody kept
+	Broken  string        `json:"-"`                 // why the file could not be read: what it protects is not known
 }
 
 // explains tells whether metadata that contradicts the chain is the run's own

@@ -269,6 +269,28 @@ func (k *looker) stranger(path string) (chain.Image, error) {
 	return k.headers.inspect(path, info, k.inspect)
 }
 
+// known tells whether the image is on a branch of a domain: its snapshots keep it, or
+// it is on record as free.
+func (w *World) known(path string) bool {
+	for _, layers := range w.Released {
+		for _, f := range layers {
+			if f.Path == path && f.ID.Ino == w.Left[path].ID.Ino {
+				return true
+			}
+		}
+	}
+	for i := range w.Domains {
+		for j := range w.Domains[i].Snapshots {
+			for _, sd := range w.Domains[i].Snapshots[j].Disks {
+				if slices.Contains(sd.State, path) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // neighbour looks at an image and at what it builds on. A file that went away
 // meanwhile uses nothing.
 func (k *looker) neighbour(w *World, path string, anywhere bool) {
@@ -293,7 +315,9 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		return
 	}
 	below, l := w.Forest.Add(w.key(name), name), w.Forest.Add(w.key(path), path)
-	l.Keep("image " + path)
+	if !w.known(path) {
+		l.Keep("image " + path)
+	}
 	if err := w.Forest.Link(l, below); err != nil {
 		w.Strange = append(w.Strange, Strange{path, err.Error(), anywhere})
 		return

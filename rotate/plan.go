@@ -16,6 +16,7 @@ const (
 	OpMerge        Op = "merge"
 	OpRedefine     Op = "redefine"
 	OpDeleteFile   Op = "delete-file"
+	OpSwitch       Op = "switch" // of a restore: the disk gets a new overlay on another layer
 )
 
 // A Step is one thing to do to a domain, with its reason.
@@ -74,8 +75,9 @@ type group struct {
 	snapshot     *SnapshotSpec
 	drops        []string // snapshots whose metadata goes
 	merges       []merge
-	leftovers    []leftover // files that an interrupted run left behind
-	keepIntent   bool       // the earlier intent names files that must not be deleted yet
+	garbage      []intentFile // layers of branches that nobody keeps
+	leftovers    []leftover   // files that an interrupted run left behind
+	keepIntent   bool         // the earlier intent names files that must not be deleted yet
 }
 
 // A merge is a MergeSpec with what must be true after it.

@@ -35,7 +35,8 @@ const (
 	CodeNoSpace        = "no-space"
 	CodeSize           = "size"
 	CodeIOError        = "io-error"
-	CodeRestart        = "restart-needed"   // libvirt does not know the chain of the running guest
+	CodeRestart        = "restart-needed" // libvirt does not know the chain of the running guest
+	CodeForeign        = "foreign-snapshot"
 	CodeStopped        = "stopped-in-pivot" // the guest stopped while it was moved to the base
 	CodeLeftover       = "leftover"
 	CodeStale          = "stale-metadata"  // a snapshot's state is not where its metadata says

@@ -70,7 +70,7 @@ func (r *domainRun) release(d *Domain, names []string) error {
 	layers := stillThere(d, r.w.Released[d.UUID])
 	for i := range d.Snapshots {
 		if slices.Contains(names, d.Snapshots[i].Name) {
-			layers = append(layers, overlaysOf(d, &d.Snapshots[i])...)
+			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
 		}
 	}
 	if err := r.saveReleased(d, layers); err != nil {
@@ -95,9 +95,31 @@ func (r *domainRun) saveReleased(d *Domain, layers []intentFile) error {
 	return saveReleased(r.Observer.StateDir, d, layers)
 }
 
-// stillThere returns those of the layers that are in a chain of d.
+// stillThere returns those of the layers that are in a chain of d or on a branch.
 func stillThere(d *Domain, layers []intentFile) []intentFile {
-	return slices.DeleteFunc(slices.Clone(layers), func(f intentFile) bool { return !d.uses(f.Path) })
+	return slices.DeleteFunc(slices.Clone(layers), func(f intentFile) bool {
+		if d.uses(f.Path) {
+			return false
+		}
+		info, err := vfs.Lstat(f.Path)
+		return err != nil || info.ID.Ino != f.ID.Ino
+	})
+}
+
+// freedBy lists the layers that are free once nobody else keeps them when a snapshot
+// goes: its overlays, and its states on branches, which no disk has in its chain.
+func freedBy(d *Domain, s *Snapshot) []intentFile {
+	files := overlaysOf(d, s)
+	for _, sd := range s.Disks {
+		path := stateLayer(d, &sd)
+		if path == "" || d.uses(path) || !isOverlay(path) {
+			continue
+		}
+		if info, err := vfs.Lstat(path); err == nil {
+			files = append(files, intentFile{Path: path, ID: info.ID})
+		}
+	}
+	return files
 }
 
 // overlaysOf lists the overlays of a snapshot that are in chains of d.

@@ -190,3 +190,12 @@ func (h *simHost) wantSteps(t *testing.T, p Plan, want string) {
 		t.Errorf("steps of %s:\n%s\nwant:\n%s\nrefused: %+v", p.Domain, have, want, p.Refused)
 	}
 }
+
+// blockLines is blocks in order, to be compared.
+func (h *simHost) blockLines(b blocks) []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(b)) {
+		out = append(out, fmt.Sprintf("%d=%d", k, b[k]))
+	}
+	return out
+}

@@ -11,6 +11,13 @@ import (
 // simEngine merges the images of a simHost.
 type simEngine struct{ h *simHost }
 
+func (e simEngine) Overlay(_ context.Context, path string, below Layer) error {
+	return e.h.call("overlay", func() error {
+		e.h.store(path, simImage{Format: "qcow2", Size: below.Size, Backing: below.Path, BackingFormat: below.Format, Blocks: blocks{}})
+		return nil
+	})
+}
+
 func (e simEngine) Check(context.Context, EngineMerge) error {
 	return e.h.call("check", func() error { return e.h.engineRefuses })
 }

@@ -216,6 +216,25 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 
 func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
 
+func (h *simHost) SetCurrent(_ context.Context, domain, snapshot string) error {
+	return h.call("set-current", func() error {
+		d := h.find(domain)
+		for i := range d.Snapshots {
+			d.Snapshots[i].Current = d.Snapshots[i].Name == snapshot
+		}
+		return nil
+	})
+}
+
+func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {
+	return h.call("shutdown", func() error {
+		if d := h.find(domain); force || d.obeys {
+			d.State = ShutOff
+		}
+		return nil
+	})
+}
+
 func (h *simHost) Active(_ context.Context, domain string) (bool, error) {
 	return h.starting || h.find(domain).State.Live(), nil
 }

@@ -68,6 +68,7 @@ type simHost struct {
 type simDomain struct {
 	Domain
 	cut      bool // the XML lists the active layer only
+	obeys    bool // the guest shuts down when asked
 	mute     bool // the agent does not answer
 	beyondUs bool // the snapshots' metadata cannot be redefined
 	want     map[string]blocks

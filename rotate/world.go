@@ -150,6 +150,11 @@ func (o *Observer) leftFiles(w *World) {
 			o.leftFile(w, m.Base)
 		}
 	}
+	for _, layers := range w.Released {
+		for _, f := range layers {
+			o.leftFile(w, f.Path)
+		}
+	}
 }
 
 func (o *Observer) leftFile(w *World, path string) {
@@ -168,7 +173,7 @@ func (o *Observer) leftFile(w *World, path string) {
 
 // files lists every file that the intent names.
 func (in *Intent) files() []intentFile {
-	files := slices.Clone(in.Created)
+	files := append(slices.Clone(in.Created), in.Garbage...)
 	for _, m := range in.Merges {
 		files = append(files, m.Gone...)
 	}

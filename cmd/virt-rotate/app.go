@@ -56,7 +56,7 @@ func newApp(e *env) *cli.App {
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and last results; else the policy's", Destination: &e.stateDir},
 		},
 		Commands: []*cli.Command{
-			planCommand(e), runCommand(e), statusCommand(e), treeCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), manCommand(e),
+			planCommand(e), runCommand(e), statusCommand(e), treeCommand(e), restoreCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), manCommand(e),
 		},
 		OnUsageError:    usageError,
 		CommandNotFound: func(*cli.Context, string) {},

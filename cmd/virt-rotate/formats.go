@@ -86,6 +86,11 @@ func openRaw(f vfs.File, _ chain.DataOpener) (chain.Source, error) {
 	return chain.OpenRaw(f)
 }
 
+// newOverlay writes a qcow2 image without data into an empty file.
+func newOverlay(f vfs.File, size int64, backing, format string) error {
+	return qcow2.Create(f, qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format})
+}
+
 func inspectQcow2File(f vfs.File) (image chain.Image, err error) {
 	err = steady(sizeOf(f), func(size int64) error {
 		h, err := qcow2.ReadHeader(f, size)

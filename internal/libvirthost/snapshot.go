@@ -164,6 +164,50 @@ func (h *Host) Active(_ context.Context, domain string) (active bool, err error)
 	return dom.IsActive()
 }
 
+// SetCurrent makes a snapshot the one that new ones descend from.
+func (h *Host) SetCurrent(_ context.Context, domain, snapshot string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	snap, err := dom.SnapshotLookupByName(snapshot, 0)
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	again, err := dom.CreateSnapshotXML(text, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT)
+	if err != nil {
+		return err
+	}
+	return again.Free()
+}
+
+// Shutdown asks the guest to shut down; with force it does not ask. A guest that is
+// off is no error.
+func (h *Host) Shutdown(_ context.Context, domain string, force bool) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if force {
+		err = dom.Destroy()
+	} else {
+		err = dom.ShutdownFlags(libvirt.DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+	}
+	if errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
+		return nil
+	}
+	return err
+}
+
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current.
 func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {

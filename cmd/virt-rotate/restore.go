@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+func restoreCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "restore", Usage: "go back to a snapshot, keeping the others",
+		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: usageError,
+		Flags: []cli.Flag{
+			outputFlag(),
+			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
+			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
+			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first"},
+			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
+			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
+		},
+		Description: `The guest must be off. Each disk of the snapshot gets a new overlay on the layer that
+holds its state, all disks or none; the layers above stay as a branch with their
+snapshots, which retention goes on to count. The present state is kept as a snapshot
+of its own, unless nothing was written since the newest one. Only disks go back, not
+the rest of the configuration.
+
+   virt-rotate restore --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --stop web nightly-20261122T033338Z
+
+` + exitHelp,
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.Args().Len() != 2:
+				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
+			case c.Bool("force") && !c.Bool("stop"):
+				return usagef("--force goes with --stop")
+			case c.Bool("stop") && c.Bool("dry-run"):
+				return usagef("--stop and --dry-run exclude each other: shut the guest down to see what would be done")
+			}
+			if err := checkOutput(c); err != nil {
+				return err
+			}
+			return e.with(true, func(s *session) error { return e.restore(c, s) })
+		},
+	}
+}
+
+func (e *env) restore(c *cli.Context, s *session) error {
+	lock, err := rotate.Lock(s.rotator.Observer.StateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	p := newProgress(e.err)
+	s.rotator.Report = p.report
+	domain := c.Args().Get(0)
+	if c.Bool("stop") {
+		if err := s.rotator.CheckRestore(c.Context, domain, c.Args().Get(1)); err != nil {
+			return asUsage(err)
+		}
+		if err := s.rotator.Stop(c.Context, domain, c.Bool("force"), c.Duration("patience")); err != nil {
+			return err
+		}
+	}
+	plan, err := s.rotator.Restore(c.Context, domain, c.Args().Get(1),
+		rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), Plan: c.Bool("dry-run")})
+	p.end()
+	if err != nil {
+		return asUsage(err)
+	}
+	plans := []rotate.Plan{plan}
+	return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+}
+
+// asUsage makes names that are not there errors of usage.
+func asUsage(err error) error {
+	if errors.Is(err, rotate.ErrNoSuchDomain) || errors.Is(err, rotate.ErrNoSuchSnapshot) {
+		return usagef("%w", err)
+	}
+	return fmt.Errorf("restore: %w", err)
+}

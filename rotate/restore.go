@@ -1,0 +1,385 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// RestoreOptions say how a domain goes back to a snapshot.
+type RestoreOptions struct {
+	DiscardNewer bool // what came after the snapshot is given up
+	Plan         bool // only tell what would be done
+}
+
+// A restore puts a new overlay on the layers that hold the snapshot's states and
+// lets the domain start from it. The layers above become a branch: the newest state
+// among them is kept as a snapshot of its own, unless it is to be given up.
+type restore struct {
+	*domainRun
+	o       RestoreOptions
+	snap    Snapshot
+	switches []diskSwitch
+	newer   []string // snapshots that are given up
+}
+
+// A diskSwitch is one disk that gets another chain.
+type diskSwitch struct {
+	target string
+	onto   []Layer // the chain of the state, base first
+	path   string  // the new overlay
+}
+
+// Restore goes back to a snapshot of a domain that is shut off. The caller holds the
+// Lock. All disks of the snapshot go back, or none.
+func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
+	seen := r.Clock()
+	w, err := r.Observer.Observe(ctx)
+	if err != nil {
+		return Plan{}, err
+	}
+	d, err := w.snapshotOf(domain, snapshot)
+	if err != nil {
+		return Plan{}, err
+	}
+	rule, err := r.ruleOf(w, domain)
+	if err != nil {
+		return Plan{}, err
+	}
+	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}, IgnoreEvery: true}}, o: o}
+	p := s.plan(d, snapshot)
+	if len(p.Refused) > 0 {
+		p.Steps = []Step{}
+	}
+	if len(p.Refused) > 0 || o.Plan {
+		p.settle()
+		return p, nil
+	}
+	return s.run(ctx, p), nil
+}
+
+// ErrNoSuchSnapshot says that a snapshot was named that the domain does not have.
+var ErrNoSuchSnapshot = errors.New("no such snapshot")
+
+// snapshotOf returns the domain, which has the snapshot.
+func (w *World) snapshotOf(domain, snapshot string) (*Domain, error) {
+	d := w.Domain(domain)
+	if d == nil {
+		return nil, fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
+	}
+	if d.Snapshot(snapshot) == nil {
+		return nil, fmt.Errorf("%s: %s: %w", domain, snapshot, ErrNoSuchSnapshot)
+	}
+	return d, nil
+}
+
+// CheckRestore sees that the domain has the snapshot, before a guest is stopped for it.
+func (r *Rotator) CheckRestore(ctx context.Context, domain, snapshot string) error {
+	w, err := r.Observer.Observe(ctx)
+	if err == nil {
+		_, err = w.snapshotOf(domain, snapshot)
+	}
+	return err
+}
+
+// ruleOf returns the domain's rule; one without a policy gets one that drops nothing.
+func (r *Rotator) ruleOf(w *World, domain string) (*policy.Rule, error) {
+	rules, err := Select(w, r.Match, nil)
+	if err != nil {
+		return nil, err
+	}
+	if rule := rules[domain]; rule != nil {
+		return rule, nil
+	}
+	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}, nil
+}
+
+// plan decides what to do, or why not.
+func (s *restore) plan(d *Domain, snapshot string) Plan {
+	b := newBuilder(s.w, d, s.rule, s.Clock(), s.domainRun.o)
+	b.plan.Verdicts = nil
+	snap := d.Snapshot(snapshot)
+	switch {
+	case d.State.Live():
+		b.refuse(CodeState, "", "the guest runs: shut it down first, or say --stop")
+	case s.w.Intents[d.UUID] != nil:
+		b.refuse(CodeIntent, "", "an interrupted run is to be finished first: virt-rotate run "+d.Name)
+	}
+	if b.checkDomain(); len(b.plan.Refused) > 0 {
+		return b.plan
+	}
+	s.snap = *snap
+	if b.checkStates(); len(b.plan.Refused) > 0 {
+		return b.plan
+	}
+	s.planPresent(b)
+	s.planSwitch(b)
+	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
+		s.planDiscard(b)
+	}
+	return b.plan
+}
+
+// planPresent keeps the present state as a snapshot, unless nothing was written
+// since the newest one or it is to be given up.
+func (s *restore) planPresent(b *builder) {
+	newest := newestOf(b.snaps)
+	if s.o.DiscardNewer || newest != nil && b.untouched(newest) {
+		return
+	}
+	b.snapshot()
+	for i := range b.plan.Steps {
+		b.plan.Steps[i].Reason = "the present state is kept, too"
+	}
+}
+
+func newestOf(snaps []Snapshot) *Snapshot {
+	if len(snaps) == 0 {
+		return nil
+	}
+	return &snaps[len(snaps)-1]
+}
+
+// planSwitch finds the chain of each disk's state and a name for its new overlay.
+func (s *restore) planSwitch(b *builder) {
+	spec := &SnapshotSpec{Overlays: map[string]string{}}
+	if refused := b.placeOverlays(spec); refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+		return
+	}
+	for _, state := range b.d.States(&s.snap) {
+		disk := b.disk(state.Target)
+		if disk == nil {
+			b.refuse(CodeNoDisk, state.Target, "the snapshot has this disk, the domain has not")
+			continue
+		}
+		onto, refused := s.chainOf(state)
+		if refused != nil {
+			b.plan.Refused = append(b.plan.Refused, *refused)
+			continue
+		}
+		path := spec.Overlays[state.Target]
+		if path == "" {
+			path = overlayPath(disk, stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
+		}
+		if len(onto)+1 > b.rule.MaxChain {
+			b.refuse(CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", plural(len(onto)+1, "layer"), b.rule.MaxChain))
+		}
+		s.switches = append(s.switches, diskSwitch{state.Target, onto, path})
+		b.add(Step{Op: OpSwitch, Snapshot: s.snap.Name, Disk: state.Target, Base: state.Path, Path: path,
+			Reason: "the disk goes back to the snapshot"})
+	}
+	if len(s.switches) == 0 && len(b.plan.Refused) == 0 {
+		b.refuse(CodeNoDisk, "", "the snapshot has no layers of its own: it is internal, or of memory only")
+	}
+}
+
+// chainOf returns the layers below the new overlay, as their headers have them.
+func (s *restore) chainOf(state StateLayer) ([]Layer, *Refusal) {
+	format := state.Format
+	if format == "" && isOverlay(state.Path) {
+		format = "qcow2"
+	}
+	if format == "" {
+		return nil, &Refusal{CodeFormat, state.Path, "its format is not on record: it is in no chain any more"}
+	}
+	disk := Disk{Target: state.Target, Chain: []Layer{{Path: state.Path, Format: format, Kind: "file"}}}
+	look := newLooker(s.Observer)
+	look.disk(&World{Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{}}, &Domain{State: ShutOff}, &disk)
+	if code, path, detail := ChainProblem(&disk); code != "" {
+		return nil, &Refusal{code, path, detail}
+	}
+	return disk.Chain, nil
+}
+
+// planDiscard gives up the snapshots that came after.
+func (s *restore) planDiscard(b *builder) {
+	for i := range slices.Backward(b.snaps) { // leaves first: libvirt changes the children of what goes
+		n := &b.snaps[i]
+		if n.Name == s.snap.Name || !n.descends(b.snaps, s.snap.Name) {
+			continue
+		}
+		if !n.Ours() {
+			b.refuse(CodeForeign, "", fmt.Sprintf("snapshot %s, which virt-rotate did not take, is newer: delete it first", n.Name))
+			continue
+		}
+		s.newer = append(s.newer, n.Name)
+		b.add(Step{Op: OpDropMetadata, Snapshot: n.Name, Reason: "what is newer than " + s.snap.Name + " is given up"})
+	}
+}
+
+// descends tells whether the snapshot was taken above the one of that name.
+func (s *Snapshot) descends(all []Snapshot, name string) bool {
+	for up := s; up != nil; {
+		if up.Parent == name {
+			return true
+		}
+		i := slices.IndexFunc(all, func(o Snapshot) bool { return o.Name == up.Parent })
+		if i < 0 {
+			return false
+		}
+		up = &all[i]
+	}
+	return false
+}
+
+// run carries the plan out.
+func (s *restore) run(ctx context.Context, p Plan) Plan {
+	if len(p.groups) > 0 { // the present state
+		if err := s.group(ctx, &p, &p.groups[0]); err != nil {
+			return s.finish(ctx, p, err)
+		}
+	}
+	err := s.look(ctx, p.Domain, 0)
+	if err == nil {
+		err = s.switchOver(context.WithoutCancel(ctx), &p)
+	}
+	return s.finish(ctx, p, err)
+}
+
+// switchOver makes the overlays, lets the domain start from them, all disks at
+// once, and brings libvirt's list in order.
+func (s *restore) switchOver(ctx context.Context, p *Plan) error {
+	d := s.w.Domain(p.Domain)
+	if d == nil {
+		return errors.New("the domain is gone")
+	}
+	if d.State.Live() {
+		return errors.New("the guest was started meanwhile: nothing was switched")
+	}
+	before, after := map[string][]Layer{}, map[string][]Layer{}
+	in := Intent{Domain: d.Name, UUID: d.UUID, Started: s.Clock()}
+	spec := &SnapshotSpec{Overlays: map[string]string{}}
+	for _, w := range s.switches {
+		spec.Overlays[w.target] = w.path
+	}
+	if err := s.makeOverlays(spec, &in); err != nil {
+		return errors.Join(err, s.undoSnapshot(ctx, d.Name))
+	}
+	for _, w := range s.switches {
+		top := w.onto[len(w.onto)-1]
+		if err := s.Engine.Overlay(ctx, w.path, top); err != nil {
+			return errors.Join(err, s.undoSnapshot(ctx, d.Name))
+		}
+		before[w.target] = diskOf(d, w.target).Chain
+		after[w.target] = append(slices.Clone(w.onto), Layer{Path: w.path, Format: "qcow2", Kind: "file"})
+	}
+	s.boundary("overlays of the restore made")
+	if err := s.recordBranch(d, &in); err != nil {
+		return errors.Join(err, s.undoSnapshot(ctx, d.Name))
+	}
+	if err := s.reconfigure(ctx, d.Name, before, after); err != nil {
+		return errors.Join(err, s.undoSnapshot(ctx, d.Name))
+	}
+	s.boundary("switched")
+	for _, step := range p.Steps {
+		if step.Op == OpSwitch {
+			s.did(d.Name, step)
+		}
+	}
+	if err := s.Observer.Host.SetCurrent(ctx, d.Name, s.snap.Name); err != nil {
+		return err
+	}
+	for _, step := range p.Steps {
+		if step.Op != OpDropMetadata {
+			continue
+		}
+		if err := s.Observer.Host.DropMetadata(ctx, d.Name, step.Snapshot); err != nil {
+			return err
+		}
+		s.did(d.Name, step)
+	}
+	return s.endIntent(d)
+}
+
+// reconfigure lets the domain start from other chains, unless a start is under way.
+func (s *restore) reconfigure(ctx context.Context, domain string, before, after map[string][]Layer) error {
+	host := s.Observer.Host
+	if err := host.Reconfigure(ctx, domain, after); err != nil {
+		return err
+	}
+	active, err := host.Active(ctx, domain)
+	if err == nil && !active {
+		return nil
+	}
+	return errors.Join(errors.New("the guest was started meanwhile"), err, host.Reconfigure(ctx, domain, before))
+}
+
+// recordBranch puts on record which layers may go once nobody keeps them: the new
+// overlays, and what is given up.
+func (s *restore) recordBranch(d *Domain, in *Intent) error {
+	layers := append(stillThere(d, s.w.Released[d.UUID]), in.Created...)
+	for i := range d.Snapshots {
+		if slices.Contains(s.newer, d.Snapshots[i].Name) { // those of other branches
+			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
+		}
+	}
+	for _, w := range s.switches {
+		chain := diskOf(d, w.target).Chain
+		for i, l := range chain {
+			blank := i == len(chain)-1 && l.Image != nil && l.Image.Blank
+			if (s.o.DiscardNewer || blank) && isOverlay(l.Path) && !hasLayer(w.onto, l.Path) {
+				layers = append(layers, intentFile{Path: l.Path, ID: l.ID})
+			}
+		}
+	}
+	return s.saveReleased(d, layers)
+}
+
+func hasLayer(layers []Layer, path string) bool {
+	return slices.ContainsFunc(layers, func(l Layer) bool { return l.Path == path })
+}
+
+// collectGarbage plans the deletion of layers on branches that nobody keeps and that
+// are on record as free.
+func (b *builder) collectGarbage() {
+	var garbage []intentFile
+	var steps []Step
+	for _, l := range b.forest.Layers() {
+		left, there := b.w.Left[l.Path]
+		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || b.inChain(l.Path) || b.strangeBeside(l.Path) != nil {
+			continue
+		}
+		if !b.w.released(b.d, &Layer{Path: l.Path, ID: left.ID}) {
+			continue
+		}
+		garbage = append(garbage, intentFile{Path: l.Path, ID: left.ID})
+		steps = append(steps, Step{Op: OpDeleteFile, Path: l.Path, Bytes: left.Allocated, Reason: "nobody keeps it, and nothing builds on it"})
+	}
+	if len(garbage) == 0 || !b.rule.Window.Open(b.now) {
+		return
+	}
+	end := b.begin(group{garbage: garbage})
+	for _, s := range steps {
+		b.add(s)
+	}
+	end()
+}
+
+// Stop shuts a guest down, by ACPI or, with force, by pulling the plug after that was
+// in vain.
+func (r *Rotator) Stop(ctx context.Context, domain string, force bool, patience time.Duration) error {
+	host := r.Observer.Host
+	if err := host.Shutdown(ctx, domain, false); err != nil && !force {
+		return err
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		if active, err := host.Active(ctx, domain); err != nil || !active {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	if !force {
+		return fmt.Errorf("%s: the guest did not shut down within %s; --force pulls the plug", domain, patience)
+	}
+	return host.Shutdown(ctx, domain, true)
+}

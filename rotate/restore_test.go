@@ -1,0 +1,160 @@
+package rotate
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// back restores a snapshot of web and lets the simulation know what its disks must
+// read from now on.
+func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string, o RestoreOptions) Plan {
+	t.Helper()
+	p, err := r.Restore(t.Context(), "web", snapshot, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Result == ResultDone && !o.Plan {
+		for target, state := range web.states[snapshot] {
+			web.want[target] = cloneMap(state)
+		}
+	}
+	h.checkData(t)
+	return p
+}
+
+func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	r := h.rotator(rule(7))
+	dry := back(t, h, r, web, name(10), RestoreOptions{Plan: true})
+	present := cloneMap(web.want["vda"])
+	p := back(t, h, r, web, name(10), RestoreOptions{})
+	if p.Result != ResultDone || len(p.Steps) != len(dry.Steps) || p.Steps[0].Op != OpSnapshot || p.Steps[1].Op != OpSwitch {
+		t.Fatalf("%+v\nplanned %+v", p, dry)
+	}
+	if len(web.Snapshots) != 4 || len(web.states) != 4 {
+		t.Errorf("snapshots: %+v", web.Snapshots)
+	}
+	newest := web.Snapshots[3].Name
+	if got := web.states[newest]["vda"]; !slices.Equal(h.blockLines(got), h.blockLines(present)) {
+		t.Errorf("the present state is kept as %v, it was %v", got, present)
+	}
+	// Rotation goes on: on the new branch, and with the old one.
+	web.State = Running
+	h.write(web, "vda", 5)
+	for n := range 6 {
+		h.now = h.now.Add(hour(13 + n).Sub(hour(12 + n)))
+		h.runAll(t, r)
+		h.checkData(t)
+		h.write(web, "vda", n)
+	}
+}
+
+// Once nobody keeps the snapshots of a branch, its files go.
+func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	r := h.rotator(rule(7))
+	back(t, h, r, web, name(9), RestoreOptions{})
+	if n := len(h.files(t)); n != 6 { // base, three overlays, that of the present, the new one
+		t.Fatalf("%d files: %q", n, h.files(t))
+	}
+	h.write(web, "vda", 5)
+	two := with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1} })
+	r = h.rotator(two)
+	for range 6 {
+		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		h.runAll(t, r)
+		h.checkData(t)
+		h.write(web, "vda", 6)
+	}
+	if n := len(h.files(t)); n > 3 {
+		t.Errorf("%d files are left: %q", n, h.files(t))
+	}
+}
+
+func TestRestoreThatDiscardsTheNewer(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	r := h.rotator(rule(7))
+	p := back(t, h, r, web, name(9), RestoreOptions{DiscardNewer: true})
+	if p.Result != ResultDone || len(web.Snapshots) != 1 {
+		t.Fatalf("%+v, %+v", p, web.Snapshots)
+	}
+	r.Options = coalesce()
+	for range 5 {
+		h.runAll(t, r)
+		h.checkData(t)
+	}
+	if n := len(h.files(t)); n != 2 {
+		t.Errorf("%d files are left: %q", n, h.files(t))
+	}
+}
+
+func TestRestoreIsRefused(t *testing.T) {
+	for what, c := range map[string]struct {
+		spoil func(h *simHost, web *simDomain)
+		o     RestoreOptions
+		code  string
+	}{
+		"running":       {func(_ *simHost, web *simDomain) { web.State = Running }, RestoreOptions{}, CodeState},
+		"managed save":  {func(_ *simHost, web *simDomain) { web.ManagedSave = true }, RestoreOptions{}, CodeManagedSave},
+		"a foreign one": {func(h *simHost, web *simDomain) { h.foreign(web, "mine", 11) }, RestoreOptions{DiscardNewer: true}, CodeForeign},
+		"corrupt": {func(h *simHost, web *simDomain) {
+			h.change(web.Disks[0].Chain[0].Path, func(i *simImage) { i.Corrupt = true })
+		}, RestoreOptions{}, CodeCorrupt},
+		"a half-run run": {func(h *simHost, web *simDomain) {
+			must(newJournal(h.dir + "/state").write(Intent{Domain: "web", UUID: web.UUID}))
+		}, RestoreOptions{}, CodeIntent},
+	} {
+		h, web := off(t, 9, 10)
+		c.spoil(h, web)
+		before := h.files(t)
+		p := back(t, h, h.rotator(rule(7)), web, name(9), c.o)
+		if p.Result != ResultRefused || p.Refused[0].Code != c.code || !slices.Equal(before, h.files(t)) {
+			t.Errorf("%s: %+v", what, p)
+		}
+	}
+	h, _ := off(t, 9)
+	if _, err := h.rotator(rule(7)).Restore(t.Context(), "web", "nonsense", RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "no such snapshot") {
+		t.Error(err)
+	}
+}
+
+// A restore dies at any moment: each disk is where it was or where it was to go,
+// all of them, and the next run tidies up.
+func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
+	for n := 1; ; n++ {
+		h, web := off(t, 9, 10)
+		h.disk(web, "vdb", "data.raw")
+		h.take(web, []int{11})
+		web.cut = false
+		r := h.rotator(rule(7))
+		count := 0
+		died := dieWith(h, r, func() { _, _ = r.Restore(t.Context(), "web", name(11), RestoreOptions{}) }, func(string) bool { count++; return count == n })
+		if !died {
+			if n < 20 {
+				t.Errorf("only %d places to die at", n-1)
+			}
+			return
+		}
+		switched := 0
+		for _, d := range web.Disks {
+			if h.load(d.Active().Path).Backing != "" && slices.Equal(h.blockLines(h.read(d.Active().Path)), h.blockLines(web.states[name(11)][d.Target])) &&
+				!slices.ContainsFunc(web.Snapshots, func(s Snapshot) bool { return s.overlay(d.Target) == d.Active().Path }) {
+				web.want[d.Target] = cloneMap(web.states[name(11)][d.Target])
+				switched++
+			}
+		}
+		if switched != 0 && switched != 2 {
+			t.Fatalf("place %d: %d of 2 disks went back", n, switched)
+		}
+		h.checkData(t)
+		r.Options = coalesce()
+		h.runAll(t, r)
+		h.checkData(t)
+		if left, _ := newJournal(r.Observer.StateDir).load(); len(left) > 0 {
+			t.Fatalf("place %d: intents left: %+v", n, left)
+		}
+	}
+}
