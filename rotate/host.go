@@ -177,4 +177,6 @@ type MergeSpec struct {
 type SnapshotFix struct {
 	Snapshot string
 	Chains   map[string][]Layer // target → the chain of its state, base first
+	Overlays map[string]string  // target → the file that is to count as the one that came with the snapshot
+	Parent   *string            // the snapshot that it descends from, "" for none; nil leaves that as it is
 }

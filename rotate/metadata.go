@@ -1,6 +1,8 @@
 package rotate
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -105,6 +107,38 @@ func (b *builder) layer(path string) *Layer {
 		}
 	}
 	return nil
+}
+
+// reparent takes the snapshots on branches away from the one that goes: libvirt 9
+// would change them as if its layer had been merged, and nothing in the chains tells
+// afterwards what they were.
+func (r *domainRun) reparent(ctx context.Context, d *Domain, drops []string, going string) error {
+	for i := range d.Snapshots {
+		s := &d.Snapshots[i]
+		if s.Parent != going || !d.onBranch(s) {
+			continue
+		}
+		up := survivor(d, drops, going)
+		if err := r.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.Name, Parent: &up}); err != nil {
+			return fmt.Errorf("snapshot %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// survivor returns the nearest snapshot above one that goes and which stays, or "".
+func survivor(d *Domain, drops []string, going string) string {
+	for s := d.Snapshot(going); s != nil; s = d.Snapshot(s.Parent) {
+		if s.Name != going && !slices.Contains(drops, s.Name) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+// onBranch tells whether an overlay of the snapshot is in no disk's chain.
+func (d *Domain) onBranch(s *Snapshot) bool {
+	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.uses(sd.Overlay) })
 }
 
 // fixes returns how the metadata of the domain's snapshots must read, for

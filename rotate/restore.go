@@ -22,10 +22,10 @@ type RestoreOptions struct {
 // among them is kept as a snapshot of its own, unless it is to be given up.
 type restore struct {
 	*domainRun
-	o       RestoreOptions
-	snap    Snapshot
+	o        RestoreOptions
+	snap     Snapshot
 	switches []diskSwitch
-	newer   []string // snapshots that are given up
+	newer    []string // snapshots that are given up
 }
 
 // A diskSwitch is one disk that gets another chain.
@@ -282,12 +282,18 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 			s.did(d.Name, step)
 		}
 	}
+	if err := s.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.snap.Name, Overlays: spec.Overlays}); err != nil {
+		return err
+	}
 	if err := s.Observer.Host.SetCurrent(ctx, d.Name, s.snap.Name); err != nil {
 		return err
 	}
 	for _, step := range p.Steps {
 		if step.Op != OpDropMetadata {
 			continue
+		}
+		if err := s.reparent(ctx, d, s.newer, step.Snapshot); err != nil {
+			return err
 		}
 		if err := s.Observer.Host.DropMetadata(ctx, d.Name, step.Snapshot); err != nil {
 			return err
@@ -342,7 +348,7 @@ func (b *builder) collectGarbage() {
 	var steps []Step
 	for _, l := range b.forest.Layers() {
 		left, there := b.w.Left[l.Path]
-		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || b.inChain(l.Path) || b.strangeBeside(l.Path) != nil {
+		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || b.inChain(l.Path) || b.inMetadata(l.Path) || b.strangeBeside(l.Path) != nil {
 			continue
 		}
 		if !b.w.released(b.d, &Layer{Path: l.Path, ID: left.ID}) {

@@ -184,8 +184,14 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 		if i < 0 {
 			return fmt.Errorf("no snapshot %s", fix.Snapshot)
 		}
+		if fix.Parent != nil {
+			d.Snapshots[i].Parent = *fix.Parent
+		}
 		for k := range d.Snapshots[i].Disks {
 			sd := &d.Snapshots[i].Disks[k]
+			if path := fix.Overlays[sd.Target]; path != "" {
+				sd.Overlay = path
+			}
 			if chain := fix.Chains[sd.Target]; chain != nil {
 				sd.State, sd.Cut = paths(chain), false
 				if sd.Inactive != nil {

@@ -114,6 +114,13 @@ func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
 		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
 	tidySnapshotDisks(&x)
+	if fix.Parent != nil {
+		x.Parent = nil
+		if *fix.Parent != "" {
+			x.Parent = &libvirtxml.DomainSnapshotParent{Name: *fix.Parent}
+		}
+	}
+	fixOverlays(&x, fix.Overlays)
 	if x.Domain != nil {
 		fixDomain(x.Domain, fix.Chains, true)
 	}
@@ -125,6 +132,19 @@ func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
 		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
 	return fixed, sameElements(text, fixed)
+}
+
+// fixOverlays names other overlays, which are files.
+func fixOverlays(x *libvirtxml.DomainSnapshot, overlays map[string]string) {
+	if x.Disks == nil {
+		return
+	}
+	for i := range x.Disks.Disks {
+		d := &x.Disks.Disks[i]
+		if path := overlays[d.Name]; path != "" {
+			d.Source = newSource(d.Source, rotate.Layer{Path: path, Kind: "file"})
+		}
+	}
 }
 
 // fixConfiguration is fixSnapshot for a domain's persistent configuration.
@@ -254,6 +274,12 @@ func countElements(text string) (map[string]int, error) {
 		switch t := token.(type) {
 		case xml.StartElement:
 			if t.Name.Local == "backingStore" || t.Name.Local == "source" && slices.Contains(path, "disk") {
+				if err := d.Skip(); err != nil {
+					return nil, err
+				}
+				continue
+			}
+			if len(path) == 1 && t.Name.Local == "parent" { // Redefine may take it away
 				if err := d.Skip(); err != nil {
 					return nil, err
 				}
