@@ -42,13 +42,31 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 		t.Errorf("the present state is kept as %v, it was %v", got, present)
 	}
 	// Rotation goes on: on the new branch, and with the old one.
-	web.State = Running
+	web.State, web.cut = Running, false
 	h.write(web, "vda", 5)
 	for n := range 6 {
-		h.now = h.now.Add(hour(13 + n).Sub(hour(12 + n)))
-		h.runAll(t, r)
+		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Fatalf("%+v", p)
+		}
 		h.checkData(t)
 		h.write(web, "vda", n)
+	}
+	for _, s := range web.Snapshots { // libvirt's own operations need them
+		if !slices.Contains(h.files(t), s.overlay("vda")) {
+			t.Errorf("the overlay of %s is gone", s.Name)
+		}
+	}
+}
+
+func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
+	h, web := off(t, 9, 10)
+	web.cut = false
+	before, files := slices.Clone(web.Disks[0].Inactive), h.files(t)
+	h.starting = true
+	p := back(t, h, h.rotator(rule(7)), web, name(9), RestoreOptions{DiscardNewer: true})
+	if p.Result != ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(h.files(t), files) {
+		t.Errorf("%+v, starts from %v", p, web.Disks[0].Inactive)
 	}
 }
 
@@ -60,6 +78,7 @@ func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 	if n := len(h.files(t)); n != 6 { // base, three overlays, that of the present, the new one
 		t.Fatalf("%d files: %q", n, h.files(t))
 	}
+	web.State, web.cut = Running, false
 	h.write(web, "vda", 5)
 	two := with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1} })
 	r = h.rotator(two)
