@@ -213,7 +213,7 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 		}
 		last = steps
 		err = r.group(ctx, &p, g)
-		if errors.Is(err, errMoved) && moves < maxMoves {
+		if errors.Is(err, errMoved) && moves < maxMoves && !r.skipped(p.Domain) {
 			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
 			moves, last = moves+1, nil
 			continue
@@ -223,6 +223,12 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 		}
 	}
 	return r.finish(ctx, p, nil)
+}
+
+// skipped tells whether the policy leaves the domain alone in its present state.
+func (r *domainRun) skipped(domain string) bool {
+	d := r.w.Domain(domain)
+	return d != nil && !d.State.Live() && r.rule.Offline == policy.OfflineSkip
 }
 
 // thaw thaws a guest that an interrupted run may have left frozen. While that
