@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -339,53 +338,4 @@ func (s *restore) recordBranch(d *Domain, in *Intent) error {
 
 func hasLayer(layers []Layer, path string) bool {
 	return slices.ContainsFunc(layers, func(l Layer) bool { return l.Path == path })
-}
-
-// collectGarbage plans the deletion of layers on branches that nobody keeps and that
-// are on record as free.
-func (b *builder) collectGarbage() {
-	var garbage []intentFile
-	var steps []Step
-	for _, l := range b.forest.Layers() {
-		left, there := b.w.Left[l.Path]
-		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || b.inChain(l.Path) || b.inMetadata(l.Path) || b.strangeBeside(l.Path) != nil {
-			continue
-		}
-		if !b.w.released(b.d, &Layer{Path: l.Path, ID: left.ID}) {
-			continue
-		}
-		garbage = append(garbage, intentFile{Path: l.Path, ID: left.ID})
-		steps = append(steps, Step{Op: OpDeleteFile, Path: l.Path, Bytes: left.Allocated, Reason: "nobody keeps it, and nothing builds on it"})
-	}
-	if len(garbage) == 0 || !b.rule.Window.Open(b.now) {
-		return
-	}
-	end := b.begin(group{garbage: garbage})
-	for _, s := range steps {
-		b.add(s)
-	}
-	end()
-}
-
-// Stop shuts a guest down, by ACPI or, with force, by pulling the plug after that was
-// in vain.
-func (r *Rotator) Stop(ctx context.Context, domain string, force bool, patience time.Duration) error {
-	host := r.Observer.Host
-	if err := host.Shutdown(ctx, domain, false); err != nil && !force {
-		return err
-	}
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		if active, err := host.Active(ctx, domain); err != nil || !active {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-	if !force {
-		return fmt.Errorf("%s: the guest did not shut down within %s; --force pulls the plug", domain, patience)
-	}
-	return host.Shutdown(ctx, domain, true)
 }

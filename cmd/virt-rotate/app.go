@@ -19,6 +19,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate plan                 see what a run would do, and why
    virt-rotate run                  do it (the cron line)
    virt-rotate status               see how the guests stand
+   virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
    virt-rotate image info FILE      look at an image; image --help tells more
 
 ` + exitHelp
