@@ -20,8 +20,10 @@ func (h *Host) Pools(context.Context) (dirs []string, err error) {
 		return nil, nil
 	}
 	pools, err := h.conn.ListAllStoragePools(libvirt.CONNECT_LIST_STORAGE_POOLS_ACTIVE)
-	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || errors.Is(err, libvirt.ERR_NO_CONNECT) {
-		return nil, nil
+	for _, none := range []libvirt.ErrorNumber{libvirt.ERR_NO_SUPPORT, libvirt.ERR_NO_CONNECT, libvirt.ERR_SYSTEM_ERROR} {
+		if errors.Is(err, none) { // no storage driver, or its daemon does not run: no pool is active
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, err
