@@ -91,7 +91,9 @@ func (r *imageRun) serveUntilTold(program, socket string, image ...string) error
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := r.listens(socket, ended); err != nil {
+	if err := r.listens(socket, ended); r.ctx().Err() != nil {
+		return nil // told to stop before anybody came
+	} else if err != nil {
 		return fmt.Errorf("qemu-nbd: %w: %s", err, strings.TrimSpace(errs.String()))
 	}
 	fmt.Fprintf(r.out, "nbd+unix:///?socket=%s\n", socket)
