@@ -46,7 +46,7 @@ fuzz-chains: ## random chains of images against qemu-img, also with small rounds
 	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) VIRT_ROTATE_SMALL_ROUNDS=1 \
 		$(GO) test $(TAGS) -overlay bin/smallrounds/overlay.json -timeout 48h ./integration/images
 
-bench: tools build ## ratios against virsh, measured in the same run
+bench: tools build ## ratios against virsh and qemu-img, measured in the same run
 	$(GO) run $(TAGS) ./integration/bench
 
 demo: tools build ## a throw-away guest, rotated before your eyes
