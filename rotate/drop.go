@@ -76,10 +76,8 @@ func (b *builder) stays(name string) string {
 }
 
 func (b *builder) original(name string) *Snapshot {
-	for i := range b.d.Snapshots {
-		if b.d.Snapshots[i].Name == name {
-			return &b.d.Snapshots[i]
-		}
+	if s := b.d.Snapshot(name); s != nil {
+		return s
 	}
 	return &Snapshot{}
 }
@@ -258,8 +256,7 @@ func (b *builder) isOurs(l *Layer) bool {
 
 func (b *builder) strangeBeside(path string) *Strange {
 	for i := range b.w.Strange {
-		s := &b.w.Strange[i]
-		if s.Anywhere || filepath.Dir(s.Path) == filepath.Dir(path) || s.Path == filepath.Dir(path) {
+		if s := &b.w.Strange[i]; s.mayBuildOn(path) {
 			return s
 		}
 	}

@@ -31,8 +31,6 @@ type Host interface {
 	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
 	// Active tells whether a process runs the domain, or is just being started to.
 	Active(ctx context.Context, domain string) (bool, error)
-	// SetCurrent makes a snapshot the one that new ones descend from.
-	SetCurrent(ctx context.Context, domain, snapshot string) error
 	// Shutdown asks the guest to shut down; with force it does not ask.
 	Shutdown(ctx context.Context, domain string, force bool) error
 	// QEMUChains asks the QEMU of a running domain, past libvirt, for the chains
@@ -179,4 +177,5 @@ type SnapshotFix struct {
 	Chains   map[string][]Layer // target → the chain of its state, base first
 	Overlays map[string]string  // target → the file that is to count as the one that came with the snapshot
 	Parent   *string            // the snapshot that it descends from, "" for none; nil leaves that as it is
+	Current  bool               // new snapshots are to descend from it
 }

@@ -42,7 +42,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	if err != nil {
 		return Plan{}, err
 	}
-	d, err := w.snapshotOf(domain, snapshot)
+	d, err := w.WithSnapshot(domain, snapshot)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -50,7 +50,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	if err != nil {
 		return Plan{}, err
 	}
-	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}, IgnoreEvery: true}}, o: o}
+	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}}, o: o}
 	p := s.plan(d, snapshot)
 	if len(p.Refused) > 0 {
 		p.Steps = []Step{}
@@ -62,26 +62,11 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	return s.run(ctx, p), nil
 }
 
-// ErrNoSuchSnapshot says that a snapshot was named that the domain does not have.
-var ErrNoSuchSnapshot = errors.New("no such snapshot")
-
-// snapshotOf returns the domain, which has the snapshot.
-func (w *World) snapshotOf(domain, snapshot string) (*Domain, error) {
-	d := w.Domain(domain)
-	if d == nil {
-		return nil, fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
-	}
-	if d.Snapshot(snapshot) == nil {
-		return nil, fmt.Errorf("%s: %s: %w", domain, snapshot, ErrNoSuchSnapshot)
-	}
-	return d, nil
-}
-
 // CheckRestore sees that the domain has the snapshot, before a guest is stopped for it.
 func (r *Rotator) CheckRestore(ctx context.Context, domain, snapshot string) error {
 	w, err := r.Observer.Observe(ctx)
 	if err == nil {
-		_, err = w.snapshotOf(domain, snapshot)
+		_, err = w.WithSnapshot(domain, snapshot)
 	}
 	return err
 }
@@ -101,8 +86,6 @@ func (r *Rotator) ruleOf(w *World, domain string) (*policy.Rule, error) {
 // plan decides what to do, or why not.
 func (s *restore) plan(d *Domain, snapshot string) Plan {
 	b := newBuilder(s.w, d, s.rule, s.Clock(), s.domainRun.o)
-	b.plan.Verdicts = nil
-	snap := d.Snapshot(snapshot)
 	switch {
 	case d.State.Live():
 		b.refuse(CodeState, "", "the guest runs: shut it down first, or say --stop")
@@ -112,7 +95,7 @@ func (s *restore) plan(d *Domain, snapshot string) Plan {
 	if b.checkDomain(); len(b.plan.Refused) > 0 {
 		return b.plan
 	}
-	s.snap = *snap
+	s.snap = *d.Snapshot(snapshot)
 	if b.checkStates(); len(b.plan.Refused) > 0 {
 		return b.plan
 	}
@@ -200,7 +183,7 @@ func (s *restore) chainOf(state StateLayer) ([]Layer, *Refusal) {
 func (s *restore) planDiscard(b *builder) {
 	for i := range slices.Backward(b.snaps) { // leaves first: libvirt changes the children of what goes
 		n := &b.snaps[i]
-		if n.Name == s.snap.Name || !n.descends(b.snaps, s.snap.Name) {
+		if n.Name == s.snap.Name || !b.d.descends(n, s.snap.Name) {
 			continue
 		}
 		if !n.Ours() {
@@ -213,16 +196,11 @@ func (s *restore) planDiscard(b *builder) {
 }
 
 // descends tells whether the snapshot was taken above the one of that name.
-func (s *Snapshot) descends(all []Snapshot, name string) bool {
-	for up := s; up != nil; {
-		if up.Parent == name {
+func (d *Domain) descends(s *Snapshot, name string) bool {
+	for up := d.Snapshot(s.Parent); up != nil; up = d.Snapshot(up.Parent) {
+		if up.Name == name {
 			return true
 		}
-		i := slices.IndexFunc(all, func(o Snapshot) bool { return o.Name == up.Parent })
-		if i < 0 {
-			return false
-		}
-		up = &all[i]
 	}
 	return false
 }
@@ -281,10 +259,7 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 			s.did(d.Name, step)
 		}
 	}
-	if err := s.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.snap.Name, Overlays: spec.Overlays}); err != nil {
-		return err
-	}
-	if err := s.Observer.Host.SetCurrent(ctx, d.Name, s.snap.Name); err != nil {
+	if err := s.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.snap.Name, Overlays: spec.Overlays, Current: true}); err != nil {
 		return err
 	}
 	for _, step := range p.Steps {

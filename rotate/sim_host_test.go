@@ -187,6 +187,9 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 		if fix.Parent != nil {
 			d.Snapshots[i].Parent = *fix.Parent
 		}
+		for k := range d.Snapshots {
+			d.Snapshots[k].Current = d.Snapshots[k].Current && !fix.Current || fix.Current && k == i
+		}
 		for k := range d.Snapshots[i].Disks {
 			sd := &d.Snapshots[i].Disks[k]
 			if path := fix.Overlays[sd.Target]; path != "" {
@@ -221,16 +224,6 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 }
 
 func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
-
-func (h *simHost) SetCurrent(_ context.Context, domain, snapshot string) error {
-	return h.call("set-current", func() error {
-		d := h.find(domain)
-		for i := range d.Snapshots {
-			d.Snapshots[i].Current = d.Snapshots[i].Name == snapshot
-		}
-		return nil
-	})
-}
 
 func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {
 	return h.call("shutdown", func() error {

@@ -1,5 +1,25 @@
 package rotate
 
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrNoSuchSnapshot says that a snapshot was named that the domain does not have.
+var ErrNoSuchSnapshot = errors.New("no such snapshot")
+
+// WithSnapshot returns the domain of that name, which has the snapshot.
+func (w *World) WithSnapshot(domain, snapshot string) (*Domain, error) {
+	d := w.Domain(domain)
+	if d == nil {
+		return nil, fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
+	}
+	if d.Snapshot(snapshot) == nil {
+		return nil, fmt.Errorf("%s: %s: %w", domain, snapshot, ErrNoSuchSnapshot)
+	}
+	return d, nil
+}
+
 // A StateLayer is the layer that holds a snapshot's state of one disk.
 type StateLayer struct {
 	Target  string

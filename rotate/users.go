@@ -2,7 +2,6 @@ package rotate
 
 import (
 	"fmt"
-	"path/filepath"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -39,7 +38,7 @@ func (w *World) UsersOf(path string) (*Users, error) {
 		u.Processes = "a reader"
 	}
 	for _, s := range w.Strange {
-		if s.Anywhere || filepath.Dir(s.Path) == filepath.Dir(path) || s.Path == filepath.Dir(path) {
+		if s.mayBuildOn(path) {
 			u.Doubts = append(u.Doubts, fmt.Sprintf("%s: %s", s.Path, s.Reason))
 		}
 	}

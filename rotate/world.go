@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -41,6 +42,12 @@ type LeftFile struct {
 type Strange struct {
 	Path, Reason string
 	Anywhere     bool // a domain's disk builds on it: what is below may be anywhere
+}
+
+// mayBuildOn tells whether the image could build on the layer at path.
+func (s *Strange) mayBuildOn(path string) bool {
+	dir := filepath.Dir(path)
+	return s.Anywhere || filepath.Dir(s.Path) == dir || s.Path == dir
 }
 
 // Domain returns the domain of that name, or nil.

@@ -93,15 +93,11 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := w.Domain(r.arg(0))
-	if d == nil {
-		return nil, usagef("%s: %w", r.arg(0), rotate.ErrNoSuchDomain)
+	d, err := w.WithSnapshot(r.arg(0), r.arg(1))
+	if err != nil {
+		return nil, usagef("%w", err)
 	}
-	snap := d.Snapshot(r.arg(1))
-	if snap == nil {
-		return nil, usagef("%s has no snapshot %s; virt-rotate status %s lists them", d.Name, r.arg(1), d.Name)
-	}
-	state, err := r.chooseState(d.States(snap))
+	state, err := r.chooseState(d.States(d.Snapshot(r.arg(1))))
 	if err != nil {
 		return nil, err
 	}

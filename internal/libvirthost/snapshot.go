@@ -164,30 +164,6 @@ func (h *Host) Active(_ context.Context, domain string) (active bool, err error)
 	return dom.IsActive()
 }
 
-// SetCurrent makes a snapshot the one that new ones descend from.
-func (h *Host) SetCurrent(_ context.Context, domain, snapshot string) (err error) {
-	defer plain(&err)
-	dom, err := h.domain(domain)
-	if err != nil {
-		return err
-	}
-	defer dom.Free()
-	snap, err := dom.SnapshotLookupByName(snapshot, 0)
-	if err != nil {
-		return err
-	}
-	defer snap.Free()
-	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
-	if err != nil {
-		return err
-	}
-	again, err := dom.CreateSnapshotXML(text, libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE|libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT)
-	if err != nil {
-		return err
-	}
-	return again.Free()
-}
-
 // Shutdown asks the guest to shut down; with force it does not ask. A guest that is
 // off is no error.
 func (h *Host) Shutdown(_ context.Context, domain string, force bool) (err error) {
@@ -209,7 +185,8 @@ func (h *Host) Shutdown(_ context.Context, domain string, force bool) (err error
 }
 
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
-// in the stored configurations are kept, and so is what is current.
+// in the stored configurations are kept, and so is what is current, unless this one
+// is to be.
 func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
@@ -235,7 +212,7 @@ func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix
 		return err
 	}
 	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
-	if current {
+	if current || fix.Current {
 		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
 	}
 	again, err := dom.CreateSnapshotXML(fixed, flags)
