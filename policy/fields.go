@@ -18,6 +18,7 @@ type field struct {
 	set   func(v any) error // v as the TOML decoder left it
 	print func() string     // in TOML
 	sub   []field
+	omit  func() bool // nil = never: the key is not written, since no value means its absence
 }
 
 // fields are the keys of [policy.NAME], in the order of the documentation.
@@ -43,6 +44,7 @@ func inheritable(r *Rule) []field {
 		numberOrText("bandwidth", &r.Bandwidth, "200MiB/s"),
 		text("window", &r.Window, "01:00-05:00"),
 		text("offline", &r.Offline, "native"),
+		{key: "hooks", sub: hookFields(&r.Hooks)},
 	}
 }
 
@@ -65,6 +67,7 @@ func builtin() Rule {
 		MaxChain: 30,
 		MinFree:  MinFree{Percent: 10},
 		Offline:  OfflineNative,
+		Hooks:    Hooks{Timeout: 5 * time.Minute},
 	}
 }
 
