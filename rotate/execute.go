@@ -141,6 +141,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 			}
 		case OpDeleteFile:
 			err = r.deleteFile(ctx, d.Name, s.Path)
+			s.Bytes = r.w.Left[s.Path].Allocated // now; 0 where it was gone already
 		}
 		if err != nil {
 			return stepError(i, steps, err)

@@ -62,6 +62,10 @@ type Plan struct {
 	Result  string    `json:"result"`
 	Error   string    `json:"error,omitempty"`
 
+	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
+	Warnings []string `json:"warnings,omitempty"` // of a run
+	Ran      *Ran     `json:"ran,omitempty"`      // nil for what is only a plan
+
 	Due      time.Time        `json:"-"` // when the next snapshot is due
 	Verdicts []policy.Verdict `json:"-"` // what retention says of each of our snapshots, oldest first
 	groups   []group

@@ -45,6 +45,7 @@ const (
 	CodeIntent         = "intent"          // the intent of an earlier run cannot be read
 	CodeMethod         = "method"
 	CodeNoGuestAgent   = "no-guest-agent"
+	CodeHook           = "hook" // the policy's hook before the work failed
 )
 
 // checkDomain refuses what must not be touched at all. It tells every reason.

@@ -50,7 +50,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	if err != nil {
 		return Plan{}, err
 	}
-	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}}, o: o}
+	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
 	p := s.plan(d, snapshot)
 	if len(p.Refused) > 0 {
 		p.Steps = []Step{}
@@ -59,7 +59,9 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 		p.settle()
 		return p, nil
 	}
-	return s.run(ctx, p), nil
+	p = s.run(ctx, p)
+	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
+	return s.ended(ctx, p), nil
 }
 
 // CheckRestore sees that the domain has the snapshot, before a guest is stopped for it.
