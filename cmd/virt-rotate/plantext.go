@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
@@ -19,6 +20,7 @@ func plansText(plans []rotate.Plan) func(io.Writer) {
 
 func planText(w io.Writer, p *rotate.Plan) {
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
+	hooksText(w, p, func(h *rotate.Hook) bool { return h.When == rotate.Before })
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine && s.Snapshot != "" {
@@ -29,6 +31,7 @@ func planText(w io.Writer, p *rotate.Plan) {
 			fmt.Fprintf(w, "  %-13s    %s\n", "", s.Reason)
 		}
 	}
+	hooksText(w, p, func(h *rotate.Hook) bool { return h.When != rotate.Before })
 	for _, r := range p.Refused {
 		fmt.Fprintf(w, "  %-13s  %s: %s\n", "refused", refusalPlace(r), r.Detail)
 	}
@@ -37,6 +40,18 @@ func planText(w io.Writer, p *rotate.Plan) {
 	}
 	if p.Error != "" {
 		fmt.Fprintf(w, "  %-13s  %s\n", "error", p.Error)
+	}
+	for _, text := range p.Warnings {
+		fmt.Fprintf(w, "  %-13s  %s\n", "warning", text)
+	}
+}
+
+// hooksText writes the hooks that which picks.
+func hooksText(w io.Writer, p *rotate.Plan, which func(*rotate.Hook) bool) {
+	for i := range p.Hooks {
+		if h := &p.Hooks[i]; which(h) {
+			fmt.Fprintf(w, "  %-13s  %s: %s\n", "hook", h.When, strings.Join(h.Command, " "))
+		}
 	}
 }
 

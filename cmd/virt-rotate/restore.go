@@ -56,7 +56,8 @@ func (e *env) restore(c *cli.Context, s *session) error {
 	}
 	defer lock.Close()
 	p := newProgress(e.err)
-	s.rotator.Report = p.report
+	log := newRecorder("restore", s.rotator.Observer.StateDir, p.warn)
+	s.rotator.Report, s.rotator.Ended = p.report, log.record
 	domain := c.Args().Get(0)
 	if c.Bool("stop") {
 		if err := s.rotator.CheckRestore(c.Context, domain, c.Args().Get(1)); err != nil {
@@ -73,7 +74,7 @@ func (e *env) restore(c *cli.Context, s *session) error {
 		return asUsage(err)
 	}
 	plans := []rotate.Plan{plan}
-	return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+	return errors.Join(e.print(c, planReport{plans, log.texts}, plansText(plans)), plansExit(plans))
 }
 
 // asUsage makes names that are not there errors of usage.

@@ -12,7 +12,8 @@ import (
 
 // planReport is the JSON of plan and run.
 type planReport struct {
-	Domains []rotate.Plan `json:"domains"`
+	Domains  []rotate.Plan `json:"domains"`
+	Warnings []string      `json:"warnings,omitempty"` // of the run as a whole
 }
 
 func rotationFlags() []cli.Flag {
@@ -52,7 +53,7 @@ func planCommand(e *env) *cli.Command {
 				if len(plans) == 0 {
 					fmt.Fprintln(e.err, "virt-rotate: no policy covers a domain of this host")
 				}
-				return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+				return errors.Join(e.print(c, planReport{Domains: plans}, plansText(plans)), plansExit(plans))
 			})
 		},
 	}
@@ -64,7 +65,9 @@ func runCommand(e *env) *cli.Command {
 		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
 			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
-			"SIGINT and SIGTERM end the running merge and leave a valid chain.\n\n" + exitHelp,
+			"SIGINT and SIGTERM end the running merge and leave a valid chain. Hooks of the policy\n" +
+			"run before and after the work on a domain that has something to do; what each run did\n" +
+			"is told by history.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
 			o, err := options(c)
 			if err != nil {
@@ -82,7 +85,9 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	}
 	defer lock.Close()
 	p := newProgress(e.err)
-	s.rotator.Options, s.rotator.Report = o, p.report
+	s.rotator.Options, s.rotator.Report, s.rotator.Hook = o, p.report, runHook
+	log := newRecorder("run", s.rotator.Observer.StateDir, p.warn)
+	s.rotator.Ended = log.record
 	plans, err := s.rotator.Run(c.Context, c.Args().Slice())
 	p.end()
 	if err == nil && len(plans) == 0 {
@@ -91,7 +96,7 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	if plans == nil {
 		return err
 	}
-	printed := e.print(c, planReport{plans}, plansText(e.worthTelling(plans)))
+	printed := e.print(c, planReport{plans, log.texts}, plansText(e.worthTelling(plans)))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
 	}
@@ -105,6 +110,6 @@ func (e *env) worthTelling(plans []rotate.Plan) []rotate.Plan {
 		return plans
 	}
 	return slices.DeleteFunc(slices.Clone(plans), func(p rotate.Plan) bool {
-		return len(p.Steps) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
+		return len(p.Steps)+len(p.Warnings) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
 	})
 }

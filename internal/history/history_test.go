@@ -121,6 +121,8 @@ func TestEntriesComeBackOldestFirst(t *testing.T) {
 		{Query{Limit: 2}, []string{"db 4", "web 5"}},
 		{Query{Domains: []string{"db"}}, []string{"db 2", "db 4"}},
 		{Query{Domains: []string{"web", "db", "web"}, Limit: 3}, []string{"web 3", "db 4", "web 5"}},
+		{Query{Domains: []string{"web", "db"}, Each: 1}, []string{"db 4", "web 5"}},
+		{Query{Domains: []string{"web", "db"}, Each: 2, Limit: 3}, []string{"web 3", "db 4", "web 5"}},
 		{Query{Domains: []string{"nobody", ""}}, []string{}},
 		{Query{Since: clock(3)}, []string{"web 3", "db 4", "web 5"}},
 		{Query{Since: clock(3), Domains: []string{"db"}, Limit: 9}, []string{"db 4"}},

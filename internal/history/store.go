@@ -268,6 +268,7 @@ type Query struct {
 	Domains []string  // none: of all domains
 	Since   time.Time // entries that ended before are left out
 	Limit   int       // only the newest; 0 = all
+	Each    int       // only the newest of each of Domains; 0 = all
 }
 
 // Read returns entries, oldest first; none where there is no log yet. With a
@@ -308,20 +309,20 @@ func (r *reading) all(tx *bolt.Tx) error {
 		return nil
 	}
 	if len(r.q.Domains) == 0 {
-		r.backward(runs, runs.Cursor())
+		r.backward(runs, runs.Cursor(), r.q.Limit)
 	}
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(r.q.Domains))) {
 		if domain := domains.Bucket([]byte(name)); name != "" && domain != nil {
-			r.backward(runs, domain.Cursor())
+			r.backward(runs, domain.Cursor(), cmp.Or(r.q.Each, r.q.Limit))
 		}
 	}
 	return nil
 }
 
-// backward reads the entries that the keys of c name, newest first, up to the limit.
-func (r *reading) backward(runs *bolt.Bucket, c *bolt.Cursor) {
+// backward reads the entries that the keys of c name, newest first, up to limit.
+func (r *reading) backward(runs *bolt.Bucket, c *bolt.Cursor, limit int) {
 	taken := 0
-	for key, _ := c.Last(); key != nil && (r.q.Limit == 0 || taken < r.q.Limit); key, _ = c.Prev() {
+	for key, _ := c.Last(); key != nil && (limit == 0 || taken < limit); key, _ = c.Prev() {
 		e, err := decode(key, runs.Get(key))
 		switch {
 		case err != nil:
