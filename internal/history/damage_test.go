@@ -128,6 +128,26 @@ func lastMeta(t *testing.T, s *Store) meta {
 	return c.meta
 }
 
+// A store that has appended looks again once somebody else has changed the file.
+func TestDamageBetweenTwoAppendsIsFound(t *testing.T) {
+	s := newStore(t)
+	fill(t, s, did(1), did(2))
+	if s.sound == nil {
+		t.Fatal("every append would read the whole file")
+	}
+	if err := os.Truncate(s.Path, 2*int64(os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *DamagedError
+	if err := s.Append(did(3)); !errors.As(err, &damaged) {
+		t.Errorf("%v", err)
+	}
+	fill(t, s, did(4))
+	if got := read(t, s, Query{}); !slices.Equal(got, []string{"web 3", "web 4"}) {
+		t.Errorf("%v", got)
+	}
+}
+
 // A branch that leads back to itself would overflow the stack in bbolt, which no
 // recover catches.
 func TestABranchThatLeadsBackIsFound(t *testing.T) {

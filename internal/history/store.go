@@ -1,7 +1,6 @@
 package history
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,16 +22,18 @@ import (
 // makes 24 a day; runs that have nothing to do share one.
 const MaxEntries = 100_000
 
-// A Store is the log of one host.
+// A Store is the log of one host. It is for one goroutine at a time.
 type Store struct {
 	Path     string
 	Max      int           // entries
 	Patience time.Duration // with another process that has the file locked
+
+	sound fs.FileInfo // the file as Append left it: nobody has changed it since, so it need not be checked again
 }
 
 // In returns the log in a state directory.
 func In(stateDir string) *Store {
-	return &Store{filepath.Join(stateDir, "history.db"), MaxEntries, 3 * time.Second}
+	return &Store{Path: filepath.Join(stateDir, "history.db"), Max: MaxEntries, Patience: 3 * time.Second}
 }
 
 // ErrBusy says that another process has the log open for longer than was waited.
@@ -80,9 +81,18 @@ func (s *Store) append(e *Entry) error {
 	if err := f.Close(); err != nil { // bbolt wants the lock for itself; nobody else writes
 		return err
 	}
-	return s.with(false, func(db *bolt.DB) error {
+	err = s.with(false, func(db *bolt.DB) error {
 		return db.Update(func(tx *bolt.Tx) error { return s.put(tx, e) })
 	})
+	if s.sound = nil; err == nil {
+		s.sound, err = os.Lstat(s.Path)
+	}
+	return err
+}
+
+// unchanged tells whether the file is as Append left it.
+func (s *Store) unchanged(now fs.FileInfo) bool {
+	return s.sound != nil && os.SameFile(s.sound, now) && s.sound.Size() == now.Size() && s.sound.ModTime().Equal(now.ModTime())
 }
 
 // create makes an empty log where there is none, whole or not at all.
@@ -147,6 +157,8 @@ func (s *Store) check(f *os.File) error {
 		return fmt.Errorf("%s: not a regular file", s.Path)
 	case info.Size() > maxFile:
 		return fmt.Errorf("%s: %d bytes are more than a history can have", s.Path, info.Size())
+	case s.unchanged(info):
+		return nil
 	}
 	if err := checkFile(f, info.Size()); err != nil {
 		return &DamagedError{s.Path, err.Error()}
@@ -261,87 +273,4 @@ func forget(domains *bolt.Bucket, name, key []byte) error {
 		return nil
 	}
 	return domains.DeleteBucket(name)
-}
-
-// A Query says which entries to read.
-type Query struct {
-	Domains []string  // none: of all domains
-	Since   time.Time // entries that ended before are left out
-	Limit   int       // only the newest; 0 = all
-	Each    int       // only the newest of each of Domains; 0 = all
-}
-
-// Read returns entries, oldest first; none where there is no log yet. With a
-// *DamagedError it returns those that can be read.
-func (s *Store) Read(q Query) ([]Entry, error) {
-	f, err := s.checked()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // keeps writers out until bbolt has the file, too
-	r := &reading{q: q}
-	err = s.with(true, func(db *bolt.DB) error { return db.View(r.all) })
-	if err == nil && r.broken > 0 {
-		err = &DamagedError{s.Path, fmt.Sprintf("%d of its parts cannot be read", r.broken)}
-	}
-	return r.sorted(), err
-}
-
-// A reading collects what a Query asks for.
-type reading struct {
-	q      Query
-	found  []numbered
-	broken int
-}
-
-type numbered struct {
-	n uint64
-	e Entry
-}
-
-func (r *reading) all(tx *bolt.Tx) error {
-	runs, domains := tx.Bucket(runsBucket), tx.Bucket(domainsBucket)
-	if runs == nil || domains == nil {
-		r.broken++
-		return nil
-	}
-	if len(r.q.Domains) == 0 {
-		r.backward(runs, runs.Cursor(), r.q.Limit)
-	}
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(r.q.Domains))) {
-		if domain := domains.Bucket([]byte(name)); name != "" && domain != nil {
-			r.backward(runs, domain.Cursor(), cmp.Or(r.q.Each, r.q.Limit))
-		}
-	}
-	return nil
-}
-
-// backward reads the entries that the keys of c name, newest first, up to limit.
-func (r *reading) backward(runs *bolt.Bucket, c *bolt.Cursor, limit int) {
-	taken := 0
-	for key, _ := c.Last(); key != nil && (limit == 0 || taken < limit); key, _ = c.Prev() {
-		e, err := decode(key, runs.Get(key))
-		switch {
-		case err != nil:
-			r.broken++
-		case !e.End.Before(r.q.Since):
-			r.found = append(r.found, numbered{binary.BigEndian.Uint64(key), *e})
-			taken++
-		}
-	}
-}
-
-func (r *reading) sorted() []Entry {
-	slices.SortFunc(r.found, func(a, b numbered) int { return cmp.Compare(a.n, b.n) })
-	if r.q.Limit > 0 && len(r.found) > r.q.Limit {
-		r.found = r.found[len(r.found)-r.q.Limit:]
-	}
-	entries := make([]Entry, len(r.found))
-	for i := range r.found {
-		entries[i] = r.found[i].e
-	}
-	return entries
 }
