@@ -204,7 +204,7 @@ func TestStatusTellsLastSuccessAndTrend(t *testing.T) {
 		t.Errorf("last success %v, %q", s.LastSuccess, s.successText(now))
 	}
 	s = withTrend(rotate.DomainStatus{Name: "web", LastRun: &rotate.LastRun{Result: "failed"}}, "u", entries[5:])
-	if s.LastSuccess != nil || s.successText(now) != "none in the last 1h00m on record" || s.trendText() != "" {
+	if s.LastSuccess != nil || s.successText(now) != "none on record" || s.trendText() != "" {
 		t.Errorf("%+v %q %q", s, s.successText(now), s.trendText())
 	}
 	if s = withTrend(rotate.DomainStatus{Name: "web"}, "u", nil); s.Trend == nil || s.trendText() != "" || s.successText(now) != "" {

@@ -79,7 +79,7 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		fmt.Fprintf(w, "%s (policy %s, %s)\n", d.Name, d.Policy, d.State)
 		fmt.Fprintf(w, "  last run  %s\n", lastRunText(d.LastRun, now))
 		if text := d.successText(now); text != "" {
-			fmt.Fprintf(w, "  last success  %s\n", text)
+			fmt.Fprintf(w, "  success   %s\n", text)
 		}
 		if text := d.trendText(); text != "" {
 			fmt.Fprintf(w, "  trend     %s\n", text)

@@ -55,7 +55,7 @@ func (d *domainStatus) successText(now time.Time) string {
 	case d.LastRun == nil || succeeded(d.LastRun.Result) || len(d.Trend) == 0:
 		return ""
 	case d.LastSuccess == nil:
-		return fmt.Sprintf("none in the last %s on record", duration(now.Sub(d.Trend[0].Time)))
+		return "none on record"
 	}
 	return agoText(*d.LastSuccess, now)
 }
