@@ -13,6 +13,7 @@ import (
 type Options struct {
 	IgnoreEvery bool          // --now: a snapshot is due
 	NoSnapshot  bool          // only shorten chains
+	Detach      bool          // pull the disks off what they share with others
 	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
 }
 
@@ -94,10 +95,12 @@ func keysOf(w *World, d *Domain) []string {
 			keys = append(keys, d.Disks[i].Chain[j].Key())
 		}
 	}
+	files := slices.Clone(w.Released[d.UUID])
 	if in := w.Intents[d.UUID]; in != nil {
-		for _, f := range in.files() {
-			keys = append(keys, layerKey(w.Left[f.Path].ID, f.Path))
-		}
+		files = append(files, in.files()...)
+	}
+	for _, f := range files {
+		keys = append(keys, layerKey(w.Left[f.Path].ID, f.Path))
 	}
 	return keys
 }
@@ -161,6 +164,7 @@ func (b *builder) rotate() {
 		b.skipShutOff()
 		return
 	}
+	b.detach()
 	taken := ours(b.snaps)
 	if b.due && !b.snapshotBeforeMerges() {
 		trial := b.clone()

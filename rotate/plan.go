@@ -24,7 +24,7 @@ type Step struct {
 	Op       Op     `json:"op"`
 	Snapshot string `json:"snapshot,omitempty"`
 	Disk     string `json:"disk,omitempty"`
-	Method   string `json:"method,omitempty"` // commit or active-commit by the hypervisor, offline-commit by the engine
+	Method   string `json:"method,omitempty"` // commit, active-commit or pull by the hypervisor, offline-commit or offline-pull by the engine
 	Top      string `json:"top,omitempty"`
 	Base     string `json:"base,omitempty"`
 	Path     string `json:"path,omitempty"` // the file that is created or deleted
@@ -84,6 +84,7 @@ type group struct {
 type merge struct {
 	MergeSpec
 	offline bool    // by the engine: no guest has the disk open
+	detach  bool    // a pull off layers that are not this domain's alone: they stay
 	gone    []Layer // the layers that disappear, lowest first
 	after   []Layer // the disk's whole chain once it is done, base first
 }

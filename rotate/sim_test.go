@@ -79,6 +79,7 @@ type simDomain struct {
 type simJob struct {
 	base, top string
 	active    bool
+	pull      bool  // into top, of the layers from base on
 	todo      []int // blocks still to be copied
 	data      blocks
 }

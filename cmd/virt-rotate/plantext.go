@@ -68,7 +68,7 @@ func stepText(steps []rotate.Step) string {
 	case rotate.OpSnapshot:
 		return fmt.Sprintf("%s: %s on %s", s.Disk, filepath.Base(s.Path), filepath.Base(s.Base))
 	case rotate.OpMerge:
-		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.Top), filepath.Base(s.Base), s.Method, rotate.Bytes(s.Bytes))
+		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, rotate.Bytes(s.Bytes))
 	case rotate.OpDeleteFile:
 		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
 	case rotate.OpRedefine:

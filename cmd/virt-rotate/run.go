@@ -19,12 +19,16 @@ func rotationFlags() []cli.Flag {
 	return []cli.Flag{
 		outputFlag(),
 		&cli.BoolFlag{Name: "no-snapshot", Usage: "take no snapshot, only shorten chains"},
+		&cli.BoolFlag{Name: "detach", Usage: "pull the disks of the named domains off images that they share with others"},
 		&cli.BoolFlag{Name: "now", Usage: "take a snapshot whatever the policy's every says"},
 	}
 }
 
 func options(c *cli.Context) (rotate.Options, error) {
-	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now")}
+	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now"), Detach: c.Bool("detach")}
+	if o.Detach && c.NArg() == 0 {
+		return o, usagef("--detach wants the names of domains: it copies all that they share with others")
+	}
 	if o.NoSnapshot && o.IgnoreEvery {
 		return o, usagef("--now and --no-snapshot exclude each other")
 	}
