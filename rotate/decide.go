@@ -14,7 +14,15 @@ type Options struct {
 	IgnoreEvery bool          // --now: a snapshot is due
 	NoSnapshot  bool          // only shorten chains
 	Detach      bool          // pull the disks off what they share with others
+	MaxParallel int           // domains that are worked on at a time; 0: 8
 	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
+}
+
+func (o *Options) parallel() int {
+	if o.MaxParallel > 0 {
+		return o.MaxParallel
+	}
+	return defaultParallel
 }
 
 // Decide lists the steps that bring d to what rule asks for, in order, each

@@ -171,6 +171,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
 	case OpDeleteFile:
 		return "delete-file " + s.Path
+	case OpConfigure:
+		return "configure: as at the time of " + s.Snapshot
 	case OpSwitch:
 		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:

@@ -29,6 +29,9 @@ type Host interface {
 	// Reconfigure writes into the persistent configuration what chains, base
 	// first, the disks with these targets have when the domain starts.
 	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
+	// Reinstate makes the configuration that a snapshot has on record the persistent
+	// one, with these chains; undo takes that back.
+	Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]Layer) (undo func() error, err error)
 	// Active tells whether a process runs the domain, or is just being started to.
 	Active(ctx context.Context, domain string) (bool, error)
 	// Shutdown asks the guest to shut down; with force it does not ask.

@@ -16,7 +16,8 @@ const (
 	OpMerge        Op = "merge"
 	OpRedefine     Op = "redefine"
 	OpDeleteFile   Op = "delete-file"
-	OpSwitch       Op = "switch" // of a restore: the disk gets a new overlay on another layer
+	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
+	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 )
 
 // A Step is one thing to do to a domain, with its reason.

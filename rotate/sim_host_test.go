@@ -225,6 +225,19 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
+func (h *simHost) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]Layer) (func() error, error) {
+	d := h.find(domain)
+	before, config := map[string][]Layer{}, d.config
+	for target := range chains {
+		before[target] = slices.Clone(diskOf(&d.Domain, target).Chain)
+	}
+	d.config = snapshot
+	return func() error {
+		d.config = config
+		return h.Reconfigure(ctx, domain, before)
+	}, h.Reconfigure(ctx, domain, chains)
+}
+
 func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
 
 func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {

@@ -12,7 +12,8 @@ import (
 
 // planReport is the JSON of plan and run.
 type planReport struct {
-	Domains []rotate.Plan `json:"domains"`
+	Domains []rotate.Plan   `json:"domains"`
+	Summary *rotate.Summary `json:"summary,omitempty"` // of a run
 }
 
 func rotationFlags() []cli.Flag {
@@ -31,6 +32,11 @@ func options(c *cli.Context) (rotate.Options, error) {
 	}
 	if o.NoSnapshot && o.IgnoreEvery {
 		return o, usagef("--now and --no-snapshot exclude each other")
+	}
+	if c.IsSet("max-parallel") {
+		if o.MaxParallel = c.Int("max-parallel"); o.MaxParallel < 1 {
+			return o, usagef("--max-parallel wants a number of at least 1")
+		}
 	}
 	return o, checkOutput(c)
 }
@@ -56,7 +62,7 @@ func planCommand(e *env) *cli.Command {
 				if len(plans) == 0 {
 					fmt.Fprintln(e.err, "virt-rotate: no policy covers a domain of this host")
 				}
-				return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+				return errors.Join(e.print(c, planReport{Domains: plans}, plansText(plans)), plansExit(plans))
 			})
 		},
 	}
@@ -65,7 +71,9 @@ func planCommand(e *env) *cli.Command {
 func runCommand(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "take due snapshots and shorten chains (the cron line)",
-		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
+		ArgsUsage: "[DOMAIN…]", OnUsageError: usageError,
+		Flags: append(rotationFlags(), &cli.IntFlag{Name: "max-parallel", Value: 8,
+			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"}),
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
 			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
 			"SIGINT and SIGTERM end the running merge and leave a valid chain.\n\n" + exitHelp,
@@ -95,7 +103,8 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	if plans == nil {
 		return err
 	}
-	printed := e.print(c, planReport{plans}, plansText(e.worthTelling(plans)))
+	sum := rotate.Summarize(plans)
+	printed := e.print(c, planReport{plans, &sum}, runText(e.worthTelling(plans), &sum))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
 	}
