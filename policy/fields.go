@@ -44,6 +44,7 @@ func inheritable(r *Rule) []field {
 		numberOrText("bandwidth", &r.Bandwidth, "200MiB/s"),
 		text("window", &r.Window, "01:00-05:00"),
 		text("offline", &r.Offline, "native"),
+		yesNo("detach", &r.Detach),
 		{key: "hooks", sub: hookFields(&r.Hooks)},
 	}
 }
@@ -108,6 +109,18 @@ func number(key string, dest scalar) field {
 			return fmt.Errorf("want a whole number, not %s", describe(v))
 		}
 		return dest.UnmarshalText(strconv.AppendInt(nil, n, 10))
+	}}
+}
+
+// yesNo is a key whose value is a TOML boolean.
+func yesNo(key string, dest *bool) field {
+	return field{key: key, print: func() string { return strconv.FormatBool(*dest) }, set: func(v any) error {
+		b, ok := v.(bool)
+		if !ok {
+			return fmt.Errorf("want true or false, not %s", describe(v))
+		}
+		*dest = b
+		return nil
 	}}
 }
 

@@ -30,15 +30,8 @@ func (r *domainRun) ended(ctx context.Context, p Plan) Plan {
 
 // sums adds up what the steps did and what the chains have now.
 func (r *domainRun) sums(p *Plan) *Ran {
-	ran := &Ran{Start: r.start}
-	for _, s := range p.Steps {
-		switch s.Op {
-		case OpMerge:
-			ran.Merged += s.Bytes
-		case OpDeleteFile:
-			ran.Freed += s.Bytes
-		}
-	}
+	sum := Summarize([]Plan{*p})
+	ran := &Ran{Start: r.start, Merged: sum.Merged, Freed: sum.Freed}
 	d := r.w.Domain(p.Domain)
 	if d == nil {
 		return ran

@@ -30,9 +30,9 @@ const maxRounds = 500
 // maxMoves bounds how often that may be because a guest was started or stopped.
 const maxMoves = 5
 
-// parallelDomains is how many domains are worked on at a time. Merges are
-// further limited to one for each file system.
-const parallelDomains = 8
+// defaultParallel is how many domains are worked on at a time unless Options say
+// otherwise. Merges are further limited to one for each file system.
+const defaultParallel = 8
 
 // An EventKind says what an Event tells.
 type EventKind string
@@ -168,7 +168,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	o := r.Options
 	o.Reserved = &Reservations{}
 	var g errgroup.Group
-	g.SetLimit(parallelDomains)
+	g.SetLimit(o.parallel())
 	for i := range plans {
 		g.Go(func() error {
 			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o, start: r.Clock()}

@@ -56,7 +56,7 @@ func entry(command string, p *rotate.Plan) history.Entry {
 		e.Refused = append(e.Refused, history.Refusal(f))
 	}
 	for _, s := range p.Steps {
-		e.Steps = append(e.Steps, history.Step{Op: string(s.Op), Snapshot: s.Snapshot, Disk: s.Disk, Top: s.Top, Base: s.Base, Path: s.Path, Bytes: s.Bytes})
+		e.Steps = append(e.Steps, history.Step{Op: string(s.Op), Snapshot: s.Snapshot, Disk: s.Disk, Method: s.Method, Top: s.Top, Base: s.Base, Path: s.Path, Bytes: s.Bytes})
 	}
 	return e
 }

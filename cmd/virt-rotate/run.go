@@ -12,22 +12,32 @@ import (
 
 // planReport is the JSON of plan and run.
 type planReport struct {
-	Domains  []rotate.Plan `json:"domains"`
-	Warnings []string      `json:"warnings,omitempty"` // of the run as a whole
+	Domains  []rotate.Plan   `json:"domains"`
+	Summary  *rotate.Summary `json:"summary,omitempty"`  // of a run
+	Warnings []string        `json:"warnings,omitempty"` // of a run as a whole
 }
 
 func rotationFlags() []cli.Flag {
 	return []cli.Flag{
 		outputFlag(),
 		&cli.BoolFlag{Name: "no-snapshot", Usage: "take no snapshot, only shorten chains"},
+		&cli.BoolFlag{Name: "detach", Usage: "pull the disks of the named domains off images that they share with others"},
 		&cli.BoolFlag{Name: "now", Usage: "take a snapshot whatever the policy's every says"},
 	}
 }
 
 func options(c *cli.Context) (rotate.Options, error) {
-	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now")}
+	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now"), Detach: c.Bool("detach")}
+	if o.Detach && c.NArg() == 0 {
+		return o, usagef("--detach wants the names of domains: it copies all that they share with others")
+	}
 	if o.NoSnapshot && o.IgnoreEvery {
 		return o, usagef("--now and --no-snapshot exclude each other")
+	}
+	if c.IsSet("max-parallel") {
+		if o.MaxParallel = c.Int("max-parallel"); o.MaxParallel < 1 {
+			return o, usagef("--max-parallel wants a number of at least 1")
+		}
 	}
 	return o, checkOutput(c)
 }
@@ -62,7 +72,9 @@ func planCommand(e *env) *cli.Command {
 func runCommand(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "take due snapshots and shorten chains (the cron line)",
-		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
+		ArgsUsage: "[DOMAIN…]", OnUsageError: usageError,
+		Flags: append(rotationFlags(), &cli.IntFlag{Name: "max-parallel", Value: 8,
+			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"}),
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
 			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
 			"SIGINT and SIGTERM end the running merge and leave a valid chain. Hooks of the policy\n" +
@@ -96,7 +108,8 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	if plans == nil {
 		return err
 	}
-	printed := e.print(c, planReport{plans, log.texts}, plansText(e.worthTelling(plans)))
+	sum := rotate.Summarize(plans)
+	printed := e.print(c, planReport{plans, &sum, log.texts}, runText(e.worthTelling(plans), &sum))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
 	}

@@ -52,6 +52,7 @@ type Step struct {
 	Op       string `json:"op"`
 	Snapshot string `json:"snapshot,omitempty"`
 	Disk     string `json:"disk,omitempty"`
+	Method   string `json:"method,omitempty"`
 	Top      string `json:"top,omitempty"`
 	Base     string `json:"base,omitempty"`
 	Path     string `json:"path,omitempty"`
