@@ -136,27 +136,21 @@ func TestKillAtEveryBoundaryWhileOff(t *testing.T) {
 		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 25},
 		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 12},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			b := c.bed(t)
-			b.logsOnFailure("g1")
-			b.writePolicy(c.policy(max(c.last, c.taken)))
-			b.boot(guest.Spec{Name: "g1", Disks: c.disks})
-			b.rotations("g1", 2)
-			n := 1
-			for c.killOff(b, n) != "" && !t.Failed() {
-				n++
-			}
-			t.Logf("%d boundaries", n-1)
-			if n-1 < c.places && !t.Failed() {
-				t.Errorf("killed at %d boundaries, want at least %d: is the hook broken?", n-1, c.places)
-			}
-			b.restart("g1")
-		})
+		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killOff) })
 	}
 }
 
-// killOff kills a run at boundary n. Every third time the guest is started before
+// The same at each write of the engine, which then is in the middle of a merge.
+func TestKillAtEveryWriteOfTheEngine(t *testing.T) {
+	for _, c := range []boundaryCase{
+		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 20, step: 5},
+		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 10, step: 5},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killOff) })
+	}
+}
+
+// killOff kills a run at its n-th place. Every third time the guest is started before
 // the next run, which must recover all the same.
 func (c *boundaryCase) killOff(b *bed, n int) string {
 	b.t.Helper()
@@ -168,7 +162,7 @@ func (c *boundaryCase) killOff(b *bed, n int) string {
 	b.waitWrites("g1", 30)
 	b.destroy("g1")
 	kept := b.survivors("g1", c.args...)
-	place := b.rotateUntil(n, append([]string{"run"}, c.args...)...)
+	place := b.dieAt(c.kind(), n, append([]string{"run"}, c.args...)...)
 	b.wantSurvivors("g1", kept)
 	if n%3 == 0 {
 		b.start("g1")
@@ -178,7 +172,6 @@ func (c *boundaryCase) killOff(b *bed, n int) string {
 	if n%3 != 0 {
 		b.start("g1")
 	}
-	b.t.Logf("boundary %d: %s", n, place)
 	return place
 }
 
