@@ -113,7 +113,7 @@ func TestFullStorageInAMerge(t *testing.T) {
 			b.noOverlayGone(overlays)
 			must(t, os.Remove(ballast))
 			b.policy(last, "0%", "")
-			if state := strings.TrimSpace(b.virsh("domstate", "g1")); state != "running" {
+			if state := b.domState("g1"); state != "running" {
 				t.Logf("the guest is %s", state)
 				b.virsh("resume", "g1")
 			}

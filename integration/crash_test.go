@@ -164,9 +164,15 @@ func (b *bed) logsOnFailure(dom string) {
 // kills is how often a test kills at random: VIRT_ROTATE_KILLS, or a few times.
 func kills(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv("VIRT_ROTATE_KILLS")
+	return times(t, "VIRT_ROTATE_KILLS", 5)
+}
+
+// times is how often something is done: what the variable of the environment says, or few.
+func times(t *testing.T, variable string, few int) int {
+	t.Helper()
+	text := os.Getenv(variable)
 	if text == "" {
-		return 5
+		return few
 	}
 	n, err := strconv.Atoi(text)
 	must(t, err)

@@ -146,6 +146,12 @@ func (b *bed) destroy(dom string) {
 	must(b.t, b.host.Destroy(b.t.Context(), dom))
 }
 
+// domState is a domain's state in libvirt's words.
+func (b *bed) domState(dom string) string {
+	b.t.Helper()
+	return strings.TrimSpace(b.virsh("domstate", dom))
+}
+
 // crash is a power cut for one guest.
 func (b *bed) crash(dom string) {
 	b.t.Helper()
