@@ -19,5 +19,5 @@ func clock() func() time.Time {
 		return time.Now
 	}
 	began := time.Now()
-	return func() time.Time { return start.Add(time.Since(began)) }
+	return func() time.Time { return start.Local().Add(time.Since(began)) }
 }
