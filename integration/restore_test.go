@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -102,4 +103,47 @@ func (b *bed) noRecords() {
 		must(b.t, err)
 		b.t.Errorf("layers are still on record as free: %s", text)
 	}
+}
+
+// A restore dies at each of its boundaries, or of its engine's writes: all disks
+// are where they were, or all where they go; no snapshot is lost; and later runs leave
+// nothing of it behind.
+func TestKillAtEveryBoundaryOfARestore(t *testing.T) {
+	disks := []guest.DiskSpec{{}, {Format: "raw"}}
+	for _, c := range []boundaryCase{
+		{name: "boundaries", bed: newDaemonBed, disks: disks, last: 3, places: 12},
+		{name: "boundaries, discard newer", bed: newDaemonBed, disks: disks, last: 3, places: 6, args: []string{"--discard-newer"}},
+		{name: "writes", bed: newDaemonBed, disks: disks, last: 3, places: 4, step: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killRestore) })
+	}
+}
+
+// killRestore kills a restore at its n-th place.
+func (c *boundaryCase) killRestore(b *bed, n int) string {
+	b.t.Helper()
+	b.bring("g1", "running")
+	b.rotations("g1", 3) // they also clear away what the last restore left
+	b.noLeftovers("g1")
+	b.noRecords()
+	b.waitWrites("g1", 20)
+	b.destroy("g1")
+	to := b.snapshotNames("g1")[1]
+	kept, now := b.keptStates("g1"), b.checkGuest("g1")
+	place := b.dieAt(c.kind(), n, append([]string{"restore", "g1", to}, c.args...)...)
+	after := b.keptStates("g1")
+	for name, state := range kept {
+		gone := len(c.args) > 0 && name > to
+		if is, listed := after[name]; listed && !maps.Equal(is, state) || !listed && !gone {
+			b.t.Errorf("%s: snapshot %s had %v, has %v", place, name, state, is)
+		}
+	}
+	if is := b.checkGuest("g1"); !maps.Equal(is, now) && !maps.Equal(is, kept[to]) {
+		b.t.Errorf("%s: the disks have %v, neither %v nor %v", place, is, now, kept[to])
+	}
+	for range 2 {
+		b.rotate("run", "--no-snapshot").wantExit(b.t, 0)
+		b.unchanged("g1", after)
+	}
+	return place
 }
