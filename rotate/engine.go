@@ -14,7 +14,8 @@ import (
 
 // An Engine merges layers of disks that no guest has open.
 type Engine interface {
-	// Overlay makes the empty file at path an overlay on below, durably.
+	// Overlay makes the empty file at path an overlay on below, durably. After an
+	// error it is empty.
 	Overlay(ctx context.Context, path string, below Layer) error
 	// Check returns what Merge would refuse. It changes nothing.
 	Check(ctx context.Context, m EngineMerge) error
@@ -50,8 +51,8 @@ func (n *Native) Overlay(_ context.Context, path string, below Layer) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
+	if err != nil { // part of an image would pass for one with data
+		err = errors.Join(fmt.Errorf("%s: %w", path, err), f.Truncate(0))
 	}
 	return errors.Join(err, f.Close())
 }
