@@ -62,8 +62,35 @@ func (n *Native) Check(ctx context.Context, m EngineMerge) error {
 	if again, err := n.mergedBefore(m); again || err != nil {
 		return err
 	}
-	_, err := n.plan(ctx, m)
-	return err
+	return n.steady(ctx, func() error {
+		_, err := n.plan(ctx, m)
+		return err
+	})
+}
+
+// newborn is how long a file that was just written to may be one that is not
+// written to its end yet.
+const newborn = 2 * time.Second
+
+// steady tries again for a moment while what is refused is a file that somebody is
+// just writing: libvirt makes overlays of other domains beside the images.
+func (n *Native) steady(ctx context.Context, do func() error) error {
+	for end := time.Now().Add(newborn); ; {
+		err := do()
+		var refused *chain.RefusedError
+		if !errors.As(err, &refused) || time.Now().After(end) {
+			return err
+		}
+		info, failed := n.Store.FS.Stat(refused.Path)
+		if age := time.Since(info.ModTime); failed != nil || age < 0 || age > newborn {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(newborn / 20):
+		}
+	}
 }
 
 func (n *Native) plan(ctx context.Context, m EngineMerge) (*chain.Merge, error) {
@@ -106,15 +133,17 @@ func (n *Native) Merge(ctx context.Context, m EngineMerge, progress func(done, t
 	if err != nil {
 		return err
 	}
-	plan, err := n.plan(ctx, m)
-	if err != nil {
-		return err
-	}
-	moved := int64(0)
-	return n.storeFor(m).CommitAnd(ctx, plan, func(k int64) {
-		moved += k
-		progress(moved, plan.Bytes)
-	}, then)
+	return n.steady(ctx, func() error {
+		plan, err := n.plan(ctx, m)
+		if err != nil {
+			return err
+		}
+		moved := int64(0)
+		return n.storeFor(m).CommitAnd(ctx, plan, func(k int64) {
+			moved += k
+			progress(moved, plan.Bytes)
+		}, then)
+	})
 }
 
 // takeBack lets the layer above build on the top again.
