@@ -28,7 +28,6 @@ type alternateCase struct {
 }
 
 func oneDisk(*bed) []guest.DiskSpec  { return []guest.DiskSpec{{}} }
-func rawDisk(*bed) []guest.DiskSpec  { return []guest.DiskSpec{{Format: "raw"}} }
 func twoDisks(*bed) []guest.DiskSpec { return []guest.DiskSpec{{}, {Format: "raw"}} }
 
 // onDevices are a raw base and a qcow2 one on block devices.
@@ -57,7 +56,6 @@ func onRelative(b *bed) []guest.DiskSpec {
 func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
 	for _, c := range []alternateCase{
 		{name: "qcow2 base", disks: oneDisk},
-		{name: "raw base", disks: rawDisk},
 		{name: "two disks", disks: twoDisks},
 		{name: "bases on block devices", disks: onDevices, block: true},
 		{name: "relative names", disks: onRelative, relative: true, below: 1},

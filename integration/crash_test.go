@@ -189,12 +189,13 @@ type boundaryCase struct {
 	taken  int      // snapshots to take before each killed run, with another policy
 	args   []string // of the killed run
 	places int      // there must be at least so many
-	step   int      // kill at one in so many writes, at all if VIRT_ROTATE_KILLS is set; 0: at boundaries
+	writes bool     // the places are the engine's writes, not boundaries
+	step   int      // 0, or one in so many places is tried unless VIRT_ROTATE_KILLS is set
 }
 
 // kind is what the places are: "boundary" or "write".
 func (c *boundaryCase) kind() string {
-	if c.step > 0 {
+	if c.writes {
 		return "write"
 	}
 	return "boundary"
@@ -210,7 +211,7 @@ func (c *boundaryCase) everywhere(t *testing.T, kill func(b *bed, n int) string)
 	b.boot(guest.Spec{Name: "g1", Disks: c.disks})
 	b.rotations("g1", max(c.last, c.taken))
 	step := max(c.step, 1)
-	if os.Getenv("VIRT_ROTATE_KILLS") != "" {
+	if everyPlace() {
 		step = 1
 	}
 	n := 1

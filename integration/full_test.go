@@ -29,9 +29,13 @@ func newFullBed(t *testing.T) *fullBed {
 	b.overlays = b.tmpfs("overlays", "size=64m")
 	b.state = b.tmpfs("state", "size=256k")
 	b.policy("2", b.overlays)
+	size := 16 << 20
+	if everyPlace() { // there is to be some of it left in the end
+		size = 64 << 20
+	}
 	b.boot(guest.Spec{
-		Name: "g1", Disks: []guest.DiskSpec{{Path: filepath.Join(b.base, "g1.qcow2"), Size: 64 << 20}},
-		Params: guest.Params{Slots: 16384, Pause: 1}, // each block takes a cluster
+		Name: "g1", Disks: []guest.DiskSpec{{Path: filepath.Join(b.base, "g1.qcow2"), Size: int64(size)}},
+		Params: guest.Params{Slots: uint32(size) / guest.SlotSize, Pause: 1}, // each block takes a cluster
 	})
 	b.rotations("g1", 2)
 	b.writeAndStop()
@@ -97,21 +101,20 @@ func TestFullStorageAtAnyMomentWhileOff(t *testing.T) {
 	for _, c := range []struct {
 		name, what string
 		dir        func(b *fullBed) string
-		first      int
-		step       int // one in so many places, unless VIRT_ROTATE_KILLS is set
+		step, last int // one in so many of the first places; all if VIRT_ROTATE_KILLS is set
 	}{
-		{"base", "write", func(b *fullBed) string { return b.base }, 1, 4},
-		{"overlays", "boundary", func(b *fullBed) string { return b.overlays }, 1, 3},
-		{"state", "boundary", func(b *fullBed) string { return b.state }, 1, 4},
+		{"base", "write", func(b *fullBed) string { return b.base }, 20, 45},
+		{"overlays", "boundary", func(b *fullBed) string { return b.overlays }, 3, 8},
+		{"state", "boundary", func(b *fullBed) string { return b.state }, 4, 14},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newFullBed(t)
-			if os.Getenv("VIRT_ROTATE_KILLS") != "" {
-				c.step = 1
+			if everyPlace() {
+				c.step, c.last = 1, 1000
 			}
-			failed, n := 0, c.first
-			for ; !t.Failed(); n += c.step {
+			failed, n := 0, 1
+			for ; n <= c.last && !t.Failed(); n += c.step {
 				exit, place := b.fullAt(c.dir(b), c.what, n)
 				if place == "" {
 					break
@@ -128,6 +131,9 @@ func TestFullStorageAtAnyMomentWhileOff(t *testing.T) {
 		})
 	}
 }
+
+// everyPlace tells whether tests that are cut short go to all places.
+func everyPlace() bool { return os.Getenv("VIRT_ROTATE_KILLS") != "" }
 
 // fullAt fills a file system when a run has come to its n-th place.
 func (b *fullBed) fullAt(dir, what string, n int) (exit int, place string) {
@@ -179,7 +185,7 @@ func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 	for _, c := range []struct {
 		name, raise, lower string // scripts, in the directory of the overlays
 	}{
-		{"full", "head -c 64M /dev/zero > ballast || true", "rm ballast"},
+		{"full", "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast", "rm ballast"}, // but for a part of an overlay
 		{"no inodes", "mount -o remount,nr_inodes=$(( $(df --output=iused . | tail -1) )) .", "mount -o remount,nr_inodes=0 ."},
 		{"read-only", "mount -o remount,ro .", "mount -o remount,rw ."},
 		{"another directory that is not there", "", ""},
@@ -212,11 +218,36 @@ func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 				t.Errorf("the guest has %v, not %v", now, kept[oldest])
 			}
 			b.start("g1")
-			b.rotations("g1", 5)
+			b.rotations("g1", 3)
 			b.noRecords()
 			b.wantTidy("g1", 3)
 		})
 	}
+}
+
+// The same just when a restore makes its overlay: part of an image is no overlay, and
+// nothing of it stays.
+func TestStorageThatRunsFullInARestore(t *testing.T) {
+	t.Parallel()
+	b := newFullBed(t)
+	oldest := b.snapshotNames("g1")[0]
+	before := b.still("g1", b.overlays, b.base)
+	r := b.beginUntil("write", 1, "restore", "--discard-newer", "g1", oldest)
+	run(t, b.overlays, "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast")
+	if res, place := r.goOn(); place == "" || res.Exit != 1 || !strings.Contains(res.Stdout+res.Stderr, b.overlays) {
+		t.Errorf("%s: %v", place, res)
+	}
+	must(t, os.Remove(filepath.Join(b.overlays, "ballast")))
+	before.unchanged(b.bed)
+	kept := b.keptStates("g1")
+	b.rotate("restore", "--discard-newer", "g1", oldest).wantExit(t, 0)
+	if now := b.checkGuest("g1"); !maps.Equal(now, kept[oldest]) {
+		t.Errorf("the guest has %v, not %v", now, kept[oldest])
+	}
+	b.start("g1")
+	b.rotations("g1", 3)
+	b.noRecords()
+	b.wantTidy("g1", 3)
 }
 
 // An export for which there is no room leaves no file, and harms nothing.
@@ -228,10 +259,11 @@ func TestExportOntoAFullDisk(t *testing.T) {
 	before := b.still("g1", b.overlays, b.base)
 	for _, how := range [][]string{{"-O", "raw"}, {"-O", "qcow2"}, {"--compress"}} {
 		run(t, small, "head -c 2M /dev/zero > ballast || true; truncate -s -128K ballast")
-		out := filepath.Join(small, "out")
-		r := b.rotate(append([]string{"export", "g1", name, "-o", out}, how...)...)
-		if _, err := os.Lstat(out); err == nil || r.Exit == 0 || !strings.Contains(r.Stderr, out) {
-			t.Errorf("%q: %v; the file: %v", how, r, err)
+		r := b.rotate(append([]string{"export", "g1", name, "-o", filepath.Join(small, "out")}, how...)...)
+		left, err := os.ReadDir(small)
+		must(t, err)
+		if len(left) != 1 || r.Exit != 1 || !strings.Contains(r.Stderr, small) || !strings.Contains(r.Stderr, "no space left") {
+			t.Errorf("%q: %v; in the directory: %v", how, r, left)
 		}
 		t.Log(strings.TrimSpace(r.Stderr))
 		before.unchanged(b.bed)

@@ -66,8 +66,8 @@ func TestKillAtEveryBoundaryWhileOff(t *testing.T) {
 // The same at each write of the engine, which then is in the middle of a merge.
 func TestKillAtEveryWriteOfTheEngine(t *testing.T) {
 	for _, c := range []boundaryCase{
-		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 20, step: 5},
-		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 10, step: 5},
+		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 20, writes: true, step: 30},
+		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 10, writes: true, step: 11},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killOff) })
 	}
@@ -105,7 +105,7 @@ func TestAGuestThatIsStartedInAnOfflineRotation(t *testing.T) {
 	b := newDaemonBed(t)
 	b.logsOnFailure("g1")
 	b.writePolicy(keepThree)
-	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{Size: 64 << 20}, {}}})
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{Size: 16 << 20}, {}}})
 	b.rotations("g1", 3)
 	b.destroy("g1")
 	began := time.Now()

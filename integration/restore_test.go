@@ -111,9 +111,9 @@ func (b *bed) noRecords() {
 func TestKillAtEveryBoundaryOfARestore(t *testing.T) {
 	disks := []guest.DiskSpec{{}, {Format: "raw"}}
 	for _, c := range []boundaryCase{
-		{name: "boundaries", bed: newDaemonBed, disks: disks, last: 3, places: 12},
-		{name: "boundaries, discard newer", bed: newDaemonBed, disks: disks, last: 3, places: 6, args: []string{"--discard-newer"}},
-		{name: "writes", bed: newDaemonBed, disks: disks, last: 3, places: 4, step: 1},
+		{name: "boundaries", bed: newDaemonBed, disks: disks, last: 3, places: 12, step: 5},
+		{name: "boundaries, discard newer", bed: newDaemonBed, disks: disks, last: 3, places: 6, step: 3, args: []string{"--discard-newer"}},
+		{name: "writes", bed: newDaemonBed, disks: disks, last: 3, places: 4, writes: true, step: 3},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killRestore) })
 	}

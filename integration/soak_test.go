@@ -50,7 +50,7 @@ const (
 // changes, and in the end nothing is left over.
 func TestSoak(t *testing.T) {
 	t.Parallel()
-	runs := times(t, "VIRT_ROTATE_SOAK", 10)
+	runs := times(t, "VIRT_ROTATE_SOAK", 6)
 	s := newSoak(t, runs)
 	for i := 0; i < runs && !t.Failed(); i++ {
 		s.round()
