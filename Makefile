@@ -6,9 +6,10 @@ GO      ?= go
 FUZZTIME ?= 30s
 CHAINS  ?= 20000
 SEED    ?= $(shell date +%s)
+SOAK    ?= 360
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash lint fuzz fuzz-chains bench demo install man tools clean
+.PHONY: all build test unit integration crash soak lint fuzz fuzz-chains bench demo install man tools clean
 
 all: build
 
@@ -29,7 +30,11 @@ integration:
 
 crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest
-	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash' ./integration/...
+	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash|FullStorage' ./integration/...
+	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
+
+soak: tools ## thirty days of a host with four guests, as fast as they go by, with kills at random
+	VIRT_ROTATE_SOAK=$(SOAK) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 24h -run '^TestSoak$$' -v ./integration
 
 lint:
 	$(GO) run $(LINT) run ./...

@@ -1,12 +1,10 @@
 package integration_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
@@ -51,23 +49,6 @@ func (b *tightBed) policy(last, minFree, more string) {
 	b.writePolicy(text + "\noverlay_dir = \"" + b.overlays + "\"")
 }
 
-// fill writes a file until the small file system is full, and returns its name.
-func (b *tightBed) fill() string {
-	b.t.Helper()
-	name := filepath.Join(b.small, "ballast")
-	f, err := os.Create(name)
-	must(b.t, err)
-	block := make([]byte, 4096)
-	for err == nil {
-		_, err = f.Write(block)
-	}
-	if !errors.Is(err, syscall.ENOSPC) {
-		b.t.Fatal(err)
-	}
-	must(b.t, errors.Join(f.Sync(), f.Close()))
-	return name
-}
-
 // noOverlayGone fails the test if an overlay was deleted, or one lies about.
 func (b *tightBed) noOverlayGone(before []string) {
 	b.t.Helper()
@@ -91,7 +72,7 @@ func TestFullStorageInAMerge(t *testing.T) {
 			overlays := b.overlaysOf("g1")
 			r := b.beginRotate("run", "--no-snapshot", "--output=json")
 			b.jobRuns(r, "g1", "vda")
-			ballast := b.fill()
+			ballast := fillUp(t, b.small)
 			if !b.job("g1", "vda") {
 				t.Fatal("the merge was over before the storage was full")
 			}
@@ -113,7 +94,7 @@ func TestFullStorageInAMerge(t *testing.T) {
 			b.noOverlayGone(overlays)
 			must(t, os.Remove(ballast))
 			b.policy(last, "0%", "")
-			if state := strings.TrimSpace(b.virsh("domstate", "g1")); state != "running" {
+			if state := b.domState("g1"); state != "running" {
 				t.Logf("the guest is %s", state)
 				b.virsh("resume", "g1")
 			}

@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -23,13 +24,23 @@ var mortal = sync.OnceValues(func() (string, error) { return build("virt-rotate-
 // returns the boundary's name; "" when the run ended by itself before.
 func (b *bed) rotateUntil(n int, args ...string) string {
 	b.t.Helper()
+	return b.dieAt("boundary", n, args...)
+}
+
+// killAt is which variable of the environment says where a mortal virt-rotate dies.
+var killAt = map[string]string{"boundary": "VIRT_ROTATE_KILL_AT", "write": "VIRT_ROTATE_KILL_AT_WRITE"}
+
+// dieAt is rotateUntil, for what is "boundary", or for the writes of the image
+// engine, of which the n-th is not done.
+func (b *bed) dieAt(what string, n int, args ...string) string {
+	b.t.Helper()
 	program, err := mortal()
 	must(b.t, err)
-	r := b.begin(program, []string{"VIRT_ROTATE_KILL_AT=" + strconv.Itoa(n)}, args...).wait()
+	r := b.begin(program, []string{killAt[what] + "=" + strconv.Itoa(n)}, args...).wait()
 	if r.Exit == 0 {
 		return ""
 	}
-	_, place, found := strings.Cut(r.Stderr, "killed at boundary "+strconv.Itoa(n)+": ")
+	_, place, found := strings.Cut(r.Stderr, fmt.Sprintf("killed at %s %d: ", what, n))
 	if !found || r.Exit != -1 {
 		b.t.Fatalf("want a run that is killed or succeeds, got %v", r)
 	}
@@ -153,16 +164,23 @@ func (b *bed) logsOnFailure(dom string) {
 // kills is how often a test kills at random: VIRT_ROTATE_KILLS, or a few times.
 func kills(t *testing.T) int {
 	t.Helper()
-	text := os.Getenv("VIRT_ROTATE_KILLS")
+	return times(t, "VIRT_ROTATE_KILLS", 5)
+}
+
+// times is how often something is done: what the variable of the environment says, or few.
+func times(t *testing.T, variable string, few int) int {
+	t.Helper()
+	text := os.Getenv(variable)
 	if text == "" {
-		return 5
+		return few
 	}
 	n, err := strconv.Atoi(text)
 	must(t, err)
 	return n
 }
 
-// A boundaryCase is a rotation that is killed at each of its boundaries.
+// A boundaryCase is a rotation that is killed at each of its boundaries, or of its
+// engine's writes.
 type boundaryCase struct {
 	name   string
 	bed    func(*testing.T) *bed
@@ -170,7 +188,42 @@ type boundaryCase struct {
 	last   int      // snapshots that the policy keeps
 	taken  int      // snapshots to take before each killed run, with another policy
 	args   []string // of the killed run
-	places int      // boundaries that there must be at least
+	places int      // there must be at least so many
+	writes bool     // the places are the engine's writes, not boundaries
+	step   int      // 0, or one in so many places is tried unless VIRT_ROTATE_KILLS is set
+}
+
+// kind is what the places are: "boundary" or "write".
+func (c *boundaryCase) kind() string {
+	if c.writes {
+		return "write"
+	}
+	return "boundary"
+}
+
+// everywhere sets a guest up and has kill called with 1, 2 … until a run ends before
+// it is killed. kill returns the name of the place, and "" then.
+func (c *boundaryCase) everywhere(t *testing.T, kill func(b *bed, n int) string) {
+	t.Parallel()
+	b := c.bed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(c.policy(max(c.last, c.taken)))
+	b.boot(guest.Spec{Name: "g1", Disks: c.disks})
+	b.rotations("g1", max(c.last, c.taken))
+	step := max(c.step, 1)
+	if everyPlace() {
+		step = 1
+	}
+	n := 1
+	for place := kill(b, n); place != "" && !t.Failed(); place = kill(b, n) {
+		t.Logf("%s %d: %s", c.kind(), n, place)
+		n += step
+	}
+	t.Logf("killed at one in %d of the first %d", step, n-1)
+	if n-1 < c.places && !t.Failed() {
+		t.Errorf("%d places, want at least %d: is the hook broken?", n-1, c.places)
+	}
+	b.restart("g1")
 }
 
 var boundaryCases = []boundaryCase{
@@ -187,25 +240,7 @@ func (c *boundaryCase) policy(last int) string {
 
 func TestKillAtEveryBoundary(t *testing.T) {
 	for _, c := range boundaryCases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			b := c.bed(t)
-			b.logsOnFailure("g1")
-			b.writePolicy(c.policy(c.last))
-			b.boot(guest.Spec{Name: "g1", Disks: c.disks})
-			if c.last > 0 {
-				b.rotations("g1", c.last)
-			}
-			n := 1
-			for c.killAt(b, n) != "" && !t.Failed() {
-				n++
-			}
-			t.Logf("%d boundaries", n-1)
-			if n-1 < c.places && !t.Failed() {
-				t.Errorf("killed at %d boundaries, want at least %d: is the hook broken?", n-1, c.places)
-			}
-			b.restart("g1")
-		})
+		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killAt) })
 	}
 }
 
@@ -227,7 +262,6 @@ func (c *boundaryCase) killAt(b *bed, n int) string {
 		next = []string{"--now"}
 	}
 	b.recover("g1", c.last+1, next...)
-	b.t.Logf("boundary %d: %s", n, place)
 	return place
 }
 

@@ -24,7 +24,7 @@ type stillLife struct {
 // still suspends the guest, if it runs, and looks at it and at the directories.
 func (b *bed) still(dom string, dirs ...string) stillLife {
 	b.t.Helper()
-	if strings.TrimSpace(b.virsh("domstate", dom)) == "running" {
+	if b.domState(dom) == "running" {
 		b.virsh("suspend", dom)
 	}
 	s := stillLife{dom, append(dirs, b.path("state", "intents"), b.path("images")), nil}
@@ -67,7 +67,7 @@ func (s *stillLife) unchanged(b *bed) {
 			b.t.Errorf("%s is new", what)
 		}
 	}
-	if strings.TrimSpace(b.virsh("domstate", s.dom)) == "paused" {
+	if b.domState(s.dom) == "paused" {
 		b.virsh("resume", s.dom)
 	}
 }

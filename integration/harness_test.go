@@ -72,6 +72,9 @@ type bed struct {
 	policy string        // file, "" until writePolicy
 	loops  []*guest.Loop // closed once the guests are dead
 	leaks  bool          // QEMU is killed: leaked clusters are no fault of ours
+
+	program func() (string, error) // the virt-rotate that is run; nil: the ordinary one
+	env     []string               // more of its environment
 }
 
 // newBed makes a host whose libvirt is embedded in its clients.
@@ -144,6 +147,12 @@ func (b *bed) start(dom string) {
 func (b *bed) destroy(dom string) {
 	b.t.Helper()
 	must(b.t, b.host.Destroy(b.t.Context(), dom))
+}
+
+// domState is a domain's state in libvirt's words.
+func (b *bed) domState(dom string) string {
+	b.t.Helper()
+	return strings.TrimSpace(b.virsh("domstate", dom))
 }
 
 // crash is a power cut for one guest.
@@ -379,7 +388,11 @@ type rotation struct {
 // beginRotate starts virt-rotate and returns at once.
 func (b *bed) beginRotate(args ...string) *rotation {
 	b.t.Helper()
-	program, err := binary()
+	build := b.program
+	if build == nil {
+		build = binary
+	}
+	program, err := build()
 	must(b.t, err)
 	return b.begin(program, nil, args...)
 }
@@ -393,7 +406,7 @@ func (b *bed) begin(program string, env []string, args ...string) *rotation {
 	}
 	// Not t.Context: the process must be gone before the clean-up, not after.
 	r := &rotation{cmd: b.host.Command(context.Background(), program, append(global, args...)...)}
-	r.cmd.Env = append(r.cmd.Env, env...)
+	r.cmd.Env = slices.Concat(r.cmd.Env, b.env, env)
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	done := b.host.Turn()
 	if err := r.cmd.Start(); err != nil {

@@ -1,6 +1,9 @@
 package integration_test
 
 import (
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -8,59 +11,50 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
 
-// A guest goes back, writes on from there, and is rotated until nothing of the
-// branch is left. No state changes that is still listed.
+// A restoreCase is a guest with three snapshots that goes back to one of them.
+type restoreCase struct {
+	name    string
+	disks   []guest.DiskSpec
+	to      int // which of the snapshots, oldest first
+	discard bool
+}
+
+// A guest goes back, writes on from there, and is rotated ten times, running and
+// shut off by turns, until nothing of the branch is left. No state changes that is
+// still listed.
 func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		disks   []guest.DiskSpec
-		discard bool
-	}{
-		{name: "one disk", disks: make([]guest.DiskSpec, 1)},
-		{name: "two disks", disks: []guest.DiskSpec{{}, {Format: "raw"}}},
-		{name: "discard newer", disks: make([]guest.DiskSpec, 1), discard: true},
+	for _, c := range []restoreCase{
+		{name: "oldest", disks: make([]guest.DiskSpec, 1), to: 0},
+		{name: "middle, two disks", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 1},
+		{name: "newest", disks: make([]guest.DiskSpec, 1), to: 2},
+		{name: "oldest, discard newer", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 0, discard: true},
+		{name: "middle, discard newer", disks: make([]guest.DiskSpec, 1), to: 1, discard: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)
+			b.logsOnFailure("g1")
 			b.writePolicy(keepThree)
 			b.boot(guest.Spec{Name: "g1", Disks: c.disks})
 			b.rotations("g1", 3)
 			b.waitWrites("g1", 30)
-			names := b.snapshotNames("g1")
-			if r := b.rotate("restore", "g1", names[1]).wantExit(t, 4); !strings.Contains(r.String(), "the guest runs") {
-				t.Errorf("%v", r)
-			}
-			if r := b.rotate("restore", "--stop", "--patience", "1s", "g1", names[1]); r.Exit != 1 || !strings.Contains(r.Stderr, "--force") {
-				t.Errorf("%v", r)
-			}
-			before := b.keptStates("g1")
-			args := []string{"restore", "--stop", "--force", "--patience", "1s", "g1", names[1]}
-			if c.discard {
-				args = append(args, "--discard-newer")
-			}
-			b.rotate(args...).wantExit(t, 0)
-			b.unchanged("g1", before)
-			b.checkImages("g1")
-			left := b.snapshotNames("g1")
-			if want := map[bool]int{true: 2, false: 4}[c.discard]; len(left) != want || !slices.Contains(left, names[1]) {
-				t.Errorf("snapshots %q, want %d of %q", left, want, names)
-			}
-			if cur := strings.TrimSpace(b.virsh("snapshot-current", "g1", "--name")); cur != names[1] {
-				t.Errorf("current is %q", cur)
-			}
-			for _, d := range b.disks("g1") {
-				if got, was := b.checkGuest("g1")[d.Target], before[names[1]][d.Target]; got != was {
-					t.Errorf("%s is in state %v, not %v", d.Target, got, was)
-				}
-			}
+			c.goBack(b)
 			b.start("g1")
 			b.checkGuest("g1")
-			b.rotations("g1", 6)
+			for n := range 10 {
+				b.bring("g1", "running")
+				b.waitWrites("g1", 30)
+				b.bring("g1", map[bool]string{true: "running", false: "shut off"}[n%2 == 0])
+				before := b.keptStates("g1")
+				b.rotateNow("g1")
+				b.unchanged("g1", before)
+				b.checkGuest("g1")
+			}
+			b.bring("g1", "running")
 			if names := b.snapshotNames("g1"); len(names) != 3 {
 				t.Errorf("snapshots %q, want 3", names)
 			}
-			b.rotateNow("g1")
+			b.noRecords()
 			b.wantInOrder("g1", 4)
 		})
 	}
@@ -96,4 +90,92 @@ func TestRestoreWithTheConfigurationOfThatTime(t *testing.T) {
 	b.start("g1")
 	b.rotations("g1", 5)
 	b.wantInOrder("g1", 4)
+}
+
+// goBack restores, and checks what is there right afterwards.
+func (c *restoreCase) goBack(b *bed) {
+	b.t.Helper()
+	names := b.snapshotNames("g1")
+	to := names[c.to]
+	if r := b.rotate("restore", "g1", to).wantExit(b.t, 4); !strings.Contains(r.String(), "the guest runs") {
+		b.t.Errorf("%v", r)
+	}
+	if r := b.rotate("restore", "--stop", "--patience", "1s", "g1", to); r.Exit != 1 || !strings.Contains(r.Stderr, "--force") {
+		b.t.Errorf("%v", r)
+	}
+	before := b.keptStates("g1")
+	args := []string{"restore", "--stop", "--force", "--patience", "1s", "g1", to}
+	if c.discard {
+		args = append(args, "--discard-newer")
+	}
+	b.rotate(args...).wantExit(b.t, 0)
+	b.unchanged("g1", before)
+	b.checkImages("g1")
+	left := b.snapshotNames("g1")
+	if want := map[bool]int{true: c.to + 1, false: 4}[c.discard]; len(left) != want || !slices.Contains(left, to) {
+		b.t.Errorf("snapshots %q, want %d of %q", left, want, names)
+	}
+	if cur := strings.TrimSpace(b.virsh("snapshot-current", "g1", "--name")); cur != to {
+		b.t.Errorf("current is %q", cur)
+	}
+	for target, got := range b.checkGuest("g1") {
+		if was := before[to][target]; got != was {
+			b.t.Errorf("%s is in state %v, not %v", target, got, was)
+		}
+	}
+}
+
+// noRecords fails the test if layers are still on record as free to go.
+func (b *bed) noRecords() {
+	b.t.Helper()
+	records, err := filepath.Glob(b.path("state", "released", "*"))
+	must(b.t, err)
+	for _, r := range records {
+		text, err := os.ReadFile(r)
+		must(b.t, err)
+		b.t.Errorf("layers are still on record as free: %s", text)
+	}
+}
+
+// A restore dies at each of its boundaries, or of its engine's writes: all disks
+// are where they were, or all where they go; no snapshot is lost; and later runs leave
+// nothing of it behind.
+func TestKillAtEveryBoundaryOfARestore(t *testing.T) {
+	disks := []guest.DiskSpec{{}, {Format: "raw"}}
+	for _, c := range []boundaryCase{
+		{name: "boundaries", bed: newDaemonBed, disks: disks, last: 3, places: 12, step: 5},
+		{name: "boundaries, discard newer", bed: newDaemonBed, disks: disks, last: 3, places: 6, step: 3, args: []string{"--discard-newer"}},
+		{name: "writes", bed: newDaemonBed, disks: disks, last: 3, places: 4, writes: true, step: 3},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killRestore) })
+	}
+}
+
+// killRestore kills a restore at its n-th place.
+func (c *boundaryCase) killRestore(b *bed, n int) string {
+	b.t.Helper()
+	b.bring("g1", "running")
+	b.rotations("g1", 3) // they also clear away what the last restore left
+	b.noLeftovers("g1")
+	b.noRecords()
+	b.waitWrites("g1", 20)
+	b.destroy("g1")
+	to := b.snapshotNames("g1")[1]
+	kept, now := b.keptStates("g1"), b.checkGuest("g1")
+	place := b.dieAt(c.kind(), n, append([]string{"restore", "g1", to}, c.args...)...)
+	after := b.keptStates("g1")
+	for name, state := range kept {
+		gone := len(c.args) > 0 && name > to
+		if is, listed := after[name]; listed && !maps.Equal(is, state) || !listed && !gone {
+			b.t.Errorf("%s: snapshot %s had %v, has %v", place, name, state, is)
+		}
+	}
+	if is := b.checkGuest("g1"); !maps.Equal(is, now) && !maps.Equal(is, kept[to]) {
+		b.t.Errorf("%s: the disks have %v, neither %v nor %v", place, is, now, kept[to])
+	}
+	for range 2 {
+		b.rotate("run", "--no-snapshot").wantExit(b.t, 0)
+		b.unchanged("g1", after)
+	}
+	return place
 }

@@ -37,7 +37,8 @@ var featureNames = []struct {
 const featureNameLen = 48
 
 // Create writes an empty image into f, which is empty or will be overwritten
-// from its start, and makes it durable.
+// from its start, and makes it durable. The sector of the header is written last:
+// what was an empty file begins with zeros until all else is there, and is no image.
 func Create(f vfs.File, o CreateOptions) error {
 	h, err := o.header()
 	if err != nil {
@@ -47,13 +48,19 @@ func Create(f vfs.File, o CreateOptions) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(b, 0); err != nil {
+	if _, err := f.WriteAt(b[sectorSize:], sectorSize); err != nil {
 		return err
 	}
 	if end := h.L1TableOffset + roundUp(int64(h.L1Size)*l1EntryLen, h.ClusterSize()); end > int64(len(b)) {
 		if err := growTo(f, end); err != nil {
 			return err
 		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(b[:sectorSize], 0); err != nil {
+		return err
 	}
 	return f.Sync()
 }

@@ -5,20 +5,43 @@ package rotate
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"sync/atomic"
-	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
 )
 
-var boundaries atomic.Int64
+var boundaries, writes atomic.Int64
 
-// failpoint kills the process at the n-th call, n from VIRT_ROTATE_KILL_AT.
-func failpoint(name string) {
-	n, err := strconv.ParseInt(os.Getenv("VIRT_ROTATE_KILL_AT"), 10, 64)
-	if err != nil || boundaries.Add(1) != n {
+// failpoint ends the process at the n-th call, n from VIRT_ROTATE_KILL_AT.
+func failpoint(name string) { endAt("VIRT_ROTATE_KILL_AT", &boundaries, "boundary", name) }
+
+// Mortal is fs, but the process ends before the n-th change of a file, n from
+// VIRT_ROTATE_KILL_AT_WRITE.
+func Mortal(fs vfs.FS) vfs.FS {
+	return vfstest.Mortal(fs, func(what, path string) error {
+		endAt("VIRT_ROTATE_KILL_AT_WRITE", &writes, "write", what+" "+path)
+		return nil
+	})
+}
+
+// endAt kills the process at the n-th call, n from the variable of the environment.
+// With VIRT_ROTATE_STOP it only stops, and can be told to go on (SIGCONT).
+func endAt(variable string, calls *atomic.Int64, kind, name string) {
+	n, err := strconv.ParseInt(os.Getenv(variable), 10, 64)
+	if err != nil || calls.Add(1) != n {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "killed at boundary %d: %s\n", n, name)
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {}
+	fmt.Fprintf(os.Stderr, "killed at %s %d: %s\n", kind, n, name)
+	if os.Getenv("VIRT_ROTATE_STOP") == "" {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+	runtime.LockOSThread() // a thread that stops itself gets no further
+	defer runtime.UnlockOSThread()
+	_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }

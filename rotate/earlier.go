@@ -111,11 +111,17 @@ func (b *builder) collectFile(f intentFile, blank bool, g *group) {
 		b.refuse(CodeLeftover, f.Path, "libvirt does not have it in any chain, but a process has it open: if that is the guest's QEMU, shut the guest down and see docs/recovery.md")
 	case f.writtenSince(left):
 		b.refuse(CodeLeftover, f.Path, "it was merged and is in no chain, but it was written to after that: a guest was started from it in that moment; see docs/recovery.md")
-	case blank && !left.Blank:
+	case blank && !f.blank(left):
 		b.refuse(CodeLeftover, f.Path, fmt.Sprintf("an interrupted snapshot made it, it is in no chain, but it holds %s of guest data: see docs/recovery.md", Bytes(left.Allocated)))
 	default:
 		g.leftovers = append(g.leftovers, leftover{f.Path, intentFile{Path: f.Path, ID: left.ID, Written: f.Written}, blank})
 	}
+}
+
+// blank tells whether the file holds no guest data, for it is an image without any, or
+// exactly the file that we made, and no image yet.
+func (f intentFile) blank(left LeftFile) bool {
+	return left.Blank || left.NoHeader && f.ID == left.ID
 }
 
 // inChain tells whether path is in a chain in the builder's world.

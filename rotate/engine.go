@@ -14,7 +14,8 @@ import (
 
 // An Engine merges layers of disks that no guest has open.
 type Engine interface {
-	// Overlay makes the empty file at path an overlay on below, durably.
+	// Overlay makes the empty file at path an overlay on below, durably. After an
+	// error it is empty.
 	Overlay(ctx context.Context, path string, below Layer) error
 	// Check returns what Merge would refuse. It changes nothing.
 	Check(ctx context.Context, m EngineMerge) error
@@ -52,8 +53,8 @@ func (n *Native) Overlay(_ context.Context, path string, below Layer) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
+	if err != nil { // part of an image would pass for one with data
+		err = errors.Join(fmt.Errorf("%s: %w", path, err), f.Truncate(0))
 	}
 	return errors.Join(err, f.Close())
 }
@@ -67,8 +68,35 @@ func (n *Native) Check(ctx context.Context, m EngineMerge) error {
 	if again, err := n.mergedBefore(m); again || err != nil {
 		return err
 	}
-	_, err := n.plan(ctx, m)
-	return err
+	return n.steady(ctx, func() error {
+		_, err := n.plan(ctx, m)
+		return err
+	})
+}
+
+// newborn is how long a file that was just written to may be one that is not
+// written to its end yet.
+const newborn = 2 * time.Second
+
+// steady tries again for a moment while what is refused is a file that somebody is
+// just writing: libvirt makes overlays of other domains beside the images.
+func (n *Native) steady(ctx context.Context, do func() error) error {
+	for end := time.Now().Add(newborn); ; {
+		err := do()
+		var refused *chain.RefusedError
+		if !errors.As(err, &refused) || time.Now().After(end) {
+			return err
+		}
+		info, failed := n.Store.FS.Stat(refused.Path)
+		if age := time.Since(info.ModTime); failed != nil || age < 0 || age > newborn {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(newborn / 20):
+		}
+	}
 }
 
 func (n *Native) planPull(ctx context.Context, m EngineMerge) (*chain.Pull, error) {
@@ -141,11 +169,13 @@ func (n *Native) Merge(ctx context.Context, m EngineMerge, progress func(done, t
 	if err != nil {
 		return err
 	}
-	plan, err := n.plan(ctx, m)
-	if err != nil {
-		return err
-	}
-	return n.storeFor(m).CommitAnd(ctx, plan, counted(plan.Bytes, progress), then)
+	return n.steady(ctx, func() error {
+		plan, err := n.plan(ctx, m)
+		if err != nil {
+			return err
+		}
+		return n.storeFor(m).CommitAnd(ctx, plan, counted(plan.Bytes, progress), then)
+	})
 }
 
 // takeBack lets the layer above build on the top again.

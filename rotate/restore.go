@@ -155,6 +155,9 @@ func (s *restore) planSwitch(b *builder) {
 		if path == "" {
 			path = overlayPath(disk, stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
 		}
+		if refused := b.reserveOverlay(path, emptyOverlay); refused != nil {
+			b.plan.Refused = append(b.plan.Refused, *refused)
+		}
 		if len(onto)+1 > b.rule.MaxChain {
 			b.refuse(CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", plural(len(onto)+1, "layer"), b.rule.MaxChain))
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
@@ -122,6 +123,9 @@ func TestRestoreIsRefused(t *testing.T) {
 		"corrupt": {func(h *simHost, web *simDomain) {
 			h.change(web.Disks[0].Chain[0].Path, func(i *simImage) { i.Corrupt = true })
 		}, RestoreOptions{}, CodeCorrupt},
+		"no room": {func(h *simHost, _ *simDomain) {
+			h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
+		}, RestoreOptions{DiscardNewer: true}, CodeNoSpace},
 		"a half-run run": {func(h *simHost, web *simDomain) {
 			must(newJournal(h.dir + "/state").write(Intent{Domain: "web", UUID: web.UUID}))
 		}, RestoreOptions{}, CodeIntent},

@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -12,6 +13,7 @@ import (
 type simEngine struct{ h *simHost }
 
 func (e simEngine) Overlay(_ context.Context, path string, below Layer) error {
+	must(os.WriteFile(path, make([]byte, 4096), 0o600)) // the header is written last
 	return e.h.call("overlay", func() error {
 		e.h.store(path, simImage{Format: "qcow2", Size: below.Size, Backing: below.Path, BackingFormat: below.Format, Blocks: blocks{}})
 		return nil

@@ -165,15 +165,20 @@ func (b *builder) reserveOverlays(spec *SnapshotSpec) *Refusal {
 		if !ok {
 			continue
 		}
-		fs, known := b.w.Dirs[filepath.Dir(path)]
-		if !known {
-			return &Refusal{CodeOverlayDir, filepath.Dir(path), "the directory for the overlay cannot be used: is it there?"}
-		}
-		if r := b.reserve(fs, path, b.forecast(&b.disks[i]), "an overlay there"); r != nil {
+		if r := b.reserveOverlay(path, b.forecast(&b.disks[i])); r != nil {
 			return r
 		}
 	}
 	return nil
+}
+
+// reserveOverlay sees that an overlay of so many bytes has room.
+func (b *builder) reserveOverlay(path string, need int64) *Refusal {
+	fs, known := b.w.Dirs[filepath.Dir(path)]
+	if !known {
+		return &Refusal{CodeOverlayDir, filepath.Dir(path), "the directory for the overlay cannot be used: is it there?"}
+	}
+	return b.reserve(fs, path, need, "an overlay there")
 }
 
 // takeSteps adds the steps of the snapshot and puts it into the builder's world.

@@ -169,7 +169,7 @@ func (r *domainRun) undoSnapshot(ctx context.Context, domain string) error {
 		if d.uses(f.Path) {
 			return nil // it was taken after all: the next run sees to the rest
 		}
-		if left, there := r.w.Left[f.Path]; there && !left.Blank {
+		if left, there := r.w.Left[f.Path]; there && !f.blank(left) {
 			return fmt.Errorf("%s: the overlay is in no chain, but holds data: left as it is", f.Path)
 		}
 		if err := removeUnused(r.w, d, f); err != nil {

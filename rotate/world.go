@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type LeftFile struct {
 	Allocated int64
 	ModTime   time.Time
 	Blank     bool // holds no guest data
+	NoHeader  bool // begins with zeros, as an overlay of ours does until its header is written, which comes last
 	InUse     bool // a process has it open with QEMU's image locks
 	Written   bool // a process may write to it, by those locks
 }
@@ -175,7 +177,20 @@ func (o *Observer) leftFile(w *World, path string) {
 	}
 	image, err := o.Inspect(path, "qcow2")
 	left.Blank = info.Size == 0 || err == nil && image.Blank
+	left.NoHeader = beginsWithZeros(path)
 	w.Left[path] = left
+}
+
+// beginsWithZeros tells whether a file's first sector is there and has only zeros.
+func beginsWithZeros(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var sector [512]byte
+	_, err = f.ReadAt(sector[:], 0)
+	return err == nil && sector == [512]byte{}
 }
 
 // files lists every file that the intent names.

@@ -71,7 +71,7 @@ func formatNamed(name string) (*format, error) {
 // newStore knows all formats. Backing names may lead to allow, besides the
 // directory of the image that the user names.
 func newStore(allow []string) *chain.Store {
-	s := &chain.Store{FS: vfs.OS(), Allow: allow, RealPath: filepath.EvalSymlinks}
+	s := &chain.Store{FS: fileSystem(), Allow: allow, RealPath: filepath.EvalSymlinks}
 	for _, f := range formats() {
 		s.Formats = append(s.Formats, f.Format)
 	}

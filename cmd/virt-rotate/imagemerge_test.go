@@ -242,6 +242,8 @@ q odd/basebits.qcow2 1M; qemu-img bitmap --add odd/basebits.qcow2 b; q -b basebi
 qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=aes,encrypt.key-secret=s odd/aes.qcow2 1M
 q odd/bad.qcow2 1M; q -b bad.qcow2 -F qcow2 odd/onbad.qcow2; printf '\2' | dd of=odd/bad.qcow2 bs=1 seek=79 conv=notrunc status=none
 truncate -s 1M far/raw.img
+mkdir old; q old/base.qcow2 1M; q -b base.qcow2 -F qcow2 old/over.qcow2 # and an overlay of QEMU's format QED
+printf 'QED\0\0\0\1\0\4\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0' > old/other.qed; truncate -s 64K old/other.qed
 `)
 	before := treeSum(t, dir)
 	for _, c := range []struct{ line, path, want string }{
@@ -257,6 +259,7 @@ truncate -s 1M far/raw.img
 		{"commit json/over.qcow2", "json/over.qcow2", "not a plain path"},
 		{"commit json/plain.qcow2", "json/over.qcow2", "what it builds on is not known"},
 		{"commit --scan json d.qcow2", "json/over.qcow2", "what it builds on is not known"},
+		{"commit old/over.qcow2", "old/other.qed", "QED"},
 		{"map far/nbd.qcow2", "nbd.qcow2", "not a plain path"},
 		{"pull far/loop1.qcow2", "loop", "loop"},
 		{"info --backing-chain far/loop1.qcow2", "loop", "loop"},

@@ -32,7 +32,7 @@ func inspect(path, format string) (chain.Image, error) {
 		if yes, err := qcow2.Probe(f); err != nil {
 			return chain.Image{}, err
 		} else if !yes {
-			return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
+			return chain.Image{Format: "raw", VirtualSize: info.Size}, chain.RefuseForeign(path, f)
 		}
 	}
 	var image chain.Image

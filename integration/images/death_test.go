@@ -1,12 +1,37 @@
 package images_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/images"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
 )
+
+var errDead = errors.New("the process is dead")
+
+// A mortal is the file system of a process that is killed after so many changes of
+// files: what was changed before stays.
+type mortal struct {
+	vfs.FS
+	changes atomic.Int64
+}
+
+// newMortal allows last changes; negative: all.
+func newMortal(last int64) *mortal {
+	m := &mortal{}
+	m.FS = vfstest.Mortal(vfs.OS(), func(string, string) error {
+		if n := m.changes.Add(1); last >= 0 && n > last {
+			return errDead
+		}
+		return nil
+	})
+	return m
+}
 
 // deaths are operations in which each change of a file is the last one once.
 var deaths = []struct {

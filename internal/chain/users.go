@@ -1,7 +1,9 @@
 package chain
 
 import (
+	"encoding/binary"
 	"errors"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -65,12 +67,39 @@ func (s *Store) user(path string, seen map[vfs.ID]bool) (*user, error) {
 	n, err := s.inspect(f, "")
 	var unknown *UnknownFormatError
 	if errors.As(err, &unknown) {
-		return nil, nil // a raw disk, or no image at all: it builds on nothing
+		return nil, RefuseForeign(path, f) // a raw disk, or no image at all, builds on nothing
 	}
 	if err != nil {
 		return nil, doubt(path, err)
 	}
 	return s.userOf(n)
+}
+
+// A QED header, as far as it tells what builds on another image; QEMU
+// docs/interop/qed_spec, little endian.
+const (
+	qedMagic    = 0x00444551 // "QED\0"
+	qedFeatures = 16         // offset of 64 bits
+	qedBacking  = 1 << 0     // of the features: it has a backing file
+	qedHeader   = 24         // bytes up to there
+)
+
+// RefuseForeign returns a *RefusedError if r, the file at path, holds an overlay in a
+// format that is not read here, QED, and so could build on any raw or qcow2 image.
+// Overlays of VMDK, VHD and VHDX build on images of their own format only.
+func RefuseForeign(path string, r io.ReaderAt) error {
+	var h [qedHeader]byte
+	if n, err := r.ReadAt(h[:], 0); n < len(h) {
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return err
+	}
+	le := binary.LittleEndian
+	if le.Uint32(h[:]) == qedMagic && le.Uint64(h[qedFeatures:])&qedBacking != 0 {
+		return refused(path, "it is an overlay in the format QED, and what it builds on is not known; convert it (qemu-img convert) or move it away")
+	}
+	return nil
 }
 
 func doubt(path string, err error) error {

@@ -1,0 +1,225 @@
+package integration_test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// owner is whose uid and gid a base gets, to see that both stay.
+const owner = 12345
+
+// An alternateCase is a guest that is rotated while it runs and while it is off.
+type alternateCase struct {
+	name     string
+	disks    func(b *bed) []guest.DiskSpec
+	block    bool // the base is a device: overlays go to a directory of their own
+	relative bool // headers name their backing files relatively
+	below    int  // layers below the one that merges go to
+}
+
+func oneDisk(*bed) []guest.DiskSpec  { return []guest.DiskSpec{{}} }
+func twoDisks(*bed) []guest.DiskSpec { return []guest.DiskSpec{{}, {Format: "raw"}} }
+
+// onDevices are a raw base and a qcow2 one on block devices.
+func onDevices(b *bed) []guest.DiskSpec {
+	return []guest.DiskSpec{
+		{Path: b.loopDevice(8 << 20), Format: "raw", Block: true},
+		{Path: b.loopDevice(16 << 20), Format: "qcow2", Size: 8 << 20, Block: true},
+	}
+}
+
+// onRelative are disks whose first own layers name their backing files relatively.
+func onRelative(b *bed) []guest.DiskSpec {
+	var disks []guest.DiskSpec
+	for _, name := range []string{"g1-a", "g1-b"} {
+		top := b.path("images", name+".qcow2")
+		b.qemuImg("create", "-q", "-f", "qcow2", b.path("images", "lower-"+name+".qcow2"), "8M")
+		b.qemuImg("create", "-q", "-f", "qcow2", "-b", "lower-"+name+".qcow2", "-F", "qcow2", top)
+		disks = append(disks, guest.DiskSpec{Path: top, Existing: true})
+	}
+	return disks
+}
+
+// Guests that are shut off every other time: each time they have written, are
+// rotated, and are started from their persistent configuration. What virsh, doctor
+// and the guest itself see is the same after both kinds of rotation.
+func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
+	for _, c := range []alternateCase{
+		{name: "qcow2 base", disks: oneDisk},
+		{name: "two disks", disks: twoDisks},
+		{name: "bases on block devices", disks: onDevices, block: true},
+		{name: "relative names", disks: onRelative, relative: true, below: 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			b.logsOnFailure("g1")
+			policy := keepThree
+			if c.block {
+				must(t, os.Mkdir(b.path("overlays"), 0o755))
+				policy += "\noverlay_dir = \"" + b.path("overlays") + "\""
+			}
+			b.writePolicy(policy)
+			b.boot(guest.Spec{Name: "g1", Disks: c.disks(b)})
+			base := b.disk("g1", "vda").Path
+			for n := range 10 {
+				if off := n%2 == 0; off {
+					c.rotateOff(b, base, n >= 3)
+				} else {
+					c.rotateOn(b)
+				}
+				b.checkImages("g1")
+				b.start("g1")
+				b.checkGuest("g1")
+			}
+			if names := b.snapshotNames("g1"); len(names) != 3 {
+				t.Errorf("snapshots %q, want 3", names)
+			}
+			b.exportsAreTheStates("g1")
+			b.destroy("g1")
+			b.deleteByLibvirt("g1")
+			b.start("g1")
+			b.rotations("g1", 1)
+			b.wantInOrder("g1", 4+c.below)
+			b.revertByLibvirt("g1")
+		})
+	}
+}
+
+// rotateOff shuts the guest off and rotates it. Merges are the engine's, one a disk.
+func (c *alternateCase) rotateOff(b *bed, base string, merges bool) {
+	b.t.Helper()
+	b.waitWrites("g1", 30)
+	b.destroy("g1")
+	if !c.block { // libvirt takes and gives files at each start and stop
+		must(b.t, os.Chown(base, owner, owner))
+		must(b.t, os.Chmod(base, 0o640))
+	}
+	if c.relative {
+		b.nameRelatively("g1")
+	}
+	before := b.keptStates("g1")
+	r := b.rotateNow("g1")
+	b.unchanged("g1", before)
+	if info, err := os.Stat(base); !c.block && (err != nil || info.Mode().Perm() != 0o640 || info.Sys().(*syscall.Stat_t).Uid != owner || info.Sys().(*syscall.Stat_t).Gid != owner) {
+		b.t.Errorf("the base is %v now: %v", info, err)
+	}
+	wantMethods(b.t, r, merges, len(b.disks("g1")))
+	if c.relative {
+		b.wantRelative("g1")
+	}
+}
+
+// rotateOn rotates the running guest and shuts it off.
+func (c *alternateCase) rotateOn(b *bed) {
+	b.t.Helper()
+	b.rotations("g1", 1)
+	b.destroy("g1")
+}
+
+// wantMethods wants one merge by the engine for each disk, or none.
+func wantMethods(t *testing.T, r report, merged bool, disks int) {
+	t.Helper()
+	n := 0
+	for _, s := range r.Domains[0].Steps {
+		if s.Op == "merge" {
+			n++
+			if s.Method != "offline-commit" {
+				t.Errorf("%+v", s)
+			}
+		}
+		if info, err := os.Stat(s.Path); s.Op == "snapshot" && (err != nil || info.Mode().Perm() != 0o600) {
+			t.Errorf("overlay %s: %v, %v", s.Path, info, err)
+		}
+	}
+	if merged != (n == disks) || !merged && n > 0 {
+		t.Errorf("%d merges of %d disks: %+v", n, disks, r.Domains[0].Steps)
+	}
+}
+
+// nameRelatively lets all images of a guest that is off name their backing files
+// relatively, as those do that were made by hand.
+func (b *bed) nameRelatively(dom string) {
+	b.t.Helper()
+	for _, d := range b.disks(dom) {
+		for _, l := range b.chain(dom, d.Target) {
+			if l.Backing != "" {
+				b.qemuImg("rebase", "-u", "-f", l.Format, "-F", l.BackingFormat, "-b", filepath.Base(l.Backing), l.Path)
+			}
+		}
+	}
+}
+
+// wantRelative sees that names are relative still, but for that of the newest overlay.
+func (b *bed) wantRelative(dom string) {
+	b.t.Helper()
+	for _, d := range b.disks(dom) {
+		for _, l := range b.chain(dom, d.Target)[1:] {
+			text := b.qemuImg("info", "-U", "-f", l.Format, l.Path)
+			if l.Backing != "" && !strings.Contains(text, "backing file: "+filepath.Base(l.Backing)+" (actual path:") {
+				b.t.Errorf("the backing name is not relative any more:\n%s", text)
+			}
+		}
+	}
+}
+
+// exportsAreTheStates reads each snapshot with virt-rotate itself: it sees what
+// qemu-img sees.
+func (b *bed) exportsAreTheStates(dom string) {
+	b.t.Helper()
+	for name, disks := range b.keptStates(dom) {
+		for target, state := range disks {
+			r := b.rotate("export", dom, name, "--disk", target, "-o", "-").wantExit(b.t, 0)
+			if got := fmt.Sprintf("%x", sha256.Sum256([]byte(r.Stdout))); got != state.SHA256 {
+				b.t.Errorf("snapshot %s, %s: the export has sha256 %s, the state %s", name, target, got, state.SHA256)
+			}
+		}
+	}
+}
+
+// revertByLibvirt has libvirt itself go back to the oldest snapshot, where it can.
+func (b *bed) revertByLibvirt(dom string) {
+	b.t.Helper()
+	name := b.snapshotNames(dom)[0]
+	before := b.keptStates(dom)
+	b.destroy(dom)
+	if !b.libvirtReverts() {
+		if out, err := b.host.Virsh(b.t.Context(), "snapshot-revert", dom, name); err == nil {
+			b.t.Errorf("libvirt before 9.9 goes back to an external snapshot: %s", out)
+		}
+		b.unchanged(dom, before)
+		return
+	}
+	b.virsh("snapshot-revert", dom, name)
+	b.unchanged(dom, before)
+	for target, now := range b.checkGuest(dom) {
+		if now != before[name][target] {
+			b.t.Errorf("%s is in state %v, not %v", target, now, before[name][target])
+		}
+	}
+	b.start(dom)
+}
+
+// libvirtReverts tells whether libvirt is one that goes back to external snapshots: 9.9.
+func (b *bed) libvirtReverts() bool {
+	b.t.Helper()
+	version := regexp.MustCompile(`Using library: libvirt (\d+)\.(\d+)`).FindStringSubmatch(b.virsh("version"))
+	if len(version) != 3 {
+		b.t.Fatalf("no version in %q", version)
+	}
+	major, err := strconv.Atoi(version[1])
+	must(b.t, err)
+	minor, err := strconv.Atoi(version[2])
+	must(b.t, err)
+	return slices.Compare([]int{major, minor}, []int{9, 9}) >= 0
+}

@@ -1,0 +1,67 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/integration/images"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
+	"github.com/virt-rotate/virt-rotate/qcow2"
+)
+
+// Part of an overlay would pass for one that a guest has written to, and be left
+// behind for a person to look at.
+func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
+	fs := vfstest.New()
+	f, err := fs.Create("/overlay", 0o600)
+	must(err)
+	must(f.Close())
+	n := &Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ int64, _, _ string) error {
+		if _, err := f.WriteAt(make([]byte, 4096), 0); err != nil {
+			return err
+		}
+		return syscall.ENOSPC
+	}}
+	if err := n.Overlay(t.Context(), "/overlay", Layer{}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	if info, err := fs.Stat("/overlay"); err != nil || info.Size != 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// libvirt makes an overlay of another guest in the same directory just when the
+// engine looks there. What stays as it is, is refused.
+func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
+	for _, finished := range []bool{true, false} {
+		dir := t.TempDir()
+		n := &Native{Store: *images.Store(vfs.OS(), dir), NewOverlay: func(f vfs.File, size int64, backing, format string) error {
+			return qcow2.Create(f, qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format})
+		}}
+		base := Layer{Path: filepath.Join(dir, "base"), Format: "raw", Size: 1 << 20}
+		top := Layer{Path: filepath.Join(dir, "top"), Format: "qcow2"}
+		other := filepath.Join(dir, "other")
+		must(os.WriteFile(base.Path, make([]byte, base.Size), 0o600))
+		must(os.WriteFile(top.Path, nil, 0o600))
+		must(n.Overlay(t.Context(), top.Path, base))
+		must(os.WriteFile(other, []byte("QFI\xfb\x00\x00\x00\x03"), 0o600))
+		if finished {
+			time.AfterFunc(300*time.Millisecond, func() {
+				must(os.WriteFile(other, nil, 0o600))
+				must(n.Overlay(context.Background(), other, Layer{Path: "/elsewhere", Format: "raw", Size: 1 << 20}))
+			})
+		}
+		err := n.Check(t.Context(), EngineMerge{Base: base, Top: top, Chain: []Layer{base, top}})
+		if (err == nil) != finished || err != nil && !strings.Contains(err.Error(), other) {
+			t.Errorf("finished %v: %v", finished, err)
+		}
+	}
+}
