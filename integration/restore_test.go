@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -178,4 +179,38 @@ func (c *boundaryCase) killRestore(b *bed, n int) string {
 		b.unchanged("g1", after)
 	}
 	return place
+}
+
+// Layers of a branch are merged by the same rules, while the guest runs, and every
+// state that stays is what it was.
+func TestLayersOfABranchAreMerged(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 20", 1))
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
+	b.rotations("g1", 6)
+	b.waitWrites("g1", 30)
+	b.destroy("g1")
+	names := b.snapshotNames("g1")
+	b.rotate("restore", "g1", names[0]).wantExit(t, 0)
+	b.start("g1")
+	b.waitWrites("g1", 30)
+	names = b.snapshotNames("g1")
+	noon := time.Date(2026, 1, 10, 12, 0, 0, 0, time.Local)
+	for i, hours := range []int{0, 24, 25, 26, 48, 49, 72} { // days: 1 2 2 2 3 3 4
+		b.backdate("g1", names[i], noon.Add(time.Duration(hours)*time.Hour))
+	}
+	before := b.keptStates("g1")
+	b.writePolicy(strings.Replace(keepThree, "last = 3", "daily = 4", 1))
+	var r report
+	b.rotate("run", "--no-snapshot", "--output=json").wantExit(t, 0).decode(t, &r)
+	if have := r.methods(); have["offline-commit"] == 0 || len(have) != 1 {
+		t.Errorf("merges %v: %+v", have, r)
+	}
+	b.wantKept("g1", before, names[0], names[3], names[5], names[6])
+	b.checkGuest("g1")
+	b.writePolicy(keepThree)
+	b.rotations("g1", 5)
+	b.wantInOrder("g1", 4)
+	b.noRecords()
 }

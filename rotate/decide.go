@@ -58,18 +58,19 @@ func Decide(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) Pl
 
 // A builder holds the world as it will be after the steps planned so far.
 type builder struct {
-	w      *World
-	d      *Domain
-	rule   *policy.Rule
-	now    time.Time
-	o      Options
-	plan   Plan
-	due    bool
-	forest *chain.Forest
-	disks  []Disk
-	snaps  []Snapshot
-	free   map[uint64]int64 // bytes, by file system
-	moved  map[string]Layer // path of a layer that went → the layer that took its content
+	w        *World
+	d        *Domain
+	rule     *policy.Rule
+	now      time.Time
+	o        Options
+	plan     Plan
+	due      bool
+	forest   *chain.Forest
+	disks    []Disk
+	branches []Disk
+	snaps    []Snapshot
+	free     map[uint64]int64 // bytes, by file system
+	moved    map[string]Layer // path of a layer that went → the layer that took its content
 
 	lost      []*intentMerge // merges whose end libvirt has missed
 	trustLost bool           // a state whose file is lost is taken to be below the overlay
@@ -78,15 +79,13 @@ type builder struct {
 func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options) *builder {
 	b := &builder{
 		w: w, d: d, rule: rule, now: now, o: o,
-		plan:   Plan{Domain: d.Name, Policy: rule.Name, State: d.State, Steps: []Step{}, Refused: []Refusal{}},
-		forest: w.Forest.Trees(keysOf(w, d)...),
-		disks:  slices.Clone(d.Disks),
-		snaps:  cloneSnapshots(d.Snapshots),
-		free:   map[uint64]int64{},
-		moved:  map[string]Layer{},
-	}
-	for i := range b.disks {
-		b.disks[i].Chain = slices.Clone(b.disks[i].Chain)
+		plan:     Plan{Domain: d.Name, Policy: rule.Name, State: d.State, Steps: []Step{}, Refused: []Refusal{}},
+		forest:   w.Forest.Trees(keysOf(w, d)...),
+		disks:    cloneChains(d.Disks),
+		branches: cloneChains(d.Branches),
+		snaps:    cloneSnapshots(d.Snapshots),
+		free:     map[uint64]int64{},
+		moved:    map[string]Layer{},
 	}
 	b.trustOldChains()
 	for fs, s := range w.Spaces {
@@ -269,10 +268,7 @@ func (b *builder) droppedRuns() [][]string {
 func (b *builder) clone() *builder {
 	c := *b
 	c.forest = b.forest.Clone()
-	c.disks = slices.Clone(b.disks)
-	for i := range c.disks {
-		c.disks[i].Chain = slices.Clone(b.disks[i].Chain)
-	}
+	c.disks, c.branches = cloneChains(b.disks), cloneChains(b.branches)
 	c.snaps = cloneSnapshots(b.snaps)
 	c.free = cloneMap(b.free)
 	c.moved = cloneMap(b.moved)
@@ -280,6 +276,14 @@ func (b *builder) clone() *builder {
 	c.plan.Refused = slices.Clone(b.plan.Refused)
 	c.plan.groups = slices.Clone(b.plan.groups)
 	return &c
+}
+
+func cloneChains(disks []Disk) []Disk {
+	c := slices.Clone(disks)
+	for i := range c {
+		c[i].Chain = slices.Clone(c[i].Chain)
+	}
+	return c
 }
 
 func cloneMap[K comparable, V any](m map[K]V) map[K]V {

@@ -91,6 +91,11 @@ func (b *builder) merges() []merge {
 			out = append(out, b.diskMerges(&b.disks[i])...)
 		}
 	}
+	for i := range b.branches {
+		if b.mergeable(&b.branches[i]) {
+			out = append(out, b.diskMerges(&b.branches[i])...)
+		}
+	}
 	return out
 }
 
@@ -133,7 +138,7 @@ func (b *builder) commitAt(disk *Disk, k int) merge {
 // mergeAt starts a merge of layer k of disk into the one below.
 func (b *builder) mergeAt(disk *Disk, k int) merge {
 	base := disk.Chain[k-1]
-	return merge{offline: !b.d.State.Live(), MergeSpec: MergeSpec{
+	return merge{offline: disk.Branch || !b.d.State.Live(), branch: disk.Branch, MergeSpec: MergeSpec{
 		Domain: b.d.Name, Disk: disk.Target, Base: base, Bandwidth: int64(b.rule.Bandwidth),
 	}}
 }
@@ -191,6 +196,12 @@ func (b *builder) obstacle(disk *Disk, k int) string {
 	if other := b.stranger(child); other != "" {
 		return child.Path + " is used by " + other
 	}
+	if disk.Branch && unneeded(child) {
+		return "nobody needs " + child.Path
+	}
+	if disk.Branch && k == len(disk.Chain)-1 && len(child.Children) > 0 {
+		return child.Path + " is used by " + child.Children[0].Path
+	}
 	if !b.isOurs(&disk.Chain[k]) {
 		return child.Path + " is not an overlay of a snapshot that virt-rotate took and dropped"
 	}
@@ -199,7 +210,7 @@ func (b *builder) obstacle(disk *Disk, k int) string {
 			return fmt.Sprintf("%s has %d names (hard links): who uses the others is not known", l.Path, l.Links)
 		}
 	}
-	if !b.d.State.Live() {
+	if disk.Branch || !b.d.State.Live() {
 		for _, l := range disk.Chain[k-1 : k+1] {
 			if l.Image != nil && l.Image.Bitmaps > 0 {
 				return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right", l.Path, l.Image.Bitmaps)
@@ -277,6 +288,9 @@ func mergeStep(m *merge, dropped []string) Step {
 	reason := "nobody keeps the state in " + filepath.Base(m.Base.Path)
 	if m.Pull {
 		reason += ", which has less data"
+	}
+	if m.branch {
+		reason = m.branchReason()
 	}
 	if len(dropped) > 0 {
 		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))

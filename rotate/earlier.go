@@ -45,6 +45,10 @@ func (b *builder) finishEarlier() {
 
 // resume takes over the merge if its job runs, and notes where data went if it is done.
 func (b *builder) resume(im *intentMerge, g *group) {
+	if im.Branch {
+		b.resumeBranch(im)
+		return
+	}
 	disk := b.disk(im.Disk)
 	if disk == nil {
 		return
@@ -126,7 +130,7 @@ func (f intentFile) blank(left LeftFile) bool {
 
 // inChain tells whether path is in a chain in the builder's world.
 func (b *builder) inChain(path string) bool {
-	return slices.ContainsFunc(b.disks, func(d Disk) bool { return d.index(path) >= 0 })
+	return branchWith(b.disks, path) != nil || branchWith(b.branches, path) != nil
 }
 
 // merging tells whether path goes in a merge that is taken over.

@@ -192,6 +192,9 @@ var errMoved = errors.New("the guest was started or stopped meanwhile")
 
 // engineMerge is m for the engine, with the chain as it is now.
 func engineMerge(disk *Disk, m *merge) (EngineMerge, error) {
+	if disk == nil {
+		return EngineMerge{}, errors.New("the layers are gone")
+	}
 	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
 	if base < 0 || top <= base {
 		return EngineMerge{}, fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
@@ -209,7 +212,7 @@ func (r *domainRun) checkOffline(ctx context.Context, g *group) error {
 		if !g.merges[i].offline {
 			continue
 		}
-		e, err := engineMerge(diskOf(r.w.Domain(g.merges[i].Domain), g.merges[i].Disk), &g.merges[i])
+		e, err := engineMerge(g.merges[i].diskFor(r.w.Domain(g.merges[i].Domain)), &g.merges[i])
 		if err == nil {
 			err = r.Engine.Check(ctx, e)
 		}
@@ -223,11 +226,7 @@ func (r *domainRun) checkOffline(ctx context.Context, g *group) error {
 // mergeOffline has the engine merge. While the images are locked, the domain is
 // told what to start from: nobody can have started it from what is merged.
 func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
-	disk := diskOf(r.w.Domain(m.Domain), m.Disk)
-	if disk == nil {
-		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
-	}
-	e, err := engineMerge(disk, m)
+	e, err := engineMerge(m.diskFor(r.w.Domain(m.Domain)), m)
 	if err != nil {
 		return err
 	}
@@ -235,6 +234,13 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
 	}
 	r.boundary("merge starts")
+	if m.branch {
+		if err := r.mergeBranch(ctx, m, e, progress); err != nil {
+			return err
+		}
+		r.boundary("merge is over")
+		return nil
+	}
 	err = r.Engine.Merge(ctx, e, progress, func() error {
 		r.boundary("merged, not on record")
 		return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)

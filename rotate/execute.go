@@ -99,7 +99,7 @@ func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
 }
 
 func (m *merge) intent() intentMerge {
-	im := intentMerge{Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.offline && !m.Pull}
+	im := intentMerge{Branch: m.branch, Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.offline && !m.Pull}
 	if m.Pull {
 		im.Pull = m.Top.Path
 	}
@@ -213,7 +213,7 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 	if err := r.look(ctx, m.Domain, maxAge); err != nil {
 		return err
 	}
-	if d := r.w.Domain(m.Domain); d != nil && d.State.Live() == m.offline {
+	if d := r.w.Domain(m.Domain); d != nil && d.State.Live() == m.offline && !m.branch {
 		return errMoved
 	}
 	if !m.offline {
@@ -250,7 +250,10 @@ func (r *domainRun) stillAllowed(m *merge) error {
 	if b.checkDomain(); len(b.plan.Refused) > 0 {
 		return fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
 	}
-	disk := b.disk(m.Disk)
+	disk := b.diskFor(m)
+	if disk == nil {
+		return errors.New("the layers are gone")
+	}
 	base := disk.index(m.Base.Path)
 	if m.detach {
 		return b.mayDetach(disk, m)
@@ -404,7 +407,7 @@ func removeUnused(w *World, d *Domain, f intentFile) error {
 	if !there {
 		return nil
 	}
-	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks}
+	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks, branches: d.Branches}
 	switch who := b.usedElsewhere(f.Path, left.ID); {
 	case b.inChain(f.Path):
 		return errors.New("it is in a chain of the domain")

@@ -72,6 +72,7 @@ type Domain struct {
 	Checkpoints int
 	Disks       []Disk
 	Snapshots   []Snapshot // parents before children
+	Branches    []Disk     // chains of states that no disk has in its own
 	Unknown     []string   // what its configurations name that cannot be told to be a file, in words
 	Elsewhere   []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
 	Problem     string     // why the domain could not be read in full
@@ -90,6 +91,7 @@ type Disk struct {
 	Inactive  []string // paths of the chain in the persistent configuration, base first; only as far as it is written there
 	Job       *Job     // the block job that runs on the disk
 	Problem   string   // why the chain could not be read in full
+	Branch    bool     // no disk at all: the chain of a state that is on a branch
 	Running   []string // paths of the chain that QEMU itself tells of, base first; asked only where libvirt may have missed the end of a merge
 }
 

@@ -44,6 +44,10 @@ type intentMerge struct {
 	Gone  []intentFile `json:"gone"`
 	Pivot bool         `json:"pivot,omitempty"` // in the end the running guest writes to the base
 	Pull  string       `json:"pull,omitempty"`  // data moves up, into the layer at this path
+	// Branch says that no disk has the layers in its chain, and Done that the base has
+	// all of their data.
+	Branch bool `json:"branch,omitempty"`
+	Done   bool `json:"done,omitempty"`
 }
 
 // An intentFile names exactly one file. The ID is zero for a file that may

@@ -106,6 +106,9 @@ func (b *builder) layer(path string) *Layer {
 			return &b.disks[i].Chain[k]
 		}
 	}
+	if branch := branchWith(b.branches, path); branch != nil {
+		return &branch.Chain[branch.index(path)]
+	}
 	return nil
 }
 

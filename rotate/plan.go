@@ -89,6 +89,7 @@ type group struct {
 type merge struct {
 	MergeSpec
 	offline bool    // by the engine: no guest has the disk open
+	branch  bool    // of layers that no disk has in its chain
 	detach  bool    // a pull off layers that are not this domain's alone: they stay
 	gone    []Layer // the layers that disappear, lowest first
 	after   []Layer // the disk's whole chain once it is done, base first

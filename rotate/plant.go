@@ -21,12 +21,29 @@ func (w *World) plant() {
 		}
 	}
 	for i := range w.Domains {
+		for j := range w.Domains[i].Branches {
+			w.plantHeaders(&w.Domains[i].Branches[j])
+		}
+	}
+	for i := range w.Domains {
 		d := &w.Domains[i]
 		for _, path := range d.Elsewhere {
 			w.Forest.Add(w.key(path), path).Keep("configuration of " + d.Name)
 		}
 		for j := range d.Snapshots {
 			w.plantSnapshot(d, &d.Snapshots[j])
+		}
+	}
+}
+
+// plantHeaders links a branch as the headers of its layers have it: its metadata may
+// be stale in the middle of a run.
+func (w *World) plantHeaders(branch *Disk) {
+	for i := 1; i < len(branch.Chain); i++ {
+		below := w.Forest.Add(branch.Chain[i-1].Key(), branch.Chain[i-1].Path)
+		above := w.Forest.Add(branch.Chain[i].Key(), branch.Chain[i].Path)
+		if above.Parent == nil && above != below {
+			_ = w.Forest.Link(above, below) // what contradicts the disks' chains is left out
 		}
 	}
 }

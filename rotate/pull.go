@@ -20,7 +20,7 @@ import (
 func (b *builder) pullAt(disk *Disk, k int) int {
 	base := &disk.Chain[k-1]
 	if b.rule.Method != policy.MethodAuto && b.rule.Method != policy.MethodPull ||
-		base.Kind != "file" || !b.isOurs(base) {
+		base.Kind != "file" || !b.isOurs(base) || disk.Branch {
 		return 0
 	}
 	trial := b.clone()

@@ -122,16 +122,19 @@ func freedBy(d *Domain, s *Snapshot) []intentFile {
 	return files
 }
 
-// overlaysOf lists the overlays of a snapshot that are in chains of d.
+// overlaysOf lists the overlays of a snapshot that are in chains of d, or within branches.
 func overlaysOf(d *Domain, s *Snapshot) []intentFile {
 	var files []intentFile
 	for _, sd := range s.Disks {
 		disk := diskOf(d, sd.Target)
-		if disk == nil {
-			continue
+		if disk == nil || disk.index(sd.Overlay) < 0 {
+			disk = branchWith(d.Branches, sd.Overlay)
+			if disk != nil && disk.Active().Path == sd.Overlay {
+				continue // what is in it, somebody has gone back from: no snapshot ever had that
+			}
 		}
-		if k := disk.index(sd.Overlay); k >= 0 {
-			files = append(files, intentFile{Path: sd.Overlay, ID: disk.Chain[k].ID})
+		if disk != nil && sd.Overlay != "" {
+			files = append(files, intentFile{Path: sd.Overlay, ID: disk.Chain[disk.index(sd.Overlay)].ID})
 		}
 	}
 	return files

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -228,4 +229,95 @@ func TestRestoreWithTheConfiguration(t *testing.T) {
 	if err != nil || len(p.Refused) == 0 || p.Refused[0].Code != CodeNoDisk {
 		t.Errorf("without the disk: %+v, %v", p, err)
 	}
+}
+
+// branched has a guest that went back, with snapshots in the middle of the branch that
+// the policy drops.
+func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.disk(web, "vdb", "data.raw")
+	h.take(web, []int{6, 7, 8, 9, 10})
+	web.State, web.cut = ShutOff, true
+	r := h.rotator(rule(20))
+	back(t, h, r, web, name(6), RestoreOptions{})
+	for i := range web.Snapshots { // 6 and 7, 8 and 9, 10 and the present are of one hour each
+		web.Snapshots[i].Time = hour(1).Add(time.Duration(i) * 30 * time.Minute)
+	}
+	r = h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }))
+	r.Options = coalesce()
+	return h, web, r
+}
+
+func TestLayersOfABranchAreMerged(t *testing.T) {
+	for _, state := range []State{ShutOff, Running} {
+		h, web, r := branched(t)
+		web.State, web.cut = state, state == ShutOff
+		if state == Running {
+			h.write(web, "vda", 5)
+		}
+		p := h.runAll(t, r)["web"]
+		merged := 0
+		for _, s := range p.Steps {
+			if s.Op == OpMerge {
+				merged++
+				if s.Method != "offline-commit" || !strings.Contains(s.Reason, "on a branch") {
+					t.Errorf("%s: %s, %s", state, s, s.Reason)
+				}
+			}
+		}
+		if p.Result != ResultDone || merged == 0 {
+			t.Errorf("%s: %d merges: %+v", state, merged, p)
+		}
+		h.checkData(t)
+		h.checkDone(t)
+		if again := h.runAll(t, r)["web"]; len(again.Steps) > 0 {
+			t.Errorf("%s: once more: %+v", state, again.Steps)
+		}
+		web.State, web.cut = Running, false
+		r = h.rotator(rule(2))
+		for range 8 { // until the branch is gone, snapshot by snapshot
+			h.now = h.now.Add(2 * time.Hour)
+			if p := h.runAll(t, r)["web"]; p.Error != "" {
+				t.Errorf("%s: %s", state, p.Error)
+			}
+			h.checkData(t)
+			h.write(web, "vda", 3)
+		}
+		if n := len(h.files(t)); n != 6 { // of each disk the base and two overlays
+			t.Errorf("%s: %d files are left: %q", state, n, h.files(t))
+		}
+	}
+}
+
+// Wherever a run dies that merges on a branch, every state stays, and the next finishes.
+func TestAMergeOnABranchThatDiesAnywhereIsFinished(t *testing.T) {
+	n := 1
+	for ; ; n++ {
+		h, web, r := branched(t)
+		_ = web
+		at, count := "", 0
+		if !die(h, r, func(place string) bool { count++; at = place; return count == n }) {
+			break
+		}
+		t.Logf("place %d, %q", n, at)
+		h.checkData(t)
+		h.finishes(t, r.rule(), coalesce())
+		h.checkDone(t)
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	if n < 30 {
+		t.Errorf("only %d places", n-1)
+	}
+}
+
+// rule is the one rule of the simulation's rotator.
+func (r *Rotator) rule() *policy.Rule {
+	rules, err := r.Match([]string{"web"})
+	must(err)
+	return rules["web"]
 }

@@ -85,6 +85,7 @@ func (h *simHost) checkDone(t *testing.T) {
 					t.Fatalf("%s/%s/%s: metadata names %v and %v, the chain is %v", d.Name, d.Snapshots[i].Name, sd.Target,
 						h.short(sd.State), h.short(sd.Inactive), h.short(chain))
 				}
+				used[sd.Overlay] = true // libvirt's own operations need it
 				if _, err := os.Stat(sd.Overlay); sd.Overlay != "" && err != nil {
 					t.Fatalf("%s/%s: the overlay that came with it by its metadata: %v", d.Name, d.Snapshots[i].Name, err)
 				}

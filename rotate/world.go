@@ -139,6 +139,9 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	}
 	look := newLooker(o)
 	if !w.Remote {
+		for i := range fresh {
+			domains[i].Branches = o.branches(&domains[i], w.Intents[domains[i].UUID])
+		}
 		look.domains(w, fresh)
 		o.leftFiles(w)
 	}
