@@ -1,0 +1,113 @@
+package chaintest
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
+)
+
+// virtual is the kit of one variant of VHD.
+func virtual(name string, o vhd.CreateOptions) Kit {
+	return Kit{
+		Name: name, Base: o.Fixed, OneSize: o.Fixed,
+		Format: chain.Format{
+			Name:  "vhd",
+			Probe: vhd.Probe,
+			Open:  func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
+			Inspect: func(f vfs.File) (chain.Image, error) {
+				info, err := f.Stat()
+				if err != nil {
+					return chain.Image{}, err
+				}
+				i, err := vhd.ReadInfo(f, info.Size)
+				return i.Image(), err
+			},
+		},
+		Create: func(f vfs.File, size int64, on Parent) error {
+			o := o
+			o.Size, o.Backing, o.BackingFormat, o.ParentID = size, on.Name, on.Format, on.ID
+			return vhd.Create(f, o)
+		},
+		Check: func(f vfs.File) error {
+			r, err := vhd.Check(f, vhd.RepairNone)
+			if err == nil && r.Damage > 0 {
+				err = fmt.Errorf("%d corruptions: %v", r.Damage, r.Problems)
+			}
+			return err
+		},
+	}
+}
+
+func vhds() []Kit {
+	return []Kit{
+		virtual("VHD", vhd.CreateOptions{}),
+		virtual("VHD of 4 KiB blocks", vhd.CreateOptions{BlockSize: 4096}),
+		virtual("VHD of 512 B blocks", vhd.CreateOptions{BlockSize: 512}),
+		virtual("VHD of 16 KiB blocks", vhd.CreateOptions{BlockSize: 16384}),
+	}
+}
+
+// A vhdPair is a base and what is above it.
+type vhdPair struct{ base, above Kit }
+
+// vhdPairs are all pairs with a VHD that the operations can go through: a VHD
+// builds on raw disks and on VHDs, a qcow2 image on anything.
+func vhdPairs() (pairs []vhdPair) {
+	all := vhds()
+	bases := append(all, Raw(), virtual("fixed VHD", vhd.CreateOptions{Fixed: true}))
+	for i, base := range bases {
+		pairs = append(pairs, vhdPair{base, all[i%len(all)]}, vhdPair{base, all[(i+1)%len(all)]})
+	}
+	return append(pairs, vhdPair{all[0], kits()[0]}, vhdPair{all[1], kits()[3]})
+}
+
+func TestVHDPowerLossAtEveryWriteLosesNothing(t *testing.T) {
+	t.Parallel()
+	pairs, want := vhdPairs(), wantStates(t)
+	states, rounds := 0, 0
+	for seed := uint64(1); states < want || rounds < len(pairs); seed++ {
+		p := pairs[seed%uint64(len(pairs))]
+		rounds++
+		for _, op := range Operations(p.base.Format.Name) {
+			n, err := PowerLoss(t, p.base, p.above, op, seed, 6, nil)
+			states += n
+			if err != nil {
+				t.Fatalf("%s of %s on %s: %v", op.Name, p.above.Name, p.base.Name, err)
+			}
+		}
+	}
+	t.Logf("%d states", states)
+}
+
+func TestVHDEveryFailureIsToldAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	failures := 0
+	for seed, p := range vhdPairs() {
+		for _, op := range Operations(p.base.Format.Name) {
+			for k, err := range []error{syscall.EIO, syscall.EIO, syscall.ENOSPC} {
+				n, bad := Failures(t, p.base, p.above, op, uint64(seed), err, k > 0, 3)
+				failures += n
+				if bad != nil {
+					t.Fatalf("%s of %s on %s, %v: %v", op.Name, p.above.Name, p.base.Name, err, bad)
+				}
+			}
+		}
+	}
+	t.Logf("%d failures", failures)
+}
+
+func TestVHDAFullDiskStopsAnOperationAndRoomLetsItGoOn(t *testing.T) {
+	for i, p := range vhdPairs() {
+		for _, op := range Operations(p.base.Format.Name) {
+			t.Run(fmt.Sprintf("%s, %s on %s", op.Name, p.above.Name, p.base.Name), func(t *testing.T) {
+				if err := FullDisk(t, p.base, p.above, op, uint64(i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
