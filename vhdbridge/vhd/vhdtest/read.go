@@ -164,7 +164,7 @@ func (d *Disk) Over(below []byte) []byte {
 		copy(view, below)
 	}
 	perBlock := int(d.head.BlockSize) / 512
-	bitmap := (perBlock/8 + 511) / 512 * 512
+	bitmap := (perBlock + 4095) / 4096 * 512
 	for n, sector := range d.Layout() {
 		if sector == 0xFFFFFFFF {
 			continue
@@ -211,9 +211,8 @@ func (d *Disk) IsFull(n int) bool {
 	if sector == 0xFFFFFFFF {
 		return false
 	}
-	perBlock := int(d.head.BlockSize) / 512
-	for _, b := range d.file[int(sector)*512:][:perBlock/8] {
-		if b != 0xFF {
+	for k := range int(d.head.BlockSize) / 512 {
+		if d.file[int(sector)*512+k/8]>>(7-k%8)&1 == 0 {
 			return false
 		}
 	}
@@ -295,7 +294,7 @@ func (d *Disk) apart() error {
 			end = max(end, int64(l.DataOffset)+int64(l.DataLength))
 		}
 	}
-	bitmap := (int64(d.head.BlockSize)/512/8 + 511) / 512 * 512
+	bitmap := (int64(d.head.BlockSize)/512 + 4095) / 4096 * 512
 	length := bitmap + int64(d.head.BlockSize)
 	for n, a := range d.Layout() {
 		at := int64(a) * 512
