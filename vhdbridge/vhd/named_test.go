@@ -359,7 +359,7 @@ func TestPowerLossInAChangeOfTheMetadata(t *testing.T) {
 				i := run.open("disk")
 				l.must(i.Prepare())
 				var after []*vfstest.Mem
-				run.mem.Before(run.mem.Changes()+n, func() {
+				run.mem.Before(n, func() {
 					for fate := range uint64(12) {
 						after = append(after, run.mem.Crash(fate))
 					}
@@ -430,7 +430,7 @@ func TestARepairFinishesAnInterruptedChange(t *testing.T) {
 		run := &lab{t, l.mem.Crash(1)}
 		i := run.open("disk")
 		var after *vfstest.Mem
-		run.mem.Before(run.mem.Changes()+n, func() { after = run.mem.Crash(1) })
+		run.mem.Before(n, func() { after = run.mem.Crash(1) })
 		l.must(i.SetParent("other.raw", "raw", ""))
 		if after == nil {
 			break
