@@ -40,7 +40,8 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzReadHeaders -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
-	$(GO) test -run '^$$' -fuzz FuzzCommit -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
+	$(GO) test -run '^$$' -fuzz FuzzCommitVHD -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
+	$(GO) test -run '^$$' -fuzz 'FuzzCommit$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 
 fuzz-chains: ## random chains of images against qemu-img, also with small rounds and caches
 	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 48h ./integration/images

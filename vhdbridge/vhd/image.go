@@ -207,7 +207,8 @@ func (i *Image) Extent(off, end int64) (chain.Extent, error) {
 	x := chain.Extent{Offset: off, Kind: chain.Hole, Host: chain.NoHost}
 	n := off / i.m.head.blockSize
 	if i.bat[n] == unused {
-		for n++; n*i.m.head.blockSize < end && i.bat[n] == unused; n++ {
+		for n*i.m.head.blockSize < end && i.bat[n] == unused {
+			n++
 		}
 		x.Length = min(n*i.m.head.blockSize, end) - off
 		return x, nil

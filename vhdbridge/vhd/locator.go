@@ -130,14 +130,13 @@ func fromURL(text string) (name, reason string) {
 func fromWindows(text string, absolute bool) (name, reason string) {
 	path := strings.ReplaceAll(text, `\`, "/")
 	drive := len(path) > 1 && path[1] == ':'
-	switch {
-	case strings.HasPrefix(path, "/") || drive:
-		if absolute {
-			return "", ""
-		}
-		return "", fmt.Sprintf("%q is not a relative path", text)
+	if !strings.HasPrefix(path, "/") && !drive {
+		return checkName(plain(path))
 	}
-	return checkName(plain(path))
+	if absolute {
+		return "", ""
+	}
+	return "", fmt.Sprintf("%q is not a relative path", text)
 }
 
 func checkName(name string) (string, string) {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -244,6 +245,64 @@ func TestPullsOfSamplesLeaveWhatGuestsRead(t *testing.T) {
 		}
 		for _, sum := range sums {
 			reads(t, filepath.Join(dir, sum.Name), sum)
+		}
+	}
+}
+
+// image makes a VHD in dir on a parent, named as it is.
+func image(t *testing.T, dir, name, parent string, id, parentID vhd.UUID) {
+	t.Helper()
+	f, err := vfs.OS().Create(filepath.Join(dir, name), 0o600)
+	if err == nil {
+		o := vhd.CreateOptions{Size: 1 << 20, UUID: id, Backing: parent}
+		if parent != "" {
+			o.BackingFormat, o.ParentID = "vhd", parentID.String()
+		}
+		err = errors.Join(vhd.Create(f, o), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestParentsElsewhereAreRefusedUnlessTheyAreAllowed(t *testing.T) {
+	root := t.TempDir()
+	for _, d := range []string{"golden", "vms", "secret"} {
+		if err := os.Mkdir(filepath.Join(root, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vms := filepath.Join(root, "vms")
+	image(t, filepath.Join(root, "golden"), "base.vhd", "", vhd.UUID{1}, vhd.UUID{})
+	image(t, vms, "top.vhd", "../golden/base.vhd", vhd.UUID{2}, vhd.UUID{1})
+	image(t, vms, "absolute.vhd", filepath.Join(root, "golden/base.vhd"), vhd.UUID{3}, vhd.UUID{1})
+	image(t, vms, "linked.vhd", "link", vhd.UUID{4}, vhd.UUID{1})
+	image(t, vms, "other.vhd", "../golden/base.vhd", vhd.UUID{5}, vhd.UUID{9})
+	image(t, vms, "a.vhd", "b.vhd", vhd.UUID{6}, vhd.UUID{7})
+	image(t, vms, "b.vhd", "a.vhd", vhd.UUID{7}, vhd.UUID{6})
+	image(t, vms, "self.vhd", "self.vhd", vhd.UUID{8}, vhd.UUID{8})
+	if err := os.Symlink("../golden/base.vhd", filepath.Join(vms, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ denied, allowed string }{
+		"top.vhd":      {"outside the directories", ""},
+		"absolute.vhd": {"outside the directories", ""},
+		"linked.vhd":   {"outside the directories", ""},
+		"other.vhd":    {"outside the directories", "another one"},
+		"a.vhd":        {"loop", "loop"},
+		"self.vhd":     {"loop", "loop"},
+	} {
+		for _, allow := range [][]string{{filepath.Join(root, "secret")}, {filepath.Join(root, "golden")}} {
+			s, says := newStore(), c.denied
+			if strings.HasSuffix(allow[0], "golden") {
+				says = c.allowed
+			}
+			s.Allow = allow
+			_, err := s.Chain(filepath.Join(vms, name), "")
+			var refusal *chain.RefusedError
+			if says == "" && err != nil || says != "" && (!errors.As(err, &refusal) || !strings.Contains(err.Error(), says)) {
+				t.Errorf("%s with %v: %v, want %q", name, allow, err, says)
+			}
 		}
 	}
 }

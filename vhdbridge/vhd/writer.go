@@ -255,10 +255,8 @@ func (i *Image) reserve(parts []chain.Piece, added []int64, data bool) error {
 // extend makes the file end behind end. The footer is durable in its new place
 // before the old one is given up; whatever was there is zeros then.
 func (i *Image) extend(end int64) error {
-	from, to := i.end, min(end, i.m.size)
-	if i.device {
-		to = min(end, i.m.size-footerLen)
-	} else if end+footerLen > i.m.size {
+	from, to := i.end, min(end, i.m.size) // what there may be something in
+	if end+footerLen > i.m.size {
 		b := i.m.foot.encode()
 		if _, err := i.f.WriteAt(b[:], end); err != nil {
 			return err
@@ -267,8 +265,6 @@ func (i *Image) extend(end int64) error {
 			return err
 		}
 		i.m.size = end + footerLen
-	} else {
-		to = end
 	}
 	i.end = end
 	if from >= to {

@@ -62,7 +62,7 @@ type vhdPair struct{ base, above Kit }
 // builds on raw disks and on VHDs, a qcow2 image on anything.
 func vhdPairs() (pairs []vhdPair) {
 	all := vhds()
-	bases := append(all, Raw(), virtual("fixed VHD", vhd.CreateOptions{Fixed: true}))
+	bases := append(vhds(), Raw(), virtual("fixed VHD", vhd.CreateOptions{Fixed: true}))
 	for i, base := range bases {
 		pairs = append(pairs, vhdPair{base, all[i%len(all)]}, vhdPair{base, all[(i+1)%len(all)]})
 	}
