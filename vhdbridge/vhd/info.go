@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Probe tells whether r begins with a footer, as dynamic and differencing disks do.
@@ -90,6 +91,16 @@ func (i Info) Image() chain.Image {
 		c.BackingFormat, c.BackingID = "vhd", i.ParentUUID.String()
 	}
 	return c
+}
+
+// Inspect is ReadInfo of an open file, as the engine wants it.
+func Inspect(f vfs.File) (chain.Image, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return chain.Image{}, err
+	}
+	i, err := ReadInfo(f, info.Size)
+	return i.Image(), err
 }
 
 // ReadAllocated counts the blocks that the table of r, which has size bytes, has

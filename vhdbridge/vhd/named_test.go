@@ -530,3 +530,47 @@ func TestTheFooterIsAtTheEndBeforeDataGoesOverTheOldOne(t *testing.T) {
 		}
 	}
 }
+
+// Hyper-V writes an absolute and a relative name, no batmap, and blocks right behind
+// the metadata.
+func TestADiskAsHyperVWritesIt(t *testing.T) {
+	l := newLab(t)
+	l.create("disk", CreateOptions{Size: 8 * mib, Backing: "x.vhd", BackingFormat: "vhd", ParentID: UUID{1}.String()})
+	l.refooted("disk", func(b []byte) { copy(b[offCreator:], "win \x00\x06\x00\x01Wi2k") })
+	absolute, relative := utf16LE(`C:\VMs\golden\base.vhd`), utf16LE(`.\golden\base.vhd`)
+	l.reheaded("disk", func(b []byte) {
+		clear(b[offLocators:offHeaderReserved])
+		for k, e := range []struct {
+			code uint32
+			n    int
+			at   uint64
+		}{{codeW2ku, len(absolute), 2048}, {codeW2ru, len(relative), 2560}} {
+			at := b[offLocators+k*locatorLen:]
+			binary.BigEndian.PutUint32(at, e.code)
+			binary.BigEndian.PutUint32(at[offLocatorSpace:], 1) // sectors
+			binary.BigEndian.PutUint32(at[offLocatorLength:], uint32(e.n))
+			binary.BigEndian.PutUint64(at[offLocatorData:], e.at)
+		}
+	})
+	l.patch("disk", 2048, append(append(absolute, make([]byte, 512-len(absolute))...), relative...))
+	i := l.open("disk")
+	if info := i.Info(); info.ParentPath != "golden/base.vhd" || info.HasBatmap || info.Creator != "win " {
+		t.Errorf("%+v", info)
+	}
+	l.put("disk", 0, 4*mib, 3)
+	l.must(l.open("disk").SetHidden(true))
+	if i := l.open("disk"); !i.Info().Hidden || i.Info().ParentPath != "golden/base.vhd" || i.m.head.locators[0].code != codeW2ku {
+		t.Errorf("hidden: %+v", i.Info())
+	}
+	l.must(l.open("disk").SetParent("other.vhd", "vhd", UUID{2}.String()))
+	d := l.parsed("disk")
+	if names := d.Parents(); len(names) != 3 || names["MacX"] != "other.vhd" {
+		t.Errorf("%v", names)
+	}
+	if view := d.Over(make([]byte, 8*mib)); bytes.Count(view, []byte{3}) != 4*mib || !d.Hidden() {
+		t.Error("it reads differently")
+	}
+	if r := l.check("disk", RepairNone); r.Corruptions != 0 {
+		t.Errorf("%v", r.Problems)
+	}
+}

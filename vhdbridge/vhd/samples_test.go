@@ -21,15 +21,8 @@ import (
 func newStore() *chain.Store {
 	return &chain.Store{FS: vfs.OS(), RealPath: filepath.EvalSymlinks, Formats: []chain.Format{{
 		Name: "vhd", Probe: vhd.Probe,
-		Open: func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
-		Inspect: func(f vfs.File) (chain.Image, error) {
-			info, err := f.Stat()
-			if err != nil {
-				return chain.Image{}, err
-			}
-			i, err := vhd.ReadInfo(f, info.Size)
-			return i.Image(), err
-		},
+		Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
+		Inspect: vhd.Inspect,
 	}, {
 		Name: "raw",
 		Open: func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return chain.OpenRaw(f) },

@@ -16,17 +16,10 @@ func virtual(name string, o vhd.CreateOptions) Kit {
 	return Kit{
 		Name: name, Base: o.Fixed, OneSize: o.Fixed,
 		Format: chain.Format{
-			Name:  "vhd",
-			Probe: vhd.Probe,
-			Open:  func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
-			Inspect: func(f vfs.File) (chain.Image, error) {
-				info, err := f.Stat()
-				if err != nil {
-					return chain.Image{}, err
-				}
-				i, err := vhd.ReadInfo(f, info.Size)
-				return i.Image(), err
-			},
+			Name:    "vhd",
+			Probe:   vhd.Probe,
+			Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
+			Inspect: vhd.Inspect,
 		},
 		Create: func(f vfs.File, size int64, on Parent) error {
 			o := o
