@@ -28,7 +28,7 @@ integration:
 	$(GO) test $(TAGS) -p 1 -timeout 40m ./integration/... # one package after the other: guests need the processor
 
 crash: tools ## long sweep: many more random kills
-	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest
+	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/vhd
 	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash' ./integration/...
 
 lint:
