@@ -575,3 +575,17 @@ func TestADiskAsHyperVWritesIt(t *testing.T) {
 		t.Errorf("%v", r.Problems)
 	}
 }
+
+func TestTheHiddenFlagOfAFixedDisk(t *testing.T) {
+	l := newLab(t)
+	l.create("disk", CreateOptions{Size: 1 * mib, Fixed: true})
+	for _, yes := range []bool{true, false} {
+		s, err := Open(l.file("disk"))
+		l.must(err)
+		l.must(s.(*FixedImage).SetHidden(yes))
+		b := l.mem.Crash(0)
+		if d := (&lab{t, b}).parsed("disk"); d.Hidden() != yes || d.Size() != 1*mib {
+			t.Errorf("hidden: %v, want %v", d.Hidden(), yes)
+		}
+	}
+}
