@@ -244,3 +244,22 @@ func TestTheFooterIsAtTheEndBeforeDataGoesOverTheOldOne(t *testing.T) {
 		}
 	}
 }
+
+// XenServer's tools leave zeros in the table for blocks that a smaller disk lost.
+func TestEntriesBeyondTheDiskLeadNowhere(t *testing.T) {
+	l := newLab(t)
+	l.create("disk", CreateOptions{Size: 16 * mib})
+	l.put("disk", 0, 512, 7)
+	l.put("disk", 4*mib, 512, 8)
+	l.refooted("disk", func(b []byte) { binary.BigEndian.PutUint64(b[offCurrentSize:], 6*mib) })
+	l.patch("disk", tableStart+4*5, []byte{0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xF0})
+	for _, size := range []int64{4 * mib, 16 * mib} {
+		i := l.open("disk")
+		l.must(i.Prepare())
+		l.must(errors.Join(i.Resize(size, 0), i.Close()))
+		view := l.parsed("disk").Over(nil)
+		if int64(len(view)) != size || bytes.Count(view, []byte{7}) != 512 || bytes.Count(view, []byte{0}) != int(size)-512 {
+			t.Errorf("%d bytes: it reads differently", size)
+		}
+	}
+}
