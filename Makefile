@@ -22,14 +22,14 @@ unit:
 	$(GO) vet $(TAGS) ./...
 	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/...
 	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
-	$(GO) test $(TAGS) -race -timeout 15m $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... | grep -v chaintest)
+	$(GO) test $(TAGS) -race -timeout 15m $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v chaintest)
 	$(GO) test $(TAGS) -timeout 15m ./internal/chain/chaintest # replays crashes: the race detector would only slow it down
 
 integration:
 	$(GO) test $(TAGS) -p 1 -timeout 40m ./integration/... # one package after the other: guests need the processor
 
 crash: tools ## long sweep: many more random kills
-	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest
+	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
 	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash|FullStorage' ./integration/...
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
 
@@ -43,7 +43,10 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./policy
 	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
-	$(GO) test -run '^$$' -fuzz FuzzCommit -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
+	$(GO) test -run '^$$' -fuzz FuzzReadHeaders -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
+	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
+	$(GO) test -run '^$$' -fuzz FuzzCommitVHD -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
+	$(GO) test -run '^$$' -fuzz 'FuzzCommit$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 
 fuzz-chains: ## random chains of images against qemu-img, also with small rounds and caches
 	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 48h ./integration/images

@@ -38,7 +38,7 @@ func (r *imageRun) rebase() error {
 	case !r.IsSet("backing"):
 		return usagef("-b tells the new backing file; -b \"\" for none")
 	case name != "" && format == "":
-		return usagef("-b wants the format of the new backing file: -F qcow2 or -F raw")
+		return usagef("-b wants the format of the new backing file: -F qcow2, -F vhd or -F raw")
 	}
 	if format != "" {
 		if _, err := formatNamed(format); err != nil {
@@ -51,6 +51,9 @@ func (r *imageRun) rebase() error {
 	plan, err := r.store.PlanRebase(r.ctx(), r.arg(0), r.format(), name, format)
 	if err == nil {
 		err = changeable(plan.Image)
+	}
+	if err == nil && len(plan.New) > 0 {
+		err = qemuReads(plan.Image.Path, plan.Image.Image.Format, *top(plan.New))
 	}
 	if err != nil {
 		return err

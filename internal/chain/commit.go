@@ -350,17 +350,57 @@ func (f *fill) fillEdge(ctx context.Context, old int64) error {
 	return f.carryOut(ctx, r)
 }
 
+// An identifier is a target that also notes the identity of its backing file.
+type identifier interface {
+	// CheckParent tells beforehand what SetParent would refuse.
+	CheckParent(name, format, id string) error
+	// SetParent is SetBacking with the Image.ID of the image of that name.
+	SetParent(name, format, id string) error
+}
+
+// A link is what a header is to say of its backing file.
+type link struct{ name, format, id string }
+
+// linkTo names what n is, or "" for nothing.
+func linkTo(name string, n Node) link { return link{name, n.Image.Format, n.Image.ID} }
+
+// setLink lets t build on another image.
+func setLink(t Target, n Node, l link) error {
+	var err error
+	if i, ok := t.(identifier); ok {
+		err = i.SetParent(l.name, l.format, l.id)
+	} else {
+		err = t.SetBacking(l.name, QEMUName(l.format))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.Path, err)
+	}
+	return nil
+}
+
+// QEMUName is how QEMU calls a format, which is how its images name it.
+func QEMUName(format string) string {
+	if format == "vhd" {
+		return "vpc"
+	}
+	return format
+}
+
 // A renamer tells beforehand what SetBacking would refuse.
 type renamer interface {
 	CheckBacking(name, format string) error
 }
 
 // checkBacking refuses what could not be relinked in the end.
-func checkBacking(t Target, n Node, name, format string) error {
-	if r, ok := t.(renamer); ok {
-		if err := r.CheckBacking(name, format); err != nil {
-			return because(refused(n.Path, "it cannot be made to build on %q", name), err)
-		}
+func checkBacking(t Target, n Node, l link) error {
+	var err error
+	if i, ok := t.(identifier); ok {
+		err = i.CheckParent(l.name, l.format, l.id)
+	} else if r, ok := t.(renamer); ok {
+		err = r.CheckBacking(l.name, QEMUName(l.format))
+	}
+	if err != nil {
+		return because(refused(n.Path, "it cannot be made to build on %q", l.name), err)
 	}
 	return nil
 }
@@ -370,7 +410,7 @@ func (m *Merge) checkRelink(o *opened) error {
 	for _, c := range m.Children {
 		t, err := o.target(c)
 		if err == nil {
-			err = checkBacking(t, c, BackingName(c, m.Base.Path), m.Base.Image.Format)
+			err = checkBacking(t, c, linkTo(BackingName(c, m.Base.Path), m.Base))
 		}
 		if err != nil {
 			return err
@@ -386,8 +426,8 @@ func (s *Store) relink(m *Merge, o *opened) error {
 		if err != nil {
 			return err
 		}
-		if err := t.SetBacking(BackingName(c, m.Base.Path), m.Base.Image.Format); err != nil {
-			return fmt.Errorf("%s: %w", c.Path, err)
+		if err := setLink(t, c, linkTo(BackingName(c, m.Base.Path), m.Base)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -6,6 +6,9 @@ import (
 	"fmt"
 )
 
+// sparseGranule is how many zeros in a row are worth being left out, in bytes.
+const sparseGranule = 4096
+
 // ConvertOptions say how an image is copied into a new one.
 type ConvertOptions struct {
 	// Sparse looks for zeros in data and leaves them out; with RawOnly only in data
@@ -53,10 +56,12 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 		if f.from, err = NewStack(layers[len(layers)-1]); err != nil {
 			return nil, err
 		}
-		f.below = view.Size()
+		if len(layers) > 1 {
+			f.below = view.Size() // where there is nothing below, zeros need not be stored
+		}
 	}
 	if c.Sparse && !c.Own { // left out of an overlay, zeros would uncover what is below
-		f.wanted = (&sparse{from: f.from, granule: to.Granule(), rawOnly: c.RawOnly}).at
+		f.wanted = (&sparse{from: f.from, granule: max(to.Granule(), sparseGranule), rawOnly: c.RawOnly}).at
 	}
 	return f, nil
 }

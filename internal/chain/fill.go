@@ -30,7 +30,8 @@ type fill struct {
 	holes  bool          // holes through all of from are asked for as well: they are zeros
 	done   func(n int64) // progress: bytes; may be nil
 
-	tried, shares bool // whether copies share extents
+	unit          int64 // what rounds are counted in, in bytes: see counter
+	tried, shares bool  // whether copies share extents
 }
 
 // A round is what is placed and flushed together.
@@ -83,6 +84,7 @@ func (f *fill) run(ctx context.Context) error {
 // rounds collects one round after the other.
 func (f *fill) rounds(ctx context.Context, do func(*round) error) error {
 	end := f.to.Image().VirtualSize
+	f.setUnit()
 	f.from.Forget()
 	for off := int64(0); off < end; {
 		if err := ctx.Err(); err != nil {
@@ -103,6 +105,18 @@ func (f *fill) rounds(ctx context.Context, do func(*round) error) error {
 	return nil
 }
 
+// A counter is a target whose rounds are not counted in granules, but in this many
+// bytes: where granules are small and cost little, rounds of them would be short.
+type counter interface{ RoundUnit() int64 }
+
+// setUnit asks the target what rounds are counted in.
+func (f *fill) setUnit() {
+	f.unit = f.to.Granule()
+	if c, ok := f.to.(counter); ok {
+		f.unit = c.RoundUnit()
+	}
+}
+
 // collect fills r with what is to be done from off on, and returns where it got.
 func (f *fill) collect(ctx context.Context, r *round, off, end int64) (int64, error) {
 	g := f.to.Granule()
@@ -119,7 +133,7 @@ func (f *fill) collect(ctx context.Context, r *round, off, end int64) (int64, er
 			whole = x.Length
 		}
 		if whole > 0 {
-			whole = min(whole, (roundGranules-r.units)*g)
+			whole = min(whole, (roundGranules-r.units)*f.unit)
 			if err := f.note(r, x, want, whole); err != nil {
 				return off, err
 			}
@@ -132,7 +146,7 @@ func (f *fill) collect(ctx context.Context, r *round, off, end int64) (int64, er
 		}
 		if want {
 			r.read = append(r.read, Piece{Offset: off, Length: n})
-			r.count(n, g)
+			r.count(n, f.unit)
 			r.read64 += n
 		}
 		off += n
@@ -140,9 +154,9 @@ func (f *fill) collect(ctx context.Context, r *round, off, end int64) (int64, er
 	return off, nil
 }
 
-func (r *round) count(n, granule int64) {
+func (r *round) count(n, unit int64) {
 	r.bytes += n
-	r.units += (n + granule - 1) / granule
+	r.units += (n + unit - 1) / unit
 }
 
 // find returns what from has at off, and whether the target is to have it.
@@ -183,7 +197,7 @@ func (f *fill) note(r *round, x Found, want bool, n int64) error {
 	switch x.Kind {
 	case Data:
 		r.data = append(r.data, sourced{p, x.Layer, x.Host})
-		r.count(n, f.to.Granule())
+		r.count(n, f.unit)
 	case Compressed:
 		if f.packs(x, n) {
 			r.packed = append(r.packed, sourced{p, x.Layer, 0})
@@ -191,7 +205,7 @@ func (f *fill) note(r *round, x Found, want bool, n int64) error {
 			r.read = append(r.read, p)
 			r.read64 += n
 		}
-		r.count(n, f.to.Granule())
+		r.count(n, f.unit)
 	case Zero, Hole:
 		return f.noteZeros(r, p)
 	}
@@ -222,7 +236,7 @@ func (f *fill) noteZeros(r *round, p Piece) error {
 				to += g - to%g
 			}
 			r.zeros = append(r.zeros, Piece{Offset: from, Length: min(to, end) - from})
-			r.units += (min(to, end) - from + f.to.Granule() - 1) / f.to.Granule()
+			r.units += (min(to, end) - from + f.unit - 1) / f.unit
 			off = min(to, end)
 			continue
 		}
@@ -340,6 +354,9 @@ func (f *fill) told(n int64) {
 
 // copyRead reads pieces through the view and writes them.
 func (f *fill) copyRead(ctx context.Context, r *round) error {
+	if len(r.read) == 0 {
+		return nil
+	}
 	placed, err := f.place(joinPieces(r.read))
 	if err != nil {
 		return err

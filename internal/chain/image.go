@@ -12,6 +12,11 @@ type Image struct {
 	DataFile      bool // guest data is in another file
 	Corrupt       bool // marked as corrupt by the program that last wrote it
 	Blank         bool // holds no guest data of its own
+
+	// ID is the identity that is in the image itself, and BackingID that of the image
+	// it was made on; "" where the format has none. A backing file of another
+	// identity is not what the guest is to read.
+	ID, BackingID string
 }
 
 // An Inspector reads what the image at path says of itself. The format is

@@ -109,11 +109,11 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 	if err != nil {
 		return err
 	}
-	name, format := "", ""
+	var to link
 	if n := len(p.Below); n > 0 {
-		name, format = BackingName(p.Image, p.Below[n-1].Path), p.Below[n-1].Image.Format
+		to = linkTo(BackingName(p.Image, p.Below[n-1].Path), p.Below[n-1])
 	}
-	if err := checkBacking(f.to, p.Image, name, format); err != nil {
+	if err := checkBacking(f.to, p.Image, to); err != nil {
 		return err
 	}
 	if len(p.Between) > 0 {
@@ -124,8 +124,5 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 			return err
 		}
 	}
-	if err := f.to.SetBacking(name, format); err != nil {
-		return fmt.Errorf("%s: %w", p.Image.Path, err)
-	}
-	return nil
+	return setLink(f.to, p.Image, to)
 }

@@ -127,7 +127,8 @@ func (s *Store) rebase(ctx context.Context, r *Rebase, o *opened, done func(int6
 	if err != nil {
 		return err
 	}
-	if err := checkBacking(f.to, r.Image, r.Name, formatOf(r.Format, r.New)); err != nil {
+	to := r.link()
+	if err := checkBacking(f.to, r.Image, to); err != nil {
 		return err
 	}
 	if err := f.to.Prepare(); err != nil {
@@ -136,26 +137,20 @@ func (s *Store) rebase(ctx context.Context, r *Rebase, o *opened, done func(int6
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	return s.setBacking(f.to, r.Image, r.Name, r.Format, r.New)
+	return setLink(f.to, r.Image, to)
 }
 
-func (s *Store) setBacking(t Target, n Node, name, format string, chain []Node) error {
-	if err := t.SetBacking(name, formatOf(format, chain)); err != nil {
-		return fmt.Errorf("%s: %w", n.Path, err)
+// link is what the header is to say: the format of what is really there.
+func (r *Rebase) link() link {
+	if n := len(r.New); n > 0 {
+		return linkTo(r.Name, r.New[n-1])
 	}
-	return nil
-}
-
-// formatOf is what the header is to say: the format of what is really there.
-func formatOf(format string, chain []Node) string {
-	if len(chain) > 0 {
-		return chain[len(chain)-1].Image.Format
-	}
-	return format
+	return link{name: r.Name, format: r.Format}
 }
 
 // Relink only writes another backing name into the header: what the guest sees
-// changes unless both chains hold the same. The file need not be there.
+// changes unless both chains hold the same. The file need not be there, but for an
+// image that notes its identity.
 func (s *Store) Relink(path, format, name, nameFormat string) error {
 	n, err := s.Node(path, format)
 	if err != nil {
@@ -170,7 +165,26 @@ func (s *Store) Relink(path, format, name, nameFormat string) error {
 	}
 	t, err := o.target(n)
 	if err == nil {
-		err = s.setBacking(t, n, name, nameFormat, nil)
+		err = s.relinkTo(t, n, link{name: name, format: nameFormat})
 	}
 	return errors.Join(err, o.Close())
+}
+
+// relinkTo looks at what the name means only if the image notes more than that.
+func (s *Store) relinkTo(t Target, n Node, to link) error {
+	if _, ok := t.(identifier); ok && to.name != "" {
+		path, plain := PlainPath(n.Path, to.name)
+		if !plain {
+			return refused(n.Path, "the new backing file %q is not a plain path", to.name)
+		}
+		below, err := s.Node(path, to.format)
+		if err != nil {
+			return fmt.Errorf("new backing file of %s, whose identity it has to note: %w", n.Path, err)
+		}
+		to = linkTo(to.name, below)
+	}
+	if err := checkBacking(t, n, to); err != nil {
+		return err
+	}
+	return setLink(t, n, to)
 }

@@ -172,7 +172,16 @@ func (s *Store) below(n Node, roots []string) (Node, error) {
 	if err != nil {
 		return Node{}, fmt.Errorf("backing file of %s: %w", n.Path, err)
 	}
-	return below, nil
+	return below, sameIdentity(n, below)
+}
+
+// sameIdentity refuses a backing file that is another image than the one that n was
+// made on, though it has its name.
+func sameIdentity(n, below Node) error {
+	if want := n.Image.BackingID; want != "" && below.Image.ID != want {
+		return refused(n.Path, "it was made on the image %s, and its backing file %s is another one, %s; if that is as it should be, say it with: virt-rotate image rebase -u -b NAME -F FORMAT", want, below.Path, below.Image.ID)
+	}
+	return nil
 }
 
 // plainPath is the file that a name in the header of n means. Names come from

@@ -30,9 +30,9 @@ func qcow(name string, o qcow2.CreateOptions) Kit {
 				return m.Image(), nil
 			},
 		},
-		Create: func(f vfs.File, size int64, backing, format string) error {
+		Create: func(f vfs.File, size int64, on Parent) error {
 			o := o
-			o.Size, o.Backing, o.BackingFormat = size, backing, format
+			o.Size, o.Backing, o.BackingFormat = size, on.Name, chain.QEMUName(on.Format)
 			return qcow2.Create(f, o)
 		},
 		Check: func(f vfs.File) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
 	"github.com/virt-rotate/virt-rotate/qcow2"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // maxFuzzDisk is the largest disk that is read whole, in bytes.
@@ -26,31 +27,41 @@ func FuzzCommit(f *testing.F) {
 			f.Add(contents(o, "base"), contents(o, "a"))
 		}
 	}
-	f.Fuzz(func(t *testing.T, base, top []byte) {
-		watchdog := time.AfterFunc(20*time.Second, func() { panic("it takes more than 20 s") })
-		defer watchdog.Stop()
-		w := hostile(t, base, top)
-		want, readable := w.view("a")
-		before := w.corruptions("base")
-		failure := commit("a", "base")(t.Context(), w.store())
-		if failure != nil {
-			w.untouched(failure, base, top)
-			return
-		}
-		if have, ok := w.view("base"); readable && (!ok || !bytes.Equal(have, want)) {
-			t.Fatalf("the base does not read as the top did")
-		}
-		if after := w.corruptions("base"); after > before {
-			t.Fatalf("%d corruptions, %d before", after, before)
-		}
-	})
+	f.Fuzz(func(t *testing.T, base, top []byte) { fuzzCommit(t, kits()[0], base, top) })
+}
+
+// FuzzCommitVHD is FuzzCommit with VHDs.
+func FuzzCommitVHD(f *testing.F) {
+	for i, k := range vhds()[1:] {
+		o := newForest(f, k, k, Operations("vhd")[2], uint64(i))
+		f.Add(contents(o, "base"), contents(o, "a"))
+	}
+	f.Fuzz(func(t *testing.T, base, top []byte) { fuzzCommit(t, vhds()[0], base, top) })
+}
+
+func fuzzCommit(t *testing.T, k Kit, base, top []byte) {
+	watchdog := time.AfterFunc(20*time.Second, func() { panic("it takes more than 20 s") })
+	defer watchdog.Stop()
+	w := hostile(t, k, base, top)
+	want, readable := w.view("a")
+	before := w.corruptions("base")
+	failure := commit("a", "base")(t.Context(), w.store())
+	if failure != nil {
+		w.untouched(failure, base, top)
+		return
+	}
+	if have, ok := w.view("base"); readable && (!ok || !bytes.Equal(have, want)) {
+		t.Fatalf("the base does not read as the top did")
+	}
+	if after := w.corruptions("base"); after > before {
+		t.Fatalf("%d corruptions, %d before", after, before)
+	}
 }
 
 // hostile is a forest of two files with those bytes.
-func hostile(t testing.TB, base, top []byte) *forest {
+func hostile(t testing.TB, k Kit, base, top []byte) *forest {
 	mem := vfstest.New()
-	k := kits()[0]
-	w := &forest{bench: bench{t, mem, kits()}, mem: mem, kit: map[string]Kit{path("base"): k, path("a"): k}}
+	w := &forest{bench: bench{t, mem, []Kit{k}}, mem: mem, kit: map[string]Kit{path("base"): k, path("a"): k}}
 	for name, b := range map[string][]byte{"base": base, "a": top} {
 		file, err := mem.Create(path(name), 0o600)
 		w.must(err)
@@ -73,7 +84,7 @@ func contents(f *forest, name string) []byte {
 
 // view reads an image if it can be read and is not too large.
 func (f *forest) view(name string) ([]byte, bool) {
-	n, err := f.store().Node(path(name), "qcow2")
+	n, err := f.store().Node(path(name), f.kits[0].Format.Name)
 	if err != nil || n.Image.VirtualSize > maxFuzzDisk {
 		return nil, false
 	}
@@ -85,6 +96,13 @@ func (f *forest) corruptions(name string) int64 {
 	file, err := f.fs.Open(path(name), false)
 	f.must(err)
 	defer file.Close()
+	if f.kits[0].Format.Name == "vhd" {
+		r, err := vhd.Check(file, vhd.RepairNone)
+		if err != nil {
+			return 1 << 40
+		}
+		return r.Corruptions
+	}
 	r, err := qcow2.Check(file, qcow2.RepairNone)
 	if err != nil {
 		return 1 << 40
@@ -112,8 +130,11 @@ func foreseeable(err error) bool {
 	var unsupported *qcow2.UnsupportedError
 	var kind *vfs.KindError
 	var malformed *qcow2.FormatError
+	var unsupportedVHD *vhd.UnsupportedError
+	var malformedVHD *vhd.FormatError
 	if errors.As(err, &malformed) {
 		return malformed.Field != "compressed cluster" && malformed.Field != "cluster"
 	}
-	return errors.As(err, &refusal) || errors.As(err, &unsupported) || errors.As(err, &kind)
+	return errors.As(err, &refusal) || errors.As(err, &unsupported) || errors.As(err, &kind) ||
+		errors.As(err, &unsupportedVHD) || errors.As(err, &malformedVHD)
 }

@@ -19,11 +19,19 @@ type Kit struct {
 	Name   string
 	Format chain.Format
 	// Create writes an empty image into f. Formats without backing files get none.
-	Create func(f vfs.File, size int64, backing, backingFormat string) error
+	Create func(f vfs.File, size int64, on Parent) error
 	// Check returns an error if the image is corrupt. Lost space is no error.
 	Check func(f vfs.File) error
+	// OneSize tells that the size of an image cannot change.
+	OneSize bool
 	// Base tells that images of this format can only be bases.
 	Base bool
+}
+
+// A Parent is what an image is made on; without a name on nothing.
+type Parent struct {
+	Name, Format string
+	ID           string // of the image itself, if its format has one
 }
 
 // Raw is the kit of raw disks.
@@ -41,7 +49,7 @@ func Raw() Kit {
 				return r.Image(), nil
 			},
 		},
-		Create: func(f vfs.File, size int64, _, _ string) error { return errors.Join(f.Truncate(size), f.Sync()) },
+		Create: func(f vfs.File, size int64, _ Parent) error { return errors.Join(f.Truncate(size), f.Sync()) },
 		Check:  func(vfs.File) error { return nil },
 	}
 }
@@ -88,11 +96,11 @@ func (b *bench) open(k Kit, path string, write bool) chain.Source {
 }
 
 // create makes an empty image.
-func (b *bench) create(k Kit, path string, size int64, backing, format string) {
+func (b *bench) create(k Kit, path string, size int64, on Parent) {
 	b.t.Helper()
 	f, err := b.fs.Create(path, 0o600)
 	b.must(err)
-	b.must(k.Create(f, size, backing, format))
+	b.must(k.Create(f, size, on))
 	b.must(f.Close())
 	b.must(b.fs.SyncDir(dir))
 }

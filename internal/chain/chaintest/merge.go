@@ -32,12 +32,14 @@ func path(name string) string { return filepath.Join(dir, name) }
 // grow makes an image on another one, or a base.
 func (f *forest) grow(k Kit, name, on string, r *rand.Rand, size int64) {
 	f.t.Helper()
-	backing, format := "", ""
+	var parent Parent
 	if on != "" {
-		backing, format = on, f.kit[path(on)].Format.Name
+		n, err := f.store().Node(path(on), f.kit[path(on)].Format.Name)
+		f.must(err)
+		parent = Parent{on, n.Image.Format, n.Image.ID}
 		f.below[path(name)] = path(on)
 	}
-	f.create(k, path(name), size, backing, format)
+	f.create(k, path(name), size, parent)
 	l := randomLayer(r, size, f.granule(k, path(name)))
 	f.put(k, path(name), l)
 	f.kit[path(name)] = k
@@ -116,7 +118,13 @@ func newForest(t testing.TB, base, above Kit, op Operation, seed uint64) *forest
 	f := &forest{bench: bench{t, mem, []Kit{base, above}}, mem: mem,
 		kit: map[string]Kit{}, views: map[string][]byte{}, below: map[string]string{}}
 	r := rand.New(rand.NewPCG(seed, 1))
-	size := func() int64 { return 512 * (40 + r.Int64N(80)) }
+	one := 512 * (40 + r.Int64N(80))
+	size := func() int64 {
+		if base.OneSize || above.OneSize {
+			return one
+		}
+		return 512 * (40 + r.Int64N(80))
+	}
 	f.grow(base, "base", "", r, size())
 	f.grow(above, "a", "base", r, size())
 	f.grow(above, "b", "a", r, size())

@@ -97,7 +97,7 @@ func TestIfBothWereWrittenToAPersonHasToDecide(t *testing.T) {
 
 func TestAnOverlayMadeOnAMergedLayerKeepsIt(t *testing.T) {
 	f := mergedNotDeleted(t)
-	f.create(kits()[0], path("new"), 4096, "a", "qcow2")
+	f.create(kits()[0], path("new"), 4096, Parent{Name: "a", Format: "qcow2"})
 	var refusal *chain.RefusedError
 	if err := f.recover(); !errors.As(err, &refusal) || !f.there("a") || !f.there("b") {
 		t.Errorf("%v", err)
