@@ -21,7 +21,7 @@ unit:
 	$(GO) vet $(TAGS) ./...
 	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/...
 	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
-	$(GO) test $(TAGS) -race -timeout 15m $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... | grep -v chaintest)
+	$(GO) test $(TAGS) -race -timeout 15m $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v chaintest)
 	$(GO) test $(TAGS) -timeout 15m ./internal/chain/chaintest # replays crashes: the race detector would only slow it down
 
 integration:
@@ -38,6 +38,8 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./policy
 	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
+	$(GO) test -run '^$$' -fuzz FuzzReadHeaders -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
+	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCommit -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 
 fuzz-chains: ## random chains of images against qemu-img, also with small rounds and caches

@@ -8,6 +8,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/qcow2"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // A format is what the image commands can do with images of one kind.
@@ -24,7 +25,7 @@ type format struct {
 	// options are the names that create takes with -o.
 	options []string
 	// check is nil where there is nothing to check.
-	check func(f vfs.File, r qcow2.Repair) (qcow2.CheckResult, error)
+	check func(f vfs.File, r qcow2.Repair) (checkResult, error)
 }
 
 // formats is the table of all kinds of images that virt-rotate knows.
@@ -43,7 +44,20 @@ func formats() []format {
 		create:    createQcow2,
 		options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
 			"compression_type", "backing_file", "backing_fmt"},
-		check: qcow2.Check,
+		check: checkQcow2,
+	}, {
+		Format: chain.Format{
+			Name:    "vhd", // Probe knows dynamic disks only: a fixed one has to be named
+			Probe:   vhd.Probe,
+			Open:    openVHD,
+			Inspect: inspectVHDFile,
+		},
+		extension: ".vhd",
+		overlays:  true,
+		details:   vhdDetails,
+		create:    createVHD,
+		options:   []string{"size", "subformat", "backing_file", "backing_fmt"},
+		check:     checkVHD,
 	}, {
 		Format: chain.Format{
 			Name:    "raw", // no Probe: a guest can write any magic into its disk
@@ -61,11 +75,11 @@ func formats() []format {
 func formatNamed(name string) (*format, error) {
 	all := formats()
 	for i := range all {
-		if all[i].Name == name {
+		if all[i].Name == name || chain.QEMUName(all[i].Name) == name {
 			return &all[i], nil
 		}
 	}
-	return nil, usagef("%q is not a format that virt-rotate reads and writes (qcow2, raw)", name)
+	return nil, usagef("%q is not a format that virt-rotate reads and writes (qcow2, vhd, raw)", name)
 }
 
 // newStore knows all formats. Backing names may lead to allow, besides the
@@ -142,7 +156,8 @@ func isRefusal(err error) bool {
 	var kind *vfs.KindError
 	var changed *vfs.ChangedError
 	var unsupported *qcow2.UnsupportedError
+	var unsupportedVHD *vhd.UnsupportedError
 	var unknown *chain.UnknownFormatError
 	return errors.As(err, &refused) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
-		errors.As(err, &changed) || errors.As(err, &unsupported)
+		errors.As(err, &changed) || errors.As(err, &unsupported) || errors.As(err, &unsupportedVHD)
 }

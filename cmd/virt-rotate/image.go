@@ -22,8 +22,9 @@ const imageExitHelp = `Exit status:
 
 const imageDescription = `The image engine, for images that no guest uses. Arguments, output and exit
 statuses are those of qemu-img where it has the command; docs/image.md tells the
-differences. Without -f a file is taken for qcow2, and only if it carries that
-format's magic; a raw disk must be named with -f raw. Backing files are looked for
+differences. Without -f a file is taken for qcow2 or VHD, and only if it carries that
+format's magic at its beginning; a raw disk must be named with -f raw, a fixed VHD
+with -f vhd. Backing files are looked for
 in the directory of the image and in those of --allow.
 
    virt-rotate image info --backing-chain web.qcow2
@@ -50,7 +51,7 @@ func imageCommand(e *env) *cli.Command {
 }
 
 func formatFlag() cli.Flag {
-	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the image: qcow2 or raw; default: qcow2, if it carries the magic"}
+	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the image: qcow2, vhd (or vpc) or raw; default: qcow2 or vhd, if it carries the magic"}
 }
 
 func allowFlag() cli.Flag {

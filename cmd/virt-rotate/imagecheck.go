@@ -60,7 +60,18 @@ func checkUsageError(c *cli.Context, err error, sub bool) error {
 type imageCheckReport struct {
 	Filename string `json:"filename"`
 	Format   string `json:"format"`
+	checkResult
+}
+
+// A checkResult is what a check found, of whatever format.
+type checkResult struct {
 	qcow2.CheckResult
+	Repaired []string `json:"repaired,omitempty"` // what was done, as far as the format tells
+}
+
+func checkQcow2(f vfs.File, r qcow2.Repair) (checkResult, error) {
+	res, err := qcow2.Check(f, r)
+	return checkResult{CheckResult: res}, err
 }
 
 func (r *imageRun) check() error {
@@ -104,7 +115,7 @@ func (r *imageRun) repair() (qcow2.Repair, error) {
 	}
 }
 
-func checkFile(fs vfs.FS, path string, repair qcow2.Repair, check func(vfs.File, qcow2.Repair) (qcow2.CheckResult, error)) (res qcow2.CheckResult, err error) {
+func checkFile(fs vfs.FS, path string, repair qcow2.Repair, check func(vfs.File, qcow2.Repair) (checkResult, error)) (res checkResult, err error) {
 	mode := vfs.LockRead
 	if repair != qcow2.RepairNone {
 		mode = vfs.LockWrite
@@ -122,7 +133,7 @@ func checkFile(fs vfs.FS, path string, repair qcow2.Repair, check func(vfs.File,
 }
 
 // checkExit is the exit status that qemu-img gives.
-func checkExit(res *qcow2.CheckResult) error {
+func checkExit(res *checkResult) error {
 	switch {
 	case res.CheckErrors > 0:
 		return &exitError{code: exitCheckFailed}
@@ -135,7 +146,7 @@ func checkExit(res *qcow2.CheckResult) error {
 }
 
 // checkText writes each problem, and then what qemu-img check writes.
-func checkText(w io.Writer, res *qcow2.CheckResult) {
+func checkText(w io.Writer, res *checkResult) {
 	for _, p := range res.Problems {
 		fmt.Fprintln(w, p)
 	}
@@ -146,7 +157,10 @@ func checkText(w io.Writer, res *qcow2.CheckResult) {
 		fmt.Fprintf(w, "The following inconsistencies were found and repaired:\n\n    %d leaked clusters\n    %d corruptions\n\nDouble checking the fixed image now...\n",
 			res.LeaksFixed, res.CorruptionsFixed)
 	}
-	checkSummary(w, res)
+	for _, what := range res.Repaired {
+		fmt.Fprintf(w, "repaired: %s\n", printable(what))
+	}
+	checkSummary(w, &res.CheckResult)
 	if n := res.TotalClusters; n > 0 && res.AllocatedClusters > 0 {
 		fmt.Fprintf(w, "%d/%d = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed clusters\n",
 			res.AllocatedClusters, n, percent(res.AllocatedClusters, n),

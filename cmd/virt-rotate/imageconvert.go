@@ -16,7 +16,7 @@ func imageConvertCommand(e *env) *cli.Command {
 		Name: "convert", Usage: "copy a disk into a new image, of whatever format",
 		ArgsUsage: "FILE NEWFILE", OnUsageError: usageError,
 		Flags: append(writeFlags(), formatFlag(),
-			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new image: raw or qcow2 (default: raw, with --chain qcow2)"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new image: raw, qcow2 or vhd (default: raw, with --chain qcow2)"},
 			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
 			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`: leave them out, in raw and qcow2 sources (default: in raw ones)", Value: "4k", DefaultText: " "},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},

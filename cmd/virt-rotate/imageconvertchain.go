@@ -11,6 +11,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // convertChain makes one image a layer in dir, which is new or empty.
@@ -78,8 +79,10 @@ func chainConversions(nodes []chain.Node, dir string, format *format, o *createO
 	for i, n := range nodes {
 		c := &conversion{nodes: nodes[:i+1], own: true, path: filepath.Join(dir, names[i]), format: format, create: *o}
 		c.create.Size = n.Image.VirtualSize
+		c.create.uuid = vhd.NewUUID()
 		if i > 0 {
 			c.create.Backing, c.create.BackingFormat = names[i-1], format.Name
+			c.create.parentID = all[i-1].create.uuid.String()
 		}
 		all = append(all, c)
 	}

@@ -18,7 +18,7 @@ func imageCreateCommand(e *env) *cli.Command {
 		Name: "create", Usage: "make an empty image; an existing file is left alone",
 		ArgsUsage: "FILE [SIZE]", OnUsageError: usageError,
 		Flags: append(writeFlags(),
-			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the new image: raw or qcow2", Value: "raw"},
+			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the new image: raw, qcow2 or vhd", Value: "raw"},
 			&cli.StringFlag{Name: "backing", Aliases: []string{"b"}, Usage: "build on `FILE`; a relative name counts from the directory of the new image"},
 			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the backing file; it must be told with -b"},
 			&cli.BoolFlag{Name: "unsafe", Aliases: []string{"u"}, Usage: "the backing file need not be there; SIZE must be told"},
@@ -27,7 +27,9 @@ func imageCreateCommand(e *env) *cli.Command {
 alone (mode 0600). SIZE is in bytes, or has a suffix: K, M, G, T, P, E; without it
 the new image is as large as its backing file. Options of qcow2 images: size,
 cluster_size, compat (0.10 or 1.1), refcount_bits, extended_l2, lazy_refcounts,
-compression_type (zlib or zstd), backing_file, backing_fmt.
+compression_type (zlib or zstd), backing_file, backing_fmt; of VHDs: size, subformat
+(dynamic or fixed), backing_file, backing_fmt. A VHD with a backing file is a
+differencing disk, on a VHD or a raw disk.
 
    virt-rotate image create -f qcow2 -o cluster_size=128k web.qcow2 20G
    virt-rotate image create -f qcow2 -b web.qcow2 -F qcow2 clone.qcow2
@@ -47,6 +49,7 @@ type createOptions struct {
 	sized  bool   // Size was told
 	told   int64  // the size that was told, not yet in sectors
 	compat string // as it was told
+	vhdOptions
 }
 
 // set takes over one of -o.
@@ -68,6 +71,8 @@ func (o *createOptions) set(opt option) (err error) {
 		o.LazyRefcounts, err = parseSwitch(v)
 	case "compression_type":
 		o.CompressionType, err = parseCompression(v)
+	case "subformat":
+		o.fixed, err = parseSubformat(v)
 	case "backing_file":
 		o.Backing = v
 	case "backing_fmt":
@@ -189,7 +194,7 @@ func checkBacking(o *createOptions, format *format) error {
 	case !format.overlays:
 		return usagef("images of format %s cannot have a backing file", format.Name)
 	case o.BackingFormat == "":
-		return usagef("-b wants the format of the backing file: -F qcow2 or -F raw")
+		return usagef("-b wants the format of the backing file: -F qcow2, -F vhd or -F raw")
 	}
 	_, err := formatNamed(o.BackingFormat)
 	return err
@@ -208,9 +213,11 @@ func (r *imageRun) below(path string, o *createOptions) error {
 	if err != nil {
 		return fmt.Errorf("backing file: %w", err)
 	}
+	below := top(nodes)
 	if !o.sized {
-		o.Size, o.sized = top(nodes).Image.VirtualSize, true
+		o.Size, o.sized = below.Image.VirtualSize, true
 	}
+	o.parentID = below.Image.ID
 	return nil
 }
 
@@ -218,6 +225,9 @@ func (r *imageRun) below(path string, o *createOptions) error {
 func createText(format *format, o *createOptions) string {
 	if format.Name == "raw" {
 		return fmt.Sprintf("fmt=raw size=%d", o.told)
+	}
+	if format.Name == "vhd" {
+		return vhdCreateText(o)
 	}
 	const defaultCluster, defaultBits = 65536, 16
 	cluster, bits := o.ClusterSize, o.RefcountBits
@@ -245,7 +255,11 @@ func onOff(b bool) string {
 	return "off"
 }
 
-func createQcow2(f vfs.File, o *createOptions) error { return qcow2.Create(f, o.CreateOptions) }
+func createQcow2(f vfs.File, o *createOptions) error {
+	q := o.CreateOptions
+	q.BackingFormat = chain.QEMUName(q.BackingFormat)
+	return qcow2.Create(f, q)
+}
 
 func createRaw(f vfs.File, o *createOptions) error {
 	if err := f.Truncate(o.Size); err != nil {

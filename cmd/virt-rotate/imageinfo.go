@@ -69,8 +69,8 @@ type infoSnapshot struct {
 
 // infoSpecific is what images of one format have.
 type infoSpecific struct {
-	Type string     `json:"type"`
-	Data *infoQcow2 `json:"data"`
+	Type string `json:"type"`
+	Data any    `json:"data"` // *infoQcow2 or *infoVHD
 }
 
 // infoQcow2 leaves out what version 2 does not have.

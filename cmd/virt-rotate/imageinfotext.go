@@ -42,7 +42,12 @@ func infoText(w io.Writer, i *imageInfo) {
 	snapshotListText(w, i.Snapshots)
 	if i.Specific != nil {
 		fmt.Fprintln(w, "Format specific information:")
-		qcow2Text(w, i.Specific.Data)
+		switch data := i.Specific.Data.(type) {
+		case *infoQcow2:
+			qcow2Text(w, data)
+		case *infoVHD:
+			vhdText(w, data)
+		}
 	}
 }
 

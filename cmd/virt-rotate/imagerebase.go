@@ -38,7 +38,7 @@ func (r *imageRun) rebase() error {
 	case !r.IsSet("backing"):
 		return usagef("-b tells the new backing file; -b \"\" for none")
 	case name != "" && format == "":
-		return usagef("-b wants the format of the new backing file: -F qcow2 or -F raw")
+		return usagef("-b wants the format of the new backing file: -F qcow2, -F vhd or -F raw")
 	}
 	if format != "" {
 		if _, err := formatNamed(format); err != nil {

@@ -31,7 +31,7 @@ type fill struct {
 	done   func(n int64) // progress: bytes; may be nil
 
 	unit          int64 // what rounds are counted in, in bytes: see counter
-	tried, shares bool // whether copies share extents
+	tried, shares bool  // whether copies share extents
 }
 
 // A round is what is placed and flushed together.
@@ -354,6 +354,9 @@ func (f *fill) told(n int64) {
 
 // copyRead reads pieces through the view and writes them.
 func (f *fill) copyRead(ctx context.Context, r *round) error {
+	if len(r.read) == 0 {
+		return nil
+	}
 	placed, err := f.place(joinPieces(r.read))
 	if err != nil {
 		return err

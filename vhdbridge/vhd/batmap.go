@@ -21,7 +21,7 @@ type batmap struct {
 // Only XenServer's tools write one.
 func (m *meta) loadBatmap() error {
 	at := m.head.table + m.head.tableBytes()
-	if m.foot.creator>>8 != creatorTap>>8 || at > m.size-sectorSize {
+	if m.foot.creator>>8 != creatorTap>>8 || at > m.limit()-sectorSize {
 		return nil
 	}
 	var b [sectorSize]byte
@@ -42,7 +42,7 @@ func (b *batmap) check(m *meta) {
 	switch {
 	case b.version > batmapVersion:
 		b.wrong = fmt.Sprintf("version %#x is not known", b.version)
-	case b.offset < footerLen || b.offset%sectorSize != 0 || b.bytes > maxTableBytes || b.offset > m.size-b.bytes:
+	case b.offset < footerLen || b.offset%sectorSize != 0 || b.bytes > maxTableBytes || b.offset > m.limit()-b.bytes:
 		b.wrong = "the map is not within the file"
 	case b.offset < b.at+sectorSize && b.at < b.offset+b.bytes,
 		b.offset < m.at+headerLen && m.at < b.offset+b.bytes,

@@ -252,7 +252,7 @@ func (c *checker) checkGaps() error {
 			used = append(used, region{int64(e) * sectorSize, int64(e)*sectorSize + length, ""})
 		}
 	}
-	used = append(used, region{c.m.size - c.m.footerLen(), c.m.size, ""})
+	used = append(used, region{c.m.limit(), c.m.size, ""})
 	slices.SortFunc(used, func(a, b region) int { return int(min(max(a.from-b.from, -1), 1)) })
 	at := int64(0)
 	for _, r := range used {

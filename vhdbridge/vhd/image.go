@@ -125,7 +125,7 @@ func (m *meta) regions() []region {
 func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int64, err error) {
 	h := &m.head
 	length := h.bitmapBytes() + h.blockSize
-	limit := m.size - m.footerLen()
+	limit := m.limit()
 	disk := h.blocks(m.foot.size)
 	order := make([]uint64, 0, len(bat)) // sector and index
 	for i, e := range bat {

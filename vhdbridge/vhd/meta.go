@@ -181,9 +181,12 @@ func (m *meta) footerLen() int64 {
 	return 0
 }
 
+// limit is where the end footer begins: all else is before it.
+func (m *meta) limit() int64 { return m.size - m.footerLen() }
+
 func (m *meta) checkFixed() error {
-	if m.foot.size > m.size-m.footerLen() {
-		return &FormatError{m.size - m.footerLen() + offCurrentSize, "current size", "the file is smaller"}
+	if m.foot.size > m.limit() {
+		return &FormatError{m.limit() + offCurrentSize, "current size", "the file is smaller"}
 	}
 	return nil
 }
@@ -192,7 +195,7 @@ func (m *meta) checkFixed() error {
 func (m *meta) loadHeader() (err error) {
 	m.at = m.foot.dataOffset
 	var b [headerLen]byte
-	if m.at > m.size-headerLen {
+	if m.at > m.limit()-headerLen {
 		return &FormatError{offDataOffset, "data offset", "the header is beyond the end of the file"}
 	}
 	if err := readFull(m.r, b[:], m.at, "header"); err != nil {
@@ -201,19 +204,19 @@ func (m *meta) loadHeader() (err error) {
 	if m.head, err = decodeHeader(&b, m.at); err != nil {
 		return err
 	}
-	if m.head.table > m.size-m.head.tableBytes() {
+	if m.head.table > m.limit()-m.head.tableBytes() {
 		return &FormatError{m.at + offTable, "table offset", "the table reaches beyond the end of the file"}
 	}
 	if n := m.head.blocks(m.foot.size); n > int64(m.head.entries) {
 		return &FormatError{m.at + offMaxEntries, "max table entries", fmt.Sprintf("%d, and the disk has %d blocks", m.head.entries, n)}
 	}
 	if m.foot.kind == Differencing {
-		m.parent, err = m.head.readParent(m.r, m.size, m.at)
+		m.parent, err = m.head.readParent(m.r, m.limit(), m.at)
 	}
 	return err
 }
 
-// writable refuses what must not be read for its data, or changed.
+// usable refuses what must not be read for its data, or changed.
 func (m *meta) usable() error {
 	if m.end == endInUse {
 		return errInUse

@@ -55,9 +55,10 @@ type record struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// body is the record as it is stored. The end footer comes first.
+// body is the record as it is stored. The end footer comes first, out of step with
+// sectors: a file that a crash has cut behind it must not seem to end with a footer.
 func (c *record) body() []byte {
-	b := append([]byte(nil), c.end[:]...)
+	b := append(make([]byte, patchHead), c.end[:]...)
 	for _, p := range c.patches {
 		b = binary.BigEndian.AppendUint64(b, uint64(p.off))
 		b = binary.BigEndian.AppendUint64(b, uint64(len(p.data)))
@@ -99,7 +100,7 @@ func readRecord(r io.ReaderAt, size int64, f *footer) (c *record, whole bool, er
 	c = &record{start: int64(be.Uint64(m[offMarkStart:])), oldSize: int64(be.Uint64(m[offMarkOld:])), newSize: int64(be.Uint64(m[offMarkNew:]))}
 	n := int64(be.Uint64(m[offMarkLen:]))
 	at := size - footerLen + offFooterReserved + markPlace
-	if n < footerLen || n > maxRecord || c.start < footerLen || c.start != size-footerLen-n ||
+	if n < patchHead+footerLen || n > maxRecord || c.start < footerLen || c.start != size-footerLen-n ||
 		c.oldSize < footerLen || c.newSize < footerLen || c.oldSize > size || c.newSize > size {
 		return nil, false, &FormatError{at, "mark of a record", "it makes no sense"}
 	}
@@ -118,8 +119,8 @@ func readRecord(r io.ReaderAt, size int64, f *footer) (c *record, whole bool, er
 
 // decode takes a body apart. The zeros at the end are patches without length.
 func (c *record) decode(b []byte) bool {
-	copy(c.end[:], b)
-	for b = b[footerLen:]; len(b) >= patchHead; {
+	copy(c.end[:], b[patchHead:])
+	for b = b[patchHead+footerLen:]; len(b) >= patchHead; {
 		off, n := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])
 		if n == 0 {
 			return true

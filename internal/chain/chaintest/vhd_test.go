@@ -68,12 +68,15 @@ func vhdPairs() (pairs []vhdPair) {
 func TestVHDPowerLossAtEveryWriteLosesNothing(t *testing.T) {
 	t.Parallel()
 	pairs, want := vhdPairs(), wantStates(t)
-	states, rounds := 0, 0
+	states, rounds, fates := 0, 0, uint64(2)
+	if want > 5000 {
+		fates = 6
+	}
 	for seed := uint64(1); states < want || rounds < len(pairs); seed++ {
 		p := pairs[seed%uint64(len(pairs))]
 		rounds++
 		for _, op := range Operations(p.base.Format.Name) {
-			n, err := PowerLoss(t, p.base, p.above, op, seed, 6, nil)
+			n, err := PowerLoss(t, p.base, p.above, op, seed, fates, nil)
 			states += n
 			if err != nil {
 				t.Fatalf("%s of %s on %s: %v", op.Name, p.above.Name, p.base.Name, err)
@@ -85,11 +88,14 @@ func TestVHDPowerLossAtEveryWriteLosesNothing(t *testing.T) {
 
 func TestVHDEveryFailureIsToldAndNothingIsLost(t *testing.T) {
 	t.Parallel()
-	failures := 0
+	failures, stride := 0, 13
+	if wantStates(t) > 5000 {
+		stride = 3
+	}
 	for seed, p := range vhdPairs() {
 		for _, op := range Operations(p.base.Format.Name) {
 			for k, err := range []error{syscall.EIO, syscall.EIO, syscall.ENOSPC} {
-				n, bad := Failures(t, p.base, p.above, op, uint64(seed), err, k > 0, 3)
+				n, bad := Failures(t, p.base, p.above, op, uint64(seed), err, k > 0, stride)
 				failures += n
 				if bad != nil {
 					t.Fatalf("%s of %s on %s, %v: %v", op.Name, p.above.Name, p.base.Name, err, bad)
