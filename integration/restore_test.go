@@ -65,3 +65,35 @@ func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// The rest of the configuration stays as it is, or goes back with the disks.
+func TestRestoreWithTheConfigurationOfThatTime(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.virsh("desc", "g1", "--title", "--config", "as it was")
+	b.rotations("g1", 2)
+	b.virsh("desc", "g1", "--title", "--config", "changed")
+	b.waitWrites("g1", 30)
+	b.destroy("g1")
+	names := b.snapshotNames("g1")
+	states := b.keptStates("g1")
+	title := func() string { return strings.TrimSpace(b.virsh("desc", "g1", "--title", "--config")) }
+	b.rotate("restore", "g1", names[1]).wantExit(t, 0)
+	if have := title(); have != "changed" {
+		t.Errorf("without --with-config: the title is %q", have)
+	}
+	b.rotate("restore", "--with-config", "g1", names[0]).wantExit(t, 0)
+	if have := title(); have != "as it was" {
+		t.Errorf("--with-config: the title is %q", have)
+	}
+	b.unchanged("g1", states)
+	if got, was := b.checkGuest("g1")["vda"], states[names[0]]["vda"]; got != was {
+		t.Errorf("the disk is in state %v, not %v", got, was)
+	}
+	b.checkImages("g1")
+	b.start("g1")
+	b.rotations("g1", 5)
+	b.wantInOrder("g1", 4)
+}

@@ -18,6 +18,7 @@ type field struct {
 	set   func(v any) error // v as the TOML decoder left it
 	print func() string     // in TOML
 	sub   []field
+	omit  func() bool // nil = never: the key is not written, since no value means its absence
 }
 
 // fields are the keys of [policy.NAME], in the order of the documentation.
@@ -43,6 +44,8 @@ func inheritable(r *Rule) []field {
 		numberOrText("bandwidth", &r.Bandwidth, "200MiB/s"),
 		text("window", &r.Window, "01:00-05:00"),
 		text("offline", &r.Offline, "native"),
+		yesNo("detach", &r.Detach),
+		{key: "hooks", sub: hookFields(&r.Hooks)},
 	}
 }
 
@@ -65,6 +68,7 @@ func builtin() Rule {
 		MaxChain: 30,
 		MinFree:  MinFree{Percent: 10},
 		Offline:  OfflineNative,
+		Hooks:    Hooks{Timeout: 5 * time.Minute},
 	}
 }
 
@@ -105,6 +109,18 @@ func number(key string, dest scalar) field {
 			return fmt.Errorf("want a whole number, not %s", describe(v))
 		}
 		return dest.UnmarshalText(strconv.AppendInt(nil, n, 10))
+	}}
+}
+
+// yesNo is a key whose value is a TOML boolean.
+func yesNo(key string, dest *bool) field {
+	return field{key: key, print: func() string { return strconv.FormatBool(*dest) }, set: func(v any) error {
+		b, ok := v.(bool)
+		if !ok {
+			return fmt.Errorf("want true or false, not %s", describe(v))
+		}
+		*dest = b
+		return nil
 	}}
 }
 

@@ -141,6 +141,9 @@ func (p *parser) rule(name string, v any, base Rule) (Rule, bool) {
 	}
 	r := base
 	r.Disks = slices.Clone(base.Disks)
+	for _, argv := range []*[]string{&r.Hooks.Before, &r.Hooks.After, &r.Hooks.Failed} {
+		*argv = slices.Clone(*argv)
+	}
 	r.Name, r.Line = name, p.lines.line(key)
 	p.table(key, t, fields(&r))
 	p.checkRule(&r, key)

@@ -86,7 +86,7 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 			Name: "web", Domains: []string{"web-*"}, Exclude: []string{"web-scratch"}, Disks: []string{"vd*"},
 			Every: time.Hour, Keep: Keep{Last: 24, Daily: 7, Weekly: 4, Monthly: 6},
 			Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
-			Bandwidth: 200 << 20, Window: Window{60, 300}, Offline: OfflineNative, Line: 8,
+			Bandwidth: 200 << 20, Window: Window{60, 300}, Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 8,
 		}},
 	}
 	if !reflect.DeepEqual(f, want) {
@@ -99,7 +99,7 @@ func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 	want := &File{Path: "test.toml", Rules: []Rule{{
 		Name: "a", Domains: []string{"a"}, Every: 24 * time.Hour, Keep: Keep{Last: 1},
 		Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
-		Offline: OfflineNative, Line: 1,
+		Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 1,
 	}}}
 	if !reflect.DeepEqual(f, want) {
 		t.Errorf("got %+v\nwant %+v", f, want)
@@ -107,9 +107,9 @@ func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 }
 
 func TestRulesShareNoMemory(t *testing.T) {
-	f := mustParse(t, "defaults = { disks = ['vda'], keep.last = 1 }\npolicy.a.domains = ['a']\npolicy.b.domains = ['b']")
-	f.Rules[0].Disks[0] = "changed"
-	if f.Rules[1].Disks[0] != "vda" {
+	f := mustParse(t, "defaults = { disks = ['vda'], keep.last = 1, hooks.failed = ['/x'] }\npolicy.a.domains = ['a']\npolicy.b.domains = ['b']")
+	f.Rules[0].Disks[0], f.Rules[0].Hooks.Failed[0] = "changed", "changed"
+	if f.Rules[1].Disks[0] != "vda" || f.Rules[1].Hooks.Failed[0] != "/x" {
 		t.Error("a change of one rule shows in the other")
 	}
 }

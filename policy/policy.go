@@ -45,6 +45,8 @@ type Rule struct {
 	Bandwidth  Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
 	Window     Window        `json:"window"`      // merges start only then
 	Offline    Offline       `json:"offline"`     // what happens to domains that are shut off
+	Detach     bool          `json:"detach"`      // pull the disks off images that they share with others
+	Hooks      Hooks         `json:"hooks"`       // programs around the work on a domain
 	Line       int           `json:"line"`        // of the header [policy.NAME]
 }
 

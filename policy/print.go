@@ -24,9 +24,11 @@ func (f field) text() string {
 	if f.sub == nil {
 		return f.print()
 	}
-	pairs := make([]string, len(f.sub))
-	for i, s := range f.sub {
-		pairs[i] = s.key + " = " + s.text()
+	var pairs []string
+	for _, s := range f.sub {
+		if s.omit == nil || !s.omit() {
+			pairs = append(pairs, s.key+" = "+s.text())
+		}
 	}
 	return "{ " + strings.Join(pairs, ", ") + " }"
 }

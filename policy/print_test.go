@@ -36,6 +36,12 @@ func randomRule(r *rand.Rand) Rule {
 		Bandwidth:  Bandwidth(pick(r, 0, r.Int64(), r.Int64N(5000)<<20)),
 		Window:     pick(r, Window{}, Window{r.IntN(720), 720 + r.IntN(721)}, Window{720 + r.IntN(720), r.IntN(720)}),
 		Offline:    pick(r, OfflineNative, OfflineSkip),
+		Hooks: Hooks{
+			Before:  pick(r, nil, []string{"/bin/true"}, []string{"/opt/a program", "", "a\tb \"ü\" $HOME"}),
+			After:   pick(r, nil, []string{"/usr/bin/logger", "--", "done"}),
+			Failed:  pick(r, nil, []string{"/../x", "\x01"}),
+			Timeout: time.Duration(1+r.Int64N(100_000)) * time.Second,
+		},
 	}
 }
 
@@ -53,17 +59,18 @@ func TestTOMLIsReadBackToAnEqualRule(t *testing.T) {
 }
 
 func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
-	f := mustParse(t, `policy.a = { domains = ["<a>"], every = "1d", keep = { last = 2 }, bandwidth = "200MiB/s", window = "01:00-05:00" }`)
+	f := mustParse(t, `policy.a = { domains = ["<a>"], every = "1d", keep = { last = 2 }, bandwidth = "200MiB/s", window = "01:00-05:00", hooks = { after = ["/bin/x", "1"] } }`)
 	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],` +
 		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
-		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","line":1,"every":"24h"}`
+		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","detach":false,` +
+		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"line":1,"every":"24h"}`
 	for _, v := range []any{f.Rules[0], &f.Rules[0]} {
 		got, err := json.Marshal(v)
 		if err != nil || !sameJSON(t, string(got), want) {
 			t.Errorf("got %s, %v\nwant %s", got, err, want)
 		}
 	}
-	if f.Rules[0].Disks != nil {
+	if f.Rules[0].Disks != nil || f.Rules[0].Hooks.Before != nil {
 		t.Error("MarshalJSON changed the rule")
 	}
 }

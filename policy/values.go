@@ -99,6 +99,13 @@ func (d *interval) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// ParseDuration reads a duration as the policy file has it: "90m", "1d12h".
+func ParseDuration(text string) (time.Duration, error) {
+	var d interval
+	err := d.UnmarshalText([]byte(text))
+	return time.Duration(d), err
+}
+
 // cutUnit takes a whole number and its unit off the front of s.
 func cutUnit(s string) (part time.Duration, rest string, ok bool) {
 	digits := s[:len(s)-len(strings.TrimLeft(s, "0123456789"))]

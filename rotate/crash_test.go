@@ -82,6 +82,19 @@ func crashScenes() []crashScene {
 			h.take(web, []int{12}, "vdb")
 			web.State = ShutOff
 		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 40},
+		{"shut off, pulled up", func(h *simHost) {
+			web := h.add("web")
+			one(7, 8, 9, 10, 11)(h, web)
+			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
+				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+			}
+			web.State = ShutOff
+		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), coalesce(), 40},
+		{"shut off, detached", func(h *simHost) {
+			golden(h)
+			h.find("web").State = ShutOff
+		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), coalesce(), 15},
+		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), coalesce(), 15},
 		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
 		{"separate ones", func(h *simHost) {
@@ -101,6 +114,14 @@ func crashScenes() []crashScene {
 			h.picture("template.qcow2", "web.qcow2")
 		}, rule(1), Options{}, 50},
 	}
+}
+
+// golden has a guest with snapshots on an image that another one uses, too.
+func golden(h *simHost) {
+	web := h.add("web")
+	h.disk(web, "vda", "golden.qcow2", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
 }
 
 func (s *crashScene) host(t *testing.T, seed uint64) (*simHost, *Rotator) {

@@ -13,7 +13,16 @@ import (
 type Options struct {
 	IgnoreEvery bool          // --now: a snapshot is due
 	NoSnapshot  bool          // only shorten chains
+	Detach      bool          // pull the disks off what they share with others
+	MaxParallel int           // domains that are worked on at a time; 0: 8
 	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
+}
+
+func (o *Options) parallel() int {
+	if o.MaxParallel > 0 {
+		return o.MaxParallel
+	}
+	return defaultParallel
 }
 
 // Decide lists the steps that bring d to what rule asks for, in order, each
@@ -94,10 +103,12 @@ func keysOf(w *World, d *Domain) []string {
 			keys = append(keys, d.Disks[i].Chain[j].Key())
 		}
 	}
+	files := slices.Clone(w.Released[d.UUID])
 	if in := w.Intents[d.UUID]; in != nil {
-		for _, f := range in.files() {
-			keys = append(keys, layerKey(w.Left[f.Path].ID, f.Path))
-		}
+		files = append(files, in.files()...)
+	}
+	for _, f := range files {
+		keys = append(keys, layerKey(w.Left[f.Path].ID, f.Path))
 	}
 	return keys
 }
@@ -161,6 +172,7 @@ func (b *builder) rotate() {
 		b.skipShutOff()
 		return
 	}
+	b.detach()
 	taken := ours(b.snaps)
 	if b.due && !b.snapshotBeforeMerges() {
 		trial := b.clone()

@@ -247,7 +247,7 @@ func contradiction(d *Domain, s *Snapshot, sd *SnapshotDisk, actual string) Find
 
 // missing returns the file that holds the state of a snapshot's disk if it is not there.
 func missing(w *World, d *Domain, sd *SnapshotDisk) string {
-	if w.Remote || sd.Overlay == "" || d.uses(sd.Overlay) {
+	if w.Remote || sd.Overlay == "" || d.hasBelow(sd.Overlay) {
 		return ""
 	}
 	path := stateLayer(d, sd)

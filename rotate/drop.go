@@ -110,14 +110,24 @@ func (b *builder) diskMerges(disk *Disk) []merge {
 			k++
 			continue
 		}
-		m := b.mergeAt(disk, k)
-		for k < len(disk.Chain) && b.obstacle(disk, k) == "" {
-			b.absorb(disk, k, &m)
+		if n := b.pullAt(disk, k); n > 0 {
+			out = append(out, b.pullUp(disk, k, n))
+		} else {
+			out = append(out, b.commitAt(disk, k))
 		}
-		m.after = slices.Clone(disk.Chain)
-		out = append(out, m)
 	}
 	return out
+}
+
+// commitAt merges layer k of disk, and those above it that can go as well, into the
+// one below.
+func (b *builder) commitAt(disk *Disk, k int) merge {
+	m := b.mergeAt(disk, k)
+	for k < len(disk.Chain) && b.obstacle(disk, k) == "" {
+		b.absorb(disk, k, &m)
+	}
+	m.after = slices.Clone(disk.Chain)
+	return m
 }
 
 // mergeAt starts a merge of layer k of disk into the one below.
@@ -265,11 +275,18 @@ func (b *builder) strangeBeside(path string) *Strange {
 
 func mergeStep(m *merge, dropped []string) Step {
 	reason := "nobody keeps the state in " + filepath.Base(m.Base.Path)
+	if m.Pull {
+		reason += ", which has less data"
+	}
 	if len(dropped) > 0 {
 		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))
 	}
 	method := "commit"
 	switch {
+	case m.offline && m.Pull:
+		method = "offline-pull"
+	case m.Pull:
+		method = "pull"
 	case m.offline:
 		method = "offline-commit"
 	case m.Active:
@@ -281,12 +298,16 @@ func mergeStep(m *merge, dropped []string) Step {
 // deleteMerged plans the deletion of the files that a merge made superfluous.
 // A block device is never deleted.
 func (b *builder) deleteMerged(m *merge) {
+	into := m.Base.Path
+	if m.Pull {
+		into = m.Top.Path
+	}
 	for _, l := range m.gone {
 		if l.Kind != "file" {
 			continue
 		}
 		b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Bytes: l.Allocated,
-			Reason: "its data is in " + filepath.Base(m.Base.Path)})
+			Reason: "its data is in " + filepath.Base(into)})
 		b.free[l.FS] += l.Allocated
 	}
 }

@@ -49,6 +49,10 @@ func (b *builder) resume(im *intentMerge, g *group) {
 	if disk == nil {
 		return
 	}
+	if im.Pull != "" {
+		b.resumePull(disk, im, g)
+		return
+	}
 	base := disk.index(im.Base)
 	if base < 0 {
 		return

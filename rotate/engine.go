@@ -19,7 +19,8 @@ type Engine interface {
 	// Check returns what Merge would refuse. It changes nothing.
 	Check(ctx context.Context, m EngineMerge) error
 	// Merge brings what the layers above Base up to Top have into Base and lets
-	// Above build on it. No file goes. While all of them are locked, it calls then.
+	// Above build on it; of a pull, it brings what the layers from Base on have into
+	// Top and lets that build on what is below Base. No file goes. While all of them are locked, it calls then.
 	// The error is a *vfs.BusyError where somebody has one of the images open.
 	Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error
 }
@@ -27,7 +28,8 @@ type Engine interface {
 // An EngineMerge says what to merge of a disk's chain.
 type EngineMerge struct {
 	Base, Top Layer
-	Above     *Layer  // the layer that builds on Top; nil where Top is the active one
+	Above     *Layer // the layer that builds on Top; nil where Top is the active one
+	Pull      bool
 	Chain     []Layer // all of the disk, base first
 }
 
@@ -58,11 +60,42 @@ func (n *Native) Overlay(_ context.Context, path string, below Layer) error {
 
 // Check returns what Merge would refuse.
 func (n *Native) Check(ctx context.Context, m EngineMerge) error {
+	if m.Pull {
+		_, err := n.planPull(ctx, m)
+		return err
+	}
 	if again, err := n.mergedBefore(m); again || err != nil {
 		return err
 	}
 	_, err := n.plan(ctx, m)
 	return err
+}
+
+func (n *Native) planPull(ctx context.Context, m EngineMerge) (*chain.Pull, error) {
+	base := ""
+	if i := slices.IndexFunc(m.Chain, func(l Layer) bool { return l.Path == m.Base.Path }); i > 0 {
+		base = m.Chain[i-1].Path
+	}
+	return n.storeFor(m).PlanPull(ctx, m.Top.Path, m.Top.Format, base)
+}
+
+// pull carries a pull out. One that was cut off just before it was on record has all
+// of its data: only then is left to do.
+func (n *Native) pull(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
+	plan, err := n.planPull(ctx, m)
+	if err != nil {
+		return err
+	}
+	return n.storeFor(m).PullAnd(ctx, plan, counted(plan.Bytes, progress), then)
+}
+
+// counted turns progress by pieces into progress by sums.
+func counted(total int64, progress func(done, total int64)) func(n int64) {
+	done := int64(0)
+	return func(n int64) {
+		done += n
+		progress(done, total)
+	}
 }
 
 func (n *Native) plan(ctx context.Context, m EngineMerge) (*chain.Merge, error) {
@@ -98,6 +131,9 @@ func (n *Native) mergedBefore(m EngineMerge) (bool, error) {
 
 // Merge carries a merge out; one that was cut off is done once more.
 func (n *Native) Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
+	if m.Pull {
+		return n.pull(ctx, m, progress, then)
+	}
 	again, err := n.mergedBefore(m)
 	if err == nil && again {
 		err = n.takeBack(m)
@@ -109,11 +145,7 @@ func (n *Native) Merge(ctx context.Context, m EngineMerge, progress func(done, t
 	if err != nil {
 		return err
 	}
-	moved := int64(0)
-	return n.storeFor(m).CommitAnd(ctx, plan, func(k int64) {
-		moved += k
-		progress(moved, plan.Bytes)
-	}, then)
+	return n.storeFor(m).CommitAnd(ctx, plan, counted(plan.Bytes, progress), then)
 }
 
 // takeBack lets the layer above build on the top again.
@@ -134,7 +166,7 @@ func engineMerge(disk *Disk, m *merge) (EngineMerge, error) {
 	if base < 0 || top <= base {
 		return EngineMerge{}, fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
 	}
-	e := EngineMerge{Base: disk.Chain[base], Top: disk.Chain[top], Chain: disk.Chain}
+	e := EngineMerge{Base: disk.Chain[base], Top: disk.Chain[top], Chain: disk.Chain, Pull: m.Pull}
 	if top+1 < len(disk.Chain) {
 		e.Above = &disk.Chain[top+1]
 	}

@@ -26,7 +26,7 @@ func TestACallThatFailsIsToldAndTheNextRunFinishes(t *testing.T) {
 			n := 1
 			for ; s.fails(t, n, want); n++ {
 			}
-			if n < 20 {
+			if n < 15 {
 				t.Errorf("only %d calls", n-1)
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -92,13 +93,20 @@ func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
 	}
 	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops, Garbage: g.garbage}
 	for i := range g.merges {
-		im := intentMerge{Disk: g.merges[i].Disk, Base: g.merges[i].Base.Path, Pivot: g.merges[i].Active && !g.merges[i].offline}
-		for _, l := range g.merges[i].gone {
-			im.Gone = append(im.Gone, goneFile(&l, g.merges[i].offline))
-		}
-		in.Merges = append(in.Merges, im)
+		in.Merges = append(in.Merges, g.merges[i].intent())
 	}
 	return in
+}
+
+func (m *merge) intent() intentMerge {
+	im := intentMerge{Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.offline && !m.Pull}
+	if m.Pull {
+		im.Pull = m.Top.Path
+	}
+	for _, l := range m.gone {
+		im.Gone = append(im.Gone, goneFile(&l, m.offline && !m.Pull))
+	}
+	return im
 }
 
 // goneFile names a layer that goes. One that no guest has open is not written to
@@ -141,6 +149,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 			}
 		case OpDeleteFile:
 			err = r.deleteFile(ctx, d.Name, s.Path)
+			s.Bytes = r.w.Left[s.Path].Allocated // now; 0 where it was gone already
 		}
 		if err != nil {
 			return stepError(i, steps, err)
@@ -158,11 +167,13 @@ func stepError(i int, steps []Step, err error) error {
 func (s Step) String() string {
 	switch s.Op {
 	case OpMerge:
-		return fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.Top, s.Base)
+		return fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.From(), s.Into())
 	case OpSnapshot:
 		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
 	case OpDeleteFile:
 		return "delete-file " + s.Path
+	case OpConfigure:
+		return "configure: as at the time of " + s.Snapshot
 	case OpSwitch:
 		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:
@@ -175,9 +186,26 @@ func (s Step) String() string {
 	}
 }
 
+// Into returns the layer that a merge brings data into.
+func (s Step) Into() string {
+	if strings.HasSuffix(s.Method, "pull") {
+		return s.Top
+	}
+	return s.Base
+}
+
+// From returns the far end of the layers that a merge takes data from.
+func (s Step) From() string {
+	if strings.HasSuffix(s.Method, "pull") {
+		return s.Base
+	}
+	return s.Top
+}
+
 // merge runs one merge and compares the world with the plan afterwards.
 func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
-	release, err := r.storages.take(ctx, m.Base.FS)
+	to, _ := m.ends()
+	release, err := r.storages.take(ctx, to.FS)
 	if err != nil {
 		return err
 	}
@@ -224,12 +252,18 @@ func (r *domainRun) stillAllowed(m *merge) error {
 	}
 	disk := b.disk(m.Disk)
 	base := disk.index(m.Base.Path)
+	if m.detach {
+		return b.mayDetach(disk, m)
+	}
 	again := b.mergeAt(disk, base+1)
 	for range m.gone {
 		if why := b.obstacle(disk, base+1); why != "" {
 			return fmt.Errorf("no longer safe: %s", why)
 		}
 		b.absorb(disk, base+1, &again)
+	}
+	if m.Pull {
+		again = *m
 	}
 	if r := b.preflight([]merge{again}); r != nil {
 		return errors.New(r.Detail)
@@ -249,13 +283,16 @@ func (r *domainRun) renumber(m *merge) (over bool, err error) {
 		return false, fmt.Errorf("the guest has no disk %s any more", m.Disk)
 	}
 	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
-	if m.Adopt && base >= 0 && top < 0 {
+	if m.Adopt && !m.Pull && base >= 0 && top < 0 || m.Adopt && m.Pull && base < 0 && top >= 0 {
 		return true, nil
 	}
 	if base < 0 || top <= base {
 		return false, fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
 	}
 	m.Base.Index, m.Top.Index = disk.Chain[base].Index, disk.Chain[top].Index
+	if m.Pull && base > 0 {
+		m.Below.Index = disk.Chain[base-1].Index
+	}
 	return false, nil
 }
 

@@ -18,8 +18,8 @@ type Host interface {
 	Pools(ctx context.Context) ([]string, error)
 	// Snapshot takes a disk-only external snapshot of a running domain, all disks or none.
 	Snapshot(ctx context.Context, domain string, spec SnapshotSpec) error
-	// Merge commits layers of a running domain's disk, or waits for such a job
-	// that runs already. When it returns nil the job is over and, for an
+	// Merge commits or pulls layers of a running domain's disk, or waits for such a
+	// job that runs already. When it returns nil the job is over and, for an
 	// active layer, pivoted; the caller still has to look at the chain.
 	Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error
 	// DropMetadata makes libvirt forget a snapshot; no file is touched.
@@ -29,6 +29,9 @@ type Host interface {
 	// Reconfigure writes into the persistent configuration what chains, base
 	// first, the disks with these targets have when the domain starts.
 	Reconfigure(ctx context.Context, domain string, chains map[string][]Layer) error
+	// Reinstate makes the configuration that a snapshot has on record the persistent
+	// one, with these chains; undo takes that back.
+	Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]Layer) (undo func() error, err error)
 	// Active tells whether a process runs the domain, or is just being started to.
 	Active(ctx context.Context, domain string) (bool, error)
 	// Shutdown asks the guest to shut down; with force it does not ask.
@@ -150,6 +153,8 @@ type SnapshotDisk struct {
 	State    []string // the disk's chain in the stored configuration, base first: its last is the layer with the state
 	Inactive []string // the same in the stored persistent configuration, where there is one
 	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
+
+	stored string // of a plan: what the metadata says that Overlay is; "" for Overlay itself
 }
 
 // A SnapshotSpec says what snapshot to take.
@@ -160,11 +165,14 @@ type SnapshotSpec struct {
 	Exclude           []string          // targets of the disks that are left out
 }
 
-// A MergeSpec says what to merge: the layers above Base up to Top go into Base.
+// A MergeSpec says what to merge: the layers above Base up to Top go into Base; of
+// a pull, those from Base on up to Top go into Top.
 type MergeSpec struct {
 	Domain, Disk string
 	Top, Base    Layer
 	Active       bool  // Top is the active layer: commit, then pivot
+	Pull         bool  // data moves up; on a running guest Top is the active layer
+	Below        Layer // what Top builds on after a pull; without a path: on nothing
 	Adopt        bool  // such a job of an earlier run is there already
 	Relative     bool  // the layer above Top names its backing file relatively
 	Bandwidth    int64 // bytes per second; 0 = no limit

@@ -43,6 +43,7 @@ type intentMerge struct {
 	Base  string       `json:"base"`
 	Gone  []intentFile `json:"gone"`
 	Pivot bool         `json:"pivot,omitempty"` // in the end the running guest writes to the base
+	Pull  string       `json:"pull,omitempty"`  // data moves up, into the layer at this path
 }
 
 // An intentFile names exactly one file. The ID is zero for a file that may

@@ -70,7 +70,7 @@ func (w *World) doubtful() []*Domain {
 		}
 		if slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
 			disk := diskOf(d, m.Disk)
-			return disk != nil && disk.Job == nil && (m.mergedAbove(disk) || m.onTop(disk) && w.Left[m.Base].Written)
+			return disk != nil && disk.Job == nil && (m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
 		}) {
 			found = append(found, d)
 		}
@@ -108,6 +108,14 @@ func (m *intentMerge) mergedAbove(disk *Disk) bool {
 	return below != vfs.ID{} && below == disk.Chain[disk.index(m.Base)].ID
 }
 
+// highest returns the highest layer that the merge makes superfluous.
+func (m *intentMerge) highest(disk *Disk) string {
+	if top := disk.index(m.Pull); m.Pull != "" && top > 0 {
+		return disk.Chain[top-1].Path
+	}
+	return m.Gone[len(m.Gone)-1].Path
+}
+
 // trustOldChains makes the builder see such chains as libvirt has them.
 func (b *builder) trustOldChains() {
 	in := b.w.Intents[b.d.UUID]
@@ -116,7 +124,13 @@ func (b *builder) trustOldChains() {
 	}
 	for i := range in.Merges {
 		im := &in.Merges[i]
-		if disk := b.disk(im.Disk); disk != nil && im.mergedAbove(disk) {
+		switch disk := b.disk(im.Disk); {
+		case disk == nil:
+		case im.pulled(disk):
+			top := disk.index(im.Pull)
+			disk.Chain[top].rebase(&disk.Chain[top-1])
+			b.lost = append(b.lost, im)
+		case im.mergedAbove(disk):
 			top := im.top(disk)
 			disk.Chain[top+1].rebase(&disk.Chain[top])
 			b.lost = append(b.lost, im)
@@ -137,7 +151,7 @@ func (b *builder) checkLost() {
 		}
 	}
 	for _, im := range b.lost {
-		gone := im.Gone[len(im.Gone)-1].Path
+		gone := im.highest(b.disk(im.Disk))
 		if b.d.State.Live() && b.runsWithout(b.disk(im.Disk), gone) {
 			b.refuse(CodeRestart, gone, "libvirt missed the end of a merge and still has this layer in the chain: the guest is sound; shut it down and start it, and it can be rotated again")
 		}

@@ -34,7 +34,7 @@ func (b *builder) redefine(going []string) {
 		}
 		b.add(Step{Op: OpRedefine, Snapshot: s.Name, Reason: "its metadata must name the chain as it is then"})
 		for _, sd := range staleDisks(b, s) {
-			sd.State, sd.Cut = paths(b.expected(sd)), false
+			sd.State, sd.Cut, sd.stored = paths(b.expected(sd)), false, ""
 			if sd.Inactive != nil {
 				sd.Inactive = slices.Clone(sd.State)
 			}
@@ -48,7 +48,7 @@ func staleDisks(b *builder, s *Snapshot) []*SnapshotDisk {
 	for i := range s.Disks {
 		sd := &s.Disks[i]
 		want := b.expected(sd)
-		if want != nil && len(sd.State) > 0 && b.contradicts(sd) == "" && !describes(sd, paths(want)) {
+		if want != nil && len(sd.State) > 0 && b.contradicts(sd) == "" && (sd.stored != "" || !describes(sd, paths(want))) {
 			stale = append(stale, sd)
 		}
 	}
@@ -136,9 +136,15 @@ func survivor(d *Domain, drops []string, going string) string {
 	return ""
 }
 
-// onBranch tells whether an overlay of the snapshot is in no disk's chain.
+// onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
+// is in none, or builds on nothing any more.
 func (d *Domain) onBranch(s *Snapshot) bool {
-	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.uses(sd.Overlay) })
+	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
+}
+
+// hasBelow tells whether a disk's chain has a layer below that path.
+func (d *Domain) hasBelow(path string) bool {
+	return slices.ContainsFunc(d.Disks, func(disk Disk) bool { return disk.index(path) > 0 })
 }
 
 // fixes returns how the metadata of the domain's snapshots must read, for
@@ -156,9 +162,12 @@ func (b *builder) fixes() map[string]SnapshotFix {
 	}
 	out := map[string]SnapshotFix{}
 	for i := range b.snaps {
-		fix := SnapshotFix{Snapshot: b.snaps[i].Name, Chains: map[string][]Layer{}}
+		fix := SnapshotFix{Snapshot: b.snaps[i].Name, Chains: map[string][]Layer{}, Overlays: map[string]string{}}
 		for _, sd := range staleDisks(b, &b.snaps[i]) {
 			fix.Chains[sd.Target] = b.expected(sd)
+			if sd.stored != "" {
+				fix.Overlays[sd.Target] = sd.Overlay
+			}
 		}
 		if len(fix.Chains) > 0 {
 			out[fix.Snapshot] = fix

@@ -92,6 +92,9 @@ func stem(d *Disk) string {
 		}
 	}
 	name := filepath.Base(own.Path)
+	for isOverlay(name) { // a pull has left nothing below the overlays
+		name = name[:strings.LastIndex(strings.TrimSuffix(name, ".qcow2"), ".")] + ".qcow2"
+	}
 	if s := strings.TrimSuffix(name, filepath.Ext(name)); s != "" {
 		return s
 	}

@@ -149,3 +149,32 @@ func TestAStorageLockWaitsOnlyForItsFileSystem(t *testing.T) {
 		again()
 	}
 }
+
+// One domain at a time, if that is wanted; and the figures of the run.
+func TestMaxParallelBoundsTheDomainsAtWork(t *testing.T) {
+	for _, limit := range []int{1, 3} {
+		h := newSim(t)
+		many(h, 6)
+		var mu sync.Mutex
+		at, most := map[string]bool{}, 0
+		r := h.rotator(rule(2))
+		r.Options.MaxParallel = limit
+		r.Report = func(e Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			at[e.Domain] = true
+			if e.Kind == EventDone && e.Step.Op == OpDeleteFile { // the last step of each
+				delete(at, e.Domain)
+			}
+			most = max(most, len(at))
+		}
+		plans, err := r.Run(t.Context(), nil)
+		if err != nil || most > limit || limit == 1 && most != 1 {
+			t.Errorf("%d at a time, at most %d wanted: %v", most, limit, err)
+		}
+		sum := Summarize(plans)
+		if sum.Domains != 6 || sum.Done != 6 || sum.Taken != 6 || sum.Merged == 0 || sum.Freed == 0 || sum.Failed+sum.Refused+sum.Nothing != 0 {
+			t.Errorf("%+v", sum)
+		}
+	}
+}

@@ -16,7 +16,8 @@ const (
 	OpMerge        Op = "merge"
 	OpRedefine     Op = "redefine"
 	OpDeleteFile   Op = "delete-file"
-	OpSwitch       Op = "switch" // of a restore: the disk gets a new overlay on another layer
+	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
+	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 )
 
 // A Step is one thing to do to a domain, with its reason.
@@ -24,7 +25,7 @@ type Step struct {
 	Op       Op     `json:"op"`
 	Snapshot string `json:"snapshot,omitempty"`
 	Disk     string `json:"disk,omitempty"`
-	Method   string `json:"method,omitempty"` // commit or active-commit by the hypervisor, offline-commit by the engine
+	Method   string `json:"method,omitempty"` // commit, active-commit or pull by the hypervisor, offline-commit or offline-pull by the engine
 	Top      string `json:"top,omitempty"`
 	Base     string `json:"base,omitempty"`
 	Path     string `json:"path,omitempty"` // the file that is created or deleted
@@ -62,6 +63,10 @@ type Plan struct {
 	Result  string    `json:"result"`
 	Error   string    `json:"error,omitempty"`
 
+	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
+	Warnings []string `json:"warnings,omitempty"` // of a run
+	Ran      *Ran     `json:"ran,omitempty"`      // nil for what is only a plan
+
 	Due      time.Time        `json:"-"` // when the next snapshot is due
 	Verdicts []policy.Verdict `json:"-"` // what retention says of each of our snapshots, oldest first
 	groups   []group
@@ -84,6 +89,7 @@ type group struct {
 type merge struct {
 	MergeSpec
 	offline bool    // by the engine: no guest has the disk open
+	detach  bool    // a pull off layers that are not this domain's alone: they stay
 	gone    []Layer // the layers that disappear, lowest first
 	after   []Layer // the disk's whole chain once it is done, base first
 }

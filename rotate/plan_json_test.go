@@ -14,11 +14,13 @@ func TestTheKeysOfAPlanInJSON(t *testing.T) {
 		Domain: "web", Policy: "p", State: Running, Result: ResultPartly, Error: "e", Waiting: "w",
 		Steps:   []Step{{OpMerge, "s", "vda", "commit", "/top", "/base", "/path", 7, "because"}},
 		Refused: []Refusal{{CodeNoSpace, "/path", "full"}},
+		Hooks:   []Hook{{When: Failed, Command: []string{"/bin/x", "y"}, Error: "exit status 1"}}, Warnings: []string{"w"},
 	}
 	const want = `{"name":"web","policy":"p","state":"running",` +
 		`"steps":[{"op":"merge","snapshot":"s","disk":"vda","method":"commit","top":"/top","base":"/base","path":"/path","bytes":7,"reason":"because"}],` +
 		`"refused":[{"code":"no-space","path":"/path","detail":"full"}],` +
-		`"waiting":"w","result":"partly-refused","error":"e"}`
+		`"waiting":"w","result":"partly-refused","error":"e",` +
+		`"hooks":[{"when":"failed","command":["/bin/x","y"],"error":"exit status 1"}],"warnings":["w"]}`
 	if have, err := json.Marshal(full); err != nil || string(have) != want {
 		t.Errorf("%s, %v\nwant\n%s", have, err, want)
 	}
@@ -49,9 +51,11 @@ func TestTheKeysOfEachStepInJSON(t *testing.T) {
 	h = newSim(t)
 	one(12)(h, h.add("web"))
 	idle := h.runAll(t, h.rotator(rule(2)))["web"]
+	idle.Ran.Start, idle.Ran.End, idle.Ran.Allocated = hour(12), hour(13), 4096
 	data, err = json.Marshal(idle)
 	must(err)
-	if string(data) != `{"name":"web","policy":"p","state":"running","steps":[],"refused":[],"result":"nothing-to-do"}` {
+	if string(data) != `{"name":"web","policy":"p","state":"running","steps":[],"refused":[],"result":"nothing-to-do",`+
+		`"ran":{"start":"2026-01-01T12:00:00Z","end":"2026-01-01T13:00:00Z","uuid":"uuid-of-web","merged":0,"freed":0,"allocated":4096,"layers":2}}` {
 		t.Errorf("%s", data)
 	}
 }

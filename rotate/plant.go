@@ -63,7 +63,7 @@ func (w *World) plantSnapshot(d *Domain, s *Snapshot) {
 			continue
 		}
 		w.Forest.Add(w.keyOf(d, path), path).Keep(snapshotKeeper(d.Name, s.Name))
-		if !d.uses(sd.Overlay) {
+		if !d.hasBelow(sd.Overlay) {
 			w.plantBranch(d, sd)
 		}
 	}

@@ -45,6 +45,7 @@ const (
 	CodeIntent         = "intent"          // the intent of an earlier run cannot be read
 	CodeMethod         = "method"
 	CodeNoGuestAgent   = "no-guest-agent"
+	CodeHook           = "hook" // the policy's hook before the work failed
 )
 
 // checkDomain refuses what must not be touched at all. It tells every reason.
@@ -75,8 +76,8 @@ func (b *builder) checkDomain() {
 }
 
 func (b *builder) checkMethod() {
-	if m := b.rule.Method; m != policy.MethodAuto && m != policy.MethodCommit {
-		b.refuse(CodeMethod, "", fmt.Sprintf("method %q is not available in this version: use \"auto\" or \"commit\"", m))
+	if m := b.rule.Method; m == policy.MethodGraft {
+		b.refuse(CodeMethod, "", fmt.Sprintf("method %q is not available in this version: use \"auto\", \"commit\" or \"pull\"", m))
 	}
 }
 
@@ -160,11 +161,20 @@ func (b *builder) reconfigured(disk *Disk) bool {
 		if in.Merges[i].Disk != disk.Target {
 			continue
 		}
-		for _, f := range in.Merges[i].Gone {
-			after.Chain = slices.DeleteFunc(after.Chain, func(l Layer) bool { return l.Path == f.Path })
-		}
+		in.Merges[i].leave(&after)
 	}
 	return inactiveProblem(&after) == ""
+}
+
+// leave takes the layers that the merge makes superfluous out of the disk's chain.
+func (m *intentMerge) leave(disk *Disk) {
+	if first, top := disk.index(m.Base), disk.index(m.Pull); m.Pull != "" && first >= 0 && top > first {
+		disk.Chain = slices.Delete(disk.Chain, first, top)
+		return
+	}
+	for _, f := range m.Gone {
+		disk.Chain = slices.DeleteFunc(disk.Chain, func(l Layer) bool { return l.Path == f.Path })
+	}
 }
 
 // startedOnOld tells whether that has happened to the disk.
@@ -268,10 +278,12 @@ func (b *builder) checkJob(disk *Disk) {
 // adoptable tells whether the job on disk is a merge that an intent of ours names.
 func (b *builder) adoptable(disk *Disk) bool {
 	in := b.w.Intents[b.d.UUID]
-	if in == nil || disk.Job.Type != "commit" && disk.Job.Type != "active-commit" {
+	if in == nil || disk.Job.Type != "commit" && disk.Job.Type != "active-commit" && disk.Job.Type != "pull" {
 		return false
 	}
-	return slices.ContainsFunc(in.Merges, func(m intentMerge) bool { return m.Disk == disk.Target })
+	return slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
+		return m.Disk == disk.Target && (m.Pull != "") == (disk.Job.Type == "pull")
+	})
 }
 
 func (b *builder) refuse(code, path, detail string) { b.plan.refuse(code, path, detail) }

@@ -13,6 +13,7 @@ import (
 // RestoreOptions say how a domain goes back to a snapshot.
 type RestoreOptions struct {
 	DiscardNewer bool // what came after the snapshot is given up
+	WithConfig   bool // the whole configuration goes back, not only the disks
 	Plan         bool // only tell what would be done
 }
 
@@ -50,7 +51,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	if err != nil {
 		return Plan{}, err
 	}
-	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}}, o: o}
+	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
 	p := s.plan(d, snapshot)
 	if len(p.Refused) > 0 {
 		p.Steps = []Step{}
@@ -59,7 +60,9 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 		p.settle()
 		return p, nil
 	}
-	return s.run(ctx, p), nil
+	p = s.run(ctx, p)
+	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
+	return s.ended(ctx, p), nil
 }
 
 // CheckRestore sees that the domain has the snapshot, before a guest is stopped for it.
@@ -101,6 +104,9 @@ func (s *restore) plan(d *Domain, snapshot string) Plan {
 	}
 	s.planPresent(b)
 	s.planSwitch(b)
+	if s.o.WithConfig {
+		s.planConfig(b)
+	}
 	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
 		s.planDiscard(b)
 	}
@@ -159,6 +165,25 @@ func (s *restore) planSwitch(b *builder) {
 	if len(s.switches) == 0 && len(b.plan.Refused) == 0 {
 		b.refuse(CodeNoDisk, "", "the snapshot has no layers of its own: it is internal, or of memory only")
 	}
+}
+
+// planConfig sees that every disk of the old configuration is there, and tells which
+// ones it lacks.
+func (s *restore) planConfig(b *builder) {
+	had := map[string]bool{}
+	for _, sd := range s.snap.Disks {
+		had[sd.Target] = true
+		if b.disk(sd.Target) == nil {
+			b.refuse(CodeNoDisk, sd.Target, "the configuration of the snapshot's time has this disk, the domain has not: go back without the configuration")
+		}
+	}
+	reason := "the configuration becomes that of the snapshot's time"
+	for i := range b.disks {
+		if t := b.disks[i].Target; !had[t] {
+			reason += ", which has no " + t + ": its image stays"
+		}
+	}
+	b.add(Step{Op: OpConfigure, Snapshot: s.snap.Name, Reason: reason})
 }
 
 // chainOf returns the layers below the new overlay, as their headers have them.
@@ -255,7 +280,7 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	}
 	s.boundary("switched")
 	for _, step := range p.Steps {
-		if step.Op == OpSwitch {
+		if step.Op == OpSwitch || step.Op == OpConfigure {
 			s.did(d.Name, step)
 		}
 	}
@@ -280,14 +305,30 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 // reconfigure lets the domain start from other chains, unless a start is under way.
 func (s *restore) reconfigure(ctx context.Context, domain string, before, after map[string][]Layer) error {
 	host := s.Observer.Host
-	if err := host.Reconfigure(ctx, domain, after); err != nil {
+	undo, err := s.configure(ctx, domain, before, after)
+	if err != nil {
 		return err
 	}
 	active, err := host.Active(ctx, domain)
 	if err == nil && !active {
 		return nil
 	}
-	return errors.Join(errors.New("the guest was started meanwhile"), err, host.Reconfigure(ctx, domain, before))
+	return errors.Join(errors.New("the guest was started meanwhile"), err, undo())
+}
+
+// configure writes the new configuration: other chains only, or all of it.
+func (s *restore) configure(ctx context.Context, domain string, before, after map[string][]Layer) (undo func() error, err error) {
+	host := s.Observer.Host
+	if !s.o.WithConfig {
+		return func() error { return host.Reconfigure(ctx, domain, before) }, host.Reconfigure(ctx, domain, after)
+	}
+	chains := cloneMap(after)
+	for _, disk := range s.w.Domain(domain).Disks { // those that the snapshot left out may have been merged since
+		if chains[disk.Target] == nil && !disk.ReadOnly {
+			chains[disk.Target] = disk.Chain
+		}
+	}
+	return host.Reinstate(ctx, domain, s.snap.Name, chains)
 }
 
 // recordBranch puts on record which layers may go once nobody keeps them: the new

@@ -202,3 +202,26 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 		}
 	}
 }
+
+// The configuration goes back with the disks, and comes back when they do.
+func TestRestoreWithTheConfiguration(t *testing.T) {
+	h, web := off(t, 9, 10)
+	web.cut = false
+	r := h.rotator(rule(7))
+	h.starting = true
+	if p := back(t, h, r, web, name(9), RestoreOptions{WithConfig: true}); p.Result != ResultFailed || web.config != "" {
+		t.Errorf("started meanwhile: %+v, configuration of %q", p, web.config)
+	}
+	h.starting = false
+	h.disk(web, "vdb", "new.qcow2")
+	p := back(t, h, r, web, name(9), RestoreOptions{WithConfig: true})
+	last := p.Steps[len(p.Steps)-1]
+	if p.Result != ResultDone || web.config != name(9) || last.Op != OpConfigure || !strings.Contains(last.Reason, "has no vdb") {
+		t.Errorf("%+v, configuration of %q", p, web.config)
+	}
+	web.Disks = web.Disks[1:]
+	p, err := r.Restore(t.Context(), "web", name(10), RestoreOptions{WithConfig: true})
+	if err != nil || len(p.Refused) == 0 || p.Refused[0].Code != CodeNoDisk {
+		t.Errorf("without the disk: %+v, %v", p, err)
+	}
+}

@@ -30,9 +30,9 @@ const maxRounds = 500
 // maxMoves bounds how often that may be because a guest was started or stopped.
 const maxMoves = 5
 
-// parallelDomains is how many domains are worked on at a time. Merges are
-// further limited to one for each file system.
-const parallelDomains = 8
+// defaultParallel is how many domains are worked on at a time unless Options say
+// otherwise. Merges are further limited to one for each file system.
+const defaultParallel = 8
 
 // An EventKind says what an Event tells.
 type EventKind string
@@ -43,6 +43,7 @@ const (
 	EventProgress EventKind = "progress" // of the merge that runs
 	EventDone     EventKind = "done"     // the step is done
 	EventWarning  EventKind = "warning"
+	EventOutput   EventKind = "output" // a hook has said a line
 )
 
 // An Event tells what a run does just now.
@@ -62,6 +63,10 @@ type Rotator struct {
 	Options  Options
 	Engine   Engine      // for guests that are shut off
 	Report   func(Event) // called from several goroutines; never nil
+	Ended    func(Plan)  // is told of each domain as its work ends, from several goroutines; may be nil
+
+	// Hook runs a program of the policy; nil: none is run.
+	Hook func(context.Context, Hook) error
 
 	storages storageLocks
 	crash    func(place string) // tests let a run die here; nil in a real one
@@ -97,7 +102,9 @@ func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, err
 	plans := []Plan{}
 	for i := range w.Domains {
 		if rule := rules[w.Domains[i].Name]; rule != nil {
-			plans = append(plans, Decide(w, &w.Domains[i], rule, now, o))
+			p := Decide(w, &w.Domains[i], rule, now, o)
+			p.Hooks = plannedHooks(rule, &p)
+			plans = append(plans, p)
 		}
 	}
 	return plans, w, nil
@@ -161,11 +168,11 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	o := r.Options
 	o.Reserved = &Reservations{}
 	var g errgroup.Group
-	g.SetLimit(parallelDomains)
+	g.SetLimit(o.parallel())
 	for i := range plans {
 		g.Go(func() error {
-			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o}
-			plans[i] = d.run(ctx, plans[i])
+			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o, start: r.Clock()}
+			plans[i] = d.ended(ctx, d.run(ctx, plans[i]))
 			return nil
 		})
 	}
@@ -185,6 +192,11 @@ type domainRun struct {
 	done []Step
 	// frozen tells that the guest may be frozen and could not be thawed.
 	frozen bool
+
+	start    time.Time
+	begun    bool // the first step, or the hook before it
+	hooks    []Hook
+	warnings []string
 }
 
 // run carries out one group of steps after the other and decides anew before
@@ -205,6 +217,9 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 		}
 		if len(p.groups) == 0 {
 			break
+		}
+		if r.firstHook(ctx, &p) {
+			continue // what was planned may have changed meanwhile
 		}
 		g := &p.groups[0]
 		steps := p.Steps[g.first : g.first+g.steps]
@@ -241,8 +256,7 @@ func (r *domainRun) thaw(ctx context.Context, domain string) {
 	}
 	if err := r.Observer.Host.Thaw(ctx, domain); err != nil {
 		r.frozen = true
-		r.Report(Event{Kind: EventWarning, Domain: domain,
-			Text: "an earlier run may have left the guest's file systems frozen (virsh domfsthaw " + domain + "): " + err.Error()})
+		r.warn(domain, "an earlier run may have left the guest's file systems frozen (virsh domfsthaw "+domain+"): "+err.Error())
 	}
 }
 

@@ -85,6 +85,9 @@ func (h *simHost) checkDone(t *testing.T) {
 					t.Fatalf("%s/%s/%s: metadata names %v and %v, the chain is %v", d.Name, d.Snapshots[i].Name, sd.Target,
 						h.short(sd.State), h.short(sd.Inactive), h.short(chain))
 				}
+				if _, err := os.Stat(sd.Overlay); sd.Overlay != "" && err != nil {
+					t.Fatalf("%s/%s: the overlay that came with it by its metadata: %v", d.Name, d.Snapshots[i].Name, err)
+				}
 				h.checkSnapshotDisk(t, d, &d.Snapshots[i], &sd)
 			}
 		}
@@ -165,7 +168,7 @@ func (h *simHost) lines(t *testing.T, steps []Step) []string {
 			line = fmt.Sprintf("snapshot %s %s: %s on %s", s.Snapshot, s.Disk, s.Path, s.Base)
 		case OpMerge:
 			known.Disk, known.Method, known.Top, known.Base = s.Disk, s.Method, s.Top, s.Base
-			line = fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.Top, s.Base)
+			line = fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.From(), s.Into())
 		case OpDropMetadata, OpRedefine:
 			known.Snapshot = s.Snapshot
 			line = fmt.Sprintf("%s %s", s.Op, s.Snapshot)

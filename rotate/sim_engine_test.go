@@ -25,13 +25,19 @@ func (e simEngine) Check(context.Context, EngineMerge) error {
 func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
 	h := e.h
 	var data blocks
+	var below, format string
 	err := h.call("engine", func() error {
 		if d := h.userOf(m.Top.Path); d != nil && d.State.Live() {
 			return &vfs.BusyError{Path: m.Top.Path, Mode: vfs.LockRead}
 		}
 		data = blocks{}
 		base := slices.IndexFunc(m.Chain, func(l Layer) bool { return l.Path == m.Base.Path })
-		for k := base + 1; m.Chain[k-1].Path != m.Top.Path; k++ {
+		if !m.Pull {
+			base++
+		} else if base > 0 {
+			below, format = m.Chain[base-1].Path, m.Chain[base-1].Format
+		}
+		for k := base; k == 0 || m.Chain[k-1].Path != m.Top.Path; k++ {
 			maps.Copy(data, h.load(m.Chain[k].Path).Blocks)
 		}
 		return nil
@@ -39,12 +45,24 @@ func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done,
 	if err != nil {
 		return err
 	}
+	into, relink := m.Base.Path, m.Above
+	if m.Pull {
+		into, relink = m.Top.Path, &m.Top
+	} else {
+		below, format = m.Base.Path, m.Base.Format
+	}
 	for _, b := range slices.Sorted(maps.Keys(data)) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		h.mu.Lock()
-		h.change(m.Base.Path, func(i *simImage) { i.Blocks[b] = data[b] })
+		h.change(into, func(i *simImage) {
+			if m.Pull {
+				i.fill(b, data)
+			} else {
+				i.Blocks[b] = data[b]
+			}
+		})
 		h.mu.Unlock()
 		progress(1, 2)
 		if err := h.event("block of merge"); err != nil {
@@ -52,8 +70,8 @@ func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done,
 		}
 	}
 	err = h.call("relink", func() error {
-		if m.Above != nil {
-			h.change(m.Above.Path, func(i *simImage) { i.Backing, i.BackingFormat = m.Base.Path, m.Base.Format })
+		if relink != nil {
+			h.change(relink.Path, func(i *simImage) { i.Backing, i.BackingFormat = below, format })
 		}
 		return nil
 	})

@@ -82,7 +82,9 @@ func (d *simDomain) observed(jobs map[string]*simJob) Domain {
 		}
 		if j := jobs[d.Name+"/"+disk.Target]; j != nil {
 			disk.Job = &Job{Type: "commit", Done: 1, Size: 2}
-			if j.active {
+			if j.pull {
+				disk.Job.Type = "pull"
+			} else if j.active {
 				disk.Job = &Job{Type: "active-commit", Ready: len(j.todo) == 0}
 			}
 		}
@@ -223,6 +225,19 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
+func (h *simHost) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]Layer) (func() error, error) {
+	d := h.find(domain)
+	before, config := map[string][]Layer{}, d.config
+	for target := range chains {
+		before[target] = slices.Clone(diskOf(&d.Domain, target).Chain)
+	}
+	d.config = snapshot
+	return func() error {
+		d.config = config
+		return h.Reconfigure(ctx, domain, before)
+	}, h.Reconfigure(ctx, domain, chains)
+}
+
 func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
 
 func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {
@@ -297,7 +312,14 @@ func (h *simHost) newJob(m MergeSpec, job string) error {
 	if m.Active != (top == len(disk.Chain)-1) {
 		return errors.New("commit of the active layer must be asked for, and only of that")
 	}
-	j := &simJob{base: m.Base.Path, top: m.Top.Path, active: m.Active, data: blocks{}}
+	if m.Pull && (!m.Active || (m.Below.Path == "") != (base == 0) || base > 0 && m.Below.Index != uint(base)) {
+		return errors.New("a pull goes into the active layer, and from what is above Below")
+	}
+	j := &simJob{base: m.Base.Path, top: m.Top.Path, active: m.Active, pull: m.Pull, data: blocks{}}
+	if m.Pull {
+		base--
+		top--
+	}
 	for k := base + 1; k <= top; k++ {
 		maps.Copy(j.data, h.load(disk.Chain[k].Path).Blocks)
 	}
@@ -321,7 +343,11 @@ func (h *simHost) step(job string) bool {
 		return false
 	}
 	h.guestsWrite()
-	h.change(j.base, func(i *simImage) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
+	if j.pull {
+		h.change(j.top, func(i *simImage) { i.fill(j.todo[0], j.data) })
+	} else {
+		h.change(j.base, func(i *simImage) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
+	}
 	j.todo = j.todo[1:]
 	return true
 }
@@ -343,6 +369,10 @@ func (h *simHost) finishJob(job string) {
 	domain, target := filepath.Split(job)
 	disk := diskOf(&h.find(filepath.Clean(domain)).Domain, target)
 	base, top := disk.index(j.base), disk.index(j.top)
+	if j.pull {
+		h.finishPull(j, disk, base, top)
+		return
+	}
 	for k := base + 1; k <= top; k++ {
 		layer := h.load(disk.Chain[k].Path).Blocks
 		h.change(j.base, func(i *simImage) { maps.Copy(i.Blocks, layer) })
@@ -352,6 +382,28 @@ func (h *simHost) finishJob(job string) {
 	}
 	disk.Chain = slices.Delete(disk.Chain, base+1, top+1)
 	disk.Inactive = paths(disk.Chain)
+}
+
+// finishPull copies what is left and lets the active layer build on what is below.
+func (h *simHost) finishPull(j *simJob, disk *Disk, base, top int) {
+	h.change(j.top, func(i *simImage) {
+		for b := range j.data {
+			i.fill(b, j.data)
+		}
+		i.Backing, i.BackingFormat = "", ""
+		if base > 0 {
+			i.Backing, i.BackingFormat = disk.Chain[base-1].Path, disk.Chain[base-1].Format
+		}
+	})
+	disk.Chain = slices.Delete(disk.Chain, base, top)
+	disk.Inactive = paths(disk.Chain)
+}
+
+// fill gives the image a block of data that it lacks.
+func (i *simImage) fill(block int, data blocks) {
+	if _, has := i.Blocks[block]; !has {
+		i.Blocks[block] = data[block]
+	}
 }
 
 // What happens to jobs when the tool dies.

@@ -67,10 +67,11 @@ type simHost struct {
 // libvirt keeps; want and states are what guests and backups must read.
 type simDomain struct {
 	Domain
-	cut      bool // the XML lists the active layer only
-	obeys    bool // the guest shuts down when asked
-	mute     bool // the agent does not answer
-	beyondUs bool // the snapshots' metadata cannot be redefined
+	cut      bool   // the XML lists the active layer only
+	config   string // the snapshot whose configuration it has; "" for its own
+	obeys    bool   // the guest shuts down when asked
+	mute     bool   // the agent does not answer
+	beyondUs bool   // the snapshots' metadata cannot be redefined
 	want     map[string]blocks
 	states   map[string]map[string]blocks // snapshot → target → content
 }
@@ -79,6 +80,7 @@ type simDomain struct {
 type simJob struct {
 	base, top string
 	active    bool
+	pull      bool  // into top, of the layers from base on
 	todo      []int // blocks still to be copied
 	data      blocks
 }

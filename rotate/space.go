@@ -20,10 +20,11 @@ func (b *builder) preflight(merges []merge) *Refusal {
 			return r
 		}
 		need := growth(m)
-		if m.Base.Kind == "block" || need == 0 {
+		to, from := m.ends()
+		if to.Kind == "block" || need == 0 {
 			continue
 		}
-		if r := b.reserve(m.Base.FS, m.Base.Path, need, "merging "+filepath.Base(m.Top.Path)+" into it"); r != nil {
+		if r := b.reserve(to.FS, to.Path, need, "merging "+filepath.Base(from.Path)+" into it"); r != nil {
 			return r
 		}
 	}
@@ -46,13 +47,23 @@ func (b *builder) reserve(fs uint64, path string, need int64, what string) *Refu
 	return nil
 }
 
-// growth is the most by which the base of m can grow, in bytes: it takes in
+// ends returns the layer that the merge brings data into, and the far end of where
+// that comes from.
+func (m *merge) ends() (to, from *Layer) {
+	if m.Pull {
+		return &m.Top, &m.Base
+	}
+	return &m.Base, &m.Top
+}
+
+// growth is the most by which the target of m can grow, in bytes: it takes in
 // what the layers hold, but never more than the disk's size.
 func growth(m *merge) int64 {
 	need := m.Bytes
+	to, _ := m.ends()
 	size := max(m.Top.Size, m.Base.Size)
 	if size > 0 {
-		need = min(need, max(0, withTables(size)-m.Base.Allocated))
+		need = min(need, max(0, withTables(size)-to.Allocated))
 	}
 	return need
 }
@@ -63,19 +74,20 @@ func withTables(size int64) int64 { return size + size/4096 + mib }
 
 // checkSize refuses a merge into a block device that is too small for it.
 func checkSize(m *merge) *Refusal {
-	if m.Base.Kind != "block" {
+	to, from := m.ends()
+	if to.Kind != "block" {
 		return nil
 	}
-	device := m.Base.Allocated
+	device := to.Allocated
 	need := max(m.Top.Size, m.Base.Size)
-	if m.Base.Format == "qcow2" {
+	if to.Format == "qcow2" {
 		need = withTables(need)
 	}
 	if need <= device {
 		return nil
 	}
-	return &Refusal{CodeSize, m.Base.Path, fmt.Sprintf(
-		"merging %s into the device can need %s: the device has %s", filepath.Base(m.Top.Path), Bytes(need), Bytes(device))}
+	return &Refusal{CodeSize, to.Path, fmt.Sprintf(
+		"merging %s into the device can need %s: the device has %s", filepath.Base(from.Path), Bytes(need), Bytes(device))}
 }
 
 // Bytes writes a number of bytes with a binary unit: "1.5 GiB".

@@ -95,8 +95,7 @@ func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *Snaps
 	if r.rule.Quiesce != policy.QuiesceAuto || !overlaysEmpty(spec) {
 		return err
 	}
-	r.Report(Event{Kind: EventWarning, Domain: domain,
-		Text: "the guest agent did not freeze the file systems (" + err.Error() + "): the snapshot is crash-consistent only"})
+	r.warn(domain, "the guest agent did not freeze the file systems ("+err.Error()+"): the snapshot is crash-consistent only")
 	spec.Quiesce = false
 	return r.Observer.Host.Snapshot(ctx, domain, *spec)
 }

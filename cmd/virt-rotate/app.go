@@ -19,6 +19,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate plan                 see what a run would do, and why
    virt-rotate run                  do it (the cron line)
    virt-rotate status               see how the guests stand
+   virt-rotate history              see what the runs did
    virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
    virt-rotate image info FILE      look at an image; image --help tells more
 
@@ -54,10 +55,10 @@ func newApp(e *env) *cli.App {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "policy", Aliases: []string{"p"}, Usage: "policy `FILE`", EnvVars: []string{"VIRT_ROTATE_POLICY"}, Value: defaultPolicy(), Destination: &e.policyPath},
 			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "libvirt `URI`; else the policy's, else LIBVIRT_DEFAULT_URI, else libvirt's default", Destination: &e.connect},
-			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and last results; else the policy's", Destination: &e.stateDir},
+			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.stateDir},
 		},
 		Commands: []*cli.Command{
-			planCommand(e), runCommand(e), statusCommand(e), treeCommand(e), restoreCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), manCommand(e),
+			planCommand(e), runCommand(e), statusCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), manCommand(e),
 		},
 		OnUsageError:    usageError,
 		CommandNotFound: func(*cli.Context, string) {},

@@ -162,7 +162,7 @@ func TestASecondRunNamesTheHolderAndExitsWithFive(t *testing.T) {
 }
 
 func TestHelpRepeatsTheExitStatuses(t *testing.T) {
-	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"plan", "--help"}, {"doctor", "--help"}, {"status", "--help"}, {"tree", "--help"}, {"policy", "check", "--help"}} {
+	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"plan", "--help"}, {"doctor", "--help"}, {"status", "--help"}, {"history", "--help"}, {"tree", "--help"}, {"policy", "check", "--help"}} {
 		if out, _, code := call(t, args...); code != 0 || !strings.Contains(strings.Join(strings.Fields(out), " "), "5 another run holds the lock") {
 			t.Errorf("%q: exit %d, stdout %q", args, code, out)
 		}

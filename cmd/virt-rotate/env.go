@@ -58,7 +58,7 @@ func (e *env) loadPolicy() (*policy.File, error) {
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	return f, nil
+	return f, checkOwner(f, e.policyPath)
 }
 
 // A session is an open connection with all that rotation needs.

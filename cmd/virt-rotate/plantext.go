@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
@@ -17,8 +18,33 @@ func plansText(plans []rotate.Plan) func(io.Writer) {
 	}
 }
 
+// runText is plansText with a line of figures where several domains were rotated.
+func runText(plans []rotate.Plan, sum *rotate.Summary) func(io.Writer) {
+	return func(w io.Writer) {
+		plansText(plans)(w)
+		if len(plans) > 0 && sum.Domains > 1 {
+			fmt.Fprintln(w, summaryText(sum))
+		}
+	}
+}
+
+// summaryText leaves out what there was none of.
+func summaryText(s *rotate.Summary) string {
+	text := plural(s.Domains, "domain") + ":"
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{s.Done, "done"}, {s.Nothing, "nothing to do"}, {s.Refused, "refused"}, {s.Failed, "failed"}} {
+		if part.n > 0 {
+			text += fmt.Sprintf(" %d %s,", part.n, part.what)
+		}
+	}
+	return text + fmt.Sprintf(" %s; %s merged, %s given back", plural(s.Steps, "step"), rotate.Bytes(s.Merged), rotate.Bytes(s.Freed))
+}
+
 func planText(w io.Writer, p *rotate.Plan) {
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
+	hooksText(w, p, func(h *rotate.Hook) bool { return h.When == rotate.Before })
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine && s.Snapshot != "" {
@@ -29,6 +55,7 @@ func planText(w io.Writer, p *rotate.Plan) {
 			fmt.Fprintf(w, "  %-13s    %s\n", "", s.Reason)
 		}
 	}
+	hooksText(w, p, func(h *rotate.Hook) bool { return h.When != rotate.Before })
 	for _, r := range p.Refused {
 		fmt.Fprintf(w, "  %-13s  %s: %s\n", "refused", refusalPlace(r), r.Detail)
 	}
@@ -37,6 +64,18 @@ func planText(w io.Writer, p *rotate.Plan) {
 	}
 	if p.Error != "" {
 		fmt.Fprintf(w, "  %-13s  %s\n", "error", p.Error)
+	}
+	for _, text := range p.Warnings {
+		fmt.Fprintf(w, "  %-13s  %s\n", "warning", text)
+	}
+}
+
+// hooksText writes the hooks that which picks.
+func hooksText(w io.Writer, p *rotate.Plan, which func(*rotate.Hook) bool) {
+	for i := range p.Hooks {
+		if h := &p.Hooks[i]; which(h) {
+			fmt.Fprintf(w, "  %-13s  %s: %s\n", "hook", h.When, strings.Join(h.Command, " "))
+		}
 	}
 }
 
@@ -68,7 +107,7 @@ func stepText(steps []rotate.Step) string {
 	case rotate.OpSnapshot:
 		return fmt.Sprintf("%s: %s on %s", s.Disk, filepath.Base(s.Path), filepath.Base(s.Base))
 	case rotate.OpMerge:
-		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.Top), filepath.Base(s.Base), s.Method, rotate.Bytes(s.Bytes))
+		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, rotate.Bytes(s.Bytes))
 	case rotate.OpDeleteFile:
 		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
 	case rotate.OpRedefine:

@@ -54,7 +54,16 @@ func (p *progress) report(e rotate.Event) {
 		}
 	case rotate.EventWarning:
 		p.line(e.Domain + ": warning: " + e.Text)
+	case rotate.EventOutput:
+		p.line(e.Domain + ": " + e.Text)
 	}
+}
+
+// warn tells what concerns no domain.
+func (p *progress) warn(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line("virt-rotate: warning: " + text)
 }
 
 func (p *progress) start(key string) {

@@ -18,6 +18,7 @@ func restoreCommand(e *env) *cli.Command {
 			outputFlag(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
+			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
 			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
@@ -25,8 +26,9 @@ func restoreCommand(e *env) *cli.Command {
 		Description: `The guest must be off. Each disk of the snapshot gets a new overlay on the layer that
 holds its state, all disks or none; the layers above stay as a branch with their
 snapshots, which retention goes on to count. The present state is kept as a snapshot
-of its own, unless nothing was written since the newest one. Only disks go back, not
-the rest of the configuration.
+of its own, unless nothing was written since the newest one. Only disks go back, and
+with --with-config the rest of the configuration, as libvirt has it on record with the
+snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
 
    virt-rotate restore --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop web nightly-20261122T033338Z
@@ -56,7 +58,8 @@ func (e *env) restore(c *cli.Context, s *session) error {
 	}
 	defer lock.Close()
 	p := newProgress(e.err)
-	s.rotator.Report = p.report
+	log := newRecorder("restore", s.rotator.Observer.StateDir, p.warn)
+	s.rotator.Report, s.rotator.Ended = p.report, log.record
 	domain := c.Args().Get(0)
 	if c.Bool("stop") {
 		if err := s.rotator.CheckRestore(c.Context, domain, c.Args().Get(1)); err != nil {
@@ -67,13 +70,13 @@ func (e *env) restore(c *cli.Context, s *session) error {
 		}
 	}
 	plan, err := s.rotator.Restore(c.Context, domain, c.Args().Get(1),
-		rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), Plan: c.Bool("dry-run")})
+		rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")})
 	p.end()
 	if err != nil {
 		return asUsage(err)
 	}
 	plans := []rotate.Plan{plan}
-	return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+	return errors.Join(e.print(c, planReport{Domains: plans, Warnings: log.texts}, plansText(plans)), plansExit(plans))
 }
 
 // asUsage makes names that are not there errors of usage.

@@ -12,21 +12,32 @@ import (
 
 // planReport is the JSON of plan and run.
 type planReport struct {
-	Domains []rotate.Plan `json:"domains"`
+	Domains  []rotate.Plan   `json:"domains"`
+	Summary  *rotate.Summary `json:"summary,omitempty"`  // of a run
+	Warnings []string        `json:"warnings,omitempty"` // of a run as a whole
 }
 
 func rotationFlags() []cli.Flag {
 	return []cli.Flag{
 		outputFlag(),
 		&cli.BoolFlag{Name: "no-snapshot", Usage: "take no snapshot, only shorten chains"},
+		&cli.BoolFlag{Name: "detach", Usage: "pull the disks of the named domains off images that they share with others"},
 		&cli.BoolFlag{Name: "now", Usage: "take a snapshot whatever the policy's every says"},
 	}
 }
 
 func options(c *cli.Context) (rotate.Options, error) {
-	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now")}
+	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now"), Detach: c.Bool("detach")}
+	if o.Detach && c.NArg() == 0 {
+		return o, usagef("--detach wants the names of domains: it copies all that they share with others")
+	}
 	if o.NoSnapshot && o.IgnoreEvery {
 		return o, usagef("--now and --no-snapshot exclude each other")
+	}
+	if c.IsSet("max-parallel") {
+		if o.MaxParallel = c.Int("max-parallel"); o.MaxParallel < 1 {
+			return o, usagef("--max-parallel wants a number of at least 1")
+		}
 	}
 	return o, checkOutput(c)
 }
@@ -52,7 +63,7 @@ func planCommand(e *env) *cli.Command {
 				if len(plans) == 0 {
 					fmt.Fprintln(e.err, "virt-rotate: no policy covers a domain of this host")
 				}
-				return errors.Join(e.print(c, planReport{plans}, plansText(plans)), plansExit(plans))
+				return errors.Join(e.print(c, planReport{Domains: plans}, plansText(plans)), plansExit(plans))
 			})
 		},
 	}
@@ -61,10 +72,14 @@ func planCommand(e *env) *cli.Command {
 func runCommand(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "take due snapshots and shorten chains (the cron line)",
-		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: usageError,
+		ArgsUsage: "[DOMAIN…]", OnUsageError: usageError,
+		Flags: append(rotationFlags(), &cli.IntFlag{Name: "max-parallel", Value: 8,
+			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"}),
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
 			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
-			"SIGINT and SIGTERM end the running merge and leave a valid chain.\n\n" + exitHelp,
+			"SIGINT and SIGTERM end the running merge and leave a valid chain. Hooks of the policy\n" +
+			"run before and after the work on a domain that has something to do; what each run did\n" +
+			"is told by history.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
 			o, err := options(c)
 			if err != nil {
@@ -82,7 +97,9 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	}
 	defer lock.Close()
 	p := newProgress(e.err)
-	s.rotator.Options, s.rotator.Report = o, p.report
+	s.rotator.Options, s.rotator.Report, s.rotator.Hook = o, p.report, runHook
+	log := newRecorder("run", s.rotator.Observer.StateDir, p.warn)
+	s.rotator.Ended = log.record
 	plans, err := s.rotator.Run(c.Context, c.Args().Slice())
 	p.end()
 	if err == nil && len(plans) == 0 {
@@ -91,7 +108,8 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	if plans == nil {
 		return err
 	}
-	printed := e.print(c, planReport{plans}, plansText(e.worthTelling(plans)))
+	sum := rotate.Summarize(plans)
+	printed := e.print(c, planReport{plans, &sum, log.texts}, runText(e.worthTelling(plans), &sum))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
 	}
@@ -105,6 +123,6 @@ func (e *env) worthTelling(plans []rotate.Plan) []rotate.Plan {
 		return plans
 	}
 	return slices.DeleteFunc(slices.Clone(plans), func(p rotate.Plan) bool {
-		return len(p.Steps) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
+		return len(p.Steps)+len(p.Warnings) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
 	})
 }

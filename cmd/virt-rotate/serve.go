@@ -91,15 +91,17 @@ func (r *imageRun) serveUntilTold(program, socket string, image ...string) error
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := r.listens(socket, ended); r.ctx().Err() != nil {
-		return nil // told to stop before anybody came
-	} else if err != nil {
+	err = r.listens(socket, ended)
+	stopped := errors.Is(r.ctx().Err(), context.Canceled) // that is how it is meant to end
+	if err != nil && !stopped {
 		return fmt.Errorf("qemu-nbd: %w: %s", err, strings.TrimSpace(errs.String()))
 	}
-	fmt.Fprintf(r.out, "nbd+unix:///?socket=%s\n", socket)
-	err = <-ended
+	if !stopped {
+		fmt.Fprintf(r.out, "nbd+unix:///?socket=%s\n", socket)
+		err = <-ended
+	}
 	if errors.Is(r.ctx().Err(), context.Canceled) {
-		return nil // that is how it is meant to end
+		return nil
 	}
 	return fmt.Errorf("qemu-nbd ended: %w: %s", err, strings.TrimSpace(errs.String()))
 }

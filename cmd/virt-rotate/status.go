@@ -3,18 +3,22 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // statusReport is the JSON of status.
 type statusReport struct {
-	Domains []rotate.DomainStatus `json:"domains"`
+	Domains  []domainStatus `json:"domains"`
+	Warnings []string       `json:"warnings,omitempty"`
 }
 
 func statusCommand(e *env) *cli.Command {
@@ -31,6 +35,9 @@ func statusCommand(e *env) *cli.Command {
 				if err != nil {
 					return err
 				}
+				for _, text := range report.Warnings {
+					fmt.Fprintln(e.err, "virt-rotate: warning:", text)
+				}
 				return e.print(c, report, func(w io.Writer) { statusText(w, report, time.Now()) })
 			})
 		},
@@ -46,7 +53,11 @@ func (s *session) status(c *cli.Context) (*statusReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &statusReport{[]rotate.DomainStatus{}}
+	report := &statusReport{Domains: []domainStatus{}}
+	entries, err := history.In(s.rotator.Observer.StateDir).Read(history.Query{Domains: slices.Collect(maps.Keys(rules)), Each: trendEntries})
+	if err != nil { // it is a report: the rest of the status stands
+		report.Warnings = append(report.Warnings, "history: "+err.Error())
+	}
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		rule := rules[d.Name]
@@ -57,7 +68,7 @@ func (s *session) status(c *cli.Context) (*statusReport, error) {
 		if r, ok := last[d.UUID]; ok {
 			run = &r
 		}
-		report.Domains = append(report.Domains, rotate.Status(w, d, rule, run, time.Now()))
+		report.Domains = append(report.Domains, withTrend(rotate.Status(w, d, rule, run, time.Now()), d.UUID, entries))
 	}
 	return report, nil
 }
@@ -67,11 +78,17 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		d := &report.Domains[i]
 		fmt.Fprintf(w, "%s (policy %s, %s)\n", d.Name, d.Policy, d.State)
 		fmt.Fprintf(w, "  last run  %s\n", lastRunText(d.LastRun, now))
+		if text := d.successText(now); text != "" {
+			fmt.Fprintf(w, "  success   %s\n", text)
+		}
+		if text := d.trendText(); text != "" {
+			fmt.Fprintf(w, "  trend     %s\n", text)
+		}
 		fmt.Fprintf(w, "  next      %s\n", dueText(d.Due, now))
 		for j := range d.Disks {
 			diskText(w, &d.Disks[j])
 		}
-		snapshotsText(w, d, now)
+		snapshotsText(w, &d.DomainStatus, now)
 		for _, r := range d.Refused {
 			fmt.Fprintf(w, "  refused   %s: %s\n", refusalPlace(r), r.Detail)
 		}

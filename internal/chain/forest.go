@@ -126,6 +126,26 @@ func (f *Forest) Merge(child *Layer) {
 	f.forget(child)
 }
 
+// Bypass does in the forest what a pull of l into its one child does in the files:
+// the child builds on what l builds on, and l is gone.
+func (f *Forest) Bypass(l *Layer) {
+	child, parent := l.Children[0], l.Parent
+	l.Children = nil
+	child.Parent = parent
+	if parent != nil {
+		parent.Children = append(parent.Children, child)
+	}
+	f.Remove(l)
+}
+
+// Detach makes l build on nothing: a pull of all that is below has filled it.
+func (f *Forest) Detach(l *Layer) {
+	if p := l.Parent; p != nil {
+		p.Children = slices.DeleteFunc(p.Children, func(c *Layer) bool { return c == l })
+	}
+	l.Parent = nil
+}
+
 // Remove takes a leaf out of the forest.
 func (f *Forest) Remove(leaf *Layer) {
 	if p := leaf.Parent; p != nil {

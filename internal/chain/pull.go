@@ -82,6 +82,12 @@ func (p *Pull) fill(o *opened, done func(int64)) (*fill, error) {
 // Pull carries out a plan. A crash or cancelling leaves the image as the guest
 // sees it; the same pull goes on.
 func (s *Store) Pull(ctx context.Context, p *Pull, done func(n int64)) error {
+	return s.PullAnd(ctx, p, done, func() error { return nil })
+}
+
+// PullAnd is Pull with something that is to be done once the image builds on its new
+// base, and while all of the images are still locked.
+func (s *Store) PullAnd(ctx context.Context, p *Pull, done func(n int64), then func() error) error {
 	o, err := s.openAll(p.all(), func(n Node) access {
 		if n.Info.ID == p.Image.Info.ID {
 			return toWrite
@@ -92,6 +98,9 @@ func (s *Store) Pull(ctx context.Context, p *Pull, done func(n int64)) error {
 		return err
 	}
 	err = s.pull(ctx, p, o, done)
+	if err == nil {
+		err = then()
+	}
 	return errors.Join(err, o.Close())
 }
 

@@ -56,8 +56,8 @@ func (h *Host) wait(domain, disk string) (w *waiter, end func()) {
 // errJob says that a job ended without having done its work. libvirt tells no reason.
 var errJob = errors.New("the block job failed (libvirt gives no reason: often no space is left, or access is denied)")
 
-// Merge commits m.Top and what is between into m.Base, or waits for such a
-// job that runs already. When ctx ends, the job is aborted: the chain is then
+// Merge commits m.Top and what is between into m.Base, or pulls what is below it
+// into m.Top, or waits for such a job that runs already. When ctx ends, the job is aborted: the chain is then
 // as it was before.
 func (h *Host) Merge(ctx context.Context, m rotate.MergeSpec, progress func(done, total int64)) (err error) {
 	defer plain(&err)
@@ -76,7 +76,7 @@ func (h *Host) Merge(ctx context.Context, m rotate.MergeSpec, progress func(done
 	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN && m.Adopt:
 		return nil // it ended meanwhile: the caller looks what it did
 	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN:
-		err = startCommit(dom, m)
+		err = start(dom, m)
 	case m.Adopt:
 		err = adopt(dom, m, info)
 	default:
@@ -92,6 +92,34 @@ func jobInfo(dom *libvirt.Domain, disk string) (*libvirt.DomainBlockJobInfo, err
 	return dom.GetBlockJobInfo(disk, libvirt.DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
 }
 
+func start(dom *libvirt.Domain, m rotate.MergeSpec) error {
+	if m.Pull {
+		return startPull(dom, m)
+	}
+	return startCommit(dom, m)
+}
+
+// startPull starts a pull into the active layer, of all that is above m.Below.
+func startPull(dom *libvirt.Domain, m rotate.MergeSpec) error {
+	if m.Below.Path == "" {
+		return dom.BlockPull(m.Disk, uint64(m.Bandwidth), libvirt.DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
+	}
+	flags := libvirt.DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES
+	below := layerName(m.Disk, m.Below)
+	if m.Relative {
+		err := dom.BlockRebase(m.Disk, below, uint64(m.Bandwidth), flags|libvirt.DOMAIN_BLOCK_REBASE_RELATIVE)
+		if !noRelativeNames(err) {
+			return err
+		}
+	}
+	return dom.BlockRebase(m.Disk, below, uint64(m.Bandwidth), flags)
+}
+
+// noRelativeNames tells whether libvirt could not make up a relative name.
+func noRelativeNames(err error) bool {
+	return errors.Is(err, libvirt.ERR_CONFIG_UNSUPPORTED) || errors.Is(err, libvirt.ERR_OPERATION_INVALID)
+}
+
 // startCommit starts the job. Layers are named by libvirt's numbers for them,
 // which no symlink or relative name can mislead.
 func startCommit(dom *libvirt.Domain, m rotate.MergeSpec) error {
@@ -102,7 +130,7 @@ func startCommit(dom *libvirt.Domain, m rotate.MergeSpec) error {
 	base, top := layerName(m.Disk, m.Base), layerName(m.Disk, m.Top)
 	if m.Relative {
 		err := dom.BlockCommit(m.Disk, base, top, uint64(m.Bandwidth), flags|libvirt.DOMAIN_BLOCK_COMMIT_RELATIVE)
-		if err == nil || !errors.Is(err, libvirt.ERR_CONFIG_UNSUPPORTED) && !errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
+		if !noRelativeNames(err) {
 			return err
 		}
 	}
@@ -119,7 +147,10 @@ func layerName(disk string, l rotate.Layer) string {
 // adopt takes over a job that an earlier run started.
 func adopt(dom *libvirt.Domain, m rotate.MergeSpec, info *libvirt.DomainBlockJobInfo) error {
 	want := "commit"
-	if m.Active {
+	switch {
+	case m.Pull:
+		want = "pull"
+	case m.Active:
 		want = "active-commit"
 	}
 	if t := jobType(info.Type); t != want {

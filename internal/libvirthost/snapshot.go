@@ -145,11 +145,46 @@ func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][
 	if err != nil {
 		return err
 	}
-	again, err := h.conn.DomainDefineXML(fixed)
+	return h.redefine(fixed)
+}
+
+// Reinstate makes the configuration that the snapshot has on record the persistent
+// one of the domain, with chains for its disks; undo takes that back. It is an error
+// if libvirtxml does not know all that the configuration holds.
+func (h *Host) Reinstate(_ context.Context, domain, snapshot string, chains map[string][]rotate.Layer) (undo func() error, err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return nil, err
+	}
+	defer dom.Free()
+	before, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := dom.SnapshotLookupByName(snapshot, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer snap.Free()
+	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+	if err != nil {
+		return nil, err
+	}
+	stored, err := storedConfiguration(text, domain, chains)
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return h.redefine(before) }, h.redefine(stored)
+}
+
+// redefine makes the text the persistent configuration of a domain.
+func (h *Host) redefine(text string) error {
+	dom, err := h.conn.DomainDefineXML(text)
 	if err != nil {
 		return err
 	}
-	return again.Free()
+	return dom.Free()
 }
 
 // Active tells whether a process runs the domain, or is just being started to: the

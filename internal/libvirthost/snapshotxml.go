@@ -161,6 +161,33 @@ func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, er
 	return fixed, sameElements(text, fixed)
 }
 
+// storedConfiguration returns the persistent configuration that a snapshot has on
+// record, under the domain's present name and with these chains.
+func storedConfiguration(text, domain string, chains map[string][]rotate.Layer) (string, error) {
+	var x libvirtxml.DomainSnapshot
+	if err := x.Unmarshal(text); err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
+	}
+	whole, err := x.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
+	}
+	if err := sameElements(text, whole); err != nil {
+		return "", err
+	}
+	stored := x.Domain
+	if x.InactiveDomain != nil {
+		stored = &x.InactiveDomain.Domain
+	}
+	if stored == nil {
+		return "", fmt.Errorf("snapshot %s has no configuration on record", x.Name)
+	}
+	stored.XMLName = xml.Name{Local: "domain"}
+	stored.Name = domain
+	fixDomain(stored, chains, false)
+	return stored.Marshal()
+}
+
 // tidySnapshotDisks takes out the empty <source> that libvirtxml reads into
 // disks that have none.
 func tidySnapshotDisks(x *libvirtxml.DomainSnapshot) {

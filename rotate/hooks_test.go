@@ -1,0 +1,285 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// A hookLog is what happens to domains, hooks and changes of the host, in order.
+type hookLog struct {
+	mu    sync.Mutex
+	lines []string
+	hooks []Hook
+}
+
+func (l *hookLog) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+}
+
+// hooked keeps the last two snapshots, and has all three hooks.
+func hooked() *policy.Rule {
+	return with(rule(2), func(r *policy.Rule) {
+		r.Hooks = policy.Hooks{Before: []string{"/before", "arg"}, After: []string{"/after"}, Failed: []string{"/failed"}, Timeout: 7}
+	})
+}
+
+// watch notes hooks and what changes the host. do is what the hooks do.
+func (h *simHost) watch(r *Rotator, do func(ctx context.Context, k Hook) error) *hookLog {
+	l := &hookLog{}
+	r.Hook = func(ctx context.Context, k Hook) error {
+		l.add(string(k.When) + " " + k.Env["VIRT_ROTATE_DOMAIN"])
+		l.mu.Lock()
+		l.hooks = append(l.hooks, k)
+		l.mu.Unlock()
+		if do == nil {
+			return nil
+		}
+		return do(ctx, k)
+	}
+	before := h.event
+	h.event = func(what string) error {
+		if call, ok := strings.CutPrefix(what, "call "); ok && call != "domains" && call != "pools" {
+			l.add(call)
+		}
+		return before(what)
+	}
+	return l
+}
+
+func TestHooksStandAroundTheSteps(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(hooked())
+	l := h.watch(r, nil)
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultDone || len(p.Steps) == 0 || len(p.Warnings) > 0 {
+		t.Fatalf("%+v", p)
+	}
+	n := len(l.lines)
+	if l.lines[0] != "before web" || l.lines[n-1] != "after web" || !slices.Contains(l.lines, "snapshot") || !slices.Contains(l.lines, "merge") {
+		t.Errorf("%q", l.lines)
+	}
+	if hooks := slices.DeleteFunc(slices.Clone(l.lines), func(s string) bool { return !strings.HasSuffix(s, " web") }); len(hooks) != 2 {
+		t.Errorf("hooks %q", hooks)
+	}
+	for i, want := range []map[string]string{
+		{"VIRT_ROTATE_HOOK": "before", "VIRT_ROTATE_DOMAIN": "web", "VIRT_ROTATE_UUID": "uuid-of-web", "VIRT_ROTATE_POLICY": "p",
+			"VIRT_ROTATE_STATE": "running", "VIRT_ROTATE_STEPS": "snapshot drop-metadata merge redefine delete-file"},
+		{"VIRT_ROTATE_HOOK": "after", "VIRT_ROTATE_RESULT": "done", "VIRT_ROTATE_ERROR": "", "VIRT_ROTATE_SNAPSHOT": name(12),
+			"VIRT_ROTATE_MERGED_BYTES": fmt.Sprint(p.Ran.Merged), "VIRT_ROTATE_FREED_BYTES": fmt.Sprint(p.Ran.Freed),
+			"VIRT_ROTATE_STEPS": "snapshot drop-metadata merge redefine delete-file"},
+	} {
+		for key, value := range want {
+			if got := l.hooks[i].Env[key]; got != value {
+				t.Errorf("%s of %s: %q, want %q", key, l.hooks[i].When, got, value)
+			}
+		}
+	}
+	if k := l.hooks[0]; !slices.Equal(k.Command, []string{"/before", "arg"}) || k.Timeout != 7 {
+		t.Errorf("%+v", k)
+	}
+	l.lines = nil
+	if p := h.runAll(t, r)["web"]; p.Result != ResultNothing || len(l.lines) > 0 || len(p.Hooks) > 0 {
+		t.Errorf("with nothing to do: %q %+v", l.lines, p)
+	}
+	h.checkDone(t)
+}
+
+func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	db := h.add("db")
+	h.disk(db, "vda", "db.qcow2")
+	h.take(db, []int{9, 10, 11})
+	chain, snaps := fmt.Sprint(h.find("web").Disks), fmt.Sprint(h.find("web").Snapshots)
+	r := h.rotator(hooked())
+	h.watch(r, func(_ context.Context, k Hook) error {
+		if k.When == Before && k.Env["VIRT_ROTATE_DOMAIN"] == "web" {
+			k.Output("the database does not answer")
+			return errors.New("exit status 3")
+		}
+		return nil
+	})
+	var said []string
+	r.Report = func(e Event) {
+		if e.Kind == EventOutput {
+			said = append(said, e.Domain+": "+e.Text)
+		}
+	}
+	plans := h.runAll(t, r)
+	web := plans["web"]
+	if web.Result != ResultRefused || len(web.Steps) > 0 || len(web.Refused) != 1 || web.Refused[0].Code != CodeHook || web.Refused[0].Path != "/before" ||
+		!strings.Contains(web.Refused[0].Detail, "exit status 3 (its last words: the database does not answer)") {
+		t.Errorf("%+v", web)
+	}
+	if !slices.Equal(said, []string{"web: before hook: the database does not answer"}) {
+		t.Errorf("said %q", said)
+	}
+	if len(web.Hooks) != 2 || web.Hooks[0].Error == "" || web.Hooks[1].When != Failed || web.Hooks[1].Error != "" {
+		t.Errorf("hooks %+v", web.Hooks)
+	}
+	if now := fmt.Sprint(h.find("web").Disks); now != chain {
+		t.Errorf("the chain was %s, is %s", chain, now)
+	}
+	if now := fmt.Sprint(h.find("web").Snapshots); now != snaps {
+		t.Errorf("the snapshots were %s, are %s", snaps, now)
+	}
+	if intents, err := newJournal(r.Observer.StateDir).load(); err != nil || len(intents) > 0 {
+		t.Errorf("intents %v, %v", intents, err)
+	}
+	if plans["db"].Result != ResultDone {
+		t.Errorf("the other domain: %+v", plans["db"])
+	}
+	h.checkData(t)
+}
+
+func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		build  func(h *simHost, web *simDomain)
+		event  string // the call that fails
+		hooks  []string
+		result string
+		told   string
+	}{
+		{"a step fails", one(9, 10, 11), "call merge", []string{"before web", "failed web"}, ResultFailed, errSim.Error()},
+		{"refused", func(h *simHost, web *simDomain) { one(9, 10, 11)(h, web); web.ManagedSave = true }, "", []string{"failed web"}, ResultRefused, "refused (managed-save)"},
+		{"a failure before any step", func(h *simHost, web *simDomain) { one(9)(h, web); web.beyondUs = true }, "call snapshot", []string{"before web", "failed web"}, ResultFailed, errSim.Error()},
+	} {
+		h := newSim(t)
+		c.build(h, h.add("web"))
+		h.event = func(what string) error {
+			if what == c.event {
+				return errSim
+			}
+			return nil
+		}
+		r := h.rotator(hooked())
+		l := h.watch(r, nil)
+		p := h.runAll(t, r)["web"]
+		hooks := slices.DeleteFunc(l.lines, func(s string) bool { return !strings.HasSuffix(s, " web") })
+		if p.Result != c.result || !slices.Equal(hooks, c.hooks) {
+			t.Errorf("%s: %s, hooks %q", c.name, p.Result, hooks)
+			continue
+		}
+		if env := l.hooks[len(l.hooks)-1].Env; env["VIRT_ROTATE_RESULT"] != c.result || !strings.Contains(env["VIRT_ROTATE_ERROR"], c.told) {
+			t.Errorf("%s: %q", c.name, env)
+		}
+	}
+}
+
+func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(hooked())
+	l := h.watch(r, func(_ context.Context, k Hook) error {
+		if k.When == After {
+			return errors.New("exit status 1")
+		}
+		return nil
+	})
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultDone || len(p.Warnings) != 1 || p.Warnings[0] != "the after hook failed: exit status 1" || len(p.Refused) > 0 {
+		t.Errorf("%+v", p)
+	}
+	if slices.Contains(l.lines, "failed web") {
+		t.Errorf("%q", l.lines)
+	}
+}
+
+// Once before was started, the run's end is told even when the run is interrupted; what was
+// not begun has nothing to tell.
+func TestAnInterruptedRunEndsWhatItBegan(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(hooked())
+	ctx, cancel := context.WithCancel(t.Context())
+	h.event = func(what string) error {
+		if what == "call merge" {
+			cancel()
+		}
+		return nil
+	}
+	l := h.watch(r, func(ctx context.Context, k Hook) error {
+		if k.When != Before && ctx.Err() != nil {
+			t.Error("the last hook has a context that is over")
+		}
+		return nil
+	})
+	plans, err := r.Run(ctx, nil)
+	if err != nil || plans[0].Result != ResultCanceled || l.lines[len(l.lines)-1] != "failed web" {
+		t.Errorf("%v %+v %q", err, plans, l.lines)
+	}
+	if env := l.hooks[1].Env; env["VIRT_ROTATE_RESULT"] != ResultCanceled {
+		t.Errorf("%q", env)
+	}
+}
+
+func TestWhichHookEndsTheWork(t *testing.T) {
+	refused := []Refusal{{Code: CodeNoSpace}}
+	for _, c := range []struct {
+		p     Plan
+		begun bool
+		want  When
+	}{
+		{Plan{Result: ResultNothing}, false, ""},
+		{Plan{Result: ResultSkipped}, false, ""},
+		{Plan{Result: ResultNothing}, true, After},
+		{Plan{Result: ResultDone}, true, After},
+		{Plan{Result: ResultPlanned}, true, After},
+		{Plan{Result: ResultPartly, Refused: refused}, true, Failed},
+		{Plan{Result: ResultRefused, Refused: refused}, false, Failed},
+		{Plan{Result: ResultFailed}, false, Failed},
+		{Plan{Result: ResultCanceled}, true, Failed},
+		{Plan{Result: ResultCanceled}, false, ""},
+		{Plan{Result: ResultCanceled, Refused: refused}, false, ""},
+	} {
+		if got := lastWhen(&c.p, c.begun); got != c.want {
+			t.Errorf("%s, begun %t: %q, want %q", c.p.Result, c.begun, got, c.want)
+		}
+	}
+}
+
+// A hook may take hours: what was planned before it counts no more.
+func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(hooked())
+	l := h.watch(r, func(_ context.Context, k Hook) error {
+		if k.When == Before {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			web.ManagedSave = true
+		}
+		return nil
+	})
+	p := h.runAll(t, r)["web"]
+	if want := []string{"before web", "failed web"}; p.Result != ResultRefused || len(p.Steps) > 0 || !slices.Equal(l.lines, want) {
+		t.Errorf("%+v %q", p, l.lines)
+	}
+}
+
+func TestAPlanTellsItsHooksAndRunsNone(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(hooked())
+	l := h.watch(r, nil)
+	p := h.plan(t, r, "web")
+	if len(l.lines) > 0 || len(p.Hooks) != 2 || p.Hooks[0].When != Before || p.Hooks[1].When != After || p.Hooks[1].Command[0] != "/after" {
+		t.Errorf("%q %+v", l.lines, p.Hooks)
+	}
+	h.find("web").ManagedSave = true
+	if p = h.plan(t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != Failed {
+		t.Errorf("refused: %q %+v", l.lines, p.Hooks)
+	}
+}
