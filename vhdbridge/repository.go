@@ -249,11 +249,10 @@ func garbage(l *chain.Layer) bool {
 // spoiled are the roots of the trees in which a node is damaged, an orphan or in use;
 // all of them while a node cannot be read that may be sound and belong to any.
 func (r *Repository) spoiled() map[*chain.Layer]bool {
-	spoiled := map[*chain.Layer]bool{}
-	blind := slices.ContainsFunc(r.Nodes, func(n *Node) bool { return n.blind })
-	for _, n := range r.Nodes {
-		if blind || n.Err != nil || n.InUse || n.name.old {
-			spoiled[root(n.layer)] = true
+	spoiled := r.unreadable()
+	if slices.ContainsFunc(r.Nodes, func(n *Node) bool { return n.blind }) {
+		for _, l := range r.forest.Roots() {
+			spoiled[l] = true
 		}
 	}
 	return spoiled
