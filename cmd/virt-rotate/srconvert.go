@@ -18,7 +18,7 @@ func srConvertCommand(e *env) *cli.Command {
 		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included",
 		ArgsUsage: "DIR", OnUsageError: usageError,
 		Flags: append(writeFlags(),
-			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there", Required: true},
+			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten", Value: "qcow2"},
 			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `UUID`; may be repeated"},
 			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
@@ -83,6 +83,8 @@ func (r *imageRun) srTarget() (*format, *createOptions, error) {
 		return nil, nil, err
 	}
 	switch {
+	case r.String("to") == "":
+		return nil, nil, usagef("sr convert wants --to DEST, a directory")
 	case format.Name == "raw" && !r.Bool("flatten"):
 		return nil, nil, usagef("-O raw wants --flatten: raw disks build on nothing")
 	case format.Name != "raw" && format.Name != "qcow2":
