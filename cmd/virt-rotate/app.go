@@ -22,6 +22,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate history              see what the runs did
    virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
    virt-rotate image info FILE      look at an image; image --help tells more
+   virt-rotate sr scan DIR          look at a XenServer storage repository
 
 ` + exitHelp
 
@@ -58,7 +59,7 @@ func newApp(e *env) *cli.App {
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.stateDir},
 		},
 		Commands: []*cli.Command{
-			planCommand(e), runCommand(e), statusCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), manCommand(e),
+			planCommand(e), runCommand(e), statusCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e), imageCommand(e), srCommand(e), manCommand(e),
 		},
 		OnUsageError:    usageError,
 		CommandNotFound: func(*cli.Context, string) {},

@@ -37,6 +37,7 @@ is there whole or not at all. Options are those of image create.
 type conversion struct {
 	nodes  []chain.Node // base first
 	own    bool         // only what the last one has itself
+	layers int          // and those below it, so many in all; 0: one
 	path   string       // of the new image
 	format *format
 	create createOptions
@@ -123,7 +124,7 @@ func convertSteps(all []*conversion) []imageStep {
 // measure counts the data that there is to copy.
 func (r *imageRun) measure(c *conversion) error {
 	return r.store.Map(r.ctx(), c.nodes, 0, math.MaxInt64, func(m chain.Mapping) error {
-		if m.Data && !m.Zero && (!c.own || m.Depth == 0) {
+		if m.Data && !m.Zero && (!c.own || m.Depth < max(1, c.layers)) {
 			c.bytes += m.Length
 		}
 		return nil
@@ -183,7 +184,7 @@ func (r *imageRun) makeOne(c *conversion, done func(int64)) (err error) {
 	if !ok {
 		return errors.Join(fmt.Errorf("images of format %s cannot be written", c.format.Name), src.Close())
 	}
-	options := chain.ConvertOptions{Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"), Own: c.own}
+	options := chain.ConvertOptions{Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"), Own: c.own, Layers: c.layers}
 	if packer, ok := to.(chain.Packer); ok && r.Bool("compress") {
 		err = r.store.Compress(r.ctx(), c.nodes, packer, options, done)
 	} else {

@@ -20,6 +20,12 @@ type CommitRequest struct {
 	// Unrecorded leaves no journal: the caller keeps a record of its own, and
 	// deletes the merged files itself. It implies Keep.
 	Unrecorded bool
+	// Children, if not nil, are all images on Top: no directory is searched, for the
+	// caller knows who builds on what.
+	Children []string
+	// Record is called once the base has all of the data, before any image is told,
+	// in place of the journal. It goes with Unrecorded.
+	Record func() error
 }
 
 // A Merge is the plan of a commit: pure data.
@@ -32,6 +38,8 @@ type Merge struct {
 	Scan     []string // further directories that were looked at for children
 
 	unrecorded bool
+	known      bool // nobody else than Children builds on the layers
+	record     func() error
 	Amount
 }
 
@@ -49,17 +57,42 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 	if err != nil {
 		return nil, err
 	}
-	m.Keep, m.unrecorded = r.Keep || r.Unrecorded, r.Unrecorded
+	m.Keep, m.unrecorded, m.record = r.Keep || r.Unrecorded, r.Unrecorded, r.Record
 	if m.Scan, err = absolute(r.Scan); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(m.check(), s.removable(m)); err != nil {
 		return nil, err
 	}
-	if err := s.findChildren(m); err != nil {
+	if r.Children != nil {
+		err = s.takeChildren(m, r.Children)
+	} else {
+		err = s.findChildren(m)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return m, s.measureCommit(ctx, m)
+}
+
+// takeChildren takes the word of the caller, but for what the images' own headers say.
+func (s *Store) takeChildren(m *Merge, paths []string) error {
+	m.known = true
+	for _, path := range paths {
+		n, err := s.Node(path, "")
+		if err != nil {
+			return err
+		}
+		u, err := s.userOf(n)
+		if err != nil {
+			return err
+		}
+		if u == nil || u.on != m.Top().Info.ID {
+			return refused(path, "it does not build on %s", m.Top().Path)
+		}
+		m.Children = append(m.Children, n)
+	}
+	return nil
 }
 
 func absolute(dirs []string) ([]string, error) {
@@ -162,6 +195,9 @@ func (s *Store) findChildren(m *Merge) error {
 
 // sameChildren sees that no image has come to build on the layers since the plan.
 func (s *Store) sameChildren(m *Merge) error {
+	if m.known {
+		return nil
+	}
 	now := &Merge{Below: m.Below, Base: m.Base, Gone: m.Gone, Scan: m.Scan}
 	if err := s.findChildren(now); err != nil {
 		return err
@@ -307,12 +343,21 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	if !m.unrecorded {
-		if err := s.markMerged(m); err != nil {
-			return err
-		}
+	if err := s.recordMerged(m); err != nil {
+		return err
 	}
 	return s.relink(m, o)
+}
+
+// recordMerged puts on record that the base has all of the data.
+func (s *Store) recordMerged(m *Merge) error {
+	switch {
+	case m.record != nil:
+		return m.record()
+	case m.unrecorded:
+		return nil
+	}
+	return s.markMerged(m)
 }
 
 // resize gives the target the size of what is merged into it. Below the old end

@@ -18,7 +18,11 @@ type ConvertOptions struct {
 	// Own copies what the layer itself has, zeros included, and not what it
 	// builds on.
 	Own bool
+	// Layers is how many of the highest layers Own copies; 0 means one.
+	Layers int
 }
+
+func (c *ConvertOptions) layers() int { return max(1, c.Layers) }
 
 // Convert copies the disk that nodes, base first, form into a fresh Target,
 // which is of the same size and empty. It closes nothing.
@@ -53,10 +57,10 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 	from := view
 	f := &fill{to: to, from: from, except: NoLayer, view: view}
 	if c.Own {
-		if f.from, err = NewStack(layers[len(layers)-1]); err != nil {
+		if f.from, err = NewStack(layers[len(layers)-c.layers():]...); err != nil {
 			return nil, err
 		}
-		if len(layers) > 1 {
+		if len(layers) > c.layers() {
 			f.below = view.Size() // where there is nothing below, zeros need not be stored
 		}
 	}

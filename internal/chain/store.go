@@ -36,6 +36,9 @@ type Store struct {
 	FS      vfs.FS
 	Formats []Format
 	Allow   []string // directories; the one of an image that is named by the user is always allowed
+	// Locate, if not nil, turns a name in the header of the image at path into one that
+	// is to be followed in its place, as in a repository that was copied elsewhere.
+	Locate func(path, name string) string
 	// RealPath resolves symbolic links; nil where there are none.
 	RealPath func(path string) (string, error)
 }
@@ -187,6 +190,9 @@ func sameIdentity(n, below Node) error {
 // plainPath is the file that a name in the header of n means. Names come from
 // whoever wrote the image: only plain paths count, and only in allowed directories.
 func (s *Store) plainPath(n Node, what, name string, roots []string) (string, error) {
+	if s.Locate != nil {
+		name = s.Locate(n.Path, name)
+	}
 	path, ok := PlainPath(n.Path, name)
 	if !ok {
 		return "", refused(n.Path, "its %s is %q, which is not a plain path", what, name)

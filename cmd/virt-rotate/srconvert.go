@@ -1,0 +1,190 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/vhdbridge"
+)
+
+func srConvertCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included",
+		ArgsUsage: "DIR", OnUsageError: usageError,
+		Flags: append(writeFlags(),
+			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten", Value: "qcow2"},
+			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `UUID`; may be repeated"},
+			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
+			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
+			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on"}),
+		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
+clones and snapshots stays. Names of backing files are relative: DEST can be moved.
+Inner nodes that nobody needs are merged on the way. The repository is only read; it
+must not be in use.
+
+Data that a node has in single sectors becomes clusters: what such a cluster lacks is
+taken from the layers below.
+
+   virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
+
+` + srExitHelp,
+		Action: e.sr((*imageRun).srConvert),
+	}
+}
+
+func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
+	r.hint = ": what was begun is removed, and the repository is as it was"
+	format, o, err := r.srTarget()
+	if err != nil {
+		return err
+	}
+	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
+		return err
+	}
+	groups, spoiled, err := repo.Groups(r.StringSlice("vdi"), r.Bool("keep-all") || r.Bool("flatten"))
+	if err != nil {
+		return asVDIUsage(err)
+	}
+	all, err := r.srConversions(groups, format, o)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := checkFree(r.store.FS, c.path); err != nil {
+			return err
+		}
+	}
+	if len(all) > 0 {
+		if err := r.srMake(all, groups); err != nil {
+			return err
+		}
+	}
+	for _, s := range spoiled {
+		fmt.Fprintf(r.err, "virt-rotate: the tree of %s was left out: %s\n", printable(s.Node), s.Reason)
+	}
+	if len(spoiled) > 0 {
+		return &exitError{code: exitSome}
+	}
+	return nil
+}
+
+// srTarget is the format of the new images and how they are made.
+func (r *imageRun) srTarget() (*format, *createOptions, error) {
+	format, err := formatNamed(r.String("output-format"))
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case r.String("to") == "":
+		return nil, nil, usagef("sr convert wants --to DEST, a directory")
+	case format.Name == "raw" && !r.Bool("flatten"):
+		return nil, nil, usagef("-O raw wants --flatten: raw disks build on nothing")
+	case format.Name != "raw" && format.Name != "qcow2":
+		return nil, nil, usagef("-O %s: want qcow2 or raw", format.Name)
+	case r.Bool("flatten") && r.Bool("keep-all"):
+		return nil, nil, usagef("--flatten and --keep-all exclude each other")
+	}
+	o := &createOptions{}
+	if format.Name == "qcow2" {
+		err = r.srClusters(o)
+	} else if r.IsSet("cluster-size") {
+		err = usagef("--cluster-size: raw disks have no clusters")
+	}
+	return format, o, err
+}
+
+// srClusters are small enough not to inflate what was written by the sector.
+func (r *imageRun) srClusters(o *createOptions) error {
+	text := r.String("cluster-size")
+	if text == "" {
+		o.ClusterSize, o.ExtendedL2 = 128<<10, true
+		return nil
+	}
+	n, err := parseSize(text)
+	if err != nil || n < 512 || n > 2<<20 || n&(n-1) != 0 {
+		return usagef("--cluster-size %s: want a power of two from 512 to 2M", text)
+	}
+	o.ClusterSize = n
+	return nil
+}
+
+// srConversions is what is to be made of the groups.
+func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *createOptions) ([]*conversion, error) {
+	var all []*conversion
+	names := map[string]bool{}
+	for _, g := range groups {
+		if r.Bool("flatten") && g.Node.Hidden {
+			continue
+		}
+		nodes, err := r.store.Chain(g.Node.Path, g.Node.Format)
+		if err != nil {
+			return nil, err
+		}
+		name := g.Node.VDI + format.extension
+		if names[name] {
+			return nil, &chain.RefusedError{Path: g.Node.Path, Reason: "two nodes would become " + name}
+		}
+		names[name] = true
+		c := &conversion{nodes: nodes, path: filepath.Join(r.String("to"), name), format: format, create: *o}
+		c.create.Size = g.Node.VirtualSize
+		if !r.Bool("flatten") {
+			c.own, c.layers = true, g.Layers
+			if g.Parent != nil {
+				c.create.Backing, c.create.BackingFormat = g.Parent.VDI+format.extension, format.Name
+			}
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// srMake makes all images, while nobody can write to the nodes that they are made of.
+func (r *imageRun) srMake(all []*conversion, groups []vhdbridge.Group) error {
+	if r.Bool("dry-run") {
+		return r.convertAll(all)
+	}
+	seen := map[string]bool{}
+	var nodes []chain.Node
+	for _, c := range all {
+		for _, n := range c.nodes {
+			if !seen[n.Path] {
+				seen[n.Path] = true
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	release, err := r.hold(nodes)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.String("to"), 0o711); err != nil {
+		return errors.Join(err, release())
+	}
+	err = errors.Join(r.convertAll(all), release())
+	if err == nil {
+		r.treeText(groups)
+	}
+	return err
+}
+
+// treeText says what hangs together.
+func (r *imageRun) treeText(groups []vhdbridge.Group) {
+	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") {
+		return
+	}
+	depth := map[*vhdbridge.Node]int{}
+	for _, g := range groups {
+		if g.Parent != nil {
+			depth[g.Node] = depth[g.Parent] + 1
+		}
+		fmt.Fprintf(r.out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), g.Node.VDI)
+	}
+}

@@ -1,0 +1,14 @@
+// Package vhdbridge knows XenServer's and XCP-ng's storage repositories: directories
+// of VHDs (and of raw and qcow2 disks) that build on each other, as the storage
+// manager leaves them.
+//
+// Names are what the storage manager uses: a node is one image, its VDI is its name
+// without prefix and extension; the UUID in a VHD's footer is something else. Hidden
+// is a node whose own content no VDI needs.
+//
+// Invariants: scanning changes nothing and reads no data. A node that cannot be read
+// in full is never merged, nor is what it builds on or what builds on it. At every
+// crash point each visible VDI reads as before under its own name, or an interrupted
+// state is on record that this package and the storage manager's own collector both
+// finish or undo.
+package vhdbridge

@@ -1,0 +1,100 @@
+package vhdbridge
+
+import (
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
+)
+
+// ReadVHD is the Reader of VHDs: footers, header, parent and table, no data.
+func ReadVHD(f vfs.File) (Facts, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return Facts{}, err
+	}
+	i, err := vhd.ReadInfo(f, info.Size)
+	if err != nil {
+		facts := Facts{}
+		facts.Image.Backing, _ = vhd.FindParent(f, info.Size)
+		return facts, err
+	}
+	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse}
+	if i.Type == vhd.Fixed {
+		facts.Allocated = i.Size
+		return facts, nil
+	}
+	blocks, err := vhd.ReadAllocated(f, info.Size)
+	facts.Allocated = blocks * i.BlockSize
+	return facts, err
+}
+
+// ReadRaw is the Reader of raw disks.
+func ReadRaw(f vfs.File) (Facts, error) {
+	info, err := f.Stat()
+	return Facts{Image: chain.Image{Format: formatRaw, VirtualSize: info.Size}, Allocated: info.Size}, err
+}
+
+// blockOverhead is what a block takes besides its data: a bitmap, and what keeps the
+// data aligned. Bytes.
+const blockOverhead = 4096
+
+// growth is the most by which base can grow when the nodes above are merged into it,
+// in bytes: by the blocks that it lacks.
+func growth(fsys vfs.FS, base *Node, above []*Node) (int64, error) {
+	if base.Format != formatVHD {
+		return roughGrowth(base, above), nil
+	}
+	have, err := blocksOf(fsys, base)
+	if err != nil {
+		return 0, err
+	}
+	before := have.Count()
+	for _, n := range above {
+		more, err := blocksOf(fsys, n)
+		if err != nil || n.Format != formatVHD || more.Size != have.Size {
+			return roughGrowth(base, above), err
+		}
+		have.Or(more)
+	}
+	return (have.Count() - before) * (have.Size + blockOverhead), nil
+}
+
+// roughGrowth takes every byte for new; a raw disk has room for all already.
+func roughGrowth(base *Node, above []*Node) int64 {
+	n := int64(0)
+	for _, a := range above {
+		n += a.Allocated
+	}
+	if base.Format == formatRaw {
+		return max(0, above[len(above)-1].VirtualSize-base.VirtualSize)
+	}
+	return n
+}
+
+func blocksOf(fsys vfs.FS, n *Node) (vhd.Blocks, error) {
+	if n.Format != formatVHD {
+		return vhd.Blocks{}, nil
+	}
+	f, err := fsys.Open(n.Path, false)
+	if err != nil {
+		return vhd.Blocks{}, err
+	}
+	defer f.Close()
+	return vhd.ReadBlocks(f, n.PhysicalSize)
+}
+
+// HideVHD sets or takes back XenServer's flag of a VHD that is open and locked for
+// writing; it closes nothing but what the image itself opened.
+func HideVHD(f vfs.File, yes bool) error {
+	s, err := vhd.Open(keptOpen{f})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.(interface{ SetHidden(yes bool) error }).SetHidden(yes)
+}
+
+// keptOpen is a file that the caller closes.
+type keptOpen struct{ vfs.File }
+
+func (keptOpen) Close() error { return nil }
