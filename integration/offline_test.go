@@ -91,7 +91,11 @@ func (c *boundaryCase) killOff(b *bed, n int) string {
 		b.start("g1")
 		b.waitWrites("g1", 10)
 	}
-	b.recover("g1", c.last+1, "--no-snapshot")
+	next := "--no-snapshot"
+	if n%4 < 2 {
+		next = "--now"
+	}
+	b.recover("g1", c.last+1, next)
 	if n%3 != 0 {
 		b.start("g1")
 	}

@@ -22,6 +22,10 @@ func (b *builder) drop(names []string) {
 	if len(names) == 0 && len(merges) == 0 {
 		return
 	}
+	if trial.waitsForMerge() {
+		b.plan.Waiting = trial.plan.Waiting
+		return
+	}
 	if refused := trial.preflight(merges); refused != nil {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return

@@ -134,9 +134,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 		var err error
 		switch s.Op {
 		case OpDropMetadata:
-			if err = r.reparent(ctx, d, g.drops, s.Snapshot); err == nil {
-				err = r.Observer.Host.DropMetadata(ctx, d.Name, s.Snapshot)
-			}
+			err = r.dropMetadata(ctx, d, g.drops, s.Snapshot)
 		case OpMerge:
 			err = r.merge(ctx, &g.merges[merge], s)
 			merge++

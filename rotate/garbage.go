@@ -16,7 +16,7 @@ func (b *builder) collectGarbage() {
 		garbage = append(garbage, intentFile{Path: l.Path, ID: left.ID})
 		steps = append(steps, Step{Op: OpDeleteFile, Path: l.Path, Bytes: left.Allocated, Reason: "nobody keeps it, and nothing builds on it"})
 	}
-	if len(garbage) == 0 || !b.rule.Window.Open(b.now) {
+	if len(garbage) == 0 || !b.rule.Window.Open(b.now) || b.waitsForMerge() {
 		return
 	}
 	end := b.begin(group{garbage: garbage})

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -54,5 +55,30 @@ func TestAGuestOnAChainThatLibvirtMissedWaitsForItsRestart(t *testing.T) {
 	}
 	if !slices.Equal(web.Disks[0].Inactive, paths(web.Disks[0].Chain)) {
 		t.Error("the configuration was changed")
+	}
+}
+
+// The intent of a merge that was cut off is all that explains the chain, and a
+// snapshot would have one of its own: the merge comes first, or there is no snapshot.
+func TestAMergeThatWasCutOffIsDoneAgainBeforeASnapshot(t *testing.T) {
+	for _, open := range []bool{true, false} {
+		h, web, r := missed(t)
+		web.State = ShutOff
+		h.write(web, "vda", 3)
+		shut := h.img("strange.qcow2")
+		if !open { // nothing may be merged beside an image that cannot be read
+			must(os.WriteFile(shut, []byte("broken"), 0o600))
+		}
+		r.Options = Options{IgnoreEvery: true}
+		p := h.runAll(t, r)["web"]
+		h.checkData(t)
+		left, err := newJournal(r.Observer.StateDir).load()
+		must(err)
+		if taken := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpSnapshot }); taken != open || p.Result == ResultFailed || open != (left[web.UUID] == nil) {
+			t.Errorf("merges can be done: %v: %+v, intents %+v", open, p, left)
+		}
+		_ = os.Remove(shut)
+		h.runAll(t, r)
+		h.checkDone(t)
 	}
 }

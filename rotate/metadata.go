@@ -112,21 +112,54 @@ func (b *builder) layer(path string) *Layer {
 	return nil
 }
 
-// reparent takes the snapshots on branches away from the one that goes: libvirt 9
-// would change them as if its layer had been merged, and nothing in the chains tells
-// afterwards what they were.
-func (r *domainRun) reparent(ctx context.Context, d *Domain, drops []string, going string) error {
-	for i := range d.Snapshots {
-		s := &d.Snapshots[i]
-		if s.Parent != going || !d.onBranch(s) {
+// dropMetadata drops a snapshot's metadata. libvirt 9 takes its overlays out of the
+// stored chains of all descendants, as if they had been merged. What it does to those
+// in chains of disks is redefined afterwards; of those on branches nothing in the
+// chains tells what they were, so they are descendants of another one meanwhile.
+func (r *domainRun) dropMetadata(ctx context.Context, d *Domain, drops []string, going string) error {
+	up := survivor(d, drops, going)
+	moved := d.branchesAbove(going)
+	for _, s := range moved {
+		if err := r.reparent(ctx, d, s, up); err != nil {
+			return err
+		}
+	}
+	if err := r.Observer.Host.DropMetadata(ctx, d.Name, going); err != nil {
+		return err
+	}
+	for _, s := range moved {
+		if s.Parent == going {
 			continue
 		}
-		up := survivor(d, drops, going)
-		if err := r.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.Name, Parent: &up}); err != nil {
-			return fmt.Errorf("snapshot %s: %w", s.Name, err)
+		if err := r.reparent(ctx, d, s, s.Parent); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func (r *domainRun) reparent(ctx context.Context, d *Domain, s *Snapshot, parent string) error {
+	if err := r.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.Name, Parent: &parent}); err != nil {
+		return fmt.Errorf("snapshot %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// branchesAbove returns the lowest snapshots of the branches that descend from the one
+// of that name: they are on a branch, what they descend from is not, or is that one.
+func (d *Domain) branchesAbove(name string) []*Snapshot {
+	var found []*Snapshot
+	for i := range d.Snapshots {
+		s := &d.Snapshots[i]
+		parent := d.Snapshot(s.Parent)
+		if parent == nil || !d.onBranch(s) || !d.descends(s, name) {
+			continue
+		}
+		if parent.Name == name || !d.onBranch(parent) {
+			found = append(found, s)
+		}
+	}
+	return found
 }
 
 // survivor returns the nearest snapshot above one that goes and which stays, or "".

@@ -294,10 +294,7 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 		if step.Op != OpDropMetadata {
 			continue
 		}
-		if err := s.reparent(ctx, d, s.newer, step.Snapshot); err != nil {
-			return err
-		}
-		if err := s.Observer.Host.DropMetadata(ctx, d.Name, step.Snapshot); err != nil {
+		if err := s.dropMetadata(ctx, d, s.newer, step.Snapshot); err != nil {
 			return err
 		}
 		s.did(d.Name, step)

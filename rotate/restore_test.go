@@ -189,7 +189,7 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 // libvirt 9 changes the children of a snapshot whose metadata goes, as if its layer
 // had been merged. On a branch nothing in the chains tells what they were.
 func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
-	for _, to := range []int{9, 10} {
+	for _, to := range []int{9, 10, 11} {
 		h, web := off(t, 9, 10, 11)
 		r := h.rotator(rule(3))
 		r.Options = Options{IgnoreEvery: true}
@@ -198,7 +198,9 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 		for range 8 {
 			h.write(web, "vda", h.written%16)
 			h.now = h.now.Add(hour(1).Sub(hour(0)))
-			h.runAll(t, r)
+			if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+				t.Errorf("back to %d: %+v", to, p)
+			}
 			h.checkData(t)
 		}
 		h.checkDone(t)

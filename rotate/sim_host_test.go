@@ -143,6 +143,11 @@ func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error
 			return nil
 		}
 		gone := d.Snapshots[i]
+		for k := range d.Snapshots {
+			if s := &d.Snapshots[k]; d.descends(s, snapshot) && d.onBranch(s) {
+				leave(s, &gone)
+			}
+		}
 		d.Snapshots = slices.Delete(d.Snapshots, i, i+1)
 		for k := range d.Snapshots {
 			s := &d.Snapshots[k]
@@ -168,6 +173,23 @@ func inherit(child, gone *Snapshot) {
 			}
 		}
 	}
+}
+
+// leave does what it does to all descendants: the overlays of the one that goes leave
+// their stored chains. Those on chains of disks are spared here: their redefinition
+// has more to do then.
+func leave(descendant, gone *Snapshot) {
+	for i := range descendant.Disks {
+		for _, sd := range gone.Disks {
+			if c := &descendant.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {
+				c.State, c.Inactive = without(c.State, sd.Overlay), without(c.Inactive, sd.Overlay)
+			}
+		}
+	}
+}
+
+func without(list []string, path string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(p string) bool { return p == path })
 }
 
 func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {

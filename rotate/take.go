@@ -3,6 +3,7 @@ package rotate
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -11,7 +12,27 @@ import (
 // snapshotBeforeMerges tells whether the chains have room for one more layer now.
 func (b *builder) snapshotBeforeMerges() bool {
 	disk, _ := b.longChain()
-	return disk == nil
+	return disk == nil && !b.mergesFirst()
+}
+
+// waitsForMerge tells whether nothing else is to be done before a merge, and notes that.
+func (b *builder) waitsForMerge() bool {
+	if !b.mergesFirst() {
+		return false
+	}
+	b.plan.Waiting = "a merge that was cut off has to be done again before anything else"
+	return true
+}
+
+// mergesFirst tells whether a merge that was cut off has to be done again before
+// anything else: its intent, which another one would replace, is all that explains the
+// chain.
+func (b *builder) mergesFirst() bool {
+	undone := func(im *intentMerge) bool {
+		disk := b.disk(im.Disk)
+		return disk != nil && im.top(disk) >= 0
+	}
+	return slices.ContainsFunc(b.lost, undone) || slices.ContainsFunc(b.disks, b.startedOnOld)
 }
 
 // longChain returns a disk whose chain would be too long after a snapshot.
@@ -26,6 +47,9 @@ func (b *builder) longChain() (*Disk, int) {
 
 // snapshot plans the snapshot that is due, or notes why there will be none.
 func (b *builder) snapshot() {
+	if b.waitsForMerge() {
+		return
+	}
 	trial := b.clone()
 	spec, refused := trial.planSnapshot(true)
 	if refused != nil {
