@@ -89,12 +89,12 @@ func crashScenes() []crashScene {
 				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
 			}
 			web.State = ShutOff
-		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), coalesce(), 40},
+		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), Options{}, 40},
 		{"shut off, detached", func(h *simHost) {
 			golden(h)
 			h.find("web").State = ShutOff
-		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), coalesce(), 15},
-		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), coalesce(), 15},
+		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
+		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
 		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
 		{"separate ones", func(h *simHost) {

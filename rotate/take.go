@@ -30,7 +30,7 @@ func (b *builder) waitsForMerge() bool {
 func (b *builder) mergesFirst() bool {
 	undone := func(im *intentMerge) bool {
 		disk := b.disk(im.Disk)
-		return disk != nil && im.top(disk) >= 0
+		return disk != nil && (im.top(disk) >= 0 || im.Pull != "" && disk.index(im.Base) >= 0)
 	}
 	return slices.ContainsFunc(b.lost, undone) || slices.ContainsFunc(b.disks, b.startedOnOld)
 }
