@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -35,10 +34,7 @@ func TestLayersOfAGuestThatIsShutOffArePulledUp(t *testing.T) {
 	b.rotations("g1", 7)
 	names := b.snapshotNames("g1")
 	b.destroy("g1")
-	noon := time.Date(2026, 1, 10, 12, 0, 0, 0, time.Local)
-	for i, hours := range []int{0, 1, 2, 24, 48, 49, 72} { // days: 1 1 1 2 3 3 4
-		b.backdate("g1", names[i], noon.Add(time.Duration(hours)*time.Hour))
-	}
+	b.backdateAll("g1", names, 0, 1, 2, 24, 48, 49, 72) // days: 1 1 1 2 3 3 4
 	before := b.keptStates("g1")
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "daily = 4", 1) + "\nmethod = \"pull\"")
 	var r report

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -196,10 +195,7 @@ func TestLayersOfABranchAreMerged(t *testing.T) {
 	b.start("g1")
 	b.waitWrites("g1", 30)
 	names = b.snapshotNames("g1")
-	noon := time.Date(2026, 1, 10, 12, 0, 0, 0, time.Local)
-	for i, hours := range []int{0, 24, 25, 26, 48, 49, 72} { // days: 1 2 2 2 3 3 4
-		b.backdate("g1", names[i], noon.Add(time.Duration(hours)*time.Hour))
-	}
+	b.backdateAll("g1", names, 0, 24, 25, 26, 48, 49, 72) // days: 1 2 2 2 3 3 4
 	before := b.keptStates("g1")
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "daily = 4", 1))
 	var r report

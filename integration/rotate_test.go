@@ -236,6 +236,16 @@ func (b *bed) backdate(dom, snapshot string, at time.Time) {
 	b.virsh(args...)
 }
 
+// backdateAll makes the snapshots look as if they had been taken so many hours after
+// a noon.
+func (b *bed) backdateAll(dom string, names []string, hours ...int) {
+	b.t.Helper()
+	noon := time.Date(2026, 1, 10, 12, 0, 0, 0, time.Local)
+	for i, h := range hours {
+		b.backdate(dom, names[i], noon.Add(time.Duration(h)*time.Hour))
+	}
+}
+
 func TestRetentionDropsFromTheMiddle(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -243,11 +253,8 @@ func TestRetentionDropsFromTheMiddle(t *testing.T) {
 	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
 	b.rotations("g1", 7)
 	names := b.snapshotNames("g1")
-	noon := time.Date(2026, 1, 10, 12, 0, 0, 0, time.Local)
 	// Days: 1 1 1 2 3 3 4. Kept by daily = 4: the last of each day, and the newest.
-	for i, hours := range []int{0, 1, 2, 24, 48, 49, 72} {
-		b.backdate("g1", names[i], noon.Add(time.Duration(hours)*time.Hour))
-	}
+	b.backdateAll("g1", names, 0, 1, 2, 24, 48, 49, 72)
 	before := b.keptStates("g1")
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "daily = 4", 1))
 	b.rotate("run", "--no-snapshot").wantExit(t, 0)

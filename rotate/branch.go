@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -40,11 +39,6 @@ func (o *Observer) branches(d *Domain, in *Intent) []Disk {
 	return slices.DeleteFunc(found, func(disk Disk) bool {
 		return slices.ContainsFunc(found, func(o Disk) bool { return o.within(&disk) })
 	})
-}
-
-// unneeded tells whether nobody keeps the layer or anything on it: it will be deleted.
-func unneeded(l *chain.Layer) bool {
-	return !l.Kept() && !slices.ContainsFunc(l.Children, func(c *chain.Layer) bool { return !unneeded(c) })
 }
 
 // mergedOnBranch tells whether a merge of the intent takes the layer out of a branch.

@@ -200,7 +200,7 @@ func (b *builder) obstacle(disk *Disk, k int) string {
 	if other := b.stranger(child); other != "" {
 		return child.Path + " is used by " + other
 	}
-	if disk.Branch && unneeded(child) {
+	if disk.Branch && child.Unneeded() {
 		return "nobody needs " + child.Path
 	}
 	if disk.Branch && k == len(disk.Chain)-1 && len(child.Children) > 0 {

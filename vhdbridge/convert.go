@@ -53,7 +53,7 @@ type grouper struct {
 
 // stays tells whether the layer, or anything on it, is to be converted.
 func (g *grouper) stays(l *chain.Layer) bool {
-	return (g.wanted == nil || g.wanted[l.Key]) && !garbage(l)
+	return (g.wanted == nil || g.wanted[l.Key]) && !l.Unneeded()
 }
 
 // add makes the groups of a subtree. The layer is the n-th of the group that begins

@@ -227,7 +227,7 @@ func (b *planner) inner(l *chain.Layer, tree string) error {
 // coalesceable tells whether the only child of l, an inner node, can be merged into it.
 func (b *planner) coalesceable(l *chain.Layer) bool {
 	return l.Coalesceable() && b.wants(l) && b.wants(l.Children[0]) &&
-		len(l.Children[0].Children) > 0 && !l.Children[0].Kept() && !garbage(l.Children[0])
+		len(l.Children[0].Children) > 0 && !l.Children[0].Kept() && !l.Children[0].Unneeded()
 }
 
 // take merges the layer into its parent in the planner's world.

@@ -232,18 +232,13 @@ func (r *Repository) judge() {
 	spoiled := r.spoiled()
 	lost := slices.ContainsFunc(r.Nodes, func(n *Node) bool { return n.lost })
 	for _, n := range r.Nodes {
-		n.Garbage = garbage(n.layer) && !spoiled[root(n.layer)] && !lost
+		n.Garbage = n.layer.Unneeded() && !spoiled[root(n.layer)] && !lost
 	}
 	for _, n := range r.Nodes {
 		sound := !spoiled[root(n.layer)] && n.layer.Parent != nil
 		n.LeafCoalesceable = sound && n.layer.LeafCoalesceable()
 		n.Coalesceable = sound && n.Hidden && len(n.layer.Children) > 0 && n.layer.Parent.Coalesceable() && !n.Garbage
 	}
-}
-
-// garbage tells whether nobody needs the layer: nobody keeps it or anything on it.
-func garbage(l *chain.Layer) bool {
-	return !l.Kept() && !slices.ContainsFunc(l.Children, func(c *chain.Layer) bool { return !garbage(c) })
 }
 
 // spoiled are the roots of the trees in which a node is damaged, an orphan or in use;

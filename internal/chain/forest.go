@@ -40,6 +40,12 @@ func (l *Layer) LeafCoalesceable() bool {
 // Garbage tells whether nobody needs the layer at all.
 func (l *Layer) Garbage() bool { return !l.Kept() && len(l.Children) == 0 }
 
+// Unneeded tells whether nobody keeps the layer or anything on it: once the layers on
+// it are gone, it is garbage.
+func (l *Layer) Unneeded() bool {
+	return !l.Kept() && !slices.ContainsFunc(l.Children, func(c *Layer) bool { return !c.Unneeded() })
+}
+
 // A Forest holds all layers that a host or a storage repository knows.
 type Forest struct {
 	layers map[string]*Layer
