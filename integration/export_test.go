@@ -33,7 +33,7 @@ func TestExportOfSnapshotsWhileTheGuestRuns(t *testing.T) {
 			target := d.Target
 			state := b.stateOf("g1", name, target)
 			want := b.guestSum(state, formatOfLayer(b, "g1", target, state))
-			for _, how := range [][]string{{"-O", "qcow2"}, {"-O", "raw"}, {"--compress"}} {
+			for _, how := range [][]string{{"-O", "qcow2"}, {"-O", "raw"}, {"-O", "vhd"}, {"--compress"}} {
 				out := b.path("export-" + name + target)
 				args := append([]string{"export", "g1", name, "--disk", target, "-o", out}, how...)
 				b.rotate(append(args, "--dry-run")...).wantExit(t, 0)
@@ -42,8 +42,11 @@ func TestExportOfSnapshotsWhileTheGuestRuns(t *testing.T) {
 				}
 				b.rotate(args...).wantExit(t, 0)
 				format := "qcow2"
-				if how[len(how)-1] == "raw" {
+				switch how[len(how)-1] {
+				case "raw":
 					format = "raw"
+				case "vhd":
+					format = "vpc" // as QEMU calls it; it takes the size from XenServer's VHDs as it is
 				}
 				if got := b.guestSum(out, format); got != want {
 					t.Errorf("snapshot %d, %s, %q: other data", i, target, how)

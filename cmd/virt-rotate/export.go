@@ -20,7 +20,7 @@ func exportCommand(e *env) *cli.Command {
 		Flags: append(writeFlags(),
 			&cli.StringFlag{Name: "disk", Usage: "`TARGET` of the disk, such as vda; needed where the snapshot has several"},
 			&cli.StringFlag{Name: "o", Usage: "the new `FILE`, which must not be there; - writes the raw disk to standard output"},
-			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new file: qcow2 or raw", Value: "qcow2"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new file: qcow2, raw or vhd", Value: "qcow2"},
 			&cli.BoolFlag{Name: "compress", Usage: "compress the data"}),
 		Description: `The layers of the snapshot are read as the guest saw them then, and become one image
 without a backing file, which is compared with them at the end. The guest may run
