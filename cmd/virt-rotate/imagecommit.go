@@ -57,6 +57,10 @@ func (r *imageRun) commit() error {
 		return r.steps(steps)
 	}
 	m, err := r.planCommit(overlay)
+	if err != nil && r.Bool("dry-run") && len(tops) > 0 { // what follows can only be told once that is finished
+		steps[len(steps)-1].Note += "; until that is finished: " + err.Error()
+		return r.steps(steps)
+	}
 	if err != nil {
 		return err
 	}
