@@ -16,15 +16,15 @@ import (
 
 func srConvertCommand(e *env) *cli.Command {
 	return &cli.Command{
-		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included",
-		ArgsUsage: "DIR", OnUsageError: usageError,
+		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included, or images of an export (XVA)",
+		ArgsUsage: "DIR|FILE.xva|-", OnUsageError: usageError,
 		Flags: append(writeFlags(),
-			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there", Required: true},
-			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten", Value: "qcow2"},
+			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten or of an XVA", Value: "qcow2"},
 			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `UUID`; may be repeated"},
 			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
 			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
-			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on"}),
+			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on; 64k of an XVA"}),
 		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
 clones and snapshots stays. Names of backing files are relative: DEST can be moved.
 Inner nodes that nobody needs are merged on the way. The repository is only read; it
@@ -33,11 +33,25 @@ must not be in use.
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
 
+An XVA is what "xe vm-export" writes, compressed or not; - reads it from standard
+input. It is read once and never unpacked; each disk becomes DEST/UUID.qcow2. Every
+checksum is verified: unless all disks are there and right, nothing is left in DEST.
+
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert web.xva --to /var/lib/libvirt/images
+   ssh xen xe vm-export vm=web filename= | virt-rotate sr convert - --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
 
 ` + srExitHelp,
-		Action: e.sr((*imageRun).srConvert),
+		Action: func(c *cli.Context) error {
+			if c.String("to") == "" {
+				return usagef("%s wants --to DEST; --help tells more", c.Command.HelpName)
+			}
+			if isExport(c.Args().First()) {
+				return e.image(1, 1, (*imageRun).xvaConvert)(c)
+			}
+			return e.sr((*imageRun).srConvert)(c)
+		},
 	}
 }
 
