@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -272,7 +271,7 @@ func TestConvertOfAnExportWrongUsage(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", line, code, errs)
 		}
 	}
-	if _, err := os.Stat(filepath.Join("x")); err == nil {
+	if _, err := os.Stat("x"); err == nil {
 		t.Error("x was made")
 	}
 }
