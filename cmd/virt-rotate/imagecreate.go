@@ -218,7 +218,7 @@ func (r *imageRun) below(path string, o *createOptions) error {
 		o.Size, o.sized = below.Image.VirtualSize, true
 	}
 	o.parentID = below.Image.ID
-	return nil
+	return qemuReads(path, r.format(), *below)
 }
 
 // createText is what qemu-img create writes of the options.

@@ -52,6 +52,9 @@ func (r *imageRun) rebase() error {
 	if err == nil {
 		err = changeable(plan.Image)
 	}
+	if err == nil && len(plan.New) > 0 {
+		err = qemuReads(plan.Image.Path, plan.Image.Image.Format, *top(plan.New))
+	}
 	if err != nil {
 		return err
 	}

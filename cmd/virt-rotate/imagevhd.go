@@ -130,3 +130,12 @@ func checkVHD(f vfs.File, r qcow2.Repair) (checkResult, error) {
 	}
 	return out, err
 }
+
+// qemuReads refuses to let a qcow2 image build on a differencing VHD: QEMU reads
+// that as if it had no parent, and a guest would see garbage.
+func qemuReads(path, format string, below chain.Node) error {
+	if format != "qcow2" || below.Image.Format != "vhd" || below.Image.Backing == "" {
+		return nil
+	}
+	return &chain.RefusedError{Path: path, Reason: fmt.Sprintf("the backing file %s is a differencing VHD, which QEMU reads without its parent: convert the chain (image convert --chain)", below.Path)}
+}

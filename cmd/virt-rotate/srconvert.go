@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,6 +97,8 @@ func (r *imageRun) srTarget() (*format, *createOptions, error) {
 		return nil, nil, err
 	}
 	switch {
+	case r.String("to") == "":
+		return nil, nil, usagef("sr convert wants --to DEST, a directory")
 	case format.Name == "raw" && !r.Bool("flatten"):
 		return nil, nil, usagef("-O raw wants --flatten: raw disks build on nothing")
 	case format.Name != "raw" && format.Name != "qcow2":
@@ -181,20 +182,23 @@ func (r *imageRun) srMake(all []*conversion, groups []vhdbridge.Group) error {
 	if err := os.MkdirAll(r.String("to"), 0o711); err != nil {
 		return errors.Join(err, release())
 	}
-	return errors.Join(r.convertAll(all), release(), r.treeText(groups))
+	err = errors.Join(r.convertAll(all), release())
+	if err == nil {
+		r.treeText(groups)
+	}
+	return err
 }
 
 // treeText says what hangs together.
-func (r *imageRun) treeText(groups []vhdbridge.Group) error {
+func (r *imageRun) treeText(groups []vhdbridge.Group) {
 	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") {
-		return nil
+		return
 	}
 	depth := map[*vhdbridge.Node]int{}
 	for _, g := range groups {
 		if g.Parent != nil {
 			depth[g.Node] = depth[g.Parent] + 1
 		}
-		fmt.Fprintf(io.Writer(r.out), "%s%s\n", strings.Repeat("    ", depth[g.Node]), g.Node.VDI)
+		fmt.Fprintf(r.out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), g.Node.VDI)
 	}
-	return nil
 }

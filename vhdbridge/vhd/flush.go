@@ -95,11 +95,12 @@ func (i *Image) writeEntries(blocks []int64) error {
 	return nil
 }
 
-// noteFull sets the bits of blocks in the batmap.
+// noteFull sets the bits of blocks in the batmap. Those that the disk does not have
+// yet, while it grows, go without.
 func (i *Image) noteFull(blocks []int64) error {
 	changed := false
 	for _, n := range blocks {
-		if i.w.bits != nil && n < int64(len(i.w.bits))*8 && !hasBit(i.w.bits, n) {
+		if n < i.m.head.blocks(i.m.foot.size) && n < int64(len(i.w.bits))*8 && !hasBit(i.w.bits, n) {
 			setBit(i.w.bits, n)
 			changed = true
 		}

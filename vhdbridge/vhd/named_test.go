@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -305,6 +306,7 @@ func growing(l *lab) {
 	for n := range int64(6) {
 		l.put("disk", n*3*1024, 512, byte(n+1))
 	}
+	l.put("disk", 9*1024+512, 512, 4) // that block is full, and a smaller disk cuts it
 }
 
 func TestATableThatGrowsMovesBlocksOutOfItsWay(t *testing.T) {
@@ -360,7 +362,7 @@ func TestPowerLossInAChangeOfTheMetadata(t *testing.T) {
 				l.must(i.Prepare())
 				var after []*vfstest.Mem
 				run.mem.Before(n, func() {
-					for fate := range uint64(12) {
+					for fate := range uint64(64) {
 						after = append(after, run.mem.Crash(fate))
 					}
 				})
@@ -406,7 +408,7 @@ func crashed(t *testing.T, l *lab, done func(Info) bool, do func(*Image) error) 
 			t.Errorf("block %d is lost", n)
 		}
 	}
-	if r := l.check("disk", RepairNone); err != nil || r.Damage != 0 {
+	if r := l.check("disk", RepairNone); err != nil || r.Damage != 0 || strings.Contains(fmt.Sprint(r.Problems), "it says that block") {
 		t.Errorf("%v, %v", err, r.Problems)
 	}
 	l.must(errors.Join(i.Prepare(), do(i), i.Close()))
@@ -464,5 +466,64 @@ func TestARecordThatAGuestWroteMeansNothing(t *testing.T) {
 	i = l.open("disk")
 	if i.m.pending != nil || i.m.torn {
 		t.Error("it was believed")
+	}
+}
+
+// What a larger disk had beyond the end of a smaller one is not seen when it grows
+// again, whenever power is lost.
+func TestNothingOldIsSeenWhenADiskGrows(t *testing.T) {
+	l := newLab(t)
+	growing(l)
+	l.put("disk", 11*1024, 1024, 0xEE)
+	l.refooted("disk", func(b []byte) { binary.BigEndian.PutUint64(b[offCurrentSize:], 9*1024+512) })
+	grown := 0
+	for n := 1; ; n++ {
+		run := &lab{t, l.mem.Crash(1)}
+		i := run.open("disk")
+		l.must(i.Prepare())
+		var after []*vfstest.Mem
+		run.mem.Before(n, func() {
+			for fate := range uint64(24) {
+				after = append(after, run.mem.Crash(fate))
+			}
+		})
+		l.must(i.Resize(20*1024, 0))
+		if after == nil {
+			break
+		}
+		for _, mem := range after {
+			crash := &lab{t, mem}
+			i := crash.open("disk")
+			b := make([]byte, 20*1024)
+			if _, err := i.ReadAt(b, 0); err != nil || !bytes.Equal(b[9*1024+512:], make([]byte, len(b)-9*1024-512)) {
+				t.Fatalf("power lost before change %d: old data is seen, %v", n, err)
+			}
+			if i.size == 20*1024 {
+				grown++
+			}
+		}
+	}
+	if grown == 0 {
+		t.Error("it never grew")
+	}
+}
+
+// A host that crashes in the middle of a copy leaves a file with a footer at its end.
+func TestTheFooterIsAtTheEndBeforeDataGoesOverTheOldOne(t *testing.T) {
+	l := newLab(t)
+	l.create("disk", CreateOptions{Size: 64 * mib})
+	i := l.open("disk")
+	l.must(i.Prepare())
+	for n := range int64(5) {
+		placed, err := i.Place([]chain.Piece{{Offset: n * 2 * mib, Length: 4096}})
+		l.must(err)
+		_, err = i.f.WriteAt(bytes.Repeat([]byte{1}, 4096), placed[0].Host)
+		l.must(err)
+		for fate := range uint64(24) {
+			b := (&lab{t, l.mem.Crash(fate)}).bytes("disk")
+			if info, err := ReadInfo(bytes.NewReader(b), int64(len(b))); err != nil || !info.EndFooter {
+				t.Fatalf("block %d, fate %d: %+v, %v", n, fate, info, err)
+			}
+		}
 	}
 }

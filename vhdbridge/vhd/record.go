@@ -179,7 +179,8 @@ func (c *record) begin(f vfs.File, old footer) error {
 	return f.Sync()
 }
 
-// finish carries a durable record out, and cuts it off.
+// finish carries a durable record out, and cuts it off. Until the cut is durable the
+// record says once more what is there already.
 func (c *record) finish(f vfs.File) error {
 	if err := c.write(f); err != nil {
 		return err
@@ -213,9 +214,6 @@ func (c *record) beginDevice(f vfs.File, old footer, free int64) error {
 		return &UnsupportedError{"changing the header of an image on a device that is full: make the device larger"}
 	}
 	if _, err := f.WriteAt(body, c.start); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
 		return err
 	}
 	mark := c.marked(old, body)

@@ -2,6 +2,7 @@ package chaintest
 
 import (
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -34,8 +35,11 @@ func virtual(name string, o vhd.CreateOptions) Kit {
 		},
 		Check: func(f vfs.File) error {
 			r, err := vhd.Check(f, vhd.RepairNone)
-			if err == nil && r.Damage > 0 {
-				err = fmt.Errorf("%d corruptions: %v", r.Damage, r.Problems)
+			for _, p := range r.Problems {
+				// XenServer's tools believe a batmap, and would damage the parent.
+				if err == nil && (!p.Mendable || strings.HasPrefix(p.Reason, "it says that block")) {
+					err = fmt.Errorf("%d corruptions: %v", r.Corruptions, r.Problems)
+				}
 			}
 			return err
 		},
