@@ -43,9 +43,6 @@ checksum is verified: unless all disks are there and right, nothing is left in D
 
 ` + srExitHelp,
 		Action: func(c *cli.Context) error {
-			if c.String("to") == "" {
-				return usagef("%s wants --to DEST; --help tells more", c.Command.HelpName)
-			}
 			if isExport(c.Args().First()) {
 				return e.image(1, 1, (*imageRun).xvaConvert)(c)
 			}

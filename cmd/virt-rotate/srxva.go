@@ -59,7 +59,10 @@ func (r *imageRun) xvaConvert() (err error) {
 
 // xvaTarget is srTarget for disks that are whole already.
 func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
-	if r.Bool("keep-all") || r.Bool("flatten") {
+	switch {
+	case r.String("to") == "":
+		return nil, nil, usagef("sr convert wants --to DEST, a directory")
+	case r.Bool("keep-all") || r.Bool("flatten"):
 		return nil, nil, usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
 	}
 	format, err := formatNamed(r.String("output-format"))
