@@ -64,6 +64,8 @@ func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
 		return nil, nil, usagef("sr convert wants --to DEST, a directory")
 	case r.Bool("keep-all") || r.Bool("flatten"):
 		return nil, nil, usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
+	case r.IsSet("define") || r.IsSet("domain-xml"):
+		return nil, nil, usagef("--define and --domain-xml are for repositories")
 	}
 	format, err := formatNamed(r.String("output-format"))
 	o := &createOptions{}
