@@ -8,9 +8,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/virt-rotate/virt-rotate/integration/guest"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
@@ -169,5 +173,118 @@ func statusKeeps(t *testing.T, b *bed, want int) {
 	}
 	if keep != want || len(out.Domains[0].Refused) > 0 {
 		t.Errorf("%d are kept, %+v", keep, out)
+	}
+}
+
+// A domain of that name keeps all but its disk; what cannot be is said before anything
+// is converted.
+func TestTheDisksOfADomainAreReplaced(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, _, disk := newRepository(t, b.path("sr"))
+	b.define(guest.Spec{Name: "g", Disks: make([]guest.DiskSpec, 2), MemoryMiB: 24})
+	convert := func(to string, args ...string) result {
+		return b.rotate(append([]string{"sr", "convert", b.path("sr"), "--to", b.path(to)}, args...)...)
+	}
+	uuid := strings.TrimSpace(b.virsh("domuuid", "g"))
+	r := convert("images", "--define", "g", "--vdi", "vdb="+srDisk, "--policy-name", "night").wantExit(t, 0)
+	if !strings.Contains(r.Stderr, "own disks vda stay") {
+		t.Errorf("%v", r)
+	}
+	names := b.snapshotNames("g")
+	if len(names) != 2 || !strings.HasPrefix(names[0], "night-") || b.overlay("g", names[1], "vdb") != b.disk("g", "vdb").Path {
+		t.Errorf("snapshots %q", names)
+	}
+	b.reads("the disk", b.disk("g", "vdb").Path, disk)
+	if text := b.virsh("dumpxml", "g"); !strings.Contains(text, uuid) || !strings.Contains(text, ">24576<") {
+		t.Errorf("%s", text)
+	}
+
+	file := b.path("new.xml")
+	text := strings.Replace(b.virsh("dumpxml", "g"), "<name>g<", "<name>h<", 1)
+	must(t, os.WriteFile(file, []byte(strings.Replace(text, "<uuid>"+uuid+"</uuid>", "", 1)), 0o600))
+	r = convert("print", "--domain-xml", file, "--vdi", srDisk).wantExit(t, 0)
+	if !strings.HasPrefix(r.Stdout, "<domain") || !strings.Contains(r.Stdout, b.path("print", srDisk+".qcow2")) {
+		t.Errorf("%v", r)
+	}
+	convert("from-file", "--domain-xml", file, "--define", "k", "--vdi", srDisk, "--no-snapshots").wantExit(t, 0)
+	if names := b.snapshotNames("k"); len(names) != 0 || b.disk("k", "vda").Path != b.path("from-file", srDisk+".qcow2") {
+		t.Errorf("snapshots %q", names)
+	}
+	r = convert("dry", "--define", "new", "--vdi", srDisk, "--dry-run").wantExit(t, 0)
+	if !strings.Contains(r.Stderr, "would define domain new") || strings.Contains(b.virsh("list", "--all"), "new") {
+		t.Errorf("%v", r)
+	}
+
+	b.virsh("start", "k")
+	for _, c := range []struct {
+		want string
+		exit int
+		args []string
+	}{
+		{"it has snapshots", 4, []string{"--define", "g", "--vdi", srDisk}},
+		{"it runs", 4, []string{"--define", "k", "--vdi", srDisk}},
+		{"no writable disk vdz", 2, []string{"--define", "z", "--domain-xml", file, "--vdi", "vdz=" + srDisk}},
+		{"want --vdi", 2, []string{"--define", "z"}},
+		{"no such VDI", 2, []string{"--define", "z", "--vdi", srDisk + "0"}},
+		{"each disk once", 2, []string{"--define", "z", "--vdi", srDisk, "--vdi", srDisk}},
+		{"no targets to choose", 2, []string{"--define", "z", "--vdi", "vda=" + srDisk}},
+		{"do not go with --flatten", 2, []string{"--define", "z", "--vdi", srDisk, "--flatten"}},
+		{"--policy-name", 2, []string{"--define", "z", "--vdi", srDisk, "--policy-name", "a/b"}},
+		{"go with --define", 2, []string{"--no-snapshots", "--vdi", srDisk}},
+	} {
+		r := convert("no", c.args...)
+		if _, err := os.Stat(b.path("no")); r.Exit != c.exit || !strings.Contains(r.Stderr, c.want) || !os.IsNotExist(err) {
+			t.Errorf("%q: %v, %v", c.args, r, err)
+		}
+	}
+}
+
+// Which snapshots of several disks belong together is not known: none is defined.
+func TestSeveralDisksComeWithoutSnapshots(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, _, disk := newRepository(t, b.path("sr"))
+	r := b.rotate("sr", "convert", b.path("sr"), "--to", b.path("images"), "--define", "two", "--vdi", srDisk, "--vdi", srClone).wantExit(t, 0)
+	if !strings.Contains(r.Stderr, "2 snapshots left out") || len(b.snapshotNames("two")) != 0 {
+		t.Errorf("%v", r)
+	}
+	b.reads("the disk", b.disk("two", "sda").Path, disk)
+	if path := b.disk("two", "sdb").Path; path != b.path("images", srClone+".qcow2") {
+		t.Error(path)
+	}
+}
+
+// A domain whose snapshots cannot all be defined is not defined either.
+func TestADefinitionThatFailsIsTakenBack(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.define(guest.Spec{Name: "g"})
+	before := b.virsh("dumpxml", "g")
+	host, err := libvirthost.Open(b.host.URI())
+	must(t, err)
+	defer host.Close()
+	active := rotate.Layer{Path: b.disk("g", "vda").Path, Kind: "file", Format: "qcow2"}
+	snap := func(name string) libvirthost.NewSnapshot {
+		return libvirthost.NewSnapshot{Name: name, Time: time.Now(), Overlay: b.path("other.qcow2"), State: []rotate.Layer{active}}
+	}
+	active.Path = b.path("other.qcow2")
+	for _, name := range []string{"g", "new"} {
+		text, err := host.PlainDomain(name, 1)
+		must(t, err)
+		if name == "g" {
+			text = before
+		}
+		n := libvirthost.NewDomain{Name: name, XML: text, Disks: []libvirthost.NewDisk{{Active: active}},
+			Snapshots: []libvirthost.NewSnapshot{snap("fine"), snap("not/fine")}}
+		if _, err := host.Define(t.Context(), n); err == nil || !strings.Contains(err.Error(), "not/fine") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if after := b.virsh("dumpxml", "g"); after != before || len(b.snapshotNames("g")) != 0 {
+		t.Errorf("%s", after)
+	}
+	if list := b.virsh("list", "--all", "--name"); strings.Contains(list, "new") {
+		t.Error(list)
 	}
 }

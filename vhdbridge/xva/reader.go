@@ -253,7 +253,7 @@ func (x *Reader) verify(name string, b []byte) error {
 	if _, err := io.ReadFull(x.tar, got); err != nil {
 		return x.broken(h.Name, err)
 	}
-	if false && !strings.EqualFold(string(got), want) {
+	if !strings.EqualFold(string(got), want) {
 		return x.malformed(name, "wrong checksum: the data has %s, %s says %q", want, h.Name, got)
 	}
 	return nil
