@@ -248,23 +248,28 @@ func (d *srDomain) layers(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
 	return groups, nil
 }
 
-// nameSnapshots decides times and names. Times are in the order of the states and not in
-// the future, for retention goes by them.
+// nameSnapshots decides times and names.
 func (d *srDomain) nameSnapshots() {
-	latest := time.Now()
-	for _, t := range slices.Backward(d.taken) {
-		if t.Node.Created.Before(latest) {
-			latest = t.Node.Created
-		}
-		d.snaps = append(d.snaps, srSnapshot{Taken: t, overlay: d.above(t.State), time: latest})
-	}
-	slices.Reverse(d.snaps)
 	used := map[string]bool{}
-	for i := range d.snaps {
-		s := &d.snaps[i]
-		s.name, s.description = rotate.Adopted(d.String("policy-name"), s.time, func(name string) bool { return !used[name] })
+	for i, at := range takenAt(d.taken, time.Now()) {
+		s := srSnapshot{Taken: d.taken[i], overlay: d.above(d.taken[i].State), time: at}
+		s.name, s.description = rotate.Adopted(d.String("policy-name"), at, func(name string) bool { return !used[name] })
 		used[s.name] = true
+		d.snaps = append(d.snaps, s)
 	}
+}
+
+// takenAt are the times of snapshots, the oldest first: in the order of their states and
+// not in the future, whatever the images say, for retention goes by them.
+func takenAt(taken []vhdbridge.Taken, now time.Time) []time.Time {
+	times := make([]time.Time, len(taken))
+	for i, t := range slices.Backward(taken) {
+		if t.Node.Created.Before(now) {
+			now = t.Node.Created
+		}
+		times[i] = now
+	}
+	return times
 }
 
 // above is the layer of the first disk's chain that builds on n.
