@@ -39,7 +39,7 @@ checksum is verified: unless all disks are there and right, nothing is left in D
 ` + srDomainHelp + `
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
    virt-rotate sr convert web.xva --to /var/lib/libvirt/images
-   ssh xen xe vm-export vm=web filename= | virt-rotate sr convert - --to /var/lib/libvirt/images
+   curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
 
 ` + srExitHelp,

@@ -32,8 +32,9 @@ which they are told, or TARGET=UUID. The domain is that of --domain-xml; else th
 of that name, which must be shut off and have no snapshots; else a plain one is made
 (q35, 1 GiB, disks sda, sdb … on SATA, no network). A VDI without data of its own that
 builds on the only disk's chain is a snapshot of it, and becomes one of the domain,
-dated as its VHD. virt-rotate treats it as its own: a run drops it when the policy of
-the domain does not keep it. Other VDIs on that chain are told, and not converted.
+dated as its VHD; the layer above its state is called UUID.SNAPSHOT.qcow2. virt-rotate
+treats it as its own: a run drops it when the policy of the domain does not keep it.
+Other VDIs on that chain are told, and not converted.
 `
 
 // An srDomain is a domain that is to be defined on what is converted; nil is none, and

@@ -37,7 +37,9 @@ func (r *imageRun) xvaConvert() (err error) {
 		return err
 	}
 	defer in.Close()
-	x, err := xva.NewReader(interruptible(r.ctx(), in))
+	pipe := interruptible(r.ctx(), in)
+	defer pipe.Close()
+	x, err := xva.NewReader(pipe)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -103,8 +105,8 @@ func openExport(arg string) (in io.ReadCloser, name string, length int64, err er
 }
 
 // interruptible reads ahead in, until ctx ends: a pipe on which nothing comes would
-// hold up the program for ever.
-func interruptible(ctx context.Context, in io.Reader) io.Reader {
+// hold up the program for ever. Closing it ends the reading ahead, once in is closed.
+func interruptible(ctx context.Context, in io.Reader) io.ReadCloser {
 	r, w := io.Pipe()
 	go func() {
 		_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, 1<<20))
