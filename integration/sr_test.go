@@ -11,12 +11,9 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
-	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate"
-	"github.com/virt-rotate/virt-rotate/vhdbridge"
-	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/srtest"
 )
 
 // VDIs of the repository below: base ← first ← second ← disk; a snapshot was taken of
@@ -44,7 +41,7 @@ func newRepository(t *testing.T, dir string) (base, second, disk []byte) {
 			copy(own[at:], bytes.Repeat([]byte{value}, 3<<20))
 			copy(view[at:], bytes.Repeat([]byte{value}, 3<<20))
 		}
-		writeVHD(t, dir, name, parent, hidden, own)
+		srtest.Write(t, dir, srtest.Node{Name: name, Parent: parent, Size: srSize, Hidden: hidden, Own: own})
 		return slices.Clone(view)
 	}
 	base = node(srBase, "", true, 1, 0)
@@ -57,31 +54,6 @@ func newRepository(t *testing.T, dir string) (base, second, disk []byte) {
 	node(srSnapB, srSecond, false, 0, 0)
 	disk = node(srDisk, srSecond, false, 4, 4<<20)
 	return base, second, disk
-}
-
-func writeVHD(t *testing.T, dir, name, parent string, hidden bool, own []byte) {
-	t.Helper()
-	o := vhd.CreateOptions{Size: srSize, UUID: vhd.NewUUID()}
-	if parent != "" {
-		b, err := os.ReadFile(filepath.Join(dir, parent+".vhd"))
-		must(t, err)
-		info, err := vhd.ReadInfo(bytes.NewReader(b), int64(len(b)))
-		must(t, err)
-		o.Backing, o.BackingFormat, o.ParentID = parent+".vhd", "vhd", info.UUID.String()
-	}
-	f, err := vfs.OS().Create(filepath.Join(dir, name+".vhd"), 0o600)
-	must(t, err)
-	must(t, vhd.Create(f, o))
-	image, err := vhd.Open(f)
-	must(t, err)
-	sink, err := chain.NewSink(image.(chain.Target))
-	must(t, err)
-	must(t, sink.Write(0, own))
-	must(t, sink.Flush())
-	if hidden {
-		must(t, vhdbridge.HideVHD(f, true))
-	}
-	must(t, image.Close())
 }
 
 // reads has qemu-img compare an image with what it is to read as.
@@ -225,6 +197,7 @@ func TestTheDisksOfADomainAreReplaced(t *testing.T) {
 		{"it has snapshots", 4, []string{"--define", "g", "--vdi", srDisk}},
 		{"it runs", 4, []string{"--define", "k", "--vdi", srDisk}},
 		{"no writable disk vdz", 2, []string{"--define", "z", "--domain-xml", file, "--vdi", "vdz=" + srDisk}},
+		{"is none's overlay", 4, []string{"--define", "z", "--vdi", srDisk, "--keep-all"}},
 		{"want --vdi", 2, []string{"--define", "z"}},
 		{"no such VDI", 2, []string{"--define", "z", "--vdi", srDisk + "0"}},
 		{"each disk once", 2, []string{"--define", "z", "--vdi", srDisk, "--vdi", srDisk}},
@@ -287,4 +260,22 @@ func TestADefinitionThatFailsIsTakenBack(t *testing.T) {
 	if list := b.virsh("list", "--all", "--name"); strings.Contains(list, "new") {
 		t.Error(list)
 	}
+}
+
+// Snapshots that came along are as good as those that virt-rotate took: the guest can go
+// back to them, and they can be taken out.
+func TestAGuestGoesBackToAConvertedSnapshot(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	base, second, disk := newRepository(t, b.path("sr"))
+	b.writePolicy(strings.Replace(keepOne, "last = 1", "last = 5", 1))
+	b.rotate("sr", "convert", b.path("sr"), "--to", b.path("images"), "--define", "web", "--vdi", srDisk).wantExit(t, 0)
+	names := b.snapshotNames("web")
+	before := b.disk("web", "sda").Path
+	b.rotate("export", "web", names[1], "-o", b.path("out.qcow2"), "-O", "qcow2").wantExit(t, 0)
+	b.reads("what was taken out", b.path("out.qcow2"), second)
+	b.rotate("restore", "web", names[0]).wantExit(t, 0)
+	b.reads("the guest", b.disk("web", "sda").Path, base)
+	b.reads("what it was", before, disk)
+	statusKeeps(t, b, len(b.snapshotNames("web")))
 }

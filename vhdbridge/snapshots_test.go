@@ -1,42 +1,19 @@
 package vhdbridge
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/srtest"
 )
 
 // node makes a VHD of so many MiB; data is a byte that it has itself, 0 for none.
 func node(t *testing.T, dir, name, parent string, mib int64, hidden bool, data byte, at time.Time) {
 	t.Helper()
-	o := vhd.CreateOptions{Size: mib << 20, UUID: vhd.NewUUID(), Time: at}
-	if parent != "" {
-		f, err := vfs.OS().Open(filepath.Join(dir, parent+".vhd"), false)
-		must(t, err)
-		facts, err := ReadVHD(f)
-		must(t, err)
-		must(t, f.Close())
-		o.Backing, o.BackingFormat, o.ParentID = parent+".vhd", formatVHD, facts.Image.ID
-	}
-	f, err := vfs.OS().Create(filepath.Join(dir, name+".vhd"), 0o600)
-	must(t, err)
-	must(t, vhd.Create(f, o))
-	image, err := vhd.Open(f)
-	must(t, err)
-	sink, err := chain.NewSink(image.(chain.Target))
-	must(t, err)
-	must(t, sink.Write(0, []byte{data}))
-	must(t, sink.Flush())
-	if hidden {
-		must(t, HideVHD(f, true))
-	}
-	must(t, image.Close())
+	srtest.Write(t, dir, srtest.Node{Name: name, Parent: parent, Size: mib << 20, Hidden: hidden, Own: []byte{data}, Created: at})
 }
 
 // Only what holds exactly what the layer below it holds is a snapshot of that.

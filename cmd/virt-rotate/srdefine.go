@@ -246,7 +246,22 @@ func (d *srDomain) layers(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
 		d.of[g.Node] = g
 	}
 	d.nameSnapshots()
-	return groups, nil
+	return groups, d.checkOverlays()
+}
+
+// checkOverlays wants each layer above the oldest snapshot's state to be the overlay of a
+// snapshot: rotation takes any other for one that another program has put there.
+func (d *srDomain) checkOverlays() error {
+	if len(d.snaps) == 0 {
+		return nil
+	}
+	for n := d.disks[0].node; n != d.snaps[0].State; n = d.of[n].Parent {
+		if !slices.ContainsFunc(d.snaps, func(s srSnapshot) bool { return s.overlay == n }) {
+			return &chain.RefusedError{Path: n.Path, Reason: "it stays a layer of its own above a snapshot, and is none's overlay: " +
+				"no run would go on from there; leave out --keep-all, or snapshots with --no-snapshots"}
+		}
+	}
+	return nil
 }
 
 // nameSnapshots decides times and names.
