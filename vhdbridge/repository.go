@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -34,9 +35,10 @@ type Node struct {
 	Hidden          bool
 	InUse           bool // a tapdisk writes to it, or has crashed while it did
 	VirtualSize     int64
-	PhysicalSize    int64 // length of the file or device
-	Allocated       int64 // data that the node has itself
-	Depth           int   // of its chain: 1 for a base
+	PhysicalSize    int64     // length of the file or device
+	Allocated       int64     // data that the node has itself
+	Depth           int       // of its chain: 1 for a base
+	Created         time.Time // as the image says; zero: it does not
 	// Coalesceable nodes can be merged into their parents; LeafCoalesceable ones can,
 	// and give the parent their name; Garbage can be deleted.
 	Coalesceable, LeafCoalesceable, Garbage bool
@@ -65,6 +67,7 @@ type Facts struct {
 	Hidden    bool
 	InUse     bool
 	Allocated int64 // bytes of data
+	Created   time.Time
 }
 
 // A Reader reads the facts of an image from its header. With an error it returns the
@@ -149,6 +152,7 @@ func (n *Node) read(f vfs.File, read Reader) error {
 		return err
 	}
 	n.VirtualSize, n.Hidden, n.InUse, n.Allocated = facts.Image.VirtualSize, facts.Hidden, facts.InUse, facts.Allocated
+	n.Created = facts.Created
 	if facts.Image.Backing != "" {
 		n.Parent = parentName(facts.Image.Backing)
 	}

@@ -18,7 +18,7 @@ func ReadVHD(f vfs.File) (Facts, error) {
 		facts.Image.Backing, _ = vhd.FindParent(f, info.Size)
 		return facts, err
 	}
-	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse}
+	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse, Created: i.Created}
 	if i.Type == vhd.Fixed {
 		facts.Allocated = i.Size
 		return facts, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/qcow2"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
 
 // A format is what the image commands can do with images of one kind.
@@ -157,7 +158,9 @@ func isRefusal(err error) bool {
 	var changed *vfs.ChangedError
 	var unsupported *qcow2.UnsupportedError
 	var unsupportedVHD *vhd.UnsupportedError
+	var unsupportedXVA *xva.UnsupportedError
 	var unknown *chain.UnknownFormatError
 	return errors.As(err, &refused) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
-		errors.As(err, &changed) || errors.As(err, &unsupported) || errors.As(err, &unsupportedVHD)
+		errors.As(err, &changed) || errors.As(err, &unsupported) || errors.As(err, &unsupportedVHD) ||
+		errors.As(err, &unsupportedXVA) || errors.Is(err, xva.ErrNotXVA)
 }

@@ -152,6 +152,12 @@ func (r *imageRun) makeAll(all []*conversion) (err error) {
 		}
 	}
 	end()
+	return r.nameAll(all, err)
+}
+
+// nameAll gives the new images their names, unless err says that something failed:
+// then, or when that fails, none is left.
+func (r *imageRun) nameAll(all []*conversion, err error) error {
 	for _, c := range all {
 		if err == nil {
 			err = c.made.rename(c.path)
@@ -170,19 +176,10 @@ func (r *imageRun) makeAll(all []*conversion) (err error) {
 }
 
 // makeOne makes one image beside its place.
-func (r *imageRun) makeOne(c *conversion, done func(int64)) (err error) {
-	c.made, err = makeImage(r.store.FS, tempName(filepath.Dir(c.path)), c.format, &c.create)
+func (r *imageRun) makeOne(c *conversion, done func(int64)) error {
+	to, err := r.begin(c)
 	if err != nil {
 		return err
-	}
-	src, err := c.format.Open(c.made.file, nil)
-	if err != nil {
-		return err
-	}
-	c.made.file = nil
-	to, ok := src.(chain.Target)
-	if !ok {
-		return errors.Join(fmt.Errorf("images of format %s cannot be written", c.format.Name), src.Close())
 	}
 	options := chain.ConvertOptions{Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"), Own: c.own, Layers: c.layers}
 	if packer, ok := to.(chain.Packer); ok && r.Bool("compress") {
@@ -191,4 +188,22 @@ func (r *imageRun) makeOne(c *conversion, done func(int64)) (err error) {
 		err = r.store.Convert(r.ctx(), c.nodes, to, options, done)
 	}
 	return errors.Join(err, to.Close())
+}
+
+// begin makes an empty image beside its place, and opens it.
+func (r *imageRun) begin(c *conversion) (to chain.Target, err error) {
+	c.made, err = makeImage(r.store.FS, tempName(filepath.Dir(c.path)), c.format, &c.create)
+	if err != nil {
+		return nil, err
+	}
+	src, err := c.format.Open(c.made.file, nil)
+	if err != nil {
+		return nil, err
+	}
+	c.made.file = nil
+	to, ok := src.(chain.Target)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("images of format %s cannot be written", c.format.Name), src.Close())
+	}
+	return to, nil
 }

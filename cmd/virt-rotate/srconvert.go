@@ -15,15 +15,15 @@ import (
 
 func srConvertCommand(e *env) *cli.Command {
 	return &cli.Command{
-		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included",
-		ArgsUsage: "DIR", OnUsageError: usageError,
-		Flags: append(writeFlags(),
+		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included, or images of an export (XVA)",
+		ArgsUsage: "DIR|FILE.xva|-", OnUsageError: usageError,
+		Flags: append(append(writeFlags(), srDomainFlags()...),
 			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
-			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten", Value: "qcow2"},
-			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `UUID`; may be repeated"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten or of an XVA", Value: "qcow2"},
+			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `[TARGET=]UUID`; may be repeated; TARGET is for --define"},
 			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
 			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
-			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on"}),
+			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on; 64k of an XVA"}),
 		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
 clones and snapshots stays. Names of backing files are relative: DEST can be moved.
 Inner nodes that nobody needs are merged on the way. The repository is only read; it
@@ -32,11 +32,23 @@ must not be in use.
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
 
+An XVA is what "xe vm-export" writes, compressed or not; - reads it from standard
+input. It is read once and never unpacked; each disk becomes DEST/UUID.qcow2. Every
+checksum is verified: unless all disks are there and right, nothing is left in DEST.
+
+` + srDomainHelp + `
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert web.xva --to /var/lib/libvirt/images
+   curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
 
 ` + srExitHelp,
-		Action: e.sr((*imageRun).srConvert),
+		Action: func(c *cli.Context) error {
+			if isExport(c.Args().First()) {
+				return e.image(1, 1, (*imageRun).xvaConvert)(c)
+			}
+			return e.sr((*imageRun).srConvert)(c)
+		},
 	}
 }
 
@@ -49,11 +61,23 @@ func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
 	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
 		return err
 	}
-	groups, spoiled, err := repo.Groups(r.StringSlice("vdi"), r.Bool("keep-all") || r.Bool("flatten"))
+	d, err := r.srDomain(repo)
 	if err != nil {
 		return asVDIUsage(err)
 	}
-	all, err := r.srConversions(groups, format, o)
+	groups, spoiled, err := repo.Groups(d.vdis(), r.Bool("keep-all") || r.Bool("flatten"))
+	if err == nil {
+		groups, err = d.layers(groups)
+	}
+	if err != nil {
+		return errors.Join(asVDIUsage(err), d.close())
+	}
+	return errors.Join(r.srConvertGroups(groups, spoiled, format, o, d), d.close())
+}
+
+// srConvertGroups makes the layers, and defines the domain on them that d is, if any.
+func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *format, o *createOptions, d *srDomain) error {
+	all, err := r.srConversions(groups, format, o, d)
 	if err != nil {
 		return err
 	}
@@ -66,6 +90,9 @@ func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
 		if err := r.srMake(all, groups); err != nil {
 			return err
 		}
+	}
+	if err := d.define(); err != nil {
+		return err
 	}
 	for _, s := range spoiled {
 		fmt.Fprintf(r.err, "virt-rotate: the tree of %s was left out: %s\n", printable(s.Node), s.Reason)
@@ -117,7 +144,7 @@ func (r *imageRun) srClusters(o *createOptions) error {
 }
 
 // srConversions is what is to be made of the groups.
-func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *createOptions) ([]*conversion, error) {
+func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *createOptions, d *srDomain) ([]*conversion, error) {
 	var all []*conversion
 	names := map[string]bool{}
 	for _, g := range groups {
@@ -128,7 +155,7 @@ func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *cr
 		if err != nil {
 			return nil, err
 		}
-		name := g.Node.VDI + format.extension
+		name := d.stem(g.Node) + format.extension
 		if names[name] {
 			return nil, &chain.RefusedError{Path: g.Node.Path, Reason: "two nodes would become " + name}
 		}
@@ -138,7 +165,7 @@ func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *cr
 		if !r.Bool("flatten") {
 			c.own, c.layers = true, g.Layers
 			if g.Parent != nil {
-				c.create.Backing, c.create.BackingFormat = g.Parent.VDI+format.extension, format.Name
+				c.create.Backing, c.create.BackingFormat = d.stem(g.Parent)+format.extension, format.Name
 			}
 		}
 		all = append(all, c)

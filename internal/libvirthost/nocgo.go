@@ -3,6 +3,8 @@
 package libvirthost
 
 import (
+	"context"
+
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
@@ -14,3 +16,12 @@ func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
 
 // Close does nothing.
 func (h *Host) Close() error { return nil }
+
+// Configuration is not had in this build.
+func (h *Host) Configuration(string) (string, error) { return "", ErrNoLibvirt }
+
+// PlainDomain is not had in this build.
+func (h *Host) PlainDomain(string, int) (string, error) { return "", ErrNoLibvirt }
+
+// Define is not had in this build.
+func (h *Host) Define(context.Context, NewDomain) ([]string, error) { return nil, ErrNoLibvirt }

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
+)
+
+// isExport tells an export (XVA) from a repository, which is a directory.
+func isExport(arg string) bool {
+	if arg == "-" {
+		return true
+	}
+	info, err := os.Stat(arg)
+	return err == nil && !info.IsDir()
+}
+
+// xvaConvert makes an image of each disk of an export.
+func (r *imageRun) xvaConvert() (err error) {
+	r.hint = ": what was begun is removed"
+	format, o, err := r.xvaTarget()
+	if err != nil {
+		return err
+	}
+	in, name, length, err := openExport(r.arg(0))
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	pipe := interruptible(r.ctx(), in)
+	defer pipe.Close()
+	x, err := xva.NewReader(pipe)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer x.Close()
+	p := &xvaRun{imageRun: r, reader: x, name: name}
+	if !x.Plain() {
+		length = 0
+	}
+	if err := p.plan(format, o, length); err != nil {
+		return err
+	}
+	if !r.Bool("dry-run") {
+		if err := p.make(); err != nil {
+			return err
+		}
+	}
+	return r.steps(p.steps())
+}
+
+// xvaTarget is srTarget for disks that are whole already.
+func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
+	switch {
+	case r.String("to") == "":
+		return nil, nil, usagef("sr convert wants --to DEST, a directory")
+	case r.Bool("keep-all") || r.Bool("flatten"):
+		return nil, nil, usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
+	case r.IsSet("define") || r.IsSet("domain-xml"):
+		return nil, nil, usagef("--define and --domain-xml are for repositories")
+	}
+	format, err := formatNamed(r.String("output-format"))
+	o := &createOptions{}
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case format.Name != "raw" && format.Name != "qcow2":
+		return nil, nil, usagef("-O %s: want qcow2 or raw", format.Name)
+	case !r.IsSet("cluster-size"):
+	case format.Name == "raw":
+		return nil, nil, usagef("--cluster-size: raw disks have no clusters")
+	default:
+		err = r.srClusters(o)
+	}
+	return format, o, err
+}
+
+// openExport opens a file or standard input. The length is that of a plain file, else 0.
+func openExport(arg string) (in io.ReadCloser, name string, length int64, err error) {
+	if arg == "-" {
+		return io.NopCloser(os.Stdin), "standard input", 0, nil
+	}
+	f, err := os.Open(arg)
+	if err != nil {
+		return nil, arg, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, arg, 0, errors.Join(err, f.Close())
+	}
+	if info.Mode().IsRegular() {
+		length = info.Size()
+	}
+	return f, arg, length, nil
+}
+
+// interruptible reads ahead in, until ctx ends: a pipe on which nothing comes would
+// hold up the program for ever. Closing it ends the reading ahead, once in is closed.
+func interruptible(ctx context.Context, in io.Reader) io.ReadCloser {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+		_ = w.CloseWithError(err) // nil is the end; it never fails
+	}()
+	context.AfterFunc(ctx, func() { _ = r.CloseWithError(ctx.Err()) })
+	return r
+}
+
+// An xvaRun is the conversion of one export.
+type xvaRun struct {
+	*imageRun
+	reader *xva.Reader
+	name   string
+	dest   string
+	all    []*conversion          // in the order of ova.xml
+	of     map[string]*conversion // by the disk's id; those that are wanted
+	disks  map[*conversion]xva.Disk
+}
+
+// plan decides what becomes of each disk, and sees that there is room. Length is that of
+// an export that is not compressed; 0: not known.
+func (p *xvaRun) plan(format *format, o *createOptions, length int64) error {
+	wanted := map[string]bool{}
+	for _, uuid := range p.StringSlice("vdi") {
+		wanted[strings.ToLower(uuid)] = true
+	}
+	all := len(wanted) == 0
+	p.dest, p.of, p.disks = p.String("to"), map[string]*conversion{}, map[*conversion]xva.Disk{}
+	needed := int64(0)
+	for _, d := range p.reader.VM().Disks {
+		if !all && !wanted[d.UUID] {
+			continue
+		}
+		delete(wanted, d.UUID)
+		c := &conversion{path: filepath.Join(p.dest, d.UUID+format.extension), format: format, create: *o}
+		c.create.Size = d.Size
+		p.all, p.of[d.ID], p.disks[c] = append(p.all, c), c, d
+		if length > 0 {
+			needed += d.Size
+		} else {
+			needed += min(d.Size, d.Used)
+		}
+		if err := checkFree(p.store.FS, c.path); err != nil {
+			return err
+		}
+	}
+	for uuid := range wanted {
+		return usagef("--vdi %s: %s has no disk of that UUID", uuid, p.name)
+	}
+	if len(p.all) == 0 {
+		return &chain.RefusedError{Path: p.name, Reason: "it holds no disks"}
+	}
+	if length > 0 {
+		needed = min(needed, length)
+	}
+	return p.checkSpace(needed)
+}
+
+// checkSpace refuses what cannot fit. Bytes are the most that the data can be in an
+// export that is not compressed: its length; else what XenServer says that the disks took.
+func (p *xvaRun) checkSpace(bytes int64) error {
+	dir, err := filepath.Abs(p.dest)
+	if err != nil {
+		return err
+	}
+	space, err := vfs.SpaceAt(dir)
+	for errors.Is(err, os.ErrNotExist) && dir != "/" {
+		dir = filepath.Dir(dir)
+		space, err = vfs.SpaceAt(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if bytes > space.Free {
+		return &chain.RefusedError{Path: p.dest, Reason: fmt.Sprintf("the disks of %s can take %s, and %s are free", p.name, rotate.Bytes(bytes), rotate.Bytes(space.Free))}
+	}
+	return nil
+}
+
+// make reads the export once and writes the images. When anything fails none is left,
+// nor is a directory that was made for them.
+func (p *xvaRun) make() error {
+	_, err := os.Lstat(p.dest)
+	fresh := errors.Is(err, os.ErrNotExist)
+	if err := os.MkdirAll(p.dest, 0o711); err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, d := range p.disks {
+		total += d.Used
+	}
+	done, end := p.progress("convert", total)
+	err = p.fill(done)
+	end()
+	for _, c := range p.all {
+		if c.made == nil && err == nil && p.IsSet("vdi") {
+			err = fmt.Errorf("it holds no data of the disk %s", p.disks[c].UUID)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", p.name, err)
+	}
+	if err = p.nameAll(p.begun(), err); err != nil && fresh {
+		err = errors.Join(err, notThere(os.Remove(p.dest)))
+	}
+	return err
+}
+
+// notThere leaves out that a directory is gone or holds what is not ours.
+func notThere(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
+
+// begun are the images of which anything was made.
+func (p *xvaRun) begun() (all []*conversion) {
+	for _, c := range p.all {
+		if c.made != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// fill writes chunk by chunk. Disks that are not wanted are verified only.
+func (p *xvaRun) fill(done func(int64)) (err error) {
+	var w *diskWriter
+	defer func() { err = errors.Join(err, w.close()) }()
+	for {
+		if err := p.ctx().Err(); err != nil {
+			return err
+		}
+		chunk, err := p.reader.Next()
+		if errors.Is(err, io.EOF) {
+			return w.finish()
+		}
+		if err != nil {
+			return err
+		}
+		c := p.of[chunk.Disk.ID]
+		if c == nil {
+			continue
+		}
+		if w == nil || w.c != c {
+			if err := errors.Join(w.finish(), w.close()); err != nil {
+				return err
+			}
+			if w, err = p.newWriter(c); err != nil {
+				return err
+			}
+		}
+		if err := w.sink.Write(chunk.Offset, chunk.Data); err != nil {
+			return err
+		}
+		c.bytes += int64(len(chunk.Data))
+		done(int64(len(chunk.Data)))
+	}
+}
+
+// A diskWriter is the image that is being written; nil is none.
+type diskWriter struct {
+	c    *conversion
+	to   chain.Target
+	sink *chain.Sink
+}
+
+func (p *xvaRun) newWriter(c *conversion) (*diskWriter, error) {
+	to, err := p.begin(c)
+	if err != nil {
+		return nil, err
+	}
+	sink, err := chain.NewSink(to)
+	if err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	return &diskWriter{c, to, sink}, nil
+}
+
+// finish makes the image durable.
+func (w *diskWriter) finish() error {
+	if w == nil {
+		return nil
+	}
+	return w.sink.Flush()
+}
+
+func (w *diskWriter) close() error {
+	if w == nil || w.to == nil {
+		return nil
+	}
+	to := w.to
+	w.to = nil
+	return to.Close()
+}
+
+// steps says what became of each disk.
+func (p *xvaRun) steps() []imageStep {
+	vm := p.reader.VM().Name
+	var steps []imageStep
+	for _, c := range p.all {
+		d := p.disks[c]
+		note := fmt.Sprintf("%s; disk %q of %q", c.format.Name, d.Name, vm)
+		if d.Device != "" {
+			note += ", device " + d.Device
+		}
+		if c.made == nil && !p.Bool("dry-run") {
+			continue // told of, but not attached and not exported
+		}
+		s := imageStep{Op: "convert", Path: p.name + ":" + d.ID, Target: c.path, Note: note}
+		if !p.Bool("dry-run") {
+			s.Bytes = &c.bytes
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}

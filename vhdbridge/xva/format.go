@@ -1,0 +1,70 @@
+// Package xva reads XVA files, which XenServer and XCP-ng write when a VM is exported
+// ("xe vm-export"): a tar archive, possibly compressed by gzip or zstd, that is read
+// once from beginning to end. The facts are those of the exporter and importer of xapi.
+//
+// Invariants:
+//   - no byte of a disk is handed out before its checksum is right;
+//   - chunks are handed out in order, none twice and none beyond the disk's end, and
+//     io.EOF comes only after every disk was there to its last byte;
+//   - no field sizes an allocation or a loop before it has been checked;
+//   - names are compared, never used as paths;
+//   - no goroutines, no locks.
+//
+// Three kinds of errors are told apart: ErrNotXVA, *FormatError (malformed, or cut off)
+// and *UnsupportedError. All others come from reading.
+package xva
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The archive:
+//
+//	ova.xml                  the VM, its disks and what they are attached to; first of all
+//	Ref:4/00000000           the first MiB of the disk Ref:4 in ova.xml
+//	Ref:4/00000000.xxhash    its checksum: xxHash64, or .checksum: SHA-1, in hex
+//	Ref:4/00000003           chunks 1 and 2 are zeros
+//	…                        one disk after the other; first and last chunk are always there
+//
+// An empty chunk is written while there is nothing to send, so that no firewall takes
+// the connection for idle. It has a number and is no part of the disk: what follows is
+// numbered one too high.
+const (
+	descriptor = "ova.xml"
+	chunkSize  = 1 << 20
+
+	xxhashSuffix = ".xxhash"
+	sha1Suffix   = ".checksum"
+
+	minDigits = 8
+	maxNumber = 1 << 40 // in bytes still far from overflow
+
+	maxDescriptor = 8 << 20
+	maxChecksum   = 64      // bytes of a checksum's member
+	maxPadding    = 1 << 20 // zeros after the end of the archive
+	maxDiskSize   = 1 << 50
+	sectorSize    = 512
+)
+
+// ErrNotXVA says that the input is no export, compressed or not.
+var ErrNotXVA = errors.New("not an XVA: no tar archive that begins with " + descriptor)
+
+// A FormatError says what is wrong with an export.
+type FormatError struct {
+	Offset int64  // in the archive after decompression, in bytes: where the member's data begins, or reading ended
+	Member string // "" where it is not about one
+	Reason string
+}
+
+func (e *FormatError) Error() string {
+	if e.Member == "" {
+		return fmt.Sprintf("xva: at byte %d: %s", e.Offset, e.Reason)
+	}
+	return fmt.Sprintf("xva: %s (at byte %d): %s", e.Member, e.Offset, e.Reason)
+}
+
+// An UnsupportedError names something that this package does not read.
+type UnsupportedError struct{ What string }
+
+func (e *UnsupportedError) Error() string { return "xva: " + e.What + " is not supported" }

@@ -1,0 +1,208 @@
+package xva
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// A Disk is a virtual disk (VDI) that an export holds.
+type Disk struct {
+	ID     string // its directory in the archive: "Ref:4"
+	UUID   string // of the VDI, in lower case
+	Name   string // its label: any text
+	Size   int64  // virtual, in bytes: whole sectors
+	Used   int64  // bytes that it took in its repository; 0: not told
+	Device string // where the VM has it: "0" is its first disk; "" if it is not attached
+
+	attached bool // it must be in the archive
+}
+
+// A VM is what ova.xml tells of the machine.
+type VM struct {
+	Name  string // its label: any text
+	Disks []Disk // in the order of ova.xml; CDs are left out
+}
+
+// value is one of XML-RPC (http://xmlrpc.com/spec.md). Numbers of xapi are strings.
+type value struct {
+	Text    string  `xml:",chardata"`
+	String  *string `xml:"string"`
+	Int     *string `xml:"int"`
+	I4      *string `xml:"i4"`
+	Boolean *string `xml:"boolean"`
+	Struct  struct {
+		Members []member `xml:"member"`
+	} `xml:"struct"`
+	Array struct {
+		Values []value `xml:"data>value"`
+	} `xml:"array"`
+}
+
+type member struct {
+	Name  string `xml:"name"`
+	Value value  `xml:"value"`
+}
+
+// text is what a scalar holds.
+func (v *value) text() string {
+	if v == nil {
+		return ""
+	}
+	for _, s := range []*string{v.String, v.Int, v.I4, v.Boolean} {
+		if s != nil {
+			return *s
+		}
+	}
+	return v.Text
+}
+
+// field finds a member of a struct; nil if there is none.
+func (v *value) field(name string) *value {
+	if v == nil {
+		return nil
+	}
+	for i := range v.Struct.Members {
+		if v.Struct.Members[i].Name == name {
+			return &v.Struct.Members[i].Value
+		}
+	}
+	return nil
+}
+
+// An object is a record of xapi's database: of a VM, a disk, how a disk is attached (VBD).
+type object struct {
+	class, id string
+	*value
+}
+
+// parseDescriptor reads ova.xml: a struct whose member objects has a struct of class,
+// id and snapshot (the record) for each object.
+func parseDescriptor(b []byte) (VM, error) {
+	root, err := parseXML(b)
+	if err != nil {
+		return VM{}, err
+	}
+	list := root.field("objects")
+	if list == nil {
+		return VM{}, errors.New("it has no list of objects")
+	}
+	var objects []object
+	for i := range list.Array.Values {
+		o := &list.Array.Values[i]
+		objects = append(objects, object{o.field("class").text(), o.field("id").text(), o.field("snapshot")})
+	}
+	return newVM(objects)
+}
+
+func parseXML(b []byte) (*value, error) {
+	d := xml.NewDecoder(bytes.NewReader(b))
+	for {
+		t, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("it is empty")
+		}
+		if err != nil {
+			return nil, err
+		}
+		start, ok := t.(xml.StartElement)
+		switch {
+		case !ok:
+			continue
+		case start.Name.Local == "appliance":
+			return nil, &UnsupportedError{"an appliance of the first format, from before XenServer 4"}
+		case start.Name.Local != "value":
+			return nil, fmt.Errorf("it begins with <%s>, not with <value>", start.Name.Local)
+		}
+		v := &value{}
+		return v, d.DecodeElement(v, &start)
+	}
+}
+
+// newVM picks out what the disks need.
+func newVM(objects []object) (VM, error) {
+	vm := VM{}
+	iso, drives := isoRepositories(objects), drivesOf(objects)
+	seen := map[string]string{}
+	for _, o := range objects {
+		if o.class == "VM" && vm.Name == "" {
+			vm.Name = o.field("name_label").text()
+		}
+		if o.class != "VDI" || iso[o.field("SR").text()] || drives[o.id] != nil && drives[o.id].disk == nil {
+			continue
+		}
+		d, err := newDisk(o)
+		if err != nil {
+			return vm, fmt.Errorf("disk %q: %w", o.id, err)
+		}
+		for _, key := range []string{"id " + d.ID, "uuid " + d.UUID} {
+			if other, twice := seen[key]; twice {
+				return vm, fmt.Errorf("disks %q and %q have the same %s", other, d.ID, key)
+			}
+			seen[key] = d.ID
+		}
+		if drive := drives[o.id]; drive != nil {
+			d.attached, d.Device = true, drive.disk.field("userdevice").text()
+		}
+		vm.Disks = append(vm.Disks, d)
+	}
+	return vm, nil
+}
+
+// isoRepositories are those of CD images, which are not exported.
+func isoRepositories(objects []object) map[string]bool {
+	iso := map[string]bool{}
+	for _, o := range objects {
+		if o.class == "SR" && o.field("content_type").text() == "iso" {
+			iso[o.id] = true
+		}
+	}
+	return iso
+}
+
+// A drive is how a VM has an image; disk is nil if it has it as a CD only.
+type drive struct{ disk *value }
+
+func drivesOf(objects []object) map[string]*drive {
+	drives := map[string]*drive{}
+	for _, o := range objects {
+		if o.class != "VBD" {
+			continue
+		}
+		id := o.field("VDI").text()
+		if drives[id] == nil {
+			drives[id] = &drive{}
+		}
+		if o.field("type").text() != "CD" {
+			drives[id].disk = o.value
+		}
+	}
+	return drives
+}
+
+// uuidPattern matters for safety: images are named after it.
+var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func newDisk(o object) (Disk, error) {
+	d := Disk{ID: o.id, UUID: strings.ToLower(o.field("uuid").text()), Name: o.field("name_label").text()}
+	size := o.field("virtual_size").text()
+	n, err := strconv.ParseInt(size, 10, 64)
+	switch {
+	case d.ID == "" || d.ID == ".." || strings.ContainsAny(d.ID, "/\x00"):
+		return d, errors.New("its id is no name of a directory")
+	case !uuidPattern.MatchString(d.UUID):
+		return d, fmt.Errorf("its uuid is %q", d.UUID)
+	case err != nil || n <= 0 || n > maxDiskSize || n%sectorSize != 0:
+		return d, fmt.Errorf("its virtual_size is %q: want whole sectors of 512 bytes, 1 PiB at most", size)
+	}
+	d.Size = n
+	if used, err := strconv.ParseInt(o.field("physical_utilisation").text(), 10, 64); err == nil && used > 0 {
+		d.Used = used
+	}
+	return d, nil
+}
