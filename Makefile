@@ -6,7 +6,7 @@ GO      ?= go
 FUZZTIME ?= 30s
 CHAINS  ?= 20000
 SEED    ?= $(shell date +%s)
-SOAK    ?= 360
+SOAK    ?= 500
 export GOFLAGS := -buildvcs=false
 
 .PHONY: all build test unit integration crash soak lint fuzz fuzz-chains bench demo install man tools clean
