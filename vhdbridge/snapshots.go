@@ -39,7 +39,7 @@ func (r *Repository) Snapshots(vdi string) (taken []Taken, beside []Beside, err 
 // takenOn looks at what builds on l besides the chain, which goes on with above.
 func (r *Repository) takenOn(l, above *chain.Layer) (taken []Taken, beside []Beside) {
 	for _, c := range l.Children {
-		if c == above || garbage(c) {
+		if c == above || c.Unneeded() {
 			continue
 		}
 		n, state := r.node(c), r.node(l)
