@@ -118,24 +118,43 @@ func TestAGuestThatIsStartedInAnOfflineRotation(t *testing.T) {
 	b.start("g1")
 	random := rand.New(rand.NewPCG(7, 8))
 	results := map[string]int{}
-	n := times(t, "VIRT_ROTATE_STARTS", 10)
+	n := times(t, "VIRT_ROTATE_STARTS", 12)
 	for i := 0; i < n && !t.Failed(); i++ {
-		results[b.startAmid("g1", time.Duration(random.Int64N(int64(whole))))]++
+		last := "3"
+		if i >= n/2 { // the active layer is merged: who runs on it must not be forgotten
+			last = "0"
+		}
+		// QEMU locks the images a while after it was told to start.
+		results[b.startAmid("g1", last, time.Duration(random.Int64N(2*int64(whole)))-whole)]++
 	}
-	t.Logf("%d starts within the %v of a rotation: %v", n, whole, results)
+	b.writePolicy(keepThree)
+	b.rotations("g1", 3)
+	t.Logf("%d starts within %v before and after a rotation begins: %v", n, whole, results)
 	b.wantInOrder("g1", 4)
 }
 
-// startAmid starts a guest so long after a rotation has begun, and tells how both ended.
-func (b *bed) startAmid(dom string, after time.Duration) string {
+// startAmid starts a guest so long after, or before, a rotation begins that keeps so
+// many snapshots, and tells how both ended.
+func (b *bed) startAmid(dom, last string, after time.Duration) string {
 	b.t.Helper()
+	if last == "0" {
+		b.writePolicy(keepThree)
+		b.rotations(dom, 1)
+	}
 	b.waitWrites(dom, 60)
 	b.destroy(dom)
+	b.writePolicy(keep(last, ""))
 	kept, now := b.survivors(dom, "--now"), b.checkGuest(dom)
-	r := b.beginRotate("run", "--now", "--output=json")
-	time.Sleep(after)
-	out, err := b.host.Command(b.t.Context(), "virsh", "-c", b.host.URI(), "start", dom).CombinedOutput()
-	result := r.wait()
+	var out []byte
+	var err error
+	started := make(chan struct{})
+	time.AfterFunc(max(after, 0), func() {
+		out, err = b.host.Command(b.t.Context(), "virsh", "-c", b.host.URI(), "start", dom).CombinedOutput()
+		close(started)
+	})
+	time.Sleep(max(-after, 0))
+	result := b.rotate("run", "--now", "--output=json")
+	<-started
 	how := "start refused"
 	switch {
 	case err == nil:
@@ -148,13 +167,17 @@ func (b *bed) startAmid(dom string, after time.Duration) string {
 		b.t.Errorf("%v", result)
 	}
 	b.wantSurvivors(dom, kept)
+	if err == nil { // what it writes must be there when it is off, too
+		now = b.checkGuest(dom)
+		b.destroy(dom)
+	}
 	for target, state := range b.checkGuest(dom) {
 		if err != nil && state != now[target] || state.Blocks < now[target].Blocks {
 			b.t.Errorf("%s went from %v to %v: %s", target, now[target], state, how)
 		}
 	}
-	b.recover(dom, 4, "--no-snapshot")
+	b.recover(dom, min(len(b.snapshotNames(dom)), int(last[0]-'0'))+1, "--no-snapshot")
 	b.bring(dom, "running")
 	b.checkGuest(dom)
-	return fmt.Sprintf("%s, run %d", how, result.Exit)
+	return fmt.Sprintf("keep %s: %s, run %d", last, how, result.Exit)
 }
