@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -17,10 +18,11 @@ import (
 // whether there was one.
 func dieInCommit(t *testing.T, n int) bool {
 	t.Helper()
-	changes, dead := 0, errors.New("dead")
+	var changes atomic.Int64 // data is copied side by side
+	dead := errors.New("dead")
 	s := newStore(nil)
 	s.FS = vfstest.Mortal(vfs.OS(), func(string, string) error {
-		if changes++; changes > n {
+		if changes.Add(1) > int64(n) {
 			return dead
 		}
 		return nil
