@@ -211,16 +211,7 @@ func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 			}
 			run(t, b.overlays, c.lower)
 			b.policy("2", b.overlays)
-			kept := b.keptStates("g1")
-			b.rotate("restore", "g1", oldest).wantExit(t, 0)
-			b.unchanged("g1", kept)
-			if now := b.checkGuest("g1"); !maps.Equal(now, kept[oldest]) {
-				t.Errorf("the guest has %v, not %v", now, kept[oldest])
-			}
-			b.start("g1")
-			b.rotations("g1", 3)
-			b.noRecords()
-			b.wantTidy("g1", 3)
+			b.goesBack("restore", "g1", oldest)
 		})
 	}
 }
@@ -239,10 +230,18 @@ func TestStorageThatRunsFullInARestore(t *testing.T) {
 	}
 	must(t, os.Remove(filepath.Join(b.overlays, "ballast")))
 	before.unchanged(b.bed)
-	kept := b.keptStates("g1")
-	b.rotate("restore", "--discard-newer", "g1", oldest).wantExit(t, 0)
-	if now := b.checkGuest("g1"); !maps.Equal(now, kept[oldest]) {
-		t.Errorf("the guest has %v, not %v", now, kept[oldest])
+	b.goesBack("restore", "--discard-newer", "g1", oldest)
+}
+
+// goesBack runs a restore, which must succeed, and rotates until nothing is left of it.
+// Its last argument is the snapshot.
+func (b *fullBed) goesBack(restore ...string) {
+	b.t.Helper()
+	kept, to := b.keptStates("g1"), restore[len(restore)-1]
+	b.rotate(restore...).wantExit(b.t, 0)
+	b.unchanged("g1", kept)
+	if now := b.checkGuest("g1"); !maps.Equal(now, kept[to]) {
+		b.t.Errorf("the guest has %v, not %v", now, kept[to])
 	}
 	b.start("g1")
 	b.rotations("g1", 3)
