@@ -323,3 +323,30 @@ func (r *Rotator) rule() *policy.Rule {
 	must(err)
 	return rules["web"]
 }
+
+// A branch stands on the upper part of the chain only: merges below are done, and its
+// snapshots' metadata follows.
+func TestMergesBelowABranchGoOn(t *testing.T) {
+	h, web := off(t, 5, 6, 7, 8, 9, 10, 11)
+	back(t, h, h.rotator(rule(9)), web, name(11), RestoreOptions{})
+	web.State, web.cut = Running, false
+	r := h.rotator(rule(8))
+	for n := range 4 {
+		h.write(web, "vda", n)
+		h.now = h.now.Add(hour(1).Sub(hour(0)))
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Errorf("%+v", p)
+		}
+		h.checkData(t)
+		if n := len(web.Disks[0].Chain); n != 8 { // the base, and one for each snapshot that is on it
+			t.Errorf("%d layers: %q", n, h.short(paths(web.Disks[0].Chain)))
+		}
+	}
+	for _, s := range web.Snapshots {
+		for _, path := range s.Disks[0].State {
+			if !exists(path) {
+				t.Errorf("snapshot %s names %s, which is gone", s.Name, path)
+			}
+		}
+	}
+}
