@@ -26,7 +26,7 @@ unit:
 	$(GO) test $(TAGS) -timeout 15m ./internal/chain/chaintest ./vhdbridge # replay crashes: the race detector would only slow them down
 
 integration:
-	$(GO) test $(TAGS) -p 1 -timeout 40m ./integration/... # one package after the other: guests need the processor
+	$(GO) test $(TAGS) -p 1 -timeout 48m ./integration/... # one package after the other: guests need the processor
 
 crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
