@@ -5,7 +5,7 @@
 set -eu
 
 missing=
-for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs losetup gcc xz; do
+for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs mkfs.btrfs losetup gcc xz; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 id libvirt-qemu >/dev/null 2>&1 || id qemu >/dev/null 2>&1 || missing="$missing (a user for QEMU)"
@@ -26,12 +26,12 @@ fi
 install_debian() {
 	as_root apt-get update -qq
 	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
-		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs util-linux gcc libc6-dev xz-utils >&2
+		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils >&2
 }
 
 install_fedora() {
 	as_root dnf install -y -q libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
-		qemu-system-x86-core qemu-img e2fsprogs xfsprogs util-linux gcc glibc-devel xz >&2
+		qemu-system-x86-core qemu-img e2fsprogs xfsprogs btrfs-progs util-linux gcc glibc-devel xz >&2
 }
 
 # The unpack functions download packages to the current directory and unpack them in root.

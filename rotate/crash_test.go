@@ -95,6 +95,20 @@ func crashScenes() []crashScene {
 			h.find("web").State = ShutOff
 		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
 		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
+		{"grafted", func(h *simHost) {
+			h.cannotClone = nil
+			one(9, 10, 11)(h, h.add("web"))
+		}, with(rule(2), func(r *policy.Rule) { r.Method = policy.MethodGraft }), Options{}, 60},
+		{"grafted, two disks, separate ones", func(h *simHost) {
+			h.cannotClone = nil
+			web := h.add("web")
+			h.disk(web, "vda", "web.qcow2")
+			h.disk(web, "vdb", "data.raw")
+			h.take(web, []int{7, 8, 9, 10, 11})
+			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
+				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+			}
+		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodGraft }), Options{}, 60},
 		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
 		{"separate ones", func(h *simHost) {

@@ -13,6 +13,8 @@ import (
 type Options struct {
 	IgnoreEvery bool          // --now: a snapshot is due
 	NoSnapshot  bool          // only shorten chains
+	VerifyFull  bool          // a graft's new layers are read and compared in full
+	noGraft     bool          // a guest has outrun one: no other is tried
 	Detach      bool          // pull the disks off what they share with others
 	MaxParallel int           // domains that are worked on at a time; 0: 8
 	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
@@ -69,8 +71,9 @@ type builder struct {
 	disks    []Disk
 	branches []Disk
 	snaps    []Snapshot
-	free     map[uint64]int64 // bytes, by file system
-	moved    map[string]Layer // path of a layer that went → the layer that took its content
+	free     map[uint64]int64  // bytes, by file system
+	moved    map[string]Layer  // path of a layer that went → the layer that took its content
+	was      map[string]string // path of a layer after a graft → the one that it has on the host
 
 	lost      []*intentMerge // merges whose end libvirt has missed
 	trustLost bool           // a state whose file is lost is taken to be below the overlay
@@ -86,6 +89,7 @@ func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options
 		snaps:    cloneSnapshots(d.Snapshots),
 		free:     map[uint64]int64{},
 		moved:    map[string]Layer{},
+		was:      map[string]string{},
 	}
 	b.trustOldChains()
 	for fs, s := range w.Spaces {
@@ -272,6 +276,7 @@ func (b *builder) clone() *builder {
 	c.snaps = cloneSnapshots(b.snaps)
 	c.free = cloneMap(b.free)
 	c.moved = cloneMap(b.moved)
+	c.was = cloneMap(b.was)
 	c.plan.Steps = slices.Clone(b.plan.Steps)
 	c.plan.Refused = slices.Clone(b.plan.Refused)
 	c.plan.groups = slices.Clone(b.plan.groups)

@@ -18,7 +18,12 @@ func (b *builder) drop(names []string) {
 	for _, name := range names {
 		trial.release(name)
 	}
-	merges := trial.merges()
+	before := trial.clone()
+	merges, refused := trial.graftInstead(before, trial.merges())
+	if refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+		return
+	}
 	if len(names) == 0 && len(merges) == 0 {
 		return
 	}
@@ -269,14 +274,15 @@ func (b *builder) own(who string) bool {
 // isOurs tells whether the layer is virt-rotate's to merge: a snapshot of ours
 // came into being with it, or one that virt-rotate has dropped.
 func (b *builder) isOurs(l *Layer) bool {
+	path := b.origin(l.Path)
 	for i := range b.d.Snapshots {
 		for _, sd := range b.d.Snapshots[i].Disks {
-			if sd.Overlay == l.Path {
+			if sd.Overlay == path {
 				return b.d.Snapshots[i].Ours()
 			}
 		}
 	}
-	return isOverlay(l.Path) && b.w.released(b.d, l)
+	return isOverlay(path) && b.w.released(b.d, l)
 }
 
 func (b *builder) strangeBeside(path string) *Strange {
@@ -299,8 +305,12 @@ func mergeStep(m *merge, dropped []string) Step {
 	if len(dropped) > 0 {
 		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))
 	}
+	reason += m.why
 	method := "commit"
 	switch {
+	case m.graft != nil:
+		method = "graft"
+		reason += "; " + m.graftReason()
 	case m.offline && m.Pull:
 		method = "offline-pull"
 	case m.Pull:
@@ -319,6 +329,12 @@ func (b *builder) deleteMerged(m *merge) {
 	into := m.Base.Path
 	if m.Pull {
 		into = m.Top.Path
+	}
+	if m.graft != nil {
+		for i, l := range m.graft.old {
+			b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Reason: m.graft.deleteReason(i)})
+		}
+		return
 	}
 	for _, l := range m.gone {
 		if l.Kind != "file" {

@@ -34,6 +34,9 @@ func (b *builder) finishEarlier() {
 		step.Reason = "an interrupted run started it, and it still runs"
 		b.add(step)
 	}
+	for _, target := range g.copies {
+		b.add(Step{Op: OpEndCopy, Disk: target, Reason: "an interrupted run started it, and has not moved the guest onto it"})
+	}
 	b.redefine(nil)
 	for _, l := range g.leftovers {
 		b.add(Step{Op: OpDeleteFile, Path: l.path, Bytes: b.w.Left[l.path].Allocated,
@@ -55,6 +58,10 @@ func (b *builder) resume(im *intentMerge, g *group) {
 	}
 	if im.Pull != "" {
 		b.resumePull(disk, im, g)
+		return
+	}
+	if im.Graft != nil {
+		b.resumeGraft(disk, im, g)
 		return
 	}
 	base := disk.index(im.Base)
@@ -93,6 +100,11 @@ func (b *builder) collect(in *Intent, g *group) {
 	for _, m := range in.Merges {
 		for _, f := range m.Gone {
 			b.collectFile(f, false, g)
+		}
+		if m.Graft != nil {
+			for _, f := range m.Graft.Next {
+				b.collectFile(f, f.ID == vfs.ID{}, g)
+			}
 		}
 	}
 	for _, f := range in.Garbage {
@@ -135,6 +147,11 @@ func (b *builder) inChain(path string) bool {
 
 // merging tells whether path goes in a merge that is taken over.
 func (b *builder) merging(path string, g *group) bool {
+	if in := b.w.Intents[b.d.UUID]; in != nil && len(g.copies) > 0 && slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
+		return m.Graft != nil && slices.Contains(g.copies, m.Disk) && m.Graft.active().Path == path
+	}) {
+		return true
+	}
 	return slices.ContainsFunc(g.merges, func(m merge) bool {
 		return slices.ContainsFunc(m.gone, func(l Layer) bool { return l.Path == path })
 	})

@@ -24,6 +24,18 @@ type Engine interface {
 	// Top and lets that build on what is below Base. No file goes. While all of them are locked, it calls then.
 	// The error is a *vfs.BusyError where somebody has one of the images open.
 	Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error
+	// Graft builds, in files that are there and empty, what is to take the place of
+	// the upper layers of a running guest's disk, which it only reads.
+	Graft(ctx context.Context, g EngineGraft) error
+}
+
+// An EngineGraft says what to build. Next and Goes are parallel to the upper part of
+// Chain; the last is for the active layer, and becomes an empty overlay like it.
+type EngineGraft struct {
+	Chain []Layer // all of the disk, base first
+	Next  []string
+	Goes  []bool // the layer is merged into the one below; its file at Next goes
+	Full  bool   // all that was built is read and compared, not only what was copied
 }
 
 // An EngineMerge says what to merge of a disk's chain.
@@ -37,8 +49,9 @@ type EngineMerge struct {
 // Native is the Engine that works on the image files itself.
 type Native struct {
 	Store chain.Store
-	// NewOverlay writes an overlay without data into an empty file.
-	NewOverlay func(f vfs.File, size int64, backing, format string) error
+	// NewOverlay writes an overlay without data into an empty file, with the features
+	// of the image at like, if that is not "".
+	NewOverlay func(f vfs.File, like string, size int64, backing, format string) error
 }
 
 // Overlay makes the empty file at path an overlay on below.
@@ -48,7 +61,7 @@ func (n *Native) Overlay(_ context.Context, path string, below Layer) error {
 		return err
 	}
 	if err = f.Lock(vfs.LockWrite); err == nil {
-		err = n.NewOverlay(f, below.Size, below.Path, below.Format)
+		err = n.NewOverlay(f, "", below.Size, below.Path, below.Format)
 	}
 	if err == nil {
 		err = f.Sync()

@@ -24,7 +24,7 @@ func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
 	f, err := fs.Create("/overlay", 0o600)
 	must(err)
 	must(f.Close())
-	n := &Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ int64, _, _ string) error {
+	n := &Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ string, _ int64, _, _ string) error {
 		if _, err := f.WriteAt(make([]byte, 4096), 0); err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
 func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
 	for _, finished := range []bool{true, false} {
 		dir := t.TempDir()
-		n := &Native{Store: *images.Store(vfs.OS(), dir), NewOverlay: func(f vfs.File, size int64, backing, format string) error {
+		n := &Native{Store: *images.Store(vfs.OS(), dir), NewOverlay: func(f vfs.File, _ string, size int64, backing, format string) error {
 			return qcow2.Create(f, qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format})
 		}}
 		base := Layer{Path: filepath.Join(dir, "base"), Format: "raw", Size: 1 << 20}

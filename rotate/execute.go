@@ -103,6 +103,9 @@ func (m *merge) intent() intentMerge {
 	if m.Pull {
 		im.Pull = m.Top.Path
 	}
+	if m.graft != nil {
+		im.Graft = m.graft.intent()
+	}
 	for _, l := range m.gone {
 		im.Gone = append(im.Gone, goneFile(&l, m.offline && !m.Pull))
 	}
@@ -136,8 +139,14 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 		case OpDropMetadata:
 			err = r.dropMetadata(ctx, d, g.drops, s.Snapshot)
 		case OpMerge:
-			err = r.merge(ctx, &g.merges[merge], s)
+			if g.merges[merge].graft != nil {
+				err = r.graft(ctx, d, g, s)
+			} else {
+				err = r.merge(ctx, &g.merges[merge], s)
+			}
 			merge++
+		case OpEndCopy:
+			err = r.endCopy(ctx, d.Name, s.Disk)
 		case OpRedefine:
 			if i == 0 || steps[i-1].Op != OpRedefine {
 				err = r.look(ctx, d.Name, maxAge)
@@ -147,7 +156,9 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 			}
 		case OpDeleteFile:
 			err = r.deleteFile(ctx, d.Name, s.Path)
-			s.Bytes = r.w.Left[s.Path].Allocated // now; 0 where it was gone already
+			if s.Bytes > 0 { // else others have the same extents
+				s.Bytes = r.w.Left[s.Path].Allocated // now; 0 where it was gone already
+			}
 		}
 		if err != nil {
 			return stepError(i, steps, err)
@@ -156,6 +167,9 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 	}
 	return nil
 }
+
+// errGone says that the domain was undefined since the plan was made.
+var errGone = errors.New("the domain is gone")
 
 func stepError(i int, steps []Step, err error) error {
 	return fmt.Errorf("step %d of %d, %s: %w", i+1, len(steps), steps[i], err)
@@ -211,7 +225,11 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 	if err := r.look(ctx, m.Domain, maxAge); err != nil {
 		return err
 	}
-	if d := r.w.Domain(m.Domain); d != nil && d.State.Live() == m.offline && !m.branch {
+	d := r.w.Domain(m.Domain)
+	if d == nil {
+		return errGone
+	}
+	if d.State.Live() == m.offline && !m.branch {
 		return errMoved
 	}
 	if !m.offline {
@@ -312,7 +330,7 @@ func (r *domainRun) verify(ctx context.Context, m *merge) error {
 	}
 	d := r.w.Domain(m.Domain)
 	if d == nil {
-		return errors.New("the domain is gone")
+		return errGone
 	}
 	for i := range d.Disks {
 		if d.Disks[i].Target == m.Disk {
@@ -341,7 +359,7 @@ func checkMerged(disk *Disk, m *merge) error {
 func (r *domainRun) redefine(ctx context.Context, domain string, s Step) error {
 	d := r.w.Domain(domain)
 	if d == nil {
-		return errors.New("the domain is gone")
+		return errGone
 	}
 	if s.Snapshot == "" {
 		chain := newBuilder(r.w, d, r.rule, r.Clock(), r.o).startChain(s.Disk)
@@ -365,7 +383,7 @@ func (r *domainRun) deleteFile(ctx context.Context, domain, path string) error {
 	}
 	d := r.w.Domain(domain)
 	if d == nil {
-		return errors.New("the domain is gone")
+		return errGone
 	}
 	in := r.w.Intents[d.UUID]
 	if in == nil {

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -22,6 +23,15 @@ type Host interface {
 	// job that runs already. When it returns nil the job is over and, for an
 	// active layer, pivoted; the caller still has to look at the chain.
 	Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error
+	// Copy starts a shallow copy of the active layer of a running domain's disk onto
+	// another image, which has a chain of its own, and waits until that follows the
+	// guest's writes. After an error, which is ErrOutrun where the guest writes faster
+	// than can be copied, the guest is on the chain that it had.
+	Copy(ctx context.Context, c CopySpec, progress func(done, total int64)) error
+	// Pivot moves the guest onto the copy that is ready. The caller has to look.
+	Pivot(ctx context.Context, domain, disk string) error
+	// EndCopy ends the copy that runs on a disk, if one does: the guest stays where it is.
+	EndCopy(ctx context.Context, domain, disk string) error
 	// DropMetadata makes libvirt forget a snapshot; no file is touched.
 	DropMetadata(ctx context.Context, domain, snapshot string) error
 	// Redefine writes into a snapshot's metadata where its disks are now.
@@ -45,6 +55,9 @@ type Host interface {
 	// Thaw thaws the guest's file systems; thawed ones are no error.
 	Thaw(ctx context.Context, domain string) error
 }
+
+// ErrOutrun says that a guest writes faster than its active layer can be copied.
+var ErrOutrun = errors.New("the guest writes faster than the copy of its active layer follows")
 
 // State is a domain's state in libvirt's words.
 type State string
@@ -122,6 +135,7 @@ type Layer struct {
 	FS        uint64 // which file system it is on
 	Mode      uint32 // permission bits
 	Links     uint64 // names that the file has
+	Symlink   bool   // Path is a symbolic link to it
 	Image     *chain.Image
 	BackingID vfs.ID // the file that Image.Backing names; zero when there is none
 	Problem   string // why the file or its header could not be read
@@ -179,6 +193,14 @@ type MergeSpec struct {
 	Relative     bool  // the layer above Top names its backing file relatively
 	Bandwidth    int64 // bytes per second; 0 = no limit
 	Bytes        int64 // bytes in the layers that go, for the progress
+}
+
+// A CopySpec says onto what image the active layer of a disk is to be copied.
+type CopySpec struct {
+	Domain, Disk string
+	To, Format   string
+	Bandwidth    int64 // bytes per second; 0 = no limit
+	Bytes        int64 // in the active layer, for the progress
 }
 
 // A SnapshotFix says how a snapshot's metadata must read.

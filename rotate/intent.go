@@ -48,6 +48,17 @@ type intentMerge struct {
 	// all of their data.
 	Branch bool `json:"branch,omitempty"`
 	Done   bool `json:"done,omitempty"`
+	// Graft says that others take the place of the layers in Gone, the lowest of which
+	// is Base.
+	Graft *intentGraft `json:"graft,omitempty"`
+}
+
+// An intentGraft names what takes the place of the layers of a graft: the lists are
+// parallel to Gone.
+type intentGraft struct {
+	Next  []intentFile `json:"next"`
+	Goes  []bool       `json:"goes"`            // the layer is merged into the one below, and Next is for that only
+	Ready bool         `json:"ready,omitempty"` // the guest may be on the new layers, whatever libvirt says
 }
 
 // An intentFile names exactly one file. The ID is zero for a file that may

@@ -102,7 +102,7 @@ func (k *looker) fill(w *World, l *Layer) {
 		k.seen[l.Path] = seen
 	}
 	l.ID, l.FS, l.Mode, l.Image, l.BackingID, l.Problem = seen.ID, seen.FS, seen.Mode, seen.Image, seen.BackingID, seen.Problem
-	l.Links = seen.Links
+	l.Links, l.Symlink = seen.Links, seen.Symlink
 	l.Allocated = seen.Allocated
 	if seen.Kind != "" {
 		l.Kind = seen.Kind
@@ -120,6 +120,9 @@ func (k *looker) look(w *World, l *Layer) Layer {
 	seen := Layer{ID: info.ID, Mode: uint32(info.Mode.Perm()), Links: info.Links, Allocated: info.Allocated, Kind: "file"}
 	if info.IsBlock {
 		seen.Kind = "block"
+	}
+	if link, err := os.Lstat(l.Path); err == nil {
+		seen.Symlink = link.Mode()&fs.ModeSymlink != 0
 	}
 	seen.FS = k.space(w, filepath.Dir(l.Path))
 	k.chained[layerKey(info.ID, l.Path)] = true

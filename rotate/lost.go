@@ -70,7 +70,7 @@ func (w *World) doubtful() []*Domain {
 		}
 		if slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
 			disk := diskOf(d, m.Disk)
-			return disk != nil && disk.Job == nil && (m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
+			return disk != nil && disk.Job == nil && (m.unsure(disk) && w.Left[m.Graft.active().Path].Written || m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
 		}) {
 			found = append(found, d)
 		}
@@ -81,7 +81,7 @@ func (w *World) doubtful() []*Domain {
 // top returns the place of the merge's highest layer in the chain if all of
 // its layers are there, else -1.
 func (m *intentMerge) top(disk *Disk) int {
-	if len(m.Gone) == 0 {
+	if len(m.Gone) == 0 || m.Graft != nil {
 		return -1
 	}
 	base, top := disk.index(m.Base), disk.index(m.Gone[len(m.Gone)-1].Path)
@@ -141,6 +141,15 @@ func (b *builder) trustOldChains() {
 // checkLost refuses a guest that runs on the new chain while libvirt has the
 // old one, and one that has stopped where it is not known which one it ran on.
 func (b *builder) checkLost() {
+	if in := b.w.Intents[b.d.UUID]; in != nil {
+		for i := range in.Merges {
+			im := &in.Merges[i]
+			if disk := b.disk(im.Disk); disk != nil && im.unsure(disk) {
+				b.refuse(CodeStopped, im.Graft.active().Path, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and libvirt has it on the former: "+
+					"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
+			}
+		}
+	}
 	if in := b.w.Intents[b.d.UUID]; in != nil && !b.d.State.Live() {
 		for i := range in.Merges {
 			im := &in.Merges[i]

@@ -95,7 +95,7 @@ func stem(d *Disk) string {
 	for isOverlay(name) { // a pull has left nothing below the overlays
 		name = name[:strings.LastIndex(strings.TrimSuffix(name, ".qcow2"), ".")] + ".qcow2"
 	}
-	if s := strings.TrimSuffix(name, filepath.Ext(name)); s != "" {
+	if s := generations.ReplaceAllString(strings.TrimSuffix(name, filepath.Ext(name)), ""); s != "" {
 		return s
 	}
 	return name

@@ -20,8 +20,13 @@ func (b *builder) missedPivots() {
 	}
 	end := b.begin(group{keepIntent: true})
 	for i := range in.Merges {
-		if disk := b.disk(in.Merges[i].Disk); disk != nil && b.pivotMissed(disk, &in.Merges[i]) {
-			b.startFrom(disk, in.Merges[i].Base)
+		im := &in.Merges[i]
+		switch disk := b.disk(im.Disk); {
+		case disk == nil:
+		case im.unsure(disk) && b.w.Left[im.Graft.active().Path].Written && b.runsWithout(disk, disk.Active().Path):
+			b.startFrom(disk, im.grafted(disk))
+		case b.pivotMissed(disk, im):
+			b.startFrom(disk, slices.Clone(disk.Chain[:disk.index(im.Base)+1]))
 		}
 	}
 	end()
@@ -36,10 +41,15 @@ func (b *builder) pivotMissed(disk *Disk, im *intentMerge) bool {
 	return b.runsWithout(disk, disk.Active().Path)
 }
 
-func (b *builder) startFrom(disk *Disk, base string) {
+// startFrom plans that the guest starts from the chain on which it runs.
+func (b *builder) startFrom(disk *Disk, chain []Layer) {
+	if len(chain) == 0 {
+		return
+	}
+	base := chain[len(chain)-1].Path
 	b.refuse(CodeRestart, base, fmt.Sprintf("the guest writes to this image, but libvirt missed the end of the merge and has %s on %s: "+
 		"shut the guest down and start it (not from within), and it can be rotated again", disk.Target, disk.Active().Path))
-	disk.Chain = slices.Clone(disk.Chain[:disk.index(base)+1])
+	disk.Chain = chain
 	if !b.d.Transient && inactiveProblem(disk) != "" {
 		b.add(Step{Op: OpRedefine, Disk: disk.Target, Base: base,
 			Reason: "the guest must start from the image that it writes to"})

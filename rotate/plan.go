@@ -16,6 +16,7 @@ const (
 	OpMerge        Op = "merge"
 	OpRedefine     Op = "redefine"
 	OpDeleteFile   Op = "delete-file"
+	OpEndCopy      Op = "end-copy"  // the copy of a graft that was interrupted
 	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 )
@@ -25,7 +26,7 @@ type Step struct {
 	Op       Op     `json:"op"`
 	Snapshot string `json:"snapshot,omitempty"`
 	Disk     string `json:"disk,omitempty"`
-	Method   string `json:"method,omitempty"` // commit, active-commit or pull by the hypervisor, offline-commit or offline-pull by the engine
+	Method   string `json:"method,omitempty"` // commit, active-commit, pull or graft on a running guest, offline-commit or offline-pull by the engine
 	Top      string `json:"top,omitempty"`
 	Base     string `json:"base,omitempty"`
 	Path     string `json:"path,omitempty"` // the file that is created or deleted
@@ -81,6 +82,8 @@ type group struct {
 	drops        []string // snapshots whose metadata goes
 	merges       []merge
 	garbage      []intentFile // layers of branches that nobody keeps
+	grafted      bool         // its grafts are done
+	copies       []string     // disks on which the copy of an interrupted graft runs
 	leftovers    []leftover   // files that an interrupted run left behind
 	keepIntent   bool         // the earlier intent names files that must not be deleted yet
 }
@@ -90,6 +93,8 @@ type merge struct {
 	MergeSpec
 	offline bool    // by the engine: no guest has the disk open
 	branch  bool    // of layers that no disk has in its chain
+	graft   *graft  // clones take the place of the layers; nil: it is no graft
+	why     string  // it is no graft, to be told in the reason
 	detach  bool    // a pull off layers that are not this domain's alone: they stay
 	gone    []Layer // the layers that disappear, lowest first
 	after   []Layer // the disk's whole chain once it is done, base first

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 // Codes of refusals: stable names for scripts and for the manual.
@@ -71,14 +70,7 @@ func (b *builder) checkDomain() {
 	default:
 		b.refuse(CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
-	b.checkMethod()
 	b.checkDisks()
-}
-
-func (b *builder) checkMethod() {
-	if m := b.rule.Method; m == policy.MethodGraft {
-		b.refuse(CodeMethod, "", fmt.Sprintf("method %q is not available in this version: use \"auto\", \"commit\" or \"pull\"", m))
-	}
 }
 
 func (b *builder) checkDisks() {
@@ -168,6 +160,12 @@ func (b *builder) reconfigured(disk *Disk) bool {
 
 // leave takes the layers that the merge makes superfluous out of the disk's chain.
 func (m *intentMerge) leave(disk *Disk) {
+	if m.Graft != nil {
+		if after := m.grafted(disk); after != nil && !m.Graft.ended(disk) {
+			disk.Chain = after
+		}
+		return
+	}
 	if first, top := disk.index(m.Base), disk.index(m.Pull); m.Pull != "" && first >= 0 && top > first {
 		disk.Chain = slices.Delete(disk.Chain, first, top)
 		return
@@ -278,10 +276,13 @@ func (b *builder) checkJob(disk *Disk) {
 // adoptable tells whether the job on disk is a merge that an intent of ours names.
 func (b *builder) adoptable(disk *Disk) bool {
 	in := b.w.Intents[b.d.UUID]
-	if in == nil || disk.Job.Type != "commit" && disk.Job.Type != "active-commit" && disk.Job.Type != "pull" {
+	if in == nil || !slices.Contains([]string{"commit", "active-commit", "pull", "copy"}, disk.Job.Type) {
 		return false
 	}
 	return slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
+		if m.Graft != nil || disk.Job.Type == "copy" {
+			return m.Graft != nil && m.Disk == disk.Target && disk.Job.Type == "copy" && (disk.Job.Target == "" || disk.Job.Target == m.Graft.active().Path)
+		}
 		return m.Disk == disk.Target && (m.Pull != "") == (disk.Job.Type == "pull")
 	})
 }

@@ -38,7 +38,6 @@ func refusals() []refusalCase {
 		{code: CodeInternal, name: "snapshot", break_: func(_ *simHost, web *simDomain) { web.Snapshots[1].Internal = true }, detail: "snapshot S11 is an internal one"},
 		{code: CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
 		{code: CodeState, name: "migrating", break_: func(_ *simHost, web *simDomain) { web.State = "migrating" }, detail: "is migrating"},
-		{code: CodeMethod, rule: func(r *policy.Rule) { r.Method = policy.MethodGraft }, detail: `"graft"`},
 		{code: CodeNetworkDisk, break_: onDisk(func(d *Disk) { d.Kind = "network" }), path: "vda"},
 		{code: CodeVolumeDisk, break_: onDisk(func(d *Disk) { d.Kind = "volume" }), path: "vda", detail: "type='volume'"},
 		{code: CodeDiskKind, name: "disk", break_: onDisk(func(d *Disk) { d.Kind = "vhostuser" }), path: "vda", detail: `"vhostuser"`},
@@ -161,7 +160,7 @@ func allCodes() []string {
 	return []string{CodeRemote, CodeState, CodeTransient, CodeManagedSave, CodeInternal,
 		CodeBlockJob, CodeNetworkDisk, CodeVolumeDisk, CodeDiskKind, CodeShareable, CodeTransDisk, CodeEncrypted,
 		CodeDataFile, CodeFormat, CodeCorrupt, CodeUnreadable, CodeMismatch, CodeInactive, CodeNoDisk, CodeOverlayDir,
-		CodeNameTooLong, CodeChainLong, CodeNoSpace, CodeSize, CodeIOError, CodeLeftover, CodeMethod, CodeNoGuestAgent}
+		CodeNameTooLong, CodeChainLong, CodeNoSpace, CodeSize, CodeIOError, CodeLeftover, CodeNoGuestAgent}
 }
 
 // What the policy leaves out is no reason to refuse the rest.

@@ -146,7 +146,9 @@ func (w *World) released(d *Domain, l *Layer) bool {
 	free := slices.Clone(w.Released[d.UUID])
 	if in := w.Intents[d.UUID]; in != nil {
 		for _, m := range in.Merges {
-			free = append(free, m.Gone...)
+			if m.Graft == nil { // what it merges is on record
+				free = append(free, m.Gone...)
+			}
 		}
 	}
 	return slices.ContainsFunc(free, func(f intentFile) bool { return f.Path == l.Path && f.ID.Ino == l.ID.Ino })

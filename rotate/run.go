@@ -233,6 +233,11 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 			moves, last = moves+1, nil
 			continue
 		}
+		if errors.Is(err, errOtherWay) {
+			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
+			last = nil
+			continue
+		}
 		if err != nil {
 			return r.finish(ctx, p, err)
 		}

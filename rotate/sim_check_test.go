@@ -14,6 +14,8 @@ import (
 // every image of nobody reads what it must. It holds at every moment.
 func (h *simHost) checkData(t *testing.T) {
 	t.Helper()
+	intents, err := newJournal(filepath.Join(h.dir, "state")).load()
+	must(err)
 	for _, d := range h.domains {
 		for i := range d.Disks {
 			disk := &d.Disks[i]
@@ -28,8 +30,10 @@ func (h *simHost) checkData(t *testing.T) {
 			}
 			h.reads(t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
 		}
-		for i := range d.Snapshots {
-			h.checkStates(t, d, &d.Snapshots[i])
+		seen := d.Domain
+		seen.followGrafts(intents[d.UUID]) // as every run does
+		for i := range seen.Snapshots {
+			h.checkStates(t, d, &seen.Snapshots[i])
 		}
 	}
 	for path, want := range h.pictures {

@@ -83,6 +83,42 @@ func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done,
 	return then()
 }
 
+// Graft builds the new layers.
+func (e simEngine) Graft(_ context.Context, g EngineGraft) error {
+	h := e.h
+	first := len(g.Chain) - len(g.Next)
+	below := ""
+	for i, next := range g.Next {
+		old := g.Chain[first+i]
+		err := h.call("clone", func() error {
+			image := h.load(old.Path)
+			if below != "" {
+				image.Backing, image.BackingFormat = below, h.load(below).Format
+			}
+			if i == len(g.Next)-1 {
+				image.Blocks = blocks{}
+			}
+			h.store(next, image)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if !g.Goes[i] {
+			below = next
+			continue
+		}
+		err = h.call("merge clones", func() error {
+			h.change(below, func(i *simImage) { maps.Copy(i.Blocks, h.load(old.Path).Blocks) })
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return h.engineRefuses
+}
+
 // userOf returns the domain that has the image in a chain.
 func (h *simHost) userOf(path string) *simDomain {
 	for _, d := range h.domains {

@@ -82,9 +82,12 @@ func (d *simDomain) observed(jobs map[string]*simJob) Domain {
 		}
 		if j := jobs[d.Name+"/"+disk.Target]; j != nil {
 			disk.Job = &Job{Type: "commit", Done: 1, Size: 2}
-			if j.pull {
+			switch {
+			case j.pull:
 				disk.Job.Type = "pull"
-			} else if j.active {
+			case j.copyTo != "":
+				disk.Job = &Job{Type: "copy", Ready: len(j.todo) == 0, Target: j.copyTo}
+			case j.active:
 				disk.Job = &Job{Type: "active-commit", Ready: len(j.todo) == 0}
 			}
 		}
@@ -304,6 +307,62 @@ func (h *simHost) Merge(ctx context.Context, m MergeSpec, progress func(done, to
 	return h.call("pivot", func() error { h.finishJob(job); return nil })
 }
 
+// Copy starts a copy, and copies all blocks.
+func (h *simHost) Copy(ctx context.Context, c CopySpec, progress func(done, total int64)) error {
+	job := c.Domain + "/" + c.Disk
+	err := h.call("copy", func() error {
+		disk := diskOf(&h.find(c.Domain).Domain, c.Disk)
+		if h.jobs[job] != nil || !h.find(c.Domain).State.Live() {
+			return errors.New("another job runs on the disk, or the domain does not")
+		}
+		below := h.walk(c.To)
+		if was, is := h.read(disk.Chain[len(disk.Chain)-2].Path), h.read(below[len(below)-2]); !maps.Equal(was, is) {
+			return fmt.Errorf("the new layers read %v, the old ones %v", is, was)
+		}
+		j := &simJob{top: disk.Active().Path, copyTo: c.To, data: h.load(disk.Active().Path).Blocks}
+		j.todo = slices.Sorted(maps.Keys(j.data))
+		h.jobs[job] = j
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for h.step(job) {
+		progress(1, 2)
+		if err := errors.Join(ctx.Err(), h.event("block of copy")); err != nil {
+			h.endJob(job)
+			return err
+		}
+	}
+	return h.copyFails
+}
+
+// Pivot moves the guest onto the copy.
+func (h *simHost) Pivot(_ context.Context, domain, target string) error {
+	return h.call("pivot to the copy", func() error {
+		j := h.jobs[domain+"/"+target]
+		if j == nil || j.copyTo == "" || len(j.todo) > 0 {
+			return errors.New("no copy is ready")
+		}
+		if h.pivotFails != nil {
+			return h.pivotFails
+		}
+		delete(h.jobs, domain+"/"+target)
+		disk := diskOf(&h.find(domain).Domain, target)
+		disk.Chain = nil
+		for _, path := range h.walk(j.copyTo) {
+			disk.Chain = append(disk.Chain, Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
+		}
+		disk.Inactive = paths(disk.Chain)
+		return nil
+	})
+}
+
+// EndCopy ends the copy.
+func (h *simHost) EndCopy(_ context.Context, domain, target string) error {
+	return h.call("end-copy", func() error { delete(h.jobs, domain+"/"+target); return nil })
+}
+
 func (h *simHost) startJob(m MergeSpec, job string) error {
 	h.merging[m.Base.FS]++
 	h.mostAtOnce[m.Base.FS] = max(h.mostAtOnce[m.Base.FS], h.merging[m.Base.FS])
@@ -365,9 +424,12 @@ func (h *simHost) step(job string) bool {
 		return false
 	}
 	h.guestsWrite()
-	if j.pull {
+	switch {
+	case j.copyTo != "":
+		h.change(j.copyTo, func(i *simImage) { i.fill(j.todo[0], j.data) })
+	case j.pull:
 		h.change(j.top, func(i *simImage) { i.fill(j.todo[0], j.data) })
-	} else {
+	default:
 		h.change(j.base, func(i *simImage) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
 	}
 	j.todo = j.todo[1:]
@@ -439,9 +501,10 @@ const (
 func (h *simHost) afterCrash(fate string) {
 	for name, j := range h.jobs {
 		switch {
+		case j.copyTo != "" && len(j.todo) == 0: // that it ends is told by a test of its own
 		case fate == jobsDie:
 			delete(h.jobs, name)
-		case fate == jobsFinish && j.active:
+		case fate == jobsFinish && (j.active || j.copyTo != ""):
 			for len(j.todo) > 0 {
 				h.step(name)
 			}

@@ -60,6 +60,9 @@ type simHost struct {
 	pools         []string
 	starting      bool // a process is being started for every domain
 	remote        bool
+	cannotClone   error
+	copyFails     error
+	pivotFails    error
 	qemu          map[string][]string // what QEMU says its chains are; nil: it may not be asked
 }
 
@@ -80,8 +83,9 @@ type simDomain struct {
 type simJob struct {
 	base, top string
 	active    bool
-	pull      bool  // into top, of the layers from base on
-	todo      []int // blocks still to be copied
+	pull      bool   // into top, of the layers from base on
+	copyTo    string // it is a copy of the active layer, top, to this image
+	todo      []int  // blocks still to be copied
 	data      blocks
 }
 
@@ -95,7 +99,7 @@ func newSim(t *testing.T) *simHost {
 	h := &simHost{
 		dir: tempDir(t), event: func(string) error { return nil }, jobs: map[string]*simJob{},
 		pictures: map[string]blocks{}, now: hour(12),
-		merging: map[uint64]int{}, mostAtOnce: map[uint64]int{},
+		merging: map[uint64]int{}, mostAtOnce: map[uint64]int{}, cannotClone: errors.New("nothing can be cloned here"),
 	}
 	for _, d := range []string{"img", "fs2", "far", "state"} {
 		must(os.Mkdir(filepath.Join(h.dir, d), 0o755))
@@ -272,6 +276,9 @@ func (h *simHost) write(d *simDomain, target string, block int) {
 	d.want[target][block] = h.written
 	disk := diskOf(&d.Domain, target)
 	h.change(disk.Active().Path, func(i *simImage) { i.Blocks[block] = h.written })
+	if j := h.jobs[d.Name+"/"+target]; j != nil && j.copyTo != "" {
+		h.change(j.copyTo, func(i *simImage) { i.Blocks[block] = h.written })
+	}
 }
 
 // name is the name of the snapshot that the policy p takes at n o'clock.
@@ -358,9 +365,12 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 }
 
 func (h *simHost) observer() *Observer {
-	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
+	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"), clones: h.cloning,
 		settle: time.Millisecond, spaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}
 }
+
+// cloning tells whether files can be cloned.
+func (h *simHost) cloning(string) error { return h.cannotClone }
 
 // releases lets virt-rotate have dropped snapshots without merging their layers.
 func (h *simHost) releases(d *simDomain, which ...int) {

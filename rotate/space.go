@@ -21,6 +21,9 @@ func (b *builder) preflight(merges []merge) *Refusal {
 		}
 		need := growth(m)
 		to, from := m.ends()
+		if m.graft != nil {
+			need = graftGrowth(m)
+		}
 		if to.Kind == "block" || need == 0 {
 			continue
 		}

@@ -67,6 +67,7 @@ func (b *builder) checkStrangeOverlays(disk *Disk) {
 }
 
 func (b *builder) inMetadata(path string) bool {
+	path = b.origin(path)
 	for i := range b.d.Snapshots {
 		for _, sd := range b.d.Snapshots[i].Disks {
 			if sd.Overlay == path {

@@ -26,7 +26,10 @@ type World struct {
 	Left     map[string]LeftFile // what is at each path that an intent names, the bases of its merges included
 	Strange  []Strange           // images in the directories that could not be read
 	Pools    []string            // directories of the host's storage pools
-	Taken    map[string]bool     // paths in the directories concerned at which something is
+	// CannotClone says, by directory of a layer, why files there cannot share extents;
+	// "" where they can.
+	CannotClone map[string]string
+	Taken       map[string]bool // paths in the directories concerned at which something is
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -72,6 +75,10 @@ type Observer struct {
 
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
+	clones  func(dir string) error              // nil: vfs.CanClone
+
+	cloneMu  sync.Mutex
+	canClone map[string]string // what clones said of a directory
 
 	loadOnce sync.Once
 	headers  *headerCache
@@ -124,7 +131,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	w := &World{
 		Remote: o.Host.Remote(), Domains: domains, Pools: pools, Forest: chain.NewForest(),
 		Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
-		Left: map[string]LeftFile{}, Taken: map[string]bool{},
+		Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{},
 	}
 	var err error
 	if w.Intents, err = newJournal(o.StateDir).load(); err != nil {
@@ -140,9 +147,11 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	look := newLooker(o)
 	if !w.Remote {
 		for i := range fresh {
+			domains[i].followGrafts(w.Intents[domains[i].UUID])
 			domains[i].Branches = o.branches(&domains[i], w.Intents[domains[i].UUID])
 		}
 		look.domains(w, fresh)
+		o.tryClones(w)
 		o.leftFiles(w)
 	}
 	w.plant()
@@ -150,6 +159,29 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 		look.neighbours(w, o)
 	}
 	return w, ctx.Err()
+}
+
+// tryClones finds out where files can share extents. What it once found does not change.
+func (o *Observer) tryClones(w *World) {
+	o.cloneMu.Lock()
+	defer o.cloneMu.Unlock()
+	if o.canClone == nil {
+		o.canClone = map[string]string{}
+	}
+	try := o.clones
+	if try == nil {
+		try = vfs.CanClone
+	}
+	for dir := range w.Dirs {
+		why, known := o.canClone[dir]
+		if !known {
+			if err := try(dir); err != nil {
+				why = err.Error()
+			}
+			o.canClone[dir] = why
+		}
+		w.CannotClone[dir] = why
+	}
 }
 
 // leftFiles looks at the files that intents name.
@@ -201,6 +233,9 @@ func (in *Intent) files() []intentFile {
 	files := append(slices.Clone(in.Created), in.Garbage...)
 	for _, m := range in.Merges {
 		files = append(files, m.Gone...)
+		if m.Graft != nil {
+			files = append(files, m.Graft.Next...)
+		}
 	}
 	return files
 }

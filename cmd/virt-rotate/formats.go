@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 
@@ -101,9 +102,28 @@ func openRaw(f vfs.File, _ chain.DataOpener) (chain.Source, error) {
 	return chain.OpenRaw(f)
 }
 
-// newOverlay writes a qcow2 image without data into an empty file.
-func newOverlay(f vfs.File, size int64, backing, format string) error {
-	return qcow2.Create(f, qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format})
+// newOverlay writes a qcow2 image without data into an empty file, with the features
+// of the image at like, if one is named.
+func newOverlay(f vfs.File, like string, size int64, backing, format string) error {
+	o := qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format}
+	if like == "" {
+		return qcow2.Create(f, o)
+	}
+	was, err := fileSystem().Open(like, false)
+	if err != nil {
+		return err
+	}
+	var h qcow2.Header
+	err = steady(sizeOf(was), func(size int64) (err error) {
+		h, err = qcow2.ReadHeader(was, size)
+		return err
+	})
+	if err = errors.Join(err, was.Close()); err != nil {
+		return fmt.Errorf("%s: %w", like, err)
+	}
+	o.ClusterSize, o.Version, o.RefcountBits = h.ClusterSize(), h.Version, 1<<h.RefcountOrder
+	o.ExtendedL2, o.LazyRefcounts, o.CompressionType = h.ExtendedL2(), h.LazyRefcounts(), h.CompressionType
+	return qcow2.Create(f, o)
 }
 
 func inspectQcow2File(f vfs.File) (image chain.Image, err error) {

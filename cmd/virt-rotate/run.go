@@ -34,6 +34,13 @@ func options(c *cli.Context) (rotate.Options, error) {
 	if o.NoSnapshot && o.IgnoreEvery {
 		return o, usagef("--now and --no-snapshot exclude each other")
 	}
+	switch v := c.String("verify"); v {
+	case "", "shared":
+	case "full":
+		o.VerifyFull = true
+	default:
+		return o, usagef("--verify wants shared or full, not %q", v)
+	}
 	if c.IsSet("max-parallel") {
 		if o.MaxParallel = c.Int("max-parallel"); o.MaxParallel < 1 {
 			return o, usagef("--max-parallel wants a number of at least 1")
@@ -74,7 +81,9 @@ func runCommand(e *env) *cli.Command {
 		Name: "run", Usage: "take due snapshots and shorten chains (the cron line)",
 		ArgsUsage: "[DOMAIN…]", OnUsageError: usageError,
 		Flags: append(rotationFlags(), &cli.IntFlag{Name: "max-parallel", Value: 8,
-			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"}),
+			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"},
+			&cli.StringFlag{Name: "verify", Value: "shared",
+				Usage: "compare what a graft has built with the old layers: `shared` reads only what they do not share, full reads all"}),
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
 			"next run finishes what was begun: nothing has to be cleaned up by hand.\n" +
 			"SIGINT and SIGTERM end the running merge and leave a valid chain. Hooks of the policy\n" +

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A Comparison says how two disks differ.
@@ -17,6 +19,21 @@ type Comparison struct {
 // Compare compares what two guests would read. With strict, a stretch that one
 // has and the other has not is a difference, too, and so is another size.
 func (s *Store) Compare(ctx context.Context, a, b []Node, strict bool, done func(n int64)) (c Comparison, err error) {
+	return s.compare(ctx, a, b, func(p *pairing) { p.strict, p.done = strict, done })
+}
+
+// CompareShared is a Compare that does not read what both have in extents that they
+// share: it reads what was copied, and nothing else. It tells how much that was.
+func (s *Store) CompareShared(ctx context.Context, a, b []Node, strict bool) (c Comparison, read int64, err error) {
+	var p *pairing
+	c, err = s.compare(ctx, a, b, func(q *pairing) { p, q.strict, q.trust = q, strict, true })
+	if p != nil {
+		read = p.bytes
+	}
+	return c, read, err
+}
+
+func (s *Store) compare(ctx context.Context, a, b []Node, set func(*pairing)) (c Comparison, err error) {
 	nodes := append([]Node(nil), a...)
 	for _, n := range b {
 		if !containsID(nodes, n) {
@@ -31,7 +48,9 @@ func (s *Store) Compare(ctx context.Context, a, b []Node, strict bool, done func
 	if err == nil {
 		var y *Stack
 		if y, err = NewStack(o.of(b...)...); err == nil {
-			c, err = compare(ctx, x, y, strict, done)
+			p := &pairing{x: x, y: y}
+			set(p)
+			c, err = p.run(ctx)
 		}
 	}
 	return c, errors.Join(err, o.Close())
@@ -46,13 +65,13 @@ func containsID(nodes []Node, n Node) bool {
 	return false
 }
 
-func compare(ctx context.Context, x, y *Stack, strict bool, done func(int64)) (Comparison, error) {
+func (p *pairing) run(ctx context.Context) (Comparison, error) {
+	x, y := p.x, p.y
 	c := Comparison{Sizes: x.Size() != y.Size()}
-	if c.Sizes && strict {
+	if c.Sizes && p.strict {
 		return c, nil
 	}
 	end := max(x.Size(), y.Size())
-	p := &pairing{x: x, y: y, strict: strict}
 	for off := int64(0); off < end; {
 		if err := ctx.Err(); err != nil {
 			return c, err
@@ -65,8 +84,8 @@ func compare(ctx context.Context, x, y *Stack, strict bool, done func(int64)) (C
 			c.Offset, c.Longer = at, at >= min(x.Size(), y.Size())
 			return c, nil
 		}
-		if done != nil {
-			done(n)
+		if p.done != nil {
+			p.done(n)
 		}
 		off += n
 	}
@@ -78,6 +97,9 @@ func compare(ctx context.Context, x, y *Stack, strict bool, done func(int64)) (C
 type pairing struct {
 	x, y   *Stack
 	strict bool
+	trust  bool  // what lies in shared extents is not read
+	bytes  int64 // that were read of each
+	done   func(n int64)
 	a, b   []byte
 }
 
@@ -100,9 +122,24 @@ func (p *pairing) next(off, end int64) (at, n int64, err error) {
 	case f.Kind == Data && g.Kind == Data && f.Host == g.Host && p.x.layers[f.Layer] == p.y.layers[g.Layer]:
 		return -1, n, nil
 	}
+	if k := p.shared(f, g, n); k > 0 {
+		return -1, k, nil
+	}
 	n = min(n, bounceChunk)
 	at, err = p.read(off, n)
 	return at, n, err
+}
+
+// shared tells how many of the n bytes both have in one extent of the file system.
+func (p *pairing) shared(f, g Found, n int64) int64 {
+	if !p.trust || f.Kind != Data || g.Kind != Data {
+		return 0
+	}
+	host, ok := p.x.layers[f.Layer].Host().(vfs.Sharer)
+	if !ok {
+		return 0
+	}
+	return host.Shares(f.Host, p.y.layers[g.Layer].Host(), g.Host, n)
 }
 
 // find is Stack.Find, with zeros beyond the end of the disk.
@@ -118,6 +155,7 @@ func (p *pairing) read(off, n int64) (int64, error) {
 		p.a, p.b = make([]byte, bounceChunk), make([]byte, bounceChunk)
 	}
 	a, b := p.a[:n], p.b[:n]
+	p.bytes += n
 	if err := readBoth(p.x, a, p.y, b, off); err != nil {
 		return -1, err
 	}

@@ -144,6 +144,14 @@ func (f *Forest) Bypass(l *Layer) {
 	f.Remove(l)
 }
 
+// Replace puts another file in the place of l: it has its keepers, children and role.
+// There is none of that key yet.
+func (f *Forest) Replace(l *Layer, key, path string) {
+	delete(f.layers, l.Key)
+	l.Key, l.Path = key, path
+	f.layers[key] = l
+}
+
 // Detach makes l build on nothing: a pull of all that is below has filled it.
 func (f *Forest) Detach(l *Layer) {
 	if p := l.Parent; p != nil {

@@ -54,6 +54,9 @@ type osFile struct {
 
 	noClone sync.Map // st_dev of the sources that cannot be cloned to here
 
+	lookOnce sync.Once
+	places   []place // where its extents are, as Shares first saw them
+
 	lockMu sync.Mutex // guards held
 	held   []int64    // the bytes that Lock has locked
 }

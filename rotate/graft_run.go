@@ -1,0 +1,362 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// intent names the files of a graft; the new ones are not there yet.
+func (g *graft) intent() *intentGraft {
+	in := &intentGraft{Goes: slices.Clone(g.goes)}
+	for i := range g.next {
+		in.Next = append(in.Next, intentFile{Path: g.next[i].Path})
+	}
+	return in
+}
+
+// graft carries out all grafts of a group at its first one: no disk of the guest is
+// moved before all of them can be. What fails before that leaves the guest where it is.
+func (r *domainRun) graft(ctx context.Context, d *Domain, g *group, s Step) error {
+	if g.grafted {
+		return nil
+	}
+	grafts := g.grafts()
+	release, err := r.takeStorages(ctx, grafts)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := r.mayGraft(ctx, d.Name, grafts); err != nil {
+		return err
+	}
+	err = r.buildAndCopy(ctx, d, grafts, s)
+	if err == nil {
+		err = r.pivotAll(ctx, d, grafts)
+	}
+	if err != nil {
+		undone := r.undoGrafts(context.WithoutCancel(ctx), d.Name)
+		if errors.Is(err, ErrOutrun) && undone == nil && r.rule.Method == policy.MethodAuto {
+			r.o.noGraft = true
+			return fmt.Errorf("%w: %w", errOtherWay, err)
+		}
+		return errors.Join(err, undone)
+	}
+	g.grafted = true
+	return nil
+}
+
+// scratch are the clones that were made to be merged.
+func (g *graft) scratch() []intentFile {
+	var files []intentFile
+	for i := range g.next {
+		if g.goes[i] {
+			files = append(files, intentFile{Path: g.next[i].Path, ID: g.next[i].ID})
+		}
+	}
+	return files
+}
+
+// errOtherWay says that a graft was given up, with nothing changed: a commit does it.
+var errOtherWay = errors.New("a graft is given up")
+
+// grafts are the merges of the group that are grafts.
+func (g *group) grafts() []*merge {
+	var found []*merge
+	for i := range g.merges {
+		if g.merges[i].graft != nil {
+			found = append(found, &g.merges[i])
+		}
+	}
+	return found
+}
+
+// takeStorages takes the file systems of all merges, in an order that all runs have.
+func (r *domainRun) takeStorages(ctx context.Context, merges []*merge) (func(), error) {
+	var all []uint64
+	for _, m := range merges {
+		all = append(all, m.Base.FS)
+	}
+	slices.Sort(all)
+	var releases []func()
+	release := func() {
+		for _, f := range releases {
+			f()
+		}
+	}
+	for _, fs := range slices.Compact(all) {
+		f, err := r.storages.take(ctx, fs)
+		if err != nil {
+			release()
+			return nil, err
+		}
+		releases = append(releases, f)
+	}
+	return release, nil
+}
+
+// mayGraft decides anew whether the grafts may be done.
+func (r *domainRun) mayGraft(ctx context.Context, domain string, grafts []*merge) error {
+	if err := r.look(ctx, domain, maxAge); err != nil {
+		return err
+	}
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errGone
+	}
+	if !d.State.Live() {
+		return errMoved
+	}
+	for _, m := range grafts {
+		if err := r.graftAllowed(d, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *domainRun) graftAllowed(d *Domain, m *merge) error {
+	disk := diskOf(d, m.Disk)
+	if disk == nil {
+		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	first := disk.index(m.Base.Path)
+	if first < 0 || !slices.Equal(paths(disk.Chain[first:]), paths(m.graft.old)) {
+		return fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
+	}
+	b := newBuilder(r.w, d, r.rule, r.Clock(), r.o)
+	if why := b.notAlone(b.disk(m.Disk), first, m.graft.merges); why != "" {
+		return fmt.Errorf("no longer safe: %s", why)
+	}
+	for i := range m.graft.merges {
+		if err := r.stillAllowed(&m.graft.merges[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// buildAndCopy builds the new layers of all grafts and has the guest write to both.
+func (r *domainRun) buildAndCopy(ctx context.Context, d *Domain, grafts []*merge, s Step) error {
+	if err := r.makeClones(d, grafts); err != nil {
+		return err
+	}
+	r.boundary("clones named")
+	var total, before int64
+	for _, m := range grafts {
+		total += m.graft.old[len(m.graft.old)-1].Allocated
+	}
+	for _, m := range grafts {
+		spec := EngineGraft{Chain: diskOf(r.w.Domain(d.Name), m.Disk).Chain, Goes: m.graft.goes, Full: r.o.VerifyFull}
+		for i := range m.graft.next {
+			spec.Next = append(spec.Next, m.graft.next[i].Path)
+		}
+		if err := r.Engine.Graft(ctx, spec); err != nil {
+			return fmt.Errorf("building the new layers of %s: %w", m.Disk, err)
+		}
+		r.boundary("clones built")
+		if err := removeFiles(m.graft.scratch()); err != nil {
+			return err
+		}
+		r.boundary("merged clones removed")
+	}
+	for _, m := range grafts {
+		bytes := m.graft.old[len(m.graft.old)-1].Allocated
+		progress := func(done, _ int64) {
+			r.Report(Event{Kind: EventProgress, Domain: d.Name, Step: s, Done: before + done, Total: total})
+		}
+		copied := CopySpec{Domain: d.Name, Disk: m.Disk, To: m.graft.active().Path, Format: "qcow2", Bandwidth: m.Bandwidth, Bytes: bytes}
+		if err := r.Observer.Host.Copy(ctx, copied, progress); err != nil {
+			return fmt.Errorf("copying the active layer of %s: %w", m.Disk, r.explain(m, err))
+		}
+		before += bytes
+		r.boundary("copy ready")
+	}
+	return nil
+}
+
+// makeClones makes the files of the new layers, empty, and puts them on record. The
+// intent names them already.
+func (r *domainRun) makeClones(d *Domain, grafts []*merge) error {
+	return r.changeIntent(d, func(in *Intent) error {
+		for _, m := range grafts {
+			im := in.graftOf(m.Disk)
+			if im == nil {
+				return errors.New("the intent journal does not name the graft")
+			}
+			for i := range im.Graft.Next {
+				f := &im.Graft.Next[i]
+				info, err := vfs.CreateExclusive(f.Path, overlayMode)
+				if err != nil { // what is there is not ours: take it out of the intent
+					err = errors.Join(err, removeFiles(im.Graft.Next[:i]))
+					in.Merges = slices.DeleteFunc(in.Merges, func(o intentMerge) bool { return o.Graft == im.Graft })
+					return err
+				}
+				f.ID, m.graft.next[i].ID = info.ID, info.ID
+				r.boundary("a clone's file made")
+			}
+		}
+		return nil
+	})
+}
+
+func removeFiles(files []intentFile) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, vfs.RemoveExact(f.Path, f.ID))
+	}
+	return errors.Join(errs...)
+}
+
+// changeIntent writes the domain's intent anew, as do leaves it also after an error.
+func (r *domainRun) changeIntent(d *Domain, do func(*Intent) error) error {
+	j := newJournal(r.Observer.StateDir)
+	in, err := j.read(d.UUID)
+	if err != nil {
+		return fmt.Errorf("intent journal: %w", err)
+	}
+	if err := do(in); err != nil {
+		return errors.Join(err, j.write(*in))
+	}
+	if err := j.write(*in); err != nil {
+		return fmt.Errorf("intent journal: %w", err)
+	}
+	return nil
+}
+
+// graftOf returns the graft of the intent on a disk, or nil.
+func (in *Intent) graftOf(disk string) *intentMerge {
+	for i := range in.Merges {
+		if im := &in.Merges[i]; im.Disk == disk && im.Graft != nil {
+			return im
+		}
+	}
+	return nil
+}
+
+// ready puts on record whether the guest may be on the new layers of the disks.
+func (r *domainRun) ready(d *Domain, ready bool, disks ...string) error {
+	return r.changeIntent(d, func(in *Intent) error {
+		for _, disk := range disks {
+			if im := in.graftOf(disk); im != nil {
+				im.Graft.Ready = ready
+			}
+		}
+		return nil
+	})
+}
+
+// pivotAll moves the guest onto the new layers, disk by disk, when all of them are
+// ready. What the guest flushed before that QEMU has flushed in the old ones only: the
+// new ones are put on stable storage here, before the old ones go.
+func (r *domainRun) pivotAll(ctx context.Context, d *Domain, grafts []*merge) error {
+	var disks []string
+	for _, m := range grafts {
+		disks = append(disks, m.Disk)
+		if err := syncPath(m.graft.active().Path); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := r.ready(d, true, disks...); err != nil {
+		return err
+	}
+	r.boundary("ready to move")
+	for _, m := range grafts {
+		if err := r.Observer.Host.Pivot(context.WithoutCancel(ctx), d.Name, m.Disk); err != nil {
+			return r.startedMeanwhile(ctx, m, err)
+		}
+		r.boundary("moved")
+		if err := syncPath(m.graft.active().Path); err != nil {
+			return err
+		}
+		if err := r.verify(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncPath(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// undoGrafts ends the copies of a graft that failed and removes the new layers of the
+// disks whose guest was not moved. What cannot be told is left to the next run.
+func (r *domainRun) undoGrafts(ctx context.Context, domain string) error {
+	if err := r.look(ctx, domain, maxAge); err != nil {
+		return err
+	}
+	d := r.w.Domain(domain)
+	if d == nil {
+		return nil
+	}
+	in := r.w.Intents[d.UUID]
+	if in == nil {
+		return nil
+	}
+	var errs []error
+	for i := range in.Merges {
+		im := &in.Merges[i]
+		disk := diskOf(d, im.Disk)
+		if im.Graft == nil || len(im.Graft.Next) == 0 || disk == nil || im.Graft.ended(disk) || im.unsure(disk) {
+			continue
+		}
+		err := r.endCopy(ctx, domain, im.Disk)
+		if err == nil {
+			err = r.removeClones(ctx, domain, im)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// endCopy ends the copy of a graft: while it is there, the guest is on the old layers.
+func (r *domainRun) endCopy(ctx context.Context, domain, disk string) error {
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errGone
+	}
+	if in := r.w.Intents[d.UUID]; in != nil && in.graftOf(disk) != nil && in.graftOf(disk).Graft.Ready {
+		if err := r.ready(d, false, disk); err != nil {
+			return err
+		}
+	}
+	r.boundary("no longer ready")
+	if !d.State.Live() {
+		return nil
+	}
+	return r.Observer.Host.EndCopy(ctx, domain, disk)
+}
+
+// removeClones removes the new layers of a graft to which the guest was not moved.
+func (r *domainRun) removeClones(ctx context.Context, domain string, im *intentMerge) error {
+	var errs []error
+	for _, f := range slices.Backward(im.Graft.Next) {
+		if err := r.lookUntilClosed(ctx, domain, f.Path); err != nil {
+			return err
+		}
+		d := r.w.Domain(domain)
+		if d == nil {
+			return errGone
+		}
+		if f.ID == (vfs.ID{}) {
+			continue // not made
+		}
+		if err := removeUnused(r.w, d, f); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.Path, err))
+		}
+	}
+	return errors.Join(errs...)
+}
