@@ -90,9 +90,8 @@ const noCow = 0x00800000 // FS_NOCOW_FL of linux/fs.h
 // copyInPlace gives an empty file the attribute by which btrfs writes in place: extents
 // are shared only between files that are alike in that.
 func copyInPlace(dst, src *os.File) error {
-	want, noAttributes := unix.IoctlGetInt(int(src.Fd()), unix.FS_IOC_GETFLAGS)
-	have, neither := unix.IoctlGetInt(int(dst.Fd()), unix.FS_IOC_GETFLAGS)
-	if noAttributes != nil || neither != nil || have&noCow == want&noCow {
+	want, have := attributes(src), attributes(dst)
+	if have&noCow == want&noCow {
 		return nil
 	}
 	flags := have&^noCow | want&noCow
@@ -100,6 +99,15 @@ func copyInPlace(dst, src *os.File) error {
 		return fmt.Errorf("%s: attribute C (no copy on write): %w", dst.Name(), err)
 	}
 	return nil
+}
+
+// attributes are those of chattr; none where the file system has no such thing.
+func attributes(f *os.File) int {
+	flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return 0
+	}
+	return flags
 }
 
 // LikeOwner gives the file at path the owner, ACL and security label of the one at as.
