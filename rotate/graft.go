@@ -21,7 +21,7 @@ import (
 
 // graftThreshold is from how many bytes in the layers that go on a graft is taken to
 // be worth its fixed cost; see docs/benchmarks.md.
-const graftThreshold = 256 * mib
+var graftThreshold int64 = 256 * mib // tests choose another
 
 // A graft is what becomes of the upper part of a chain. The three lists are parallel,
 // lowest layer first; the last is the active one.

@@ -334,6 +334,9 @@ func (h *simHost) Copy(ctx context.Context, c CopySpec, progress func(done, tota
 			return err
 		}
 	}
+	if h.copyFails != nil {
+		h.endJob(job)
+	}
 	return h.copyFails
 }
 

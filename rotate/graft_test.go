@@ -1,0 +1,331 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+func grafts(r *policy.Rule) { r.Method = policy.MethodGraft }
+
+// sharing is a host whose files can share extents.
+func sharing(t *testing.T) (*simHost, *simDomain) {
+	t.Helper()
+	h := newSim(t)
+	h.cannotClone = nil
+	return h, h.add("web")
+}
+
+func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
+	h, web := sharing(t)
+	one(9, 10, 11)(h, web)
+	r := h.rotator(with(rule(2), grafts))
+	h.wantSteps(t, h.runAll(t, r)["web"], `
+		snapshot S12 vda: web.S12 on web.S11
+		drop-metadata S9
+		drop-metadata S10
+		graft vda: web.S10 into web
+		redefine S11
+		redefine S12
+		delete web
+		delete web.S9
+		delete web.S10
+		delete web.S11
+		delete web.S12`)
+	h.checkDone(t)
+	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
+		t.Errorf("the chain is %q, want %q", have, want)
+	}
+	h.now = hour(14)
+	h.runAll(t, r)
+	h.checkDone(t)
+	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
+		t.Errorf("the chain is %q, want %q", have, want)
+	}
+}
+
+// What others use stays as it is: only layers that are the domain's alone are replaced.
+func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
+	h, web := sharing(t)
+	h.disk(web, "vda", "golden.raw", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.disk(h.add("other"), "vda", "golden.raw", "clone.qcow2")
+	r := h.rotator(with(rule(1), grafts))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultDone {
+		t.Fatalf("%+v", p)
+	}
+	h.checkDone(t)
+	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
+		t.Errorf("the chain is %q, want %q", have, want)
+	}
+}
+
+// The plan of several merges on one chain is one that can be carried out.
+func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
+	h, _ := middle(t, Running)
+	h.cannotClone = nil
+	r := h.rotator(with(rule(1), func(r *policy.Rule) { hourly(r); grafts(r) }))
+	r.Options = coalesce()
+	planned := h.plan(t, r, "web")
+	seen := map[string]bool{}
+	for _, s := range planned.Steps {
+		if s.Op == OpDeleteFile && seen[s.Path] {
+			t.Errorf("%s goes twice", s.Path)
+		}
+		seen[s.Path] = seen[s.Path] || s.Op == OpDeleteFile
+	}
+	h.wantSteps(t, h.runAll(t, r)["web"], strings.Join(h.lines(t, planned.Steps), "\n"))
+	h.checkDone(t)
+}
+
+func TestWhatSpeaksAgainstAGraft(t *testing.T) {
+	for name, c := range map[string]struct {
+		build func(h *simHost, web *simDomain)
+		rule  func(*policy.Rule)
+		why   string
+	}{
+		"a checkpoint": {build: func(_ *simHost, web *simDomain) { web.Checkpoints = 2 }, why: "2 checkpoints"},
+		"a foreign snapshot": {build: func(h *simHost, web *simDomain) {
+			h.foreign(web, "mine", 12)
+			h.write(web, "vda", 3)
+		}, why: "snapshot web/mine"},
+		"an image on a layer above": {build: func(h *simHost, _ *simDomain) { h.picture("backup.qcow2", "web."+name(11)+".qcow2") }, why: "backup.qcow2"},
+		"a hard link": {build: func(h *simHost, web *simDomain) {
+			must(os.Link(web.Disks[0].Chain[3].Path, h.img("far/link")))
+		}, why: "2 names (hard links)"},
+		"the active layer": {rule: func(r *policy.Rule) { r.Keep = policy.Keep{} }, why: "the active layer is merged"},
+		"a symbolic link": {build: func(h *simHost, web *simDomain) {
+			must(os.Rename(h.img("web.qcow2"), h.img("far/real.qcow2")))
+			must(os.Symlink(h.img("far/real.qcow2"), h.img("web.qcow2")))
+		}, why: "is a symbolic link"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, web := sharing(t)
+			one(9, 10, 11)(h, web)
+			if c.build != nil {
+				c.build(h, web)
+			}
+			rule := with(rule(2), grafts)
+			if c.rule != nil {
+				c.rule(rule)
+			}
+			r := h.rotator(rule)
+			r.Options = coalesce()
+			p := h.plan(t, r, "web")
+			i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+			if i < 0 || p.Steps[i].Method == "graft" || !strings.Contains(p.Steps[i].Reason, "by a commit: ") || !strings.Contains(p.Steps[i].Reason, c.why) {
+				t.Errorf("want a commit because of %q:\n%v\n%+v", c.why, p.Steps, p.Refused)
+			}
+			h.runAll(t, r)
+			h.checkData(t)
+		})
+	}
+}
+
+func TestAGraftThatCannotBeIsRefused(t *testing.T) {
+	for _, state := range []State{Running, ShutOff} {
+		h, web := sharing(t)
+		h.cannotClone = errors.New("this file system cannot")
+		one(9, 10, 11)(h, web)
+		web.State = state
+		r := h.rotator(with(rule(2), grafts))
+		r.Options = coalesce()
+		p := h.runAll(t, r)["web"]
+		if p.Result != ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != CodeMethod ||
+			!strings.Contains(p.Refused[0].Detail, "this file system cannot") || len(p.Steps) > 0 {
+			t.Errorf("%s: %+v", state, p)
+		}
+		h.checkDone(t)
+	}
+}
+
+// Left to itself, virt-rotate takes a graft for what is large, against what would be
+// copied of the active layer.
+func TestAGraftHasToPay(t *testing.T) {
+	const mb = 1 << 20
+	for _, c := range []struct {
+		gone, active int64
+		graft        bool
+	}{
+		{graftThreshold, 0, true},
+		{graftThreshold - 1, 0, false},
+		{graftThreshold, graftThreshold, false},
+		{1024 * mb, 512 * mb, true},
+		{1023 * mb, 512 * mb, false},
+	} {
+		h, web := sharing(t)
+		one(9, 10, 11)(h, web)
+		w := h.see(t)
+		chain := w.Domain("web").Disks[0].Chain
+		for i := range chain {
+			chain[i].Allocated = 0
+		}
+		chain[1].Allocated, chain[3].Allocated = c.gone, c.active
+		for fs, s := range w.Spaces {
+			s.Free = 1 << 50
+			w.Spaces[fs] = s
+		}
+		p := Decide(w, w.Domain("web"), rule(2), h.now, coalesce())
+		i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+		if i < 0 || (p.Steps[i].Method == "graft") != c.graft {
+			t.Errorf("%+v: %+v", c, p)
+		}
+		if i >= 0 && c.graft && !strings.Contains(p.Steps[i].Reason, "are shared and not copied") {
+			t.Errorf("reason %q", p.Steps[i].Reason)
+		}
+	}
+}
+
+// What a graft can need is refused beforehand, with figures.
+func TestAGraftNeedsRoomForTheActiveLayer(t *testing.T) {
+	h, web := sharing(t)
+	one(9, 10, 11)(h, web)
+	w := h.see(t)
+	w.Domain("web").Disks[0].Chain[3].Allocated = 10 << 30
+	for fs, s := range w.Spaces {
+		s.Free = 10 << 30
+		w.Spaces[fs] = s
+	}
+	p := Decide(w, w.Domain("web"), with(rule(2), grafts), h.now, coalesce())
+	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace || !strings.Contains(p.Refused[0].Detail, "10.0 GiB free") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// Whatever fails before the guest is moved leaves it where it was, and nothing behind.
+func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
+	broken := errors.New("it is broken")
+	for name, fail := range map[string]func(h *simHost){
+		"build": func(h *simHost) { h.engineRefuses = broken },
+		"copy":  func(h *simHost) { h.copyFails = broken },
+		"pivot": func(h *simHost) { h.pivotFails = broken },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, web := sharing(t)
+			h.disk(web, "vda", "web.qcow2")
+			h.disk(web, "vdb", "data.qcow2")
+			h.take(web, []int{9, 10, 11})
+			before := paths(web.Disks[0].Chain)
+			files := h.files(t)
+			fail(h)
+			r := h.rotator(with(rule(2), grafts))
+			r.Options = coalesce()
+			if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, broken.Error()) {
+				t.Fatalf("%+v", p)
+			}
+			h.checkData(t)
+			if have := paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.jobs) > 0 {
+				t.Errorf("the chain is %v, jobs %v", h.short(have), h.jobs)
+			}
+			if left := h.files(t); !slices.Equal(left, files) {
+				t.Errorf("files %v, were %v", h.short(left), h.short(files))
+			}
+			h.engineRefuses, h.copyFails, h.pivotFails = nil, nil, nil
+			h.finishes(t, with(rule(2), grafts), coalesce())
+			h.checkDone(t)
+			if len(web.Disks[0].Chain) != 3 {
+				t.Errorf("%v", h.short(paths(web.Disks[0].Chain)))
+			}
+		})
+	}
+}
+
+// A guest that writes faster than it can be copied is left alone, or, where the policy
+// leaves the way to us, its layers are committed.
+func TestAGuestThatOutrunsItsCopy(t *testing.T) {
+	h, web := sharing(t)
+	one(9, 10, 11)(h, web)
+	h.copyFails = fmt.Errorf("copying: %w", ErrOutrun)
+	r := h.rotator(with(rule(2), grafts))
+	r.Options = coalesce()
+	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, ErrOutrun.Error()) {
+		t.Errorf("%+v", p)
+	}
+	h.checkData(t)
+
+	h, web = sharing(t)
+	one(9, 10, 11)(h, web)
+	graftThreshold = 1
+	defer func() { graftThreshold = 256 * mib }()
+	h.copyFails = ErrOutrun
+	r = h.rotator(rule(1))
+	r.Options = coalesce()
+	outrun := false
+	r.Report = func(e Event) {
+		outrun = outrun || e.Kind == EventWarning && strings.Contains(e.Text, ErrOutrun.Error())
+	}
+	p := h.runAll(t, r)["web"]
+	if !outrun || p.Result != ResultDone || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Method == "commit" }) ||
+		slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Method == "graft" }) {
+		t.Errorf("%+v", p)
+	}
+	h.checkDone(t)
+}
+
+// cutOff lets a run die when the guest may have been moved, which libvirt misses. It
+// returns the layers on which the guest is.
+func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
+	t.Helper()
+	h, web := sharing(t)
+	one(9, 10, 11)(h, web)
+	old := slices.Clone(web.Disks[0].Chain)
+	r := h.rotator(with(rule(2), grafts))
+	r.Options = coalesce()
+	if !dieAt(h, r, "ready to move") {
+		t.Fatal("no graft")
+	}
+	must(h.Pivot(context.Background(), "web", "vda"))
+	next := slices.Clone(web.Disks[0].Chain)
+	web.Disks[0].Chain, web.Disks[0].Inactive = slices.Clone(old), paths(old)
+	return h, web, r, next
+}
+
+// libvirtd has missed that the guest was moved: the guest starts from where it is, and
+// nothing is deleted before it has.
+func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
+	h, web, r, next := cutOff(t)
+	h.qemu = map[string][]string{"vda": paths(next)}
+	holdBytes(t, next[len(next)-1].Path, 100, 2)
+	files := h.files(t)
+	p := h.runAll(t, r)["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || p.Refused[0].Path != next[len(next)-1].Path {
+		t.Fatalf("%+v", p)
+	}
+	if !slices.Equal(web.Disks[0].Inactive, paths(next)) || !slices.Equal(h.files(t), files) {
+		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(h.files(t)))
+	}
+	if found := Diagnose(h.see(t), nil, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) {
+		t.Errorf("doctor: %+v", found)
+	}
+	web.Disks[0].Chain = slices.Clone(next) // the restart
+	h.finishes(t, with(rule(2), grafts), coalesce())
+	h.checkDone(t)
+}
+
+// A guest that has stopped, or was started again, may have written to either.
+func TestAGuestThatStoppedWhileItWasMovedIsLeftToAPerson(t *testing.T) {
+	for _, state := range []State{ShutOff, Running} {
+		h, web, r, next := cutOff(t)
+		web.State = state
+		files := h.files(t)
+		p := h.runAll(t, r)["web"]
+		if p.Result != ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || p.Refused[0].Path != next[len(next)-1].Path {
+			t.Errorf("%s: %+v", state, p)
+		}
+		if !slices.Equal(h.files(t), files) {
+			t.Errorf("%s: files %v, were %v", state, h.short(h.files(t)), h.short(files))
+		}
+		web.State = ShutOff // what the manual says: the newer one is put in as the disk
+		must(h.Reconfigure(context.Background(), "web", map[string][]Layer{"vda": next}))
+		h.finishes(t, with(rule(2), grafts), coalesce())
+		h.checkDone(t)
+	}
+}
