@@ -2,7 +2,8 @@
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
 // ratios and figures as Markdown. It needs root: libvirtd runs privately. With the
 // argument "images" it leaves libvirt out, and a further word chooses the tasks that
-// have it in their name; with "scan" it only looks at many images.
+// have it in their name; with "scan" it only looks at many images, with "graft" it
+// only merges under a running guest.
 package main
 
 import (
@@ -47,6 +48,9 @@ func run(ctx context.Context) error {
 	if slices.Contains(os.Args[1:], "scan") {
 		return onDaemon(ctx, binary, manyImages)
 	}
+	if slices.Contains(os.Args[1:], "graft") {
+		return grafts(ctx, binary)
+	}
 	fmt.Println("| what | virt-rotate | virsh | ratio |")
 	fmt.Println("|---|---|---|---|")
 	if err := onDaemon(ctx, binary, rotation); err != nil {
@@ -56,6 +60,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	if err := onDaemon(ctx, binary, manyImages); err != nil {
+		return err
+	}
+	if err := grafts(ctx, binary); err != nil {
 		return err
 	}
 	return images(ctx, binary, "")
