@@ -282,7 +282,16 @@ func (b *builder) isOurs(l *Layer) bool {
 			}
 		}
 	}
-	return isOverlay(path) && b.w.released(b.d, l)
+	return isOverlay(path) && b.w.released(b.d, l) || b.willTake(path)
+}
+
+// willTake tells whether the overlay at path will have come with a snapshot that is planned.
+func (b *builder) willTake(path string) bool {
+	return slices.ContainsFunc(b.snaps, func(s Snapshot) bool {
+		return s.Ours() && b.d.Snapshot(s.Name) == nil && slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool {
+			return sd.Overlay != "" && b.origin(sd.Overlay) == path
+		})
+	})
 }
 
 func (b *builder) strangeBeside(path string) *Strange {

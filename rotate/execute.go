@@ -186,6 +186,8 @@ func (s Step) String() string {
 		return "delete-file " + s.Path
 	case OpConfigure:
 		return "configure: as at the time of " + s.Snapshot
+	case OpEndCopy:
+		return "end-copy " + s.Disk
 	case OpSwitch:
 		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:

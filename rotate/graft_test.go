@@ -26,7 +26,12 @@ func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
 	r := h.rotator(with(rule(2), grafts))
-	h.wantSteps(t, h.runAll(t, r)["web"], `
+	planned := h.lines(t, h.plan(t, r, "web").Steps)
+	done := h.runAll(t, r)["web"]
+	if have := h.lines(t, done.Steps); !slices.Equal(have, planned) {
+		t.Errorf("planned:\n%s\ndone:\n%s", strings.Join(planned, "\n"), strings.Join(have, "\n"))
+	}
+	h.wantSteps(t, done, `
 		snapshot S12 vda: web.S12 on web.S11
 		drop-metadata S9
 		drop-metadata S10

@@ -43,6 +43,9 @@ func newRandomHost(t *testing.T, seed uint64) *randomHost {
 	h.now = hour(0)
 	h.rule = rule(h.IntN(4))
 	h.rule.Keep.Hourly, h.rule.Keep.Daily = h.IntN(4), h.IntN(3)
+	if seed%2 == 1 {
+		h.cannotClone, h.rule.Method = nil, policy.MethodGraft
+	}
 	h.create("golden.qcow2", nil)
 	h.pictures[h.img("golden.qcow2")] = h.read(h.img("golden.qcow2"))
 	for i := range 1 + h.IntN(2) {

@@ -75,5 +75,5 @@ func (b *builder) inMetadata(path string) bool {
 			}
 		}
 	}
-	return false
+	return b.willTake(path)
 }

@@ -108,7 +108,12 @@ func stepText(steps []rotate.Step) string {
 		return fmt.Sprintf("%s: %s on %s", s.Disk, filepath.Base(s.Path), filepath.Base(s.Base))
 	case rotate.OpMerge:
 		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, rotate.Bytes(s.Bytes))
+	case rotate.OpEndCopy:
+		return s.Disk
 	case rotate.OpDeleteFile:
+		if s.Bytes == 0 { // gone already, or another file has the same extents
+			return s.Path
+		}
 		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
 	case rotate.OpRedefine:
 		if s.Snapshot == "" {

@@ -112,9 +112,6 @@ func (g *graftBench) round(ctx context.Context, merge func(context.Context, []st
 	}
 	after, err := g.written(ctx)
 	m.written = after - before
-	if err == nil {
-		_, err = g.host.CheckGuest(ctx, name)
-	}
 	return m, errors.Join(err, g.remove(ctx, name))
 }
 
