@@ -263,3 +263,26 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The domain is undefined while it is worked on.
+func TestADomainThatGoesAwayEndsItsRun(t *testing.T) {
+	for _, state := range []State{Running, ShutOff} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		web.State = state
+		h.event = func(what string) error {
+			if what == "end of drop-metadata" {
+				h.mu.Lock()
+				h.domains = nil
+				h.mu.Unlock()
+			}
+			return nil
+		}
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, "the domain is gone") {
+			t.Errorf("%s: %+v", state, p)
+		}
+	}
+}

@@ -105,7 +105,7 @@ func (b *builder) noGraft(before *builder, merges []merge) string {
 		}
 		bytes += m.Bytes
 	}
-	if why := before.notAlone(disk, first, merges); why != "" {
+	if why := before.notAlone(disk, first); why != "" {
 		return why
 	}
 	if active := disk.Active().Allocated; b.rule.Method == policy.MethodAuto && bytes < max(graftThreshold, 2*active) {
@@ -116,12 +116,7 @@ func (b *builder) noGraft(before *builder, merges []merge) string {
 
 // notAlone tells who could be surprised if the layers of disk from first on were
 // replaced by others.
-func (b *builder) notAlone(disk *Disk, first int, merges []merge) string {
-	goes := func(l *Layer) bool {
-		return slices.ContainsFunc(merges, func(m merge) bool {
-			return slices.ContainsFunc(m.gone, func(g Layer) bool { return g.Path == l.Path })
-		})
-	}
+func (b *builder) notAlone(disk *Disk, first int) string {
 	switch {
 	case b.d.Checkpoints > 0:
 		return fmt.Sprintf("the domain has %s, whose bitmaps are in these files", plural(b.d.Checkpoints, "checkpoint"))
@@ -141,8 +136,6 @@ func (b *builder) notAlone(disk *Disk, first int, merges []merge) string {
 			return fmt.Sprintf("%s has %s", l.Path, plural(l.Image.Bitmaps, "persistent bitmap"))
 		case k > first && !b.isOurs(l):
 			return l.Path + " is not an overlay of a snapshot that virt-rotate took"
-		case k > first && !goes(l) && !b.inMetadata(l.Path):
-			return "no snapshot names " + l.Path
 		}
 		if who := b.holder(disk, k); who != "" {
 			return l.Path + " is used by " + who

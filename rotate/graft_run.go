@@ -130,7 +130,7 @@ func (r *domainRun) graftAllowed(d *Domain, m *merge) error {
 		return fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
 	}
 	b := newBuilder(r.w, d, r.rule, r.Clock(), r.o)
-	if why := b.notAlone(b.disk(m.Disk), first, m.graft.merges); why != "" {
+	if why := b.notAlone(b.disk(m.Disk), first); why != "" {
 		return fmt.Errorf("no longer safe: %s", why)
 	}
 	for i := range m.graft.merges {
@@ -147,6 +147,9 @@ func (r *domainRun) buildAndCopy(ctx context.Context, d *Domain, grafts []*merge
 		return err
 	}
 	r.boundary("clones named")
+	if err := r.releaseClones(d, grafts); err != nil {
+		return fmt.Errorf("record of released layers: %w", err)
+	}
 	var total, before int64
 	for _, m := range grafts {
 		total += m.graft.old[len(m.graft.old)-1].Allocated
@@ -203,6 +206,19 @@ func (r *domainRun) makeClones(d *Domain, grafts []*merge) error {
 		}
 		return nil
 	})
+}
+
+// releaseClones puts on record that what takes the place of a released layer is free, too.
+func (r *domainRun) releaseClones(d *Domain, grafts []*merge) error {
+	layers := slices.Clone(r.w.Released[d.UUID])
+	for _, m := range grafts {
+		for i := range m.graft.next {
+			if !m.graft.goes[i] && r.w.released(d, &m.graft.old[i]) {
+				layers = append(layers, intentFile{Path: m.graft.next[i].Path, ID: m.graft.next[i].ID})
+			}
+		}
+	}
+	return r.saveReleased(d, layers)
 }
 
 func removeFiles(files []intentFile) error {
