@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -227,4 +228,64 @@ func try(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	stdout, stderr, code = call(t, args...)
 	return code, stdout, stderr
+}
+
+// markHidden gives a qcow2 node XCP-ng's header extension, in the place of the table of
+// feature names.
+func markHidden(t *testing.T, path string, hidden byte) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []byte{0x68, 0x03, 0xf8, 0x57}
+	at := bytes.Index(data[:4096], names)
+	if at < 0 {
+		t.Fatalf("%s has no table of feature names", path)
+	}
+	copy(data[at:], []byte{0x76, 0x61, 0x74, 0x65})
+	data[at+8] = hidden
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Repositories of qcow2 nodes, as XCP-ng has them, are coalesced like those of VHDs.
+func TestSRCoalesceOfQcow2Nodes(t *testing.T) {
+	for _, prefix := range []string{"", "QCOW2-"} {
+		name := func(vdi string) string {
+			if prefix != "" {
+				return prefix + vdi
+			}
+			return vdi + ".qcow2"
+		}
+		dir := t.TempDir()
+		t.Chdir(dir)
+		if err := os.Mkdir("sr", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		base, inner, leaf := name("11111111-aaaa"), name("22222222-bbbb"), name("33333333-cccc")
+		shell(t, "sr", "qemu-img create -q -f qcow2 "+base+" 8M && qemu-io -f qcow2 -c 'write -q -P 1 0 4M' "+base+
+			" && qemu-img create -q -f qcow2 -b "+base+" -F qcow2 "+inner+" && qemu-io -f qcow2 -c 'write -q -P 2 1M 4M' "+inner+
+			" && qemu-img create -q -f qcow2 -b "+inner+" -F qcow2 "+leaf+" && qemu-io -f qcow2 -c 'write -q -P 3 2M 1M' "+leaf+
+			" && qemu-img convert -O raw "+leaf+" ../want")
+		markHidden(t, filepath.Join("sr", base), 1)
+		markHidden(t, filepath.Join("sr", inner), 1)
+		markHidden(t, filepath.Join("sr", leaf), 0)
+		var out srScan
+		if err := json.Unmarshal([]byte(must(t, "sr", "scan", "--output=json", "sr")), &out); err != nil {
+			t.Fatal(err)
+		}
+		for i, hidden := range []bool{true, true, false} {
+			if n := out.Nodes[i]; n.Hidden != hidden || n.Coalesceable != (i == 1) {
+				t.Errorf("%+v", n)
+			}
+		}
+		must(t, "sr", "coalesce", "--leaf", "sr")
+		shell(t, "sr", "test $(ls | wc -l) = 1 && qemu-img check -q "+leaf+" && qemu-img compare -q -f qcow2 -F raw "+leaf+" ../want")
+		out = srScan{}
+		if err := json.Unmarshal([]byte(must(t, "sr", "scan", "--output=json", "sr")), &out); err != nil || len(out.Nodes) != 1 || out.Nodes[0].Hidden {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
 }
