@@ -12,12 +12,12 @@ import (
 )
 
 // Graft clones the layers below the active one, links the clones to each other,
-// merges among them what goes, puts an empty overlay on top, and compares the contents
-// with those of the old layers.
+// merges among them what goes, puts an empty overlay on top, sees that each builds on
+// the next, and compares the contents with those of the old layers.
 func (n *Native) Graft(ctx context.Context, g EngineGraft) error {
 	first := len(g.Chain) - len(g.Next)
 	b := &graftBuild{Native: n, EngineGraft: g, first: first, store: n.storeFor(EngineMerge{Chain: g.Chain})}
-	for _, do := range []func(context.Context) error{b.clone, b.merge, b.overlay, b.compare, b.sync} {
+	for _, do := range []func(context.Context) error{b.clone, b.merge, b.overlay, b.linked, b.compare, b.sync} {
 		if err := do(ctx); err != nil {
 			return err
 		}
@@ -121,12 +121,39 @@ func (b *graftBuild) overlay(context.Context) error {
 		return err
 	}
 	if err = f.Lock(vfs.LockWrite); err == nil {
-		err = b.NewOverlay(f, old.Path, old.Size, chain.BackingName(node, b.Next[below]), b.old(below).Format)
+		err = b.NewOverlay(f, old.Path, node.Image.VirtualSize, chain.BackingName(node, b.Next[below]), b.old(below).Format)
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return vfs.LikeOwner(path, old.Path)
+}
+
+// linked sees that the new layers build on each other, and on nothing that is to go: the
+// old ones hold the same, and comparing contents would not tell.
+func (b *graftBuild) linked(context.Context) error {
+	is, err := b.store.Chain(b.Next[b.top()], b.old(b.top()).Format)
+	if err != nil {
+		return err
+	}
+	want := paths(b.Chain[:b.first])
+	for _, i := range append(b.staying(), b.top()) {
+		want = append(want, b.Next[i])
+	}
+	for k := 1; k < min(len(is), len(want)); k++ { // from the top: a header names what is below
+		n, path := is[len(is)-1-k], want[len(want)-1-k]
+		info, err := b.Store.FS.Stat(path)
+		if err != nil {
+			return err
+		}
+		if n.Info.ID != info.ID {
+			return fmt.Errorf("%s builds on %s, and not on %s: the old layers are untouched", is[len(is)-k].Path, n.Path, path)
+		}
+	}
+	if len(is) != len(want) {
+		return fmt.Errorf("%s: its chain has %d layers, not %d: the old layers are untouched", b.Next[b.top()], len(is), len(want))
+	}
+	return nil
 }
 
 // compare sees that every state is what it was: as a whole where layers were merged,

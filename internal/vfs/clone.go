@@ -85,18 +85,32 @@ func cloneOpen(dst, src *os.File) error {
 	return dst.Sync()
 }
 
-const noCow = 0x00800000 // FS_NOCOW_FL of linux/fs.h
+// Attributes of linux/fs.h.
+const (
+	noCow    = 0x00800000 // FS_NOCOW_FL
+	compress = 0x00000004 // FS_COMPR_FL
+)
 
 // copyInPlace gives an empty file the attribute by which btrfs writes in place: extents
-// are shared only between files that are alike in that.
+// are shared only between files that are alike in that. A file may take the attribute
+// for compression from its directory, and cannot have both.
 func copyInPlace(dst, src *os.File) error {
 	want, have := attributes(src), attributes(dst)
 	if have&noCow == want&noCow {
 		return nil
 	}
-	flags := have&^noCow | want&noCow
-	if err := unix.IoctlSetPointerInt(int(dst.Fd()), unix.FS_IOC_SETFLAGS, flags); err != nil {
-		return fmt.Errorf("%s: attribute C (no copy on write): %w", dst.Name(), err)
+	if want&noCow != 0 && have&compress != 0 { // btrfs wants one after the other
+		have &^= compress
+		if err := setAttributes(dst, have); err != nil {
+			return err
+		}
+	}
+	return setAttributes(dst, have&^noCow|want&noCow)
+}
+
+func setAttributes(f *os.File, flags int) error {
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags); err != nil {
+		return fmt.Errorf("%s: attributes %#x (chattr; C is no copy on write): %w", f.Name(), flags, err)
 	}
 	return nil
 }
