@@ -353,9 +353,11 @@ func (m *intentMerge) follow(sd *SnapshotDisk) {
 }
 
 // unsure tells whether it is not known which of its two chains a guest was on last: a
-// run was cut off while it moved it.
+// run was cut off while it moved it. A guest that runs on the former one, as QEMU
+// tells, was not moved, or was started from there since.
 func (m *intentMerge) unsure(disk *Disk) bool {
-	return m.Graft != nil && m.Graft.Ready && disk.Job == nil && !m.Graft.ended(disk)
+	return m.Graft != nil && m.Graft.Ready && disk.Job == nil && !m.Graft.ended(disk) &&
+		!slices.Contains(disk.Running, m.Gone[len(m.Gone)-1].Path)
 }
 
 // grafted returns the chain of the disk after the graft of the intent.

@@ -70,7 +70,7 @@ func (w *World) doubtful() []*Domain {
 		}
 		if slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
 			disk := diskOf(d, m.Disk)
-			return disk != nil && disk.Job == nil && (m.unsure(disk) && w.Left[m.Graft.active().Path].Written || m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
+			return disk != nil && disk.Job == nil && (m.unsure(disk) || m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
 		}) {
 			found = append(found, d)
 		}

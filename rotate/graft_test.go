@@ -1,0 +1,48 @@
+package rotate
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+func graftsOnly(r *policy.Rule) { r.Method = policy.MethodGraft }
+
+// diedReady is a run that dies when the guest can be moved; then its copy is gone, too.
+func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
+	t.Helper()
+	h := newSim(t)
+	h.cannotClone = nil
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(with(rule(2), graftsOnly))
+	r.Options = coalesce()
+	if !dieAt(h, r, "ready to move") {
+		t.Fatal("no graft")
+	}
+	clear(h.jobs)
+	return h, web, r
+}
+
+// Whether a guest was moved is not known before QEMU tells that it was not, or that it
+// has been started from its former images since.
+func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
+	h, web, r := diedReady(t)
+	files := h.files(t)
+	for _, state := range []State{Running, ShutOff} {
+		web.State = state
+		p := h.runAll(t, r)["web"]
+		if len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || !strings.Contains(p.Refused[0].Detail, "docs/recovery.md") {
+			t.Errorf("%s: %+v", state, p)
+		}
+		if now := h.files(t); !slices.Equal(now, files) {
+			t.Errorf("%s: files are %q, were %q", state, now, files)
+		}
+	}
+	web.State = Running
+	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
+	h.finishes(t, with(rule(2), graftsOnly), r.Options)
+	h.checkDone(t)
+}
