@@ -139,9 +139,9 @@ func (b *builder) notAlone(disk *Disk, first int, merges []merge) string {
 			return fmt.Sprintf("%s has %d names (hard links)", l.Path, l.Links)
 		case l.Image != nil && l.Image.Bitmaps > 0:
 			return fmt.Sprintf("%s has %s", l.Path, plural(l.Image.Bitmaps, "persistent bitmap"))
-		case k > first && !b.isOurs(l):
+		case k > first && !b.isOurs(l) && !b.isPlanned(l):
 			return l.Path + " is not an overlay of a snapshot that virt-rotate took"
-		case k > first && !goes(l) && !b.inMetadata(l.Path):
+		case k > first && !goes(l) && !b.inMetadata(l.Path) && !b.isPlanned(l):
 			return "no snapshot names " + l.Path
 		}
 		if who := b.holder(disk, k); who != "" {
@@ -149,6 +149,17 @@ func (b *builder) notAlone(disk *Disk, first int, merges []merge) string {
 		}
 	}
 	return ""
+}
+
+// isPlanned tells whether the layer comes with the snapshot that is planned before
+// the merges.
+func (b *builder) isPlanned(l *Layer) bool {
+	if len(b.snaps) == 0 {
+		return false
+	}
+	last := &b.snaps[len(b.snaps)-1]
+	return !slices.ContainsFunc(b.d.Snapshots, func(s Snapshot) bool { return s.Name == last.Name }) &&
+		slices.ContainsFunc(last.Disks, func(sd SnapshotDisk) bool { return sd.Overlay == l.Path })
 }
 
 // holder returns who else than this disk and our snapshots of it refers to layer k.

@@ -46,3 +46,22 @@ func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 	h.finishes(t, with(rule(2), graftsOnly), r.Options)
 	h.checkDone(t)
 }
+
+// plan tells of a graft also where a snapshot comes first, which is there only when
+// the graft is decided anew.
+func TestAGraftIsPlannedTogetherWithASnapshot(t *testing.T) {
+	h := newSim(t)
+	h.cannotClone = nil
+	one(9, 10, 11)(h, h.add("web"))
+	r := h.rotator(with(rule(2), graftsOnly))
+	planned, ran := h.plan(t, r, "web").Steps, h.runAll(t, r)["web"].Steps
+	brief := func(steps []Step) (all []string) {
+		for _, s := range steps {
+			all = append(all, s.String())
+		}
+		return all
+	}
+	if !slices.Equal(brief(planned), brief(ran)) || !slices.ContainsFunc(ran, func(s Step) bool { return s.Method == "graft" }) {
+		t.Errorf("planned\n%s\ndone\n%s", strings.Join(brief(planned), "\n"), strings.Join(brief(ran), "\n"))
+	}
+}
