@@ -1,10 +1,14 @@
 package rotate
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
@@ -45,6 +49,19 @@ func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
 	h.finishes(t, with(rule(2), graftsOnly), r.Options)
 	h.checkDone(t)
+}
+
+// A file system without room for a trial is not one that cannot share extents.
+func TestNoRoomForATrialCloneIsToldAsNoSpace(t *testing.T) {
+	h := newSim(t)
+	h.cannotClone = fmt.Errorf("a trial: %w", &os.PathError{Op: "open", Path: "dir", Err: syscall.ENOSPC})
+	one(9, 10, 11)(h, h.add("web"))
+	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
+	r := h.rotator(with(rule(2), graftsOnly))
+	r.Options = coalesce()
+	if p := h.plan(t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace {
+		t.Errorf("%+v", p)
+	}
 }
 
 // plan tells of a graft also where a snapshot comes first, which is there only when
