@@ -236,7 +236,7 @@ var boundaryCases = []boundaryCase{
 	// raw base while the guest writes, whoever asks for it.
 	{name: "keep nothing", bed: newDaemonBed, disks: make([]guest.DiskSpec, 2), taken: 2, places: 20},
 	{name: "graft", bed: onXFS, last: 2, args: []string{"--now"}, places: 30, graft: true, step: 10},
-	{name: "graft, two disks", bed: onXFSDaemon, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 40, graft: true, step: 16},
+	{name: "graft, two disks", bed: onXFSDaemon, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 40, graft: true, step: 13},
 	{name: "graft, and in the run after it", bed: onXFS, last: 2, args: []string{"--now"}, places: 20, graft: true, step: 12, again: "ready to move"},
 }
 
