@@ -110,7 +110,7 @@ func (b *tightBed) overlaysOf(dom string) []string { return slices.Clone(b.bed.o
 
 // mendsMetadata runs virt-rotate where merges are refused: it may bring metadata
 // in order first, since libvirt expects a merge when a snapshot's is dropped.
-func (b *tightBed) mendsMetadata(args ...string) {
+func (b *bed) mendsMetadata(args ...string) {
 	b.t.Helper()
 	r := b.rotate(append([]string{"run", "--output=json"}, args...)...)
 	var out report
@@ -126,7 +126,7 @@ func (b *tightBed) mendsMetadata(args ...string) {
 }
 
 // refusedForSpace runs virt-rotate, which must refuse with figures.
-func (b *tightBed) refusedForSpace(args ...string) {
+func (b *bed) refusedForSpace(args ...string) {
 	b.t.Helper()
 	var out report
 	b.rotate(append([]string{"run", "--output=json"}, args...)...).wantExit(b.t, 4).decode(b.t, &out)

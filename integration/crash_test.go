@@ -31,20 +31,21 @@ func (b *bed) rotateUntil(n int, args ...string) string {
 var killAt = map[string]string{"boundary": "VIRT_ROTATE_KILL_AT", "write": "VIRT_ROTATE_KILL_AT_WRITE"}
 
 // dieAt is rotateUntil, for what is "boundary", or for the writes of the image
-// engine, of which the n-th is not done.
-func (b *bed) dieAt(what string, n int, args ...string) string {
+// engine, of which the n-th is not done. at is n, or a boundary's name.
+func (b *bed) dieAt(what string, at any, args ...string) string {
 	b.t.Helper()
 	program, err := mortal()
 	must(b.t, err)
-	r := b.begin(program, []string{killAt[what] + "=" + strconv.Itoa(n)}, args...).wait()
+	r := b.begin(program, []string{killAt[what] + "=" + fmt.Sprint(at)}, args...).wait()
 	if r.Exit == 0 {
 		return ""
 	}
-	_, place, found := strings.Cut(r.Stderr, fmt.Sprintf("killed at %s %d: ", what, n))
-	if !found || r.Exit != -1 {
+	_, after, found := strings.Cut(r.Stderr, "killed at "+what+" ")
+	number, place, _ := strings.Cut(strings.TrimSpace(after), ": ")
+	if is := fmt.Sprint(at); !found || r.Exit != -1 || number != is && place != is {
 		b.t.Fatalf("want a run that is killed or succeeds, got %v", r)
 	}
-	return strings.TrimSpace(place)
+	return place
 }
 
 // A promise is what must be true of a guest's snapshots at any time during a run
@@ -191,6 +192,8 @@ type boundaryCase struct {
 	places int      // there must be at least so many
 	writes bool     // the places are the engine's writes, not boundaries
 	step   int      // 0, or one in so many places is tried unless VIRT_ROTATE_KILLS is set
+	graft  bool     // the policy has method = "graft"
+	again  string   // a boundary: the run is killed there, and the next one at each of its own
 }
 
 // kind is what the places are: "boundary" or "write".
@@ -232,10 +235,17 @@ var boundaryCases = []boundaryCase{
 	// Not raw: QEMU 7.2 may die of a failed assertion when it pivots an IDE disk to a
 	// raw base while the guest writes, whoever asks for it.
 	{name: "keep nothing", bed: newDaemonBed, disks: make([]guest.DiskSpec, 2), taken: 2, places: 20},
+	{name: "graft", bed: onXFS, last: 2, args: []string{"--now"}, places: 30, graft: true, step: 10},
+	{name: "graft, two disks", bed: onXFSDaemon, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 40, graft: true, step: 13},
+	{name: "graft, and in the run after it", bed: onXFS, last: 2, args: []string{"--now"}, places: 20, graft: true, step: 12, again: "ready to move"},
 }
 
 func (c *boundaryCase) policy(last int) string {
-	return strings.Replace(keepThree, "last = 3", "last = "+strconv.Itoa(last), 1)
+	more := ""
+	if c.graft {
+		more = "method = \"graft\""
+	}
+	return keep(strconv.Itoa(last), more)
 }
 
 func TestKillAtEveryBoundary(t *testing.T) {
@@ -254,14 +264,25 @@ func (c *boundaryCase) killAt(b *bed, n int) string {
 	}
 	b.waitWrites("g1", 30)
 	b.halfWrittenIntent()
+	if c.graft && n == 1 {
+		b.wantGrafts(c.args...)
+	}
 	kept := b.survivors("g1", c.args...)
-	place := b.rotateUntil(n, append([]string{"run"}, c.args...)...)
+	killed := append([]string{"run"}, c.args...)
+	if c.again != "" {
+		b.dieAt("boundary", c.again, killed...)
+		killed = []string{"run", "--no-snapshot"}
+	}
+	place := b.rotateUntil(n, killed...)
 	b.wantSurvivors("g1", kept)
 	next := []string{"--no-snapshot"}
 	if n%2 == 0 {
 		next = []string{"--now"}
 	}
 	b.recover("g1", c.last+1, next...)
+	if c.graft {
+		b.noOtherImages("g1")
+	}
 	return place
 }
 

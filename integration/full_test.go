@@ -66,13 +66,13 @@ func (b *fullBed) writeAndStop() {
 	b.destroy("g1")
 }
 
-// beginUntil starts a virt-rotate that stops at its n-th place of a kind (see
+// beginUntil starts a virt-rotate that stops at a place of a kind (see
 // dieAt), and returns when it has, or is over.
-func (b *bed) beginUntil(what string, n int, args ...string) *rotation {
+func (b *bed) beginUntil(what string, at any, args ...string) *rotation {
 	b.t.Helper()
 	program, err := mortal()
 	must(b.t, err)
-	r := b.begin(program, []string{killAt[what] + "=" + strconv.Itoa(n), "VIRT_ROTATE_STOP=1"}, args...)
+	r := b.begin(program, []string{killAt[what] + "=" + fmt.Sprint(at), "VIRT_ROTATE_STOP=1"}, args...)
 	for range 6000 {
 		text, err := os.ReadFile("/proc/" + strconv.Itoa(r.cmd.Process.Pid) + "/stat")
 		if err != nil || strings.Contains(string(text), ") Z ") || strings.Contains(string(text), ") T ") {

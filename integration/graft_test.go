@@ -17,12 +17,27 @@ const graftThree = keepThree + "\nmethod = \"graft\""
 // sharingBed has its images on a file system of that type, mounted from a loop device.
 func sharingBed(t *testing.T, newBed func(*testing.T) *bed, fstype string) *bed {
 	t.Helper()
+	return sharingBedOf(t, newBed, fstype, 1<<30)
+}
+
+// sharingBedOf has a file system of so many bytes.
+func sharingBedOf(t *testing.T, newBed func(*testing.T) *bed, fstype string, size int64) *bed {
+	t.Helper()
 	b := newBed(t)
-	l, err := guest.NewLoopMount(t.Context(), b.path(b.loopName()), fstype, b.path("images"), 1<<30)
+	if b.daemon != nil { // it has mounts of its own
+		must(t, b.daemon.Kill())
+	}
+	l, err := guest.NewLoopMount(t.Context(), b.path(b.loopName()), fstype, b.path("images"), size)
 	must(t, err)
 	b.loops = append(b.loops, l)
+	if b.daemon != nil {
+		must(t, b.daemon.StartDaemon())
+	}
 	return b
 }
+
+func onXFS(t *testing.T) *bed       { t.Helper(); return sharingBed(t, newBed, "xfs") }
+func onXFSDaemon(t *testing.T) *bed { t.Helper(); return sharingBed(t, newDaemonBed, "xfs") }
 
 // noOtherImages fails the test if a file lies beside the images that no disk has.
 func (b *bed) noOtherImages(doms ...string) {

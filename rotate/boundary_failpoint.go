@@ -17,7 +17,11 @@ import (
 
 var boundaries, writes atomic.Int64
 
-// failpoint ends the process at the n-th call, n from VIRT_ROTATE_KILL_AT.
+// named says that the process has been where a name, and no number, told it to die.
+var named atomic.Bool
+
+// failpoint ends the process at the n-th call, n from VIRT_ROTATE_KILL_AT, or at the
+// first one of that name.
 func failpoint(name string) { endAt("VIRT_ROTATE_KILL_AT", &boundaries, "boundary", name) }
 
 // Mortal is fs, but the process ends before the n-th change of a file, n from
@@ -32,8 +36,8 @@ func Mortal(fs vfs.FS) vfs.FS {
 // endAt kills the process at the n-th call, n from the variable of the environment.
 // With VIRT_ROTATE_STOP it only stops, and can be told to go on (SIGCONT).
 func endAt(variable string, calls *atomic.Int64, kind, name string) {
-	n, err := strconv.ParseInt(os.Getenv(variable), 10, 64)
-	if err != nil || calls.Add(1) != n {
+	n, at := calls.Add(1), os.Getenv(variable)
+	if at != strconv.FormatInt(n, 10) && (at != name || named.Swap(true)) {
 		return
 	}
 	fmt.Fprintf(os.Stderr, "killed at %s %d: %s\n", kind, n, name)

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -345,10 +346,22 @@ func (m *intentMerge) follow(sd *SnapshotDisk) {
 	sd.Overlay = m.Graft.Next[i].Path
 }
 
+// copyLag is how long after the guest could have been moved its copy may be written to
+// although it was not: QEMU copies what the guest writes until the copy is ended.
+const copyLag = 5 * time.Second
+
 // unsure tells whether it is not known which of its two chains a guest was on last: a
-// run was cut off while it moved it.
-func (m *intentMerge) unsure(disk *Disk) bool {
-	return m.Graft != nil && m.Graft.Ready && disk.Job == nil && !m.Graft.ended(disk)
+// run was cut off while it moved it. It was not moved if the new image has gone, which is
+// a person's word, or if QEMU has the guest on the former one, and nobody has written to
+// the new one since. A guest that was moved, stopped and started from its former image is
+// on that, too, but has written to the other.
+func (w *World) unsure(im *intentMerge, disk *Disk) bool {
+	if im.Graft == nil || im.Graft.Ready.IsZero() || disk.Job != nil || im.Graft.ended(disk) {
+		return false
+	}
+	left, there := w.Left[im.Graft.active().Path]
+	former := slices.Contains(disk.Running, im.Gone[len(im.Gone)-1].Path)
+	return there && (!former || left.ModTime.After(im.Graft.Ready.Add(copyLag)))
 }
 
 // grafted returns the chain of the disk after the graft of the intent.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -255,12 +256,12 @@ func (in *Intent) graftOf(disk string) *intentMerge {
 	return nil
 }
 
-// ready puts on record whether the guest may be on the new layers of the disks.
-func (r *domainRun) ready(d *Domain, ready bool, disks ...string) error {
+// ready puts on record since when the guest may be on the new layers of the disks.
+func (r *domainRun) ready(d *Domain, since time.Time, disks ...string) error {
 	return r.changeIntent(d, func(in *Intent) error {
 		for _, disk := range disks {
 			if im := in.graftOf(disk); im != nil {
-				im.Graft.Ready = ready
+				im.Graft.Ready = since
 			}
 		}
 		return nil
@@ -281,7 +282,7 @@ func (r *domainRun) pivotAll(ctx context.Context, d *Domain, grafts []*merge) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := r.ready(d, true, disks...); err != nil {
+	if err := r.ready(d, time.Now(), disks...); err != nil {
 		return err
 	}
 	r.boundary("ready to move")
@@ -326,7 +327,7 @@ func (r *domainRun) undoGrafts(ctx context.Context, domain string) error {
 	for i := range in.Merges {
 		im := &in.Merges[i]
 		disk := diskOf(d, im.Disk)
-		if im.Graft == nil || len(im.Graft.Next) == 0 || disk == nil || im.Graft.ended(disk) || im.unsure(disk) {
+		if im.Graft == nil || len(im.Graft.Next) == 0 || disk == nil || im.Graft.ended(disk) || r.w.unsure(im, disk) {
 			continue
 		}
 		err := r.endCopy(ctx, domain, im.Disk)
@@ -344,8 +345,8 @@ func (r *domainRun) endCopy(ctx context.Context, domain, disk string) error {
 	if d == nil {
 		return errGone
 	}
-	if in := r.w.Intents[d.UUID]; in != nil && in.graftOf(disk) != nil && in.graftOf(disk).Graft.Ready {
-		if err := r.ready(d, false, disk); err != nil {
+	if in := r.w.Intents[d.UUID]; in != nil && in.graftOf(disk) != nil && !in.graftOf(disk).Graft.Ready.IsZero() {
+		if err := r.ready(d, time.Time{}, disk); err != nil {
 			return err
 		}
 	}

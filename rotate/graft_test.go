@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
@@ -332,5 +336,74 @@ func TestAGuestThatStoppedWhileItWasMovedIsLeftToAPerson(t *testing.T) {
 		must(h.Reconfigure(context.Background(), "web", map[string][]Layer{"vda": next}))
 		h.finishes(t, with(rule(2), grafts), coalesce())
 		h.checkDone(t)
+	}
+}
+
+// diedReady is a run that dies when the guest can be moved; then its copy is gone, too.
+func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
+	t.Helper()
+	h := newSim(t)
+	h.cannotClone = nil
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(with(rule(2), grafts))
+	r.Options = coalesce()
+	if !dieAt(h, r, "ready to move") {
+		t.Fatal("no graft")
+	}
+	clear(h.jobs)
+	return h, web, r
+}
+
+// Whether a guest was moved is not known before QEMU tells that it was not, or that it
+// has been started from its former images since.
+func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
+	h, web, r := diedReady(t)
+	files := h.files(t)
+	for _, state := range []State{Running, ShutOff} {
+		web.State = state
+		p := h.runAll(t, r)["web"]
+		if len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || !strings.Contains(p.Refused[0].Detail, "docs/recovery.md") {
+			t.Errorf("%s: %+v", state, p)
+		}
+		if now := h.files(t); !slices.Equal(now, files) {
+			t.Errorf("%s: files are %q, were %q", state, now, files)
+		}
+	}
+	web.State = Running
+	next := h.img("web." + name(11) + "_1.qcow2")
+	late := time.Now().Add(time.Minute)
+	must(os.Chtimes(next, late, late)) // who has written to it since?
+	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
+	if p := h.runAll(t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped {
+		t.Errorf("the new image was written to after the move: %+v", p)
+	}
+	now := time.Now()
+	must(os.Chtimes(next, now, now))
+	h.finishes(t, with(rule(2), grafts), r.Options)
+	h.checkDone(t)
+}
+
+// Who moves the new image away has decided that the former one is right.
+func TestAGuestWhoseNewImageWasMovedAwayIsGraftedAgain(t *testing.T) {
+	for _, state := range []State{Running, ShutOff} {
+		h, web, r := diedReady(t)
+		web.State = state
+		must(os.Rename(h.img("web."+name(11)+"_1.qcow2"), filepath.Join(h.dir, "kept")))
+		h.finishes(t, with(rule(2), grafts), r.Options)
+		h.checkDone(t)
+	}
+}
+
+// A file system without room for a trial is not one that cannot share extents.
+func TestNoRoomForATrialCloneIsToldAsNoSpace(t *testing.T) {
+	h := newSim(t)
+	h.cannotClone = fmt.Errorf("a trial: %w", &os.PathError{Op: "open", Path: "dir", Err: syscall.ENOSPC})
+	one(9, 10, 11)(h, h.add("web"))
+	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
+	r := h.rotator(with(rule(2), grafts))
+	r.Options = coalesce()
+	if p := h.plan(t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace {
+		t.Errorf("%+v", p)
 	}
 }

@@ -56,9 +56,10 @@ type intentMerge struct {
 // An intentGraft names what takes the place of the layers of a graft: the lists are
 // parallel to Gone.
 type intentGraft struct {
-	Next  []intentFile `json:"next"`
-	Goes  []bool       `json:"goes"`            // the layer is merged into the one below, and Next is for that only
-	Ready bool         `json:"ready,omitempty"` // the guest may be on the new layers, whatever libvirt says
+	Next []intentFile `json:"next"`
+	Goes []bool       `json:"goes"` // the layer is merged into the one below, and Next is for that only
+	// Ready is since when the guest may be on the new layers, whatever libvirt says.
+	Ready time.Time `json:"ready,omitzero"`
 }
 
 // An intentFile names exactly one file. The ID is zero for a file that may

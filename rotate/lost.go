@@ -70,7 +70,7 @@ func (w *World) doubtful() []*Domain {
 		}
 		if slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
 			disk := diskOf(d, m.Disk)
-			return disk != nil && disk.Job == nil && (m.unsure(disk) && w.Left[m.Graft.active().Path].Written || m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
+			return disk != nil && disk.Job == nil && (w.unsure(&m, disk) || m.mergedAbove(disk) || m.pulled(disk) || m.onTop(disk) && w.Left[m.Base].Written)
 		}) {
 			found = append(found, d)
 		}
@@ -144,7 +144,7 @@ func (b *builder) checkLost() {
 	if in := b.w.Intents[b.d.UUID]; in != nil {
 		for i := range in.Merges {
 			im := &in.Merges[i]
-			if disk := b.disk(im.Disk); disk != nil && im.unsure(disk) {
+			if disk := b.disk(im.Disk); disk != nil && b.w.unsure(im, disk) {
 				b.refuse(CodeStopped, im.Graft.active().Path, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and libvirt has it on the former: "+
 					"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
 			}

@@ -23,7 +23,7 @@ func (b *builder) missedPivots() {
 		im := &in.Merges[i]
 		switch disk := b.disk(im.Disk); {
 		case disk == nil:
-		case im.unsure(disk) && b.w.Left[im.Graft.active().Path].Written && b.runsWithout(disk, disk.Active().Path):
+		case b.w.unsure(im, disk) && b.w.Left[im.Graft.active().Path].Written && b.runsWithout(disk, disk.Active().Path):
 			b.startFrom(disk, im.grafted(disk))
 		case b.pivotMissed(disk, im):
 			b.startFrom(disk, slices.Clone(disk.Chain[:disk.index(im.Base)+1]))

@@ -2,10 +2,12 @@ package rotate
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -175,7 +177,11 @@ func (o *Observer) tryClones(w *World) {
 	for dir := range w.Dirs {
 		why, known := o.canClone[dir]
 		if !known {
-			if err := try(dir); err != nil {
+			err := try(dir)
+			if errors.Is(err, syscall.ENOSPC) {
+				continue // not known; that no space is left is told by those who need some
+			}
+			if err != nil {
 				why = err.Error()
 			}
 			o.canClone[dir] = why

@@ -34,9 +34,6 @@ func (h *Host) Copy(ctx context.Context, c rotate.CopySpec, progress func(done, 
 	return untilReady(ctx, dom, c, w, progress)
 }
 
-// copyPatience is how long a copy may go on without coming nearer to its end.
-const copyPatience = time.Minute
-
 // startCopy copies behind the guest. QEMU's other mode, in which the guest waits until
 // each write is in both images (VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES), would end
 // however much the guest writes, but QEMU 7.2 loses writes in it: where a guest wrote
@@ -59,7 +56,7 @@ func startCopy(dom *libvirt.Domain, c rotate.CopySpec) error {
 func untilReady(ctx context.Context, dom *libvirt.Domain, c rotate.CopySpec, w *waiter, progress func(done, total int64)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	ready, least, nearer := false, uint64(math.MaxUint64), time.Now()
+	ready, least, nearer, patience := false, uint64(math.MaxUint64), time.Now(), copyPatience()
 	for {
 		info, err := jobInfo(dom, c.Disk)
 		if err != nil {
@@ -71,7 +68,7 @@ func untilReady(ctx context.Context, dom *libvirt.Domain, c rotate.CopySpec, w *
 		if left := info.End - info.Cur; left < least {
 			least, nearer = left, time.Now()
 		}
-		if time.Since(nearer) > copyPatience {
+		if time.Since(nearer) > patience {
 			return errors.Join(rotate.ErrOutrun, abort(ctx, dom, c.Disk))
 		}
 		progress(share(info, c.Bytes), c.Bytes)
