@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -278,4 +279,38 @@ func TestAGuestGoesBackToAConvertedSnapshot(t *testing.T) {
 	b.reads("the guest", b.disk("web", "sda").Path, base)
 	b.reads("what it was", before, disk)
 	statusKeeps(t, b, len(b.snapshotNames("web")))
+}
+
+// A guest boots from what was a chain of VHDs: of its boot disk, the base has something
+// else in the sectors that it boots from.
+func TestAGuestBootsFromAConvertedChain(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.define(guest.Spec{Name: "g1"})
+	boot, err := os.ReadFile(b.path("g1.boot"))
+	must(t, err)
+	must(t, os.Mkdir(b.path("sr"), 0o755))
+	old := bytes.Repeat([]byte{0xF4}, srSize) // it would halt
+	srtest.Write(t, b.path("sr"), srtest.Node{Name: srBase, Size: srSize, Hidden: true, Own: old})
+	own := make([]byte, srSize)
+	copy(own, boot)
+	srtest.Write(t, b.path("sr"), srtest.Node{Name: srDisk, Parent: srBase, Size: srSize, Own: own})
+	b.rotate("sr", "convert", b.path("sr"), "--to", b.path("converted"), "--keep-all").wantExit(t, 0)
+	converted := b.path("converted", srDisk+".qcow2")
+	if chain, err := guest.Chain(t.Context(), converted, "qcow2"); err != nil || len(chain) != 2 {
+		t.Fatalf("%v, %v", chain, err)
+	}
+	xml := b.virsh("dumpxml", "--inactive", "g1")
+	raw := regexp.MustCompile(`(?s)type='raw'([^>]*)/>(\s*)<source file='` + regexp.QuoteMeta(b.path("g1.boot")) + `'`)
+	changed := raw.ReplaceAllString(xml, "type='qcow2'$1/>$2<source file='"+converted+"'")
+	if changed == xml {
+		t.Fatalf("no boot disk in %s", xml)
+	}
+	file := b.path("g1.xml")
+	must(t, os.WriteFile(file, []byte(changed), 0o600))
+	b.virsh("define", file)
+	must(t, os.Rename(b.path("g1.boot"), b.path("g1.boot.away")))
+	b.start("g1")
+	b.waitWrites("g1", 50)
+	b.checkGuest("g1")
 }
