@@ -13,6 +13,7 @@ const (
 	roundGranules = 256 << 10
 	roundBounced  = 64 << 20 // bytes that go through memory
 	bounceChunk   = 4 << 20
+	shareBlock    = 4096 // of file systems that share extents
 )
 
 // A fill brings into a target what a stack of layers has, granule by granule:
@@ -41,6 +42,7 @@ type round struct {
 	zeros  []Piece
 	packed []sourced
 	bytes  int64 // of data, read and packed
+	data64 int64 // bytes of data
 	read64 int64 // bytes of read
 	units  int64
 }
@@ -197,6 +199,7 @@ func (f *fill) note(r *round, x Found, want bool, n int64) error {
 	switch x.Kind {
 	case Data:
 		r.data = append(r.data, sourced{p, x.Layer, x.Host})
+		r.data64 += n
 		r.count(n, f.unit)
 	case Compressed:
 		if f.packs(x, n) {
@@ -254,8 +257,8 @@ func (f *fill) carryOut(ctx context.Context, r *round) error {
 		}
 		return cmp64(a.from, b.from)
 	})
-	if err := f.to.Reserve(r.bytes, len(r.data)+len(r.read)+len(r.packed)); err != nil {
-		return fmt.Errorf("%s: room for %d bytes: %w", f.to.Host().Path(), r.bytes, err)
+	if err := f.reserve(r); err != nil {
+		return err
 	}
 	for _, do := range []func(context.Context, *round) error{f.copyData, f.copyRead, f.copyPacked, f.setZeros} {
 		if err := do(ctx, r); err != nil {
@@ -264,6 +267,26 @@ func (f *fill) carryOut(ctx context.Context, r *round) error {
 	}
 	if err := f.to.Flush(); err != nil {
 		return fmt.Errorf("%s: %w", f.to.Host().Path(), err)
+	}
+	return nil
+}
+
+// reserve sees to it that there is room for the round. Data that shares its extents
+// takes none.
+func (f *fill) reserve(r *round) error {
+	if err := f.try(r); err != nil {
+		return err
+	}
+	n := r.bytes
+	if f.shares {
+		n -= r.data64
+	}
+	return f.room(n, len(r.data)+len(r.read)+len(r.packed))
+}
+
+func (f *fill) room(n int64, pieces int) error {
+	if err := f.to.Reserve(n, pieces); err != nil {
+		return fmt.Errorf("%s: room for %d bytes: %w", f.to.Host().Path(), n, err)
 	}
 	return nil
 }
@@ -287,11 +310,8 @@ func (f *fill) place(pieces []Piece) ([]Piece, error) {
 }
 
 func (f *fill) copyData(ctx context.Context, r *round) error {
-	if !f.tried && len(r.data) > 0 {
-		if err := f.try(r); err != nil {
-			return err
-		}
-	}
+	f.sharing(f.shares)
+	defer f.sharing(false)
 	pieces := make([]Piece, len(r.data))
 	for i := range r.data {
 		pieces[i] = r.data[i].Piece
@@ -303,27 +323,64 @@ func (f *fill) copyData(ctx context.Context, r *round) error {
 	return copyAll(ctx, f.pair(r.data, placed), f.told)
 }
 
-// try copies the first granule alone, to see whether extents are shared: then it
-// pays to give everything a new place in a row.
+// Shareable tells whether n bytes at off of a host file can share their extents with
+// another place: file systems do so with whole blocks.
+func Shareable(off, n int64) bool { return (off|n)%shareBlock == 0 }
+
+// try copies a little, to see whether extents are shared. What cannot be decided in
+// this round is in the next.
 func (f *fill) try(r *round) error {
-	f.tried = true
-	first := &r.data[0]
-	n := min(f.to.Granule(), first.Length)
+	n := f.unit
+	i := slices.IndexFunc(r.data, func(s sourced) bool {
+		return s.Length >= n && s.Offset%n == 0 && Shareable(s.from, n)
+	})
+	if f.tried || n < shareBlock || i < 0 { // small clusters land between the blocks
+		return nil
+	}
+	if err := f.room(n, 1); err != nil {
+		return err
+	}
 	f.to.Relocate(true)
-	placed, err := f.place([]Piece{{Offset: first.Offset, Length: n}})
+	f.sharing(true)
+	defer f.sharing(false)
+	s := r.data[i]
+	s.Length = n
+	placed, err := f.place([]Piece{s.Piece})
 	if err != nil {
 		return err
 	}
-	f.shares, err = f.to.Host().Copy(placed[0].Host, f.from.layers[first.layer].Host(), first.from, n)
-	if err != nil {
-		return err
+	f.tried = len(placed) == 1 // in pieces they may be too small
+	for _, c := range f.pair([]sourced{s}, placed) {
+		shared, err := c.dst.Copy(c.to, c.src, c.from, c.n)
+		if err != nil {
+			return err
+		}
+		f.shares = f.tried && shared
 	}
 	f.to.Relocate(f.shares)
 	f.told(n)
-	if first.Offset, first.from, first.Length = first.Offset+n, first.from+n, first.Length-n; first.Length == 0 {
-		r.data = r.data[1:]
-	}
+	r.drop(i, n)
 	return nil
+}
+
+// A sharer is a target that finds room in Place, and need not for what shares its extents
+// with what it is copied from: whole blocks of the file system.
+type sharer interface{ Sharing(yes bool) }
+
+func (f *fill) sharing(yes bool) {
+	if s, ok := f.to.(sharer); ok {
+		s.Sharing(yes)
+	}
+}
+
+// drop takes the first n bytes off the i-th piece of data.
+func (r *round) drop(i int, n int64) {
+	s := &r.data[i]
+	s.Offset, s.from, s.Length = s.Offset+n, s.from+n, s.Length-n
+	if s.Length == 0 {
+		r.data = slices.Delete(r.data, i, i+1)
+	}
+	r.bytes, r.data64 = r.bytes-n, r.data64-n
 }
 
 // pair matches what was placed with where it comes from: both lists cover the

@@ -14,6 +14,8 @@ type Raw struct {
 	size   int64 // virtual: of the file, rounded up to sectors
 	length int64 // of the file
 	device bool
+	// sharing says that what is placed will share extents.
+	sharing bool
 }
 
 // rawGranule is the unit in which raw disks are written: a block of most file
@@ -28,7 +30,7 @@ func OpenRaw(f vfs.File) (*Raw, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Raw{f, roundUp(info.Size, sectorSize), info.Size, info.IsBlock}, nil
+	return &Raw{f: f, size: roundUp(info.Size, sectorSize), length: info.Size, device: info.IsBlock}, nil
 }
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
@@ -87,6 +89,9 @@ func (r *Raw) Reserve(int64, int) error { return nil }
 // Relocate means nothing: each byte has its place.
 func (r *Raw) Relocate(bool) {}
 
+// Sharing is noted for Place.
+func (r *Raw) Sharing(yes bool) { r.sharing = yes }
+
 // Place gives each byte its own place, and sees to it that a sparse file has
 // room for all of them before the first is written.
 func (r *Raw) Place(pieces []Piece) ([]Piece, error) {
@@ -98,6 +103,9 @@ func (r *Raw) Place(pieces []Piece) ([]Piece, error) {
 		out[i] = Piece{p.Offset, p.Length, p.Offset}
 	}
 	for _, p := range joinPieces(out) {
+		if r.sharing && Shareable(p.Host, p.Length) {
+			continue
+		}
 		if err := r.f.Reserve(p.Offset, p.Length); err != nil {
 			return nil, err
 		}

@@ -11,8 +11,9 @@ import (
 // a footer behind them. It is a chain.Source and a chain.Target; its size cannot
 // change, since there is no copy of its footer that would outlive a crash meanwhile.
 type FixedImage struct {
-	f vfs.File
-	m *meta
+	f       vfs.File
+	m       *meta
+	sharing bool // what is placed will share extents
 }
 
 // fixedGranule is a block of most file systems, so that extents can be shared.
@@ -74,6 +75,9 @@ func (i *FixedImage) Reserve(int64, int) error { return nil }
 // Relocate means nothing: each byte has its place.
 func (i *FixedImage) Relocate(bool) {}
 
+// Sharing is noted for Place.
+func (i *FixedImage) Sharing(yes bool) { i.sharing = yes }
+
 // Place gives each byte its own place, and sees to it that a sparse file has room
 // for all of them before the first is written.
 func (i *FixedImage) Place(pieces []chain.Piece) ([]chain.Piece, error) {
@@ -82,8 +86,10 @@ func (i *FixedImage) Place(pieces []chain.Piece) ([]chain.Piece, error) {
 		if err := i.checkRange(p.Offset, p.Length); err != nil {
 			return nil, err
 		}
-		if err := i.f.Reserve(p.Offset, p.Length); err != nil {
-			return nil, err
+		if !i.sharing || !chain.Shareable(p.Offset, p.Length) {
+			if err := i.f.Reserve(p.Offset, p.Length); err != nil {
+				return nil, err
+			}
 		}
 		out[k] = chain.Piece{Offset: p.Offset, Length: p.Length, Host: p.Offset}
 	}

@@ -12,9 +12,10 @@ import (
 // one rule: what an entry or a bit of a bitmap shows is durable before it. A crash
 // may lose space, never data.
 type writer struct {
-	placed map[int64]*block // what Flush will show
-	bits   []byte           // of the batmap; nil if there is none
-	broken error            // after it, what is in memory and on disk may differ
+	placed  map[int64]*block // what Flush will show
+	bits    []byte           // of the batmap; nil if there is none
+	sharing bool             // what is placed will share extents
+	broken  error            // after it, what is in memory and on disk may differ
 }
 
 // A block is one that gets sectors.
@@ -95,6 +96,13 @@ func (i *Image) Reserve(int64, int) error { return i.ready() }
 
 // Relocate means nothing: a sector has its place in its block.
 func (i *Image) Relocate(bool) {}
+
+// Sharing is noted for Place.
+func (i *Image) Sharing(yes bool) {
+	if i.w != nil {
+		i.w.sharing = yes
+	}
+}
 
 // Place finds room for the pieces: in the blocks that there are, or in new ones at
 // the end of the file.
@@ -239,6 +247,9 @@ func (i *Image) reserve(parts []chain.Piece, added []int64, data bool) error {
 		from, to := parts[k].Host, parts[k].Host+parts[k].Length
 		for k++; k < len(parts) && parts[k].Host == to; k++ {
 			to += parts[k].Length
+		}
+		if i.w.sharing && chain.Shareable(from, to-from) {
+			continue
 		}
 		if err := i.f.Reserve(from, to-from); err != nil {
 			return err

@@ -112,9 +112,11 @@ func Operations(baseFormat string) []Operation {
 	}
 }
 
-// newForest builds the chain for op; sizes grow and shrink with the seed.
+// newForest builds the chain for op; sizes grow and shrink with the seed. The file system
+// of every other one shares extents.
 func newForest(t testing.TB, base, above Kit, op Operation, seed uint64) *forest {
 	mem := vfstest.New()
+	mem.Reflink = seed%2 == 1
 	f := &forest{bench: bench{t, mem, []Kit{base, above}}, mem: mem,
 		kit: map[string]Kit{}, views: map[string][]byte{}, below: map[string]string{}}
 	r := rand.New(rand.NewPCG(seed, 1))
