@@ -8,6 +8,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // Options say what a coalesce may do.
@@ -136,6 +137,7 @@ type planner struct {
 	merged map[string][]*Node // what a node has taken in so far, itself not counted
 	grown  map[string]int64   // and by how much it can have grown
 	named  map[string]bool    // nodes that have got a leaf's name
+	blocks map[*Node]vhd.Blocks
 }
 
 func (b *planner) wants(l *chain.Layer) bool { return b.wanted == nil || b.wanted[l.Key] }
@@ -144,6 +146,7 @@ func (b *planner) wants(l *chain.Layer) bool { return b.wanted == nil || b.wante
 // inner nodes, leaves.
 func (b *planner) tree(root string) error {
 	b.merged, b.grown, b.named = map[string][]*Node{}, map[string]int64{}, map[string]bool{}
+	b.blocks = map[*Node]vhd.Blocks{}
 	if b.o.Garbage && b.wanted == nil {
 		b.collect(b.forest.Find(root), root)
 	}
@@ -272,7 +275,7 @@ func (b *planner) merge(s Step, into *chain.Layer, run []*chain.Layer) error {
 			above = append(above, n)
 		}
 	}
-	grows, err := growth(b.fsys, base, above)
+	grows, err := b.growth(base, above)
 	if err != nil {
 		return fmt.Errorf("%s: %w", base.Name, err)
 	}

@@ -1,6 +1,8 @@
 package vhdbridge
 
 import (
+	"slices"
+
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
@@ -40,17 +42,18 @@ const blockOverhead = 4096
 
 // growth is the most by which base can grow when the nodes above are merged into it,
 // in bytes: by the blocks that it lacks.
-func growth(fsys vfs.FS, base *Node, above []*Node) (int64, error) {
+func (b *planner) growth(base *Node, above []*Node) (int64, error) {
 	if base.Format != formatVHD {
 		return roughGrowth(base, above), nil
 	}
-	have, err := blocksOf(fsys, base)
+	have, err := b.blocksOf(base)
 	if err != nil {
 		return 0, err
 	}
+	have.Bits = slices.Clone(have.Bits)
 	before := have.Count()
 	for _, n := range above {
-		more, err := blocksOf(fsys, n)
+		more, err := b.blocksOf(n)
 		if err != nil || n.Format != formatVHD || more.Size != have.Size {
 			return roughGrowth(base, above), err
 		}
@@ -71,16 +74,21 @@ func roughGrowth(base *Node, above []*Node) int64 {
 	return n
 }
 
-func blocksOf(fsys vfs.FS, n *Node) (vhd.Blocks, error) {
-	if n.Format != formatVHD {
-		return vhd.Blocks{}, nil
+// blocksOf reads the table of a node once for all steps of a tree.
+func (b *planner) blocksOf(n *Node) (vhd.Blocks, error) {
+	if known, ok := b.blocks[n]; ok || n.Format != formatVHD {
+		return known, nil
 	}
-	f, err := fsys.Open(n.Path, false)
+	f, err := b.fsys.Open(n.Path, false)
 	if err != nil {
 		return vhd.Blocks{}, err
 	}
 	defer f.Close()
-	return vhd.ReadBlocks(f, n.PhysicalSize)
+	blocks, err := vhd.ReadBlocks(f, n.PhysicalSize)
+	if err == nil {
+		b.blocks[n] = blocks
+	}
+	return blocks, err
 }
 
 // HideVHD sets or takes back XenServer's flag of a VHD that is open and locked for
