@@ -101,7 +101,7 @@ func TestLeavingOutASyncIsSeen(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s, sync %d of %d of %s", op.Name, i+1, len(syncs), place), func(t *testing.T) {
-				for seed := uint64(3); seed < 9; seed++ {
+				for seed := uint64(3); seed < 16; seed++ {
 					if _, err := PowerLoss(t, k, k, op, seed, 16, leaveOut(i)); err != nil {
 						return
 					}
@@ -119,6 +119,8 @@ func notSeen(syncs []string, i int) string {
 		return "names become durable in order in the simulation, which not every file system promises"
 	case i == len(syncs)-1:
 		return "the new backing name is as good as the old one"
+	case len(syncs) == 4 && i == 1:
+		return "of the table: the sync of the new backing name comes before the header tells of it"
 	case len(syncs) > 4 && slices.Index(syncs, targetOf(syncs)) == i:
 		return "of the new size: the sync after the data comes before anything rests on it"
 	}
