@@ -134,10 +134,10 @@ type planner struct {
 	forest *chain.Forest
 	wanted map[string]bool
 	p      *Plan
-	merged map[string][]*Node // what a node has taken in so far, itself not counted
-	grown  map[string]int64   // and by how much it can have grown
-	named  map[string]bool    // nodes that have got a leaf's name
-	blocks map[*Node]vhd.Blocks
+	merged map[string][]*Node   // what a node has taken in so far, itself not counted
+	grown  map[string]int64     // and by how much it can have grown
+	named  map[string]bool      // nodes that have got a leaf's name
+	blocks map[*Node]vhd.Blocks // what the nodes of the tree have, as far as it was read
 }
 
 func (b *planner) wants(l *chain.Layer) bool { return b.wanted == nil || b.wanted[l.Key] }

@@ -42,7 +42,6 @@ type round struct {
 	zeros  []Piece
 	packed []sourced
 	bytes  int64 // of data, read and packed
-	data64 int64 // bytes of data
 	read64 int64 // bytes of read
 	units  int64
 }
@@ -199,7 +198,6 @@ func (f *fill) note(r *round, x Found, want bool, n int64) error {
 	switch x.Kind {
 	case Data:
 		r.data = append(r.data, sourced{p, x.Layer, x.Host})
-		r.data64 += n
 		r.count(n, f.unit)
 	case Compressed:
 		if f.packs(x, n) {
@@ -279,7 +277,9 @@ func (f *fill) reserve(r *round) error {
 	}
 	n := r.bytes
 	if f.shares {
-		n -= r.data64
+		for _, s := range r.data {
+			n -= s.Length
+		}
 	}
 	return f.room(n, len(r.data)+len(r.read)+len(r.packed))
 }
@@ -331,10 +331,13 @@ func Shareable(off, n int64) bool { return (off|n)%shareBlock == 0 }
 // this round is in the next.
 func (f *fill) try(r *round) error {
 	n := f.unit
+	if f.tried || n < shareBlock { // small clusters land between the blocks
+		return nil
+	}
 	i := slices.IndexFunc(r.data, func(s sourced) bool {
 		return s.Length >= n && s.Offset%n == 0 && Shareable(s.from, n)
 	})
-	if f.tried || n < shareBlock || i < 0 { // small clusters land between the blocks
+	if i < 0 {
 		return nil
 	}
 	if err := f.room(n, 1); err != nil {
@@ -380,7 +383,7 @@ func (r *round) drop(i int, n int64) {
 	if s.Length == 0 {
 		r.data = slices.Delete(r.data, i, i+1)
 	}
-	r.bytes, r.data64 = r.bytes-n, r.data64-n
+	r.bytes -= n
 }
 
 // pair matches what was placed with where it comes from: both lists cover the

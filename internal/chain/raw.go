@@ -93,7 +93,7 @@ func (r *Raw) Relocate(bool) {}
 func (r *Raw) Sharing(yes bool) { r.sharing = yes }
 
 // Place gives each byte its own place, and sees to it that a sparse file has
-// room for all of them before the first is written.
+// room for all of them before the first is written, but for what shares its extents.
 func (r *Raw) Place(pieces []Piece) ([]Piece, error) {
 	out := make([]Piece, len(pieces))
 	for i, p := range pieces {

@@ -79,7 +79,7 @@ func (i *FixedImage) Relocate(bool) {}
 func (i *FixedImage) Sharing(yes bool) { i.sharing = yes }
 
 // Place gives each byte its own place, and sees to it that a sparse file has room
-// for all of them before the first is written.
+// for all of them before the first is written, but for what shares its extents.
 func (i *FixedImage) Place(pieces []chain.Piece) ([]chain.Piece, error) {
 	out := make([]chain.Piece, len(pieces))
 	for k, p := range pieces {
