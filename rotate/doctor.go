@@ -53,7 +53,9 @@ func Diagnose(w *World, names []string, now time.Time) []Finding {
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		if len(names) == 0 || slices.Contains(names, d.Name) {
-			found = append(found, diagnoseDomain(w, d, now)...)
+			if f := Contain(d.Name, func() { found = append(found, diagnoseDomain(w, d, now)...) }); f != nil {
+				found = append(found, faultFinding(f))
+			}
 		}
 	}
 	if len(names) == 0 {
@@ -62,6 +64,10 @@ func Diagnose(w *World, names []string, now time.Time) []Finding {
 		found = append(found, lostIntents(w)...)
 	}
 	return found
+}
+
+func faultFinding(f *Fault) Finding {
+	return Finding{Code: CodeFault, Domain: f.Domain, Detail: f.Error(), Remedy: "send the output of virt-rotate plan " + f.Domain + " and virsh dumpxml " + f.Domain + " with your report"}
 }
 
 func diagnoseDomain(w *World, d *Domain, now time.Time) []Finding {

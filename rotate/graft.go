@@ -356,7 +356,7 @@ const copyLag = 5 * time.Second
 // the new one since. A guest that was moved, stopped and started from its former image is
 // on that, too, but has written to the other.
 func (w *World) unsure(im *intentMerge, disk *Disk) bool {
-	if im.Graft == nil || im.Graft.Ready.IsZero() || disk.Job != nil || im.Graft.ended(disk) {
+	if im.Graft == nil || im.Graft.Ready.IsZero() || disk.Job != nil || im.Graft.ended(disk) || len(disk.Chain) == 0 {
 		return false
 	}
 	left, there := w.Left[im.Graft.active().Path]

@@ -89,6 +89,7 @@ type Domain struct {
 	Unknown     []string   // what its configurations name that cannot be told to be a file, in words
 	Elsewhere   []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
 	Problem     string     // why the domain could not be read in full
+	Faults      []*Fault   // panics while it was read
 }
 
 // A Disk is one disk of a domain.

@@ -35,12 +35,17 @@ func newLooker(o *Observer) *looker {
 func (k *looker) domains(w *World, fresh []Domain) {
 	n := len(fresh)
 	for i := range w.Domains {
-		for j := range w.Domains[i].Disks {
-			if i < n {
-				k.disk(w, &w.Domains[i], &w.Domains[i].Disks[j])
-			} else {
-				k.remember(w, &w.Domains[i].Disks[j])
-			}
+		d := &w.Domains[i]
+		w.faulty(d, Contain(d.Name, func() { k.domain(w, d, i < n) }))
+	}
+}
+
+func (k *looker) domain(w *World, d *Domain, fresh bool) {
+	for j := range d.Disks {
+		if fresh {
+			k.disk(w, d, &d.Disks[j])
+		} else {
+			k.remember(w, &d.Disks[j])
 		}
 	}
 }
@@ -215,30 +220,33 @@ func (k *looker) elsewhere(w *World) {
 			w.Strange = append(w.Strange, Strange{"intent " + uuid, in.Broken, true})
 		}
 	}
-	for i := range w.Domains {
-		d := &w.Domains[i]
-		if d.Problem != "" {
-			w.Strange = append(w.Strange, Strange{"domain " + d.Name, d.Problem, true})
-		}
-		for _, what := range d.Unknown {
-			w.Strange = append(w.Strange, Strange{"domain " + d.Name, what, true})
-		}
-		for _, path := range d.Elsewhere {
+	w.each(func(d *Domain) { k.elsewhereOf(w, d) })
+}
+
+func (k *looker) elsewhereOf(w *World, d *Domain) {
+	for _, what := range d.Unknown {
+		w.Strange = append(w.Strange, Strange{"domain " + d.Name, what, true})
+	}
+	if d.Problem != "" {
+		for _, path := range d.named() {
 			k.lone(w, path, true)
 		}
-		for j := range d.Disks {
-			for _, path := range d.Disks[j].Inactive {
-				k.lone(w, path, true)
-			}
-			if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && exists(c[0].Path) {
-				w.Strange = append(w.Strange, Strange{c[0].Path, c[0].Problem, true})
-			}
+	}
+	for _, path := range d.Elsewhere {
+		k.lone(w, path, true)
+	}
+	for j := range d.Disks {
+		for _, path := range d.Disks[j].Inactive {
+			k.lone(w, path, true)
 		}
-		for j := range d.Snapshots {
-			for _, sd := range d.Snapshots[j].Disks {
-				if path := stateLayer(d, &sd); path != "" && !d.uses(path) {
-					k.lone(w, path, false)
-				}
+		if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && exists(c[0].Path) {
+			w.Strange = append(w.Strange, Strange{c[0].Path, c[0].Problem, true})
+		}
+	}
+	for j := range d.Snapshots {
+		for _, sd := range d.Snapshots[j].Disks {
+			if path := stateLayer(d, &sd); path != "" && !d.uses(path) {
+				k.lone(w, path, false)
 			}
 		}
 	}
@@ -321,9 +329,10 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 	if !w.known(path) {
 		l.Keep("image " + path)
 	}
-	if err := w.Forest.Link(l, below); err != nil {
-		w.Strange = append(w.Strange, Strange{path, err.Error(), anywhere})
-		return
+	if w.Forest.Link(l, below) != nil {
+		// By another account it builds on something else, as a branch of another domain
+		// does that is merged just now. Whichever is true: neither may change.
+		below.Keep("image " + path)
 	}
 	k.neighbour(w, name, true)
 }

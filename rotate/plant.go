@@ -12,27 +12,38 @@ func snapshotKeeper(domain, snapshot string) string { return "snapshot " + domai
 // plant fills the forest with the chains of all domains. What runs comes
 // before what is only written down, so that stale metadata cannot contradict it.
 func (w *World) plant() {
-	for i := range w.Domains {
-		d := &w.Domains[i]
+	w.each(func(d *Domain) {
 		for j := range d.Disks {
 			if err := w.plantDisk(d, &d.Disks[j]); err != nil && d.Disks[j].Problem == "" {
 				d.Disks[j].Problem = err.Error()
 			}
 		}
-	}
-	for i := range w.Domains {
-		for j := range w.Domains[i].Branches {
-			w.plantHeaders(&w.Domains[i].Branches[j])
+	})
+	w.each(func(d *Domain) {
+		for j := range d.Branches {
+			w.plantHeaders(&d.Branches[j])
 		}
-	}
-	for i := range w.Domains {
-		d := &w.Domains[i]
+	})
+	w.each(func(d *Domain) {
 		for _, path := range d.Elsewhere {
 			w.Forest.Add(w.key(path), path).Keep("configuration of " + d.Name)
 		}
 		for j := range d.Snapshots {
 			w.plantSnapshot(d, &d.Snapshots[j])
 		}
+	})
+	for i := range w.Domains {
+		if d := &w.Domains[i]; d.Problem != "" {
+			w.keepNamed(d)
+		}
+	}
+}
+
+// each does something for each domain; a fault in it is that domain's.
+func (w *World) each(do func(*Domain)) {
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		w.faulty(d, Contain(d.Name, func() { do(d) }))
 	}
 }
 

@@ -44,6 +44,7 @@ const (
 	EventDone     EventKind = "done"     // the step is done
 	EventWarning  EventKind = "warning"
 	EventOutput   EventKind = "output" // a hook has said a line
+	EventFault    EventKind = "fault"  // a panic in the work on the domain, with where it was
 )
 
 // An Event tells what a run does just now.
@@ -99,10 +100,11 @@ func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, err
 	o := r.Options
 	o.Reserved = &Reservations{}
 	now := r.Clock()
+	r.tellFaults(w.Faults...)
 	plans := []Plan{}
 	for i := range w.Domains {
 		if rule := rules[w.Domains[i].Name]; rule != nil {
-			p := Decide(w, &w.Domains[i], rule, now, o)
+			p := r.decide(w, &w.Domains[i], rule, now, o)
 			p.Hooks = plannedHooks(rule, &p)
 			plans = append(plans, p)
 		}
@@ -172,7 +174,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	for i := range plans {
 		g.Go(func() error {
 			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o, start: r.Clock()}
-			plans[i] = d.ended(ctx, d.run(ctx, plans[i]))
+			plans[i] = d.contained(ctx, plans[i])
 			return nil
 		})
 	}
@@ -274,7 +276,7 @@ func (r *domainRun) again(ctx context.Context, name string) (Plan, error) {
 	if d == nil {
 		return Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: the domain is gone", name)
 	}
-	return Decide(r.w, d, r.rule, r.Clock(), r.o), nil
+	return r.decide(r.w, d, r.rule, r.Clock(), r.o), nil
 }
 
 // look renews the view of the domain, and of the whole host when that is older than age.

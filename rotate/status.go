@@ -60,8 +60,16 @@ type LastRun struct {
 	Error  string    `json:"error,omitempty"`
 }
 
-// Status tells how d stands. It is pure.
-func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
+// Status tells how d stands. It is pure. A fault in it is told as what is refused.
+func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) (s DomainStatus) {
+	if f := Contain(d.Name, func() { s = status(w, d, rule, last, now) }); f != nil {
+		return DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
+			Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: []Refusal{{CodeFault, "", f.Error()}}}
+	}
+	return s
+}
+
+func status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
 	p := Decide(w, d, rule, now, Options{})
 	s := DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
 		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}

@@ -91,8 +91,11 @@ func (b *builder) planSnapshot(measured bool) (*SnapshotSpec, *Refusal) {
 func (b *builder) sharedDisk() *Refusal {
 	for i := range b.disks {
 		disk := &b.disks[i]
+		if !b.covers(disk) {
+			continue
+		}
 		l := b.forest.Find(disk.Active().Key())
-		if !b.covers(disk) || l == nil {
+		if l == nil {
 			continue
 		}
 		for _, who := range l.Keepers {

@@ -32,6 +32,7 @@ type World struct {
 	// "" where they can.
 	CannotClone map[string]string
 	Taken       map[string]bool // paths in the directories concerned at which something is
+	Faults      []*Fault        // panics while domains were looked at
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -141,6 +142,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	}
 	w.Released = map[string][]intentFile{}
 	for i := range domains {
+		w.Faults = append(w.Faults, domains[i].Faults...)
 		domains[i].Snapshots = inOrderTaken(domains[i].Snapshots)
 		if layers := loadReleased(o.StateDir, domains[i].UUID); layers != nil {
 			w.Released[domains[i].UUID] = layers
@@ -149,8 +151,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	look := newLooker(o)
 	if !w.Remote {
 		for i := range fresh {
-			domains[i].followGrafts(w.Intents[domains[i].UUID])
-			domains[i].Branches = o.branches(&domains[i], w.Intents[domains[i].UUID])
+			w.faulty(&domains[i], Contain(domains[i].Name, func() { o.lookBehind(w, &domains[i]) }))
 		}
 		look.domains(w, fresh)
 		o.tryClones(w)
@@ -161,6 +162,12 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 		look.neighbours(w, o)
 	}
 	return w, ctx.Err()
+}
+
+// lookBehind finds what the domain's snapshots have beside the chains of its disks.
+func (o *Observer) lookBehind(w *World, d *Domain) {
+	d.followGrafts(w.Intents[d.UUID])
+	d.Branches = o.branches(d, w.Intents[d.UUID])
 }
 
 // tryClones finds out where files can share extents. What it once found does not change.

@@ -92,7 +92,7 @@ func (e *env) open(optional bool) (*session, error) {
 	r := &rotate.Rotator{
 		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Overlays: overlayDirs(f)},
 		Engine:   &rotate.Native{Store: *newStore(nil), NewOverlay: newOverlay},
-		Match:    f.Match, Clock: clock(), Report: func(rotate.Event) {},
+		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,
 	}
 	return &session{f, host, r}, nil
 }

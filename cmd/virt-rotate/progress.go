@@ -54,7 +54,7 @@ func (p *progress) report(e rotate.Event) {
 		}
 	case rotate.EventWarning:
 		p.line(e.Domain + ": warning: " + e.Text)
-	case rotate.EventOutput:
+	case rotate.EventOutput, rotate.EventFault:
 		p.line(e.Domain + ": " + e.Text)
 	}
 }

@@ -2,6 +2,8 @@ package libvirthost
 
 import (
 	"fmt"
+	"html"
+	"regexp"
 	"slices"
 
 	"libvirt.org/go/libvirtxml"
@@ -149,6 +151,17 @@ func sourceOf(s *libvirtxml.DomainDiskSource) (kind, path string) {
 		return "vhostvdpa", s.VHostVDPA.Dev
 	}
 	return "", ""
+}
+
+// pathInXML is an attribute that is an absolute path.
+var pathInXML = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
+
+// noteNames adds every absolute path that a text of XML has as an attribute, read or
+// not: where the rest of it is not understood, each could be an image in use.
+func noteNames(d *rotate.Domain, text string) {
+	for _, m := range pathInXML.FindAllStringSubmatch(text, -1) {
+		d.Elsewhere = append(d.Elsewhere, html.UnescapeString(m[1]+m[2]))
+	}
 }
 
 func layerPaths(layers []rotate.Layer) []string {

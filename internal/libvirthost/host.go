@@ -208,7 +208,7 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Dom
 	}
 	done := make(chan result, 1)
 	go func() {
-		d, err := h.observe(dom)
+		d, err := h.observe(dom, name)
 		_ = dom.Free()
 		done <- result{d, err}
 	}()
@@ -218,36 +218,84 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Dom
 	case <-ctx.Done():
 		return rotate.Domain{}, ctx.Err()
 	case <-time.After(patience):
-		return rotate.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}, nil
+		return h.silent(ctx, name), nil
 	}
 }
 
-func (h *Host) observe(dom *libvirt.Domain) (rotate.Domain, error) {
-	d := rotate.Domain{}
-	var err error
-	if d.Name, err = dom.GetName(); err != nil {
-		return d, err
+// silent is what is known of a domain for which libvirt does not answer: its QEMU
+// hangs, as a rule. What it has when it starts, libvirt tells without QEMU.
+func (h *Host) silent(ctx context.Context, name string) rotate.Domain {
+	d := rotate.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}
+	answer := make(chan string, 1)
+	go func() {
+		answer <- h.persistentXML(name)
+	}()
+	select {
+	case text := <-answer:
+		noteNames(&d, text)
+	case <-ctx.Done():
+	case <-time.After(secondPatience):
 	}
-	if err := readState(dom, &d); err != nil {
-		return d, err
+	if len(d.Elsewhere) == 0 {
+		d.Unknown = append(d.Unknown, "what images it uses is not known: "+d.Problem)
 	}
-	text, err := dom.GetXMLDesc(0)
+	return d
+}
+
+// secondPatience is how long libvirt may take for what needs no QEMU.
+const secondPatience = 5 * time.Second
+
+// persistentXML is the persistent configuration of a domain, or "".
+func (h *Host) persistentXML(name string) string {
+	dom, err := h.conn.LookupDomainByName(name)
 	if err != nil {
+		return ""
+	}
+	defer dom.Free()
+	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// observe looks at a domain. What goes wrong there, a panic too, is the domain's
+// problem; the others go on.
+func (h *Host) observe(dom *libvirt.Domain, name string) (rotate.Domain, error) {
+	d, text := rotate.Domain{Name: name}, ""
+	var err error
+	fault := rotate.Contain(name, func() { text, err = h.observeAll(dom, &d) })
+	if fault != nil {
+		d.Faults, err = append(d.Faults, fault), fault
+	}
+	if gone(err) || err == nil {
 		return d, err
 	}
-	err = readDomain(&d, text)
-	d.AppArmor = d.AppArmor && h.version < opensBases
-	if err == nil {
-		err = h.observeMore(dom, &d)
+	plain(&err)
+	d.Problem = err.Error()
+	noteNames(&d, text)
+	if text == "" {
+		noteNames(&d, h.persistentXML(name))
 	}
-	if gone(err) {
-		return d, err
-	}
-	if err != nil { // told when the domain is looked at; the others go on
-		plain(&err)
-		d.Problem = err.Error()
+	if len(d.Disks)+len(d.Elsewhere) == 0 && text == "" {
+		d.Unknown = append(d.Unknown, "what images it uses is not known: "+d.Problem)
 	}
 	return d, nil
+}
+
+// observeAll also returns the domain's XML, as far as it got that.
+func (h *Host) observeAll(dom *libvirt.Domain, d *rotate.Domain) (text string, err error) {
+	if err = readState(dom, d); err != nil {
+		return "", err
+	}
+	if text, err = dom.GetXMLDesc(0); err != nil {
+		return "", err
+	}
+	if err = readDomain(d, text); err != nil {
+		return text, err
+	}
+	d.AppArmor = d.AppArmor && h.version < opensBases
+	return text, h.observeMore(dom, d)
 }
 
 func readState(dom *libvirt.Domain, d *rotate.Domain) error {
