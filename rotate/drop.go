@@ -24,11 +24,21 @@ func (b *builder) drop(names []string) {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return
 	}
+	if doubts := b.doubts(trial); len(doubts) > 0 {
+		b.plan.refuseOnce(doubts)
+		if len(names) > 0 { // the snapshot stays until its layers can go
+			return
+		}
+	}
 	if len(names) == 0 && len(merges) == 0 {
 		return
 	}
 	if trial.waitsForMerge() {
 		b.plan.Waiting = trial.plan.Waiting
+		return
+	}
+	if why := b.busy(before, merges); why != "" {
+		b.plan.Waiting = why
 		return
 	}
 	if refused := trial.preflight(merges); refused != nil {
@@ -191,6 +201,23 @@ func (l *Layer) rebase(base *Layer) {
 // obstacle tells why layer k of disk cannot be merged into the one below it,
 // in words; "" when it can.
 func (b *builder) obstacle(disk *Disk, k int) string {
+	why, _ := b.obstacleAt(disk, k)
+	return why
+}
+
+// obstacleAt also returns the image that stands in doubt, if that alone is in the way.
+func (b *builder) obstacleAt(disk *Disk, k int) (string, *Strange) {
+	if why := b.fact(disk, k); why != "" {
+		return why, nil
+	}
+	if s, path := b.doubtAbout(disk, k); s != nil {
+		return s.doubt(path), s
+	}
+	return "", nil
+}
+
+// fact tells what is known to be in the way of that merge.
+func (b *builder) fact(disk *Disk, k int) string {
 	child := b.forest.Find(disk.Chain[k].Key())
 	if child == nil || child.Parent == nil {
 		return "its place in the forest is not known"
@@ -225,9 +252,6 @@ func (b *builder) obstacle(disk *Disk, k int) string {
 				return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right", l.Path, l.Image.Bitmaps)
 			}
 		}
-	}
-	if s := b.strangeBeside(parent.Path); s != nil {
-		return fmt.Sprintf("%s may build on %s: %s", s.Path, parent.Path, s.Reason)
 	}
 	return ""
 }
@@ -292,15 +316,6 @@ func (b *builder) willTake(path string) bool {
 			return sd.Overlay != "" && b.origin(sd.Overlay) == path
 		})
 	})
-}
-
-func (b *builder) strangeBeside(path string) *Strange {
-	for i := range b.w.Strange {
-		if s := &b.w.Strange[i]; s.mayBuildOn(path) {
-			return s
-		}
-	}
-	return nil
 }
 
 func mergeStep(m *merge, dropped []string) Step {

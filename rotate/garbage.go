@@ -7,7 +7,7 @@ func (b *builder) collectGarbage() {
 	var steps []Step
 	for _, l := range b.forest.Layers() {
 		left, there := b.w.Left[l.Path]
-		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || branchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.strangeBeside(l.Path) != nil {
+		if !l.Garbage() || !there || left.InUse || !isOverlay(l.Path) || branchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.strangeBeside(l.Path) != nil {
 			continue
 		}
 		if !b.w.released(b.d, &Layer{Path: l.Path, ID: left.ID}) {

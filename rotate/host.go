@@ -140,6 +140,9 @@ type Layer struct {
 	Image     *chain.Image
 	BackingID vfs.ID // the file that Image.Backing names; zero when there is none
 	Problem   string // why the file or its header could not be read
+	// Use is what QEMU's image locks tell of it; asked only where no guest of this host
+	// has it open.
+	Use vfs.Use
 }
 
 // Key is the layer's identity in a forest.

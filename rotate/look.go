@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,10 +19,12 @@ type looker struct {
 	spaceAt func(dir string) (vfs.Space, error)
 	seen    map[string]Layer // by path; only the facts of the file are filled in
 	chained map[string]bool  // keys of the layers of all chains, under whatever name
+	scan    []string         // directories whose images may build on any layer
+	ignore  []string         // what raises no doubts, by the administrator's word
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}, o.Scan, o.Ignore}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -56,6 +57,16 @@ func (k *looker) disk(w *World, d *Domain, disk *Disk) {
 	}
 	if !d.State.Live() {
 		k.extend(w, disk)
+		k.users(disk)
+	}
+}
+
+// users asks for the locks on the layers of a disk that no guest of this host has open.
+func (k *looker) users(disk *Disk) {
+	for i := range disk.Chain {
+		if l := &disk.Chain[i]; l.ID != (vfs.ID{}) {
+			l.Use, _ = vfs.InUse(l.Path) // where there are no locks, the engine refuses to merge
+		}
 	}
 }
 
@@ -88,6 +99,7 @@ func (k *looker) extend(w *World, disk *Disk) {
 			disk.Problem = k.unknownBacking(w, base.Path, base.Image.Backing, true)
 			return
 		}
+		k.dangling(w, base.Path, below.Path)
 		if below.Format == "" { // a problem of this disk, but whose base it is counts all the same
 			disk.Problem = fmt.Sprintf("%s does not name the format of its backing file", base.Path)
 		}
@@ -168,15 +180,14 @@ func (k *looker) neighbours(w *World, o *Observer) {
 	}
 	for _, dir := range o.Scan {
 		if k.space(w, dir); !w.looksAt(dir) {
-			w.Strange = append(w.Strange, Strange{dir, "[storage] scan names it, but it cannot be looked at", true})
+			w.Strange = append(w.Strange, Strange{Path: dir, Reason: "[storage] scan names it, but it cannot be looked at", Anywhere: true})
 		}
 	}
 	for _, dir := range w.Pools { // one that is not there has no images
 		k.space(w, dir)
 	}
-	for _, dir := range slices.Sorted(maps.Keys(w.Dirs)) {
-		k.directory(w, dir, slices.Contains(o.Scan, dir) || slices.Contains(w.Pools, dir))
-	}
+	k.walk(w, o)
+	w.reach()
 }
 
 func (w *World) looksAt(dir string) bool {
@@ -184,29 +195,12 @@ func (w *World) looksAt(dir string) bool {
 	return known
 }
 
-// directory looks at the images in dir. What cannot be read could build on
-// the layers beside it, or, with anywhere, on any layer.
-func (k *looker) directory(w *World, dir string, anywhere bool) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		w.Strange = append(w.Strange, Strange{dir, err.Error(), anywhere})
-		return
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		w.Taken[path] = true
-		if e.Type().IsRegular() || e.Type()&fs.ModeSymlink != 0 {
-			k.neighbour(w, path, anywhere)
-		}
-	}
-}
-
 // unknownBacking notes an image whose backing name means no file that could
 // be told, unless it is surely storage of another kind.
 func (k *looker) unknownBacking(w *World, path, name string, anywhere bool) string {
 	reason := fmt.Sprintf("what file its backing name %q means is not known", name)
 	if !isRemote(name) {
-		w.Strange = append(w.Strange, Strange{path, reason, anywhere})
+		k.strange(w, Strange{Path: path, Reason: reason, Anywhere: anywhere})
 	}
 	return path + ": " + reason
 }
@@ -215,50 +209,45 @@ func (k *looker) unknownBacking(w *World, path, name string, anywhere bool) stri
 // notes images in chains of domains that do not run whose header cannot be
 // read: it is not known where those chains go on.
 func (k *looker) elsewhere(w *World) {
-	for uuid, in := range w.Intents {
-		if in.Broken != "" {
-			w.Strange = append(w.Strange, Strange{"intent " + uuid, in.Broken, true})
-		}
-	}
 	w.each(func(d *Domain) { k.elsewhereOf(w, d) })
 }
 
 func (k *looker) elsewhereOf(w *World, d *Domain) {
 	for _, what := range d.Unknown {
-		w.Strange = append(w.Strange, Strange{"domain " + d.Name, what, true})
+		w.Strange = append(w.Strange, Strange{Path: "domain " + d.Name, Reason: what, Anywhere: true})
 	}
 	if d.Problem != "" {
 		for _, path := range d.named() {
-			k.lone(w, path, true)
+			k.lone(w, path)
 		}
 	}
 	for _, path := range d.Elsewhere {
-		k.lone(w, path, true)
+		k.lone(w, path)
 	}
 	for j := range d.Disks {
 		for _, path := range d.Disks[j].Inactive {
-			k.lone(w, path, true)
+			k.lone(w, path)
 		}
-		if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && exists(c[0].Path) {
-			w.Strange = append(w.Strange, Strange{c[0].Path, c[0].Problem, true})
+		if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && !isForeignKind(c[0].Format) && exists(c[0].Path) {
+			k.strange(w, Strange{Path: c[0].Path, Reason: c[0].Problem})
 		}
 	}
 	for j := range d.Snapshots {
 		for _, sd := range d.Snapshots[j].Disks {
 			if path := stateLayer(d, &sd); path != "" && !d.uses(path) {
-				k.lone(w, path, false)
+				k.lone(w, path)
 			}
 		}
 	}
 }
 
 // lone looks at an image that a domain names outside its running chains.
-func (k *looker) lone(w *World, path string, anywhere bool) {
+func (k *looker) lone(w *World, path string) {
 	if _, known := k.seen[path]; known || !filepath.IsAbs(path) || !exists(path) {
 		return
 	}
 	k.space(w, filepath.Dir(path))
-	k.neighbour(w, path, anywhere)
+	k.neighbour(w, path, false)
 }
 
 func exists(path string) bool {
@@ -302,6 +291,15 @@ func (w *World) known(path string) bool {
 	return false
 }
 
+// dangling notes an image whose backing file is not here: on another host, which has
+// the storage in another place, the name may mean one of our layers.
+func (k *looker) dangling(w *World, path, name string) {
+	if !exists(name) {
+		k.strange(w, Strange{Path: path, Names: filepath.Base(name),
+			Reason: fmt.Sprintf("it builds on %s, which is not here, and a layer here has that name: another host may have this storage in that place", name)})
+	}
+}
+
 // neighbour looks at an image and at what it builds on. A file that went away
 // meanwhile uses nothing.
 func (k *looker) neighbour(w *World, path string, anywhere bool) {
@@ -314,7 +312,7 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		return
 	}
 	if err != nil {
-		w.Strange = append(w.Strange, Strange{path, err.Error(), anywhere})
+		k.strange(w, Strange{Path: path, Reason: err.Error(), Anywhere: anywhere})
 		return
 	}
 	if image.Backing == "" {
@@ -325,6 +323,7 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		k.unknownBacking(w, path, image.Backing, anywhere)
 		return
 	}
+	k.dangling(w, path, name)
 	below, l := w.Forest.Add(w.key(name), name), w.Forest.Add(w.key(path), path)
 	if !w.known(path) {
 		l.Keep("image " + path)
@@ -334,5 +333,5 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		// does that is merged just now. Whichever is true: neither may change.
 		below.Keep("image " + path)
 	}
-	k.neighbour(w, name, true)
+	k.neighbour(w, name, anywhere)
 }

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"slices"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -110,6 +111,15 @@ type leftover struct {
 // refuse notes why something is not done.
 func (p *Plan) refuse(code, path, detail string) {
 	p.Refused = append(p.Refused, Refusal{code, path, detail})
+}
+
+// refuseOnce adds those of the refusals that are not there yet.
+func (p *Plan) refuseOnce(refusals []Refusal) {
+	for _, r := range refusals {
+		if !slices.Contains(p.Refused, r) {
+			p.Refused = append(p.Refused, r)
+		}
+	}
 }
 
 // settle derives the result of a plan that has not been run.

@@ -172,6 +172,10 @@ func (b *builder) detach() {
 		b.plan.Waiting = "merges start only within the window " + b.rule.Window.String()
 		return
 	}
+	if why := b.busy(b, merges); why != "" {
+		b.plan.Waiting = why
+		return
+	}
 	if refused := trial.preflight(merges); refused != nil {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return

@@ -44,8 +44,10 @@ const (
 	CodeIntent         = "intent"          // the intent of an earlier run cannot be read
 	CodeMethod         = "method"
 	CodeNoGuestAgent   = "no-guest-agent"
-	CodeHook           = "hook"  // the policy's hook before the work failed
-	CodeFault          = "fault" // a fault of virt-rotate itself
+	CodeHook           = "hook"             // the policy's hook before the work failed
+	CodeFault          = "fault"            // a fault of virt-rotate itself
+	CodeDoubt          = "unreadable-image" // an image that could build on a layer
+	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
 )
 
 // checkDomain refuses what must not be touched at all. It tells every reason.
@@ -83,6 +85,7 @@ func (b *builder) checkDisks() {
 		}
 		covered++
 		if b.checkKind(disk) {
+			b.checkWriters(disk)
 			b.checkChain(disk)
 			b.checkStrangeOverlays(disk)
 		}

@@ -161,29 +161,44 @@ func TestABaseIsMergedIntoAgainOnceItsOtherUserIsGone(t *testing.T) {
 	h.checkDone(t)
 }
 
+// What cannot be read keeps its directory, and those that its neighbours build on, from
+// being merged: the snapshot stays, and that is told with the remedy. Other directories
+// are no matter of its.
 func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
+	broken := func(h *simHost, name string) { must(os.WriteFile(h.img(name), []byte("?"), 0o600)) }
 	cases := []struct {
 		name  string
 		build func(h *simHost)
-		want  string
+		path  string // of the refusal; "": merges go on
 	}{
-		{"beside the base", func(h *simHost) {
-			must(os.WriteFile(h.img("broken.qcow2"), []byte("?"), 0o600))
-		}, "img/broken.qcow2 may build on"},
-		{"the disk of a domain that is shut off, in another directory", func(h *simHost) {
+		{"beside the base", func(h *simHost) { broken(h, "broken.qcow2") }, "broken"},
+		{"in a directory below", func(h *simHost) {
+			must(os.MkdirAll(h.img("img/a/b"), 0o755))
+			broken(h, "img/a/b/broken.qcow2")
+		}, "a/b/broken"},
+		{"in another directory", func(h *simHost) {
 			other := h.add("other")
-			h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+			h.disk(other, "vda", "far/clone.qcow2")
 			other.State, other.cut = ShutOff, true
-			must(os.WriteFile(h.img("far/clone.qcow2"), []byte("?"), 0o600))
-		}, "far/clone.qcow2 may build on"},
+			broken(h, "far/clone.qcow2")
+		}, ""},
+		{"in another directory, beside a clone", func(h *simHost) {
+			other := h.add("other")
+			h.disk(other, "vda", "far/else.qcow2")
+			other.State, other.cut = ShutOff, true
+			h.picture("img/second.qcow2", "golden.qcow2")
+			h.picture("far/second.qcow2", "golden.qcow2")
+			broken(h, "far/else.qcow2")
+		}, "far/else"},
 		{"a disk that another domain has only after a restart", func(h *simHost) {
-			must(os.WriteFile(h.img("far/clone.qcow2"), []byte("?"), 0o600))
-			h.add("other").Elsewhere = []string{h.img("far/clone.qcow2")}
-		}, "far/clone.qcow2 may build on"},
+			broken(h, "img/clone.qcow2")
+			h.add("other").Elsewhere = []string{h.img("img/clone.qcow2")}
+		}, "clone"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			h := newSim(t)
+			h.create("golden.qcow2", nil)
 			web := h.add("web")
 			one(9, 10, 11)(h, web)
 			c.build(h)
@@ -191,15 +206,62 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 			r := h.rotator(rule(2))
 			r.Options = coalesce()
 			p := h.plan(t, r, "web")
-			h.wantSteps(t, p, aboveShared)
-			if len(p.Steps) > 0 && !strings.Contains(p.Steps[0].Reason, c.want) {
-				t.Errorf("reason: %s", p.Steps[0].Reason)
+			if c.path == "" {
+				if len(p.Refused) > 0 || len(p.Steps) != 5 {
+					t.Errorf("%+v", p)
+				}
+				return
+			}
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeDoubt || h.brief(p.Refused[0].Path) != c.path || !strings.Contains(p.Refused[0].Detail, "[storage] ignore") {
+				t.Errorf("%+v", p)
 			}
 			h.runAll(t, h.withOptions(r))
-			if h.pinned() != before {
-				t.Error("the base was written")
+			if h.pinned() != before || len(web.Snapshots) != 3 {
+				t.Errorf("the base was written, or a snapshot dropped: %v", snapshotNames(web))
+			}
+			r.Observer.Ignore = []string{p.Refused[0].Path}
+			if p := h.plan(t, r, "web"); len(p.Refused) > 0 || len(p.Steps) != 5 {
+				t.Errorf("ignored: %+v", p)
 			}
 		})
+	}
+}
+
+// A clone is seen wherever below the directory of the base it lies, and is not passed over
+// for being ignored: what it builds on is no doubt but known.
+func TestACloneInADirectoryBelowIsAUser(t *testing.T) {
+	for _, ignored := range []bool{false, true} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		must(os.MkdirAll(h.img("img/host2/deep"), 0o755))
+		h.picture("img/host2/deep/clone.qcow2", "web.qcow2")
+		r := h.rotator(rule(2))
+		if ignored {
+			r.Observer.Ignore = []string{h.img("img/host2/deep/clone.qcow2")}
+		}
+		r.Options = coalesce()
+		h.wantSteps(t, h.plan(t, r, "web"), aboveShared)
+		h.runAll(t, r)
+		h.checkData(t)
+	}
+}
+
+// A backing name that is not here may be that of a layer on another host, which has the
+// storage mounted elsewhere.
+func TestABackingNameThatIsNotHereMayMeanALayer(t *testing.T) {
+	for name, want := range map[string]int{"web": 0, "web." + name(9): 0, "web." + name(11): 5, "other": 5} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		must(os.MkdirAll(h.img("img/host2"), 0o755))
+		h.store(h.img("img/host2/clone.qcow2"), simImage{Format: "qcow2", Backing: "/srv/elsewhere/" + name + ".qcow2", BackingFormat: "qcow2"})
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		p := h.plan(t, r, "web")
+		if len(p.Steps) != want || (want == 0) != (len(p.Refused) == 1 && p.Refused[0].Code == CodeDoubt && strings.Contains(p.Refused[0].Detail, "which is not here")) {
+			t.Errorf("%s: %v, refused %+v", h.brief(name), h.lines(t, p.Steps), p.Refused)
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -33,6 +32,7 @@ type World struct {
 	CannotClone map[string]string
 	Taken       map[string]bool // paths in the directories concerned at which something is
 	Faults      []*Fault        // panics while domains were looked at
+	TooWide     []string        // storages that hold too much to be searched for users of layers
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -44,18 +44,6 @@ type LeftFile struct {
 	NoHeader  bool // begins with zeros, as an overlay of ours does until its header is written, which comes last
 	InUse     bool // a process has it open with QEMU's image locks
 	Written   bool // a process may write to it, by those locks
-}
-
-// A Strange image could build on any layer beside it, or on any layer at all.
-type Strange struct {
-	Path, Reason string
-	Anywhere     bool // a domain's disk builds on it: what is below may be anywhere
-}
-
-// mayBuildOn tells whether the image could build on the layer at path.
-func (s *Strange) mayBuildOn(path string) bool {
-	dir := filepath.Dir(path)
-	return s.Anywhere || filepath.Dir(s.Path) == dir || s.Path == dir
 }
 
 // Domain returns the domain of that name, or nil.
@@ -75,13 +63,17 @@ type Observer struct {
 	StateDir string
 	Scan     []string // directories whose images count as users of their backing files
 	Overlays []string // directories for overlays: looked at where they are there
+	// Ignore names images that raise no doubt, by the administrator's word, and directories
+	// that hold no images. An image that tells that it builds on a layer is a user all the same.
+	Ignore []string
 
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
 	clones  func(dir string) error              // nil: vfs.CanClone
 
-	cloneMu  sync.Mutex
+	cloneMu  sync.Mutex        // guards what follows
 	canClone map[string]string // what clones said of a directory
+	wide     map[string]bool   // storages that hold too much to be searched
 
 	loadOnce sync.Once
 	headers  *headerCache

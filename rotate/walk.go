@@ -1,0 +1,156 @@
+package rotate
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// Users of a layer are looked for in its directory and in all below it, and, where the
+// storage is one of its own, on all of that: directories for each host or each tenant
+// are usual there. What lies elsewhere is found in libvirt's storage pools and in the
+// directories of [storage] scan.
+
+// wideLimits are those of a search through a whole storage: one that has more in it is
+// not for images alone, and then only the directories of layers are searched.
+var wideLimits = vfs.Limits{Entries: 50_000, Depth: 32}
+
+// systemDirs are directories that are no storage for images, whatever is mounted there.
+var systemDirs = []string{"/", "/boot", "/dev", "/dev/shm", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var", "/var/lib", "/var/tmp"}
+
+// storageOf returns the topmost directory of the file system that dir is on, or dir
+// itself where that is one of the system's.
+func storageOf(dir string) string {
+	on, err := deviceOf(dir)
+	top := dir
+	for err == nil && top != "/" {
+		dev, failed := deviceOf(filepath.Dir(top))
+		if failed != nil || dev != on {
+			break
+		}
+		top = filepath.Dir(top)
+	}
+	if slices.Contains(systemDirs, top) {
+		return dir
+	}
+	return top
+}
+
+func deviceOf(dir string) (uint64, error) {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return 0, err
+	}
+	return fi.Sys().(*syscall.Stat_t).Dev, nil
+}
+
+// walk looks for images wherever users of the layers could be.
+func (k *looker) walk(w *World, o *Observer) {
+	walked := map[string]bool{}
+	for _, dir := range slices.Sorted(maps.Keys(w.Dirs)) {
+		if walked[dir] {
+			continue
+		}
+		top := storageOf(dir)
+		if top != dir && !k.wide(w, o, top, walked) || top == dir {
+			k.below(w, dir, vfs.ScanLimits(), walked)
+		}
+	}
+}
+
+// wide looks through a whole storage, once it is known not to be too much; it tells
+// whether it did.
+func (k *looker) wide(w *World, o *Observer, top string, walked map[string]bool) bool {
+	if o.tooWide(top) {
+		w.TooWide = append(w.TooWide, top)
+		return false
+	}
+	seen := maps.Clone(walked)
+	if k.below(w, top, wideLimits, seen) {
+		maps.Copy(walked, seen)
+		return true
+	}
+	o.noteWide(top)
+	w.TooWide = append(w.TooWide, top)
+	return false
+}
+
+// tooWide tells whether a storage was found to hold too much before.
+func (o *Observer) tooWide(top string) bool {
+	o.cloneMu.Lock()
+	defer o.cloneMu.Unlock()
+	return o.wide[top]
+}
+
+func (o *Observer) noteWide(top string) {
+	o.cloneMu.Lock()
+	defer o.cloneMu.Unlock()
+	if o.wide == nil {
+		o.wide = map[string]bool{}
+	}
+	o.wide[top] = true
+}
+
+// below looks at the images in dir and in the directories below it: each of them
+// may be a user of a layer. What is not to be found out stands in doubt; of a directory
+// to scan its users may build on any layer. It tells whether it came to the end.
+func (k *looker) below(w *World, dir string, limits vfs.Limits, walked map[string]bool) bool {
+	walked[dir] = true
+	limits.Skip = func(sub string) bool {
+		walked[sub] = true
+		return k.ignored(sub) || holdsDevices(sub)
+	}
+	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
+		var bound *vfs.BoundError
+		if errors.As(err, &bound) && limits.Entries == wideLimits.Entries {
+			return false
+		}
+		anywhere := k.scanned(found.Path)
+		if err != nil {
+			k.strange(w, Strange{Path: found.Path, Reason: strangeDirectory(err), Anywhere: anywhere})
+			continue
+		}
+		if w.looksAt(filepath.Dir(found.Path)) {
+			w.Taken[found.Path] = true
+		}
+		if found.Type&fs.ModeDevice == 0 {
+			k.neighbour(w, found.Path, anywhere)
+		}
+	}
+	return true
+}
+
+// holdsDevices tells whether a directory is no place for images.
+func holdsDevices(dir string) bool { return within("/dev", dir) && !within("/dev/shm", dir) }
+
+// strange notes what stands in doubt, unless the administrator has given his word for it.
+func (k *looker) strange(w *World, s Strange) {
+	if !k.ignored(s.Path) {
+		w.Strange = append(w.Strange, s)
+	}
+}
+
+// scanned tells whether path is in a directory of [storage] scan.
+func (k *looker) scanned(path string) bool {
+	return slices.ContainsFunc(k.scan, func(dir string) bool { return within(filepath.Clean(dir), path) })
+}
+
+// ignored tells whether path is named in [storage] ignore, or below a directory that is.
+func (k *looker) ignored(path string) bool {
+	return slices.ContainsFunc(k.ignore, func(i string) bool { return within(filepath.Clean(i), path) })
+}
+
+// strangeDirectory is why not all of a directory is known.
+func strangeDirectory(err error) string {
+	var bound *vfs.BoundError
+	if errors.As(err, &bound) {
+		return bound.Reason + ": keep images apart from other files, or name what holds none in [storage] ignore"
+	}
+	return err.Error()
+}
