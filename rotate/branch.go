@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Going back to a snapshot leaves a branch: layers that hold states, and which no disk
@@ -51,7 +49,7 @@ func (in *Intent) mergedOnBranch(path string) bool {
 // branch looks at the chain that ends at path.
 func (k *looker) branch(target, path string) Disk {
 	disk := Disk{Target: target, Kind: "file", Device: "disk", Branch: true, Chain: []Layer{{Path: path, Format: "qcow2", Kind: "file"}}}
-	k.disk(&World{Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{}}, &Domain{State: ShutOff}, &disk)
+	k.disk(newWorld(), &Domain{State: ShutOff}, &disk)
 	return disk
 }
 

@@ -139,6 +139,10 @@ func (b *builder) schedule() {
 		b.plan.Waiting = "the guest is shut off, and nothing was written since " + newest.Name
 	}
 	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
+	if b.due && !b.d.State.Live() && b.d.Checkpoints > 0 {
+		b.due = false
+		b.plan.Waiting = fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes a snapshot of it only while it runs", plural(b.d.Checkpoints, "checkpoint"))
+	}
 }
 
 // untouched tells whether a guest that is shut off has written nothing since the

@@ -30,6 +30,9 @@ const (
 	FindStrange  = "unreadable-image"
 	FindUEFI     = "nvram-not-covered"
 	FindRestart  = "restart-needed"
+	FindWide     = "large-storage"
+	FindUseless  = "of-no-use"
+	FindRoot     = "not-root"
 )
 
 // A Finding is something on the host that is not as it should be.
@@ -47,13 +50,14 @@ type Finding struct {
 }
 
 // Diagnose looks for leftovers and inconsistencies of the named domains, or
-// of all. It is pure; it knows no policy, since leftovers outlive policies.
-func Diagnose(w *World, names []string, now time.Time) []Finding {
+// of all, and for what a run would refuse by the rules. A domain without a rule is looked
+// at, too, if virt-rotate has to do with it: leftovers outlive policies. It is pure.
+func Diagnose(w *World, names []string, rules map[string]*policy.Rule, now time.Time) []Finding {
 	var found []Finding
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		if len(names) == 0 || slices.Contains(names, d.Name) {
-			if f := Contain(d.Name, func() { found = append(found, diagnoseDomain(w, d, now)...) }); f != nil {
+			if f := Contain(d.Name, func() { found = append(found, diagnoseDomain(w, d, rules[d.Name], now)...) }); f != nil {
 				found = append(found, faultFinding(f))
 			}
 		}
@@ -62,7 +66,29 @@ func Diagnose(w *World, names []string, now time.Time) []Finding {
 		found = append(found, orphans(w)...)
 		found = append(found, strangers(w)...)
 		found = append(found, lostIntents(w)...)
+		found = append(found, notes(w)...)
 	}
+	return found
+}
+
+// notes tells what is good to know of the host.
+func notes(w *World) []Finding {
+	var found []Finding
+	for _, top := range w.TooWide {
+		found = append(found, Finding{Code: FindWide, Path: top, Note: true,
+			Detail: "it holds too many files to be searched for users of layers: only the directories of layers there, and those below them, are",
+			Remedy: "name other directories there that have images in [storage] scan, and what holds none in [storage] ignore"})
+	}
+	for _, files := range w.Useless {
+		for _, f := range files {
+			if exists(f.Path) {
+				found = append(found, Finding{Code: FindUseless, Path: f.Path, Note: true,
+					Detail: "the snapshots that it was of use to were given up; what it builds on has been written to since",
+					Remedy: "delete it, if nobody else has a use for it"})
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b Finding) int { return strings.Compare(a.Code+a.Path, b.Code+b.Path) })
 	return found
 }
 
@@ -70,35 +96,48 @@ func faultFinding(f *Fault) Finding {
 	return Finding{Code: CodeFault, Domain: f.Domain, Detail: f.Error(), Remedy: "send the output of virt-rotate plan " + f.Domain + " and virsh dumpxml " + f.Domain + " with your report"}
 }
 
-func diagnoseDomain(w *World, d *Domain, now time.Time) []Finding {
+func diagnoseDomain(w *World, d *Domain, rule *policy.Rule, now time.Time) []Finding {
 	var found []Finding
 	add := func(f Finding) {
 		f.Domain = d.Name
 		found = append(found, f)
 	}
-	if d.Problem != "" {
-		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})
-	}
-	if in := w.Intents[d.UUID]; in != nil {
+	if in := w.Intents[d.UUID]; in != nil && in.Broken == "" {
 		add(intentFinding(d, in))
 	}
-	if !touched(d) {
+	if d.Problem != "" {
+		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})
+		return found
+	}
+	if !touched(d) && rule == nil {
 		return found
 	}
 	if missed := missedEnds(w, d); len(missed) > 0 {
 		return append(found, missed...) // what libvirt says of the disks is not what runs
 	}
-	for i := range d.Disks {
-		diagnoseDisk(w, d, &d.Disks[i], add)
+	if touched(d) {
+		for i := range d.Disks {
+			diagnoseDisk(w, d, &d.Disks[i], add)
+		}
+		diagnoseSnapshots(w, d, now, add)
 	}
-	diagnoseSnapshots(w, d, add)
-	for i := range d.Snapshots {
-		if s := &d.Snapshots[i]; s.Ours() && s.Time.After(now.Add(time.Minute)) {
-			add(Finding{Code: FindFuture, Detail: "snapshot " + s.Name + " was taken in the future: the clock went backwards, and it is kept until then",
-				Remedy: fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", d.Name, s.Name)})
+	if d.IOError {
+		add(findingOf(d, Refusal{CodeIOError, "", "the guest is paused because of an I/O error, as when its storage is full"}))
+	}
+	for _, r := range refusalsOf(w, d, rule, now) {
+		if !told(found, r) {
+			add(findingOf(d, r))
 		}
 	}
 	return found
+}
+
+// told tells whether a finding says already what would be refused.
+func told(found []Finding, r Refusal) bool {
+	code := findingOf(&Domain{}, r).Code
+	return slices.ContainsFunc(found, func(f Finding) bool {
+		return f.Code == code && (f.Path == r.Path || f.Path == "" || r.Path == "") && !f.Note
+	})
 }
 
 func intentFinding(d *Domain, in *Intent) Finding {
@@ -147,13 +186,11 @@ func diagnoseDisk(w *World, d *Domain, disk *Disk, add func(Finding)) {
 	}
 	if !w.Remote {
 		if code, path, detail := ChainProblem(disk); code != "" {
-			add(Finding{Code: FindMismatch, Path: path, Detail: detail,
-				Remedy: "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md"})
+			add(findingOf(d, Refusal{code, path, detail}))
 		}
 	}
-	if detail := inactiveProblem(disk); detail != "" && !d.Transient {
-		add(Finding{Code: FindConfig, Path: disk.Target, Detail: detail,
-			Remedy: "make the persistent configuration name the running chain (virsh edit), before the guest stops"})
+	if detail := inactiveProblem(disk); detail != "" && !d.Transient && len(disk.Chain) > 0 {
+		add(findingOf(d, Refusal{CodeInactive, disk.Active().Path, detail}))
 	}
 	if disk.Job != nil {
 		diagnoseJob(w, d, disk, add)
@@ -164,7 +201,7 @@ func diagnoseDisk(w *World, d *Domain, disk *Disk, add func(Finding)) {
 		if i > 0 && !w.Remote && isOverlay(l.Path) && !b.inMetadata(l.Path) && !w.released(d, l) {
 			add(Finding{Code: FindUnlisted, Path: l.Path,
 				Detail: "no snapshot names this overlay of ours, and virt-rotate did not drop its snapshot: the list of snapshots may have been lost",
-				Remedy: fmt.Sprintf("if the state below it is not needed: virsh blockcommit %s %s --base %s --top %s --wait", d.Name, disk.Target, disk.Chain[i-1].Path, l.Path)})
+				Remedy: "if the state below it is not needed, let the next run merge it: " + forgetCommand(d.Name, snapshotOf(l.Path))})
 		}
 		if isOverlay(l.Path) && l.Mode&0o077 != 0 {
 			add(Finding{Code: FindMode, Path: l.Path, Fixable: true, Detail: fmt.Sprintf("mode %04o: others can read what the guest wrote", l.Mode),
@@ -209,7 +246,7 @@ func appArmorFinding(disk *Disk, d *Domain) Finding {
 			strings.Join(lines, "\n"), d.UUID)}
 }
 
-func diagnoseSnapshots(w *World, d *Domain, add func(Finding)) {
+func diagnoseSnapshots(w *World, d *Domain, now time.Time, add func(Finding)) {
 	b := doctorsBuilder(w, d)
 	stale := b.fixes()
 	for i := range d.Snapshots {
@@ -226,8 +263,14 @@ func diagnoseSnapshots(w *World, d *Domain, add func(Finding)) {
 		for _, sd := range s.Disks {
 			if path := missing(w, d, &sd); path != "" {
 				add(Finding{Code: FindMissing, Path: path, Detail: "snapshot " + s.Name + " names it for " + sd.Target + ", but it is not there",
-					Remedy: fmt.Sprintf("if the file is lost for good: virsh snapshot-delete %s %s --metadata", d.Name, s.Name)})
+					Remedy: "if the file is lost for good: " + forgetCommand(d.Name, s.Name)})
 			}
+		}
+	}
+	for i := range d.Snapshots {
+		if s := &d.Snapshots[i]; s.Ours() && s.Time.After(now.Add(time.Minute)) {
+			add(Finding{Code: FindFuture, Detail: "snapshot " + s.Name + " was taken in the future: the clock went backwards, and it is kept until then",
+				Remedy: "if it is not needed: " + forgetCommand(d.Name, s.Name)})
 		}
 	}
 	if d.UEFI && len(d.Snapshots) > 0 {
@@ -248,7 +291,7 @@ func contradiction(d *Domain, s *Snapshot, sd *SnapshotDisk, actual string) Find
 	stored := sd.State[len(sd.State)-1]
 	return Finding{Code: FindStale, Path: stored, snapshot: s.Name,
 		Detail: fmt.Sprintf("snapshot %s has its state of %s there by its metadata, but its overlay is on %s: somebody pulled or rebased it by hand", s.Name, sd.Target, actual),
-		Remedy: fmt.Sprintf("find out which of the two holds the state (qemu-img compare); keep the file until then. If the snapshot is not needed: virsh snapshot-delete %s %s --metadata", d.Name, s.Name)}
+		Remedy: "find out which of the two holds the state (qemu-img compare); keep the file until then. If the snapshot is not needed: " + forgetCommand(d.Name, s.Name)}
 }
 
 // missing returns the file that holds the state of a snapshot's disk if it is not there.
@@ -294,14 +337,28 @@ func inUseText(path string) string {
 func strangers(w *World) []Finding {
 	var found []Finding
 	for _, s := range w.Strange {
-		where := "in this directory"
-		if s.Anywhere {
+		where := "in its directory"
+		switch {
+		case s.Names != "" && !w.hasLayerNamed(s.Names):
+			continue
+		case s.Names != "":
+			where = "into or out of a layer of that name"
+		case s.Anywhere:
 			where = "on this host"
 		}
 		found = append(found, Finding{Code: FindStrange, Path: s.Path, Detail: s.Reason,
-			Remedy: "nothing is merged " + where + " until it can be read, is mended, or is moved away"})
+			Remedy: "nothing is merged " + where + " meanwhile: " + s.remedy()})
 	}
 	return found
+}
+
+// hasLayerNamed tells whether a layer of a domain has that file name.
+func (w *World) hasLayerNamed(name string) bool {
+	return slices.ContainsFunc(w.Domains, func(d Domain) bool {
+		return slices.ContainsFunc(d.Disks, func(disk Disk) bool {
+			return slices.ContainsFunc(disk.Chain, func(l Layer) bool { return filepath.Base(l.Path) == name })
+		})
+	})
 }
 
 // lostIntents finds intents of domains that are no longer there.

@@ -98,7 +98,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 	for _, c := range complaints() {
 		t.Run(c.code+" "+c.name, func(t *testing.T) {
 			_, w := spoiled(t, c.spoil)
-			found := Diagnose(w, nil, hour(12))
+			found := Diagnose(w, nil, nil, hour(12))
 			i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == c.code })
 			if i < 0 {
 				t.Fatalf("no %s in %+v", c.code, found)
@@ -113,7 +113,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 
 func TestDoctorFindsNothingOnASoundHost(t *testing.T) {
 	_, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
-	if found := Diagnose(w, nil, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, nil, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -125,7 +125,7 @@ func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
 		other.Disks[0].Inactive = []string{"/elsewhere"}
 		other.AppArmor, other.UEFI = true, true
 	})
-	if found := Diagnose(w, nil, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, nil, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -139,14 +139,14 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 		}
 	})
 	before := h.files(t)
-	found := Diagnose(w, nil, hour(12))
+	found := Diagnose(w, nil, nil, hour(12))
 	must(Fix(context.Background(), h, w, found))
 	for _, f := range found {
 		if want := f.Code != FindOrphan; f.Fixed != want {
 			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
 		}
 	}
-	left := Diagnose(h.see(t), nil, hour(12))
+	left := Diagnose(h.see(t), nil, nil, hour(12))
 	if len(left) != 1 || left[0].Code != FindOrphan {
 		t.Errorf("left: %+v", left)
 	}

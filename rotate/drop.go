@@ -82,13 +82,12 @@ func (b *builder) dropReason(name string) string {
 func (b *builder) stays(name string) string {
 	s := b.original(name)
 	for _, sd := range s.Disks {
-		i := slices.IndexFunc(b.disks, func(d Disk) bool { return d.Target == sd.Target })
-		if i < 0 || b.disks[i].index(sd.Overlay) < 1 {
+		disk, k := overlayIn(b.disks, sd.Overlay)
+		if k < 1 {
 			continue
 		}
-		k := b.disks[i].index(sd.Overlay)
-		if why := b.obstacle(&b.disks[i], k); why != "" {
-			return fmt.Sprintf("; %s stays a layer of %s: %s", filepath.Base(sd.Overlay), sd.Target, why)
+		if why := b.obstacle(disk, k); why != "" {
+			return fmt.Sprintf("; %s stays a layer of %s: %s", filepath.Base(sd.Overlay), disk.Target, why)
 		}
 	}
 	return ""

@@ -134,6 +134,7 @@ func (k *looker) look(w *World, l *Layer) Layer {
 	if err != nil {
 		return Layer{Problem: err.Error()}
 	}
+	w.Written[l.Path] = info.ModTime
 	seen := Layer{ID: info.ID, Mode: uint32(info.Mode.Perm()), Links: info.Links, Allocated: info.Allocated, Kind: "file"}
 	if info.IsBlock {
 		seen.Kind = "block"
@@ -257,7 +258,7 @@ func exists(path string) bool {
 
 // stranger inspects an image that is in no chain. One that is, under another
 // name, and what is no file at all, are as good as nothing.
-func (k *looker) stranger(path string) (chain.Image, error) {
+func (k *looker) stranger(w *World, path string) (chain.Image, error) {
 	info, err := vfs.Stat(path)
 	var kind *vfs.KindError
 	if errors.As(err, &kind) || err == nil && k.chained[layerKey(info.ID, path)] {
@@ -265,6 +266,10 @@ func (k *looker) stranger(path string) (chain.Image, error) {
 	}
 	if err != nil {
 		return chain.Image{}, err
+	}
+	w.Written[path] = info.ModTime
+	if w.useless(path, info) {
+		return chain.Image{}, nil
 	}
 	return k.headers.inspect(path, info, k.inspect)
 }
@@ -307,7 +312,7 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		return
 	}
 	k.seen[path] = Layer{Path: path}
-	image, err := k.stranger(path)
+	image, err := k.stranger(w, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}

@@ -73,10 +73,8 @@ func endsAs(list, want []string) bool {
 // left out, or an overlay in no chain, it is the stored chain with merged
 // layers replaced by what took their data. It is nil when that is not known.
 func (b *builder) expected(sd *SnapshotDisk) []Layer {
-	if disk := b.disk(sd.Target); disk != nil && sd.Overlay != "" {
-		if k := disk.index(sd.Overlay); k > 0 {
-			return slices.Clone(disk.Chain[:k])
-		}
+	if disk, k := overlayIn(b.disks, sd.Overlay); k > 0 {
+		return slices.Clone(disk.Chain[:k])
 	}
 	return b.follow(sd.State)
 }
@@ -113,29 +111,18 @@ func (b *builder) layer(path string) *Layer {
 }
 
 // dropMetadata drops a snapshot's metadata. libvirt 9 takes its overlays out of the
-// stored chains of all descendants, as if they had been merged. What it does to those
-// in chains of disks is redefined afterwards; of those on branches nothing in the
-// chains tells what they were, so they are descendants of another one meanwhile.
+// stored chains of all descendants, as if they had been merged, and fails halfway where
+// one of them lacks a disk that it has: so it has none any more by then.
 func (r *domainRun) dropMetadata(ctx context.Context, d *Domain, drops []string, going string) error {
 	up := survivor(d, drops, going)
-	moved := d.branchesAbove(going)
-	for _, s := range moved {
-		if err := r.reparent(ctx, d, s, up); err != nil {
-			return err
+	for i := range d.Snapshots {
+		if s := &d.Snapshots[i]; s.Parent == going {
+			if err := r.reparent(ctx, d, s, up); err != nil {
+				return err
+			}
 		}
 	}
-	if err := r.Observer.Host.DropMetadata(ctx, d.Name, going); err != nil {
-		return err
-	}
-	for _, s := range moved {
-		if s.Parent == going {
-			continue
-		}
-		if err := r.reparent(ctx, d, s, s.Parent); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.Observer.Host.DropMetadata(ctx, d.Name, going)
 }
 
 func (r *domainRun) reparent(ctx context.Context, d *Domain, s *Snapshot, parent string) error {
@@ -143,23 +130,6 @@ func (r *domainRun) reparent(ctx context.Context, d *Domain, s *Snapshot, parent
 		return fmt.Errorf("snapshot %s: %w", s.Name, err)
 	}
 	return nil
-}
-
-// branchesAbove returns the lowest snapshots of the branches that descend from the one
-// of that name: they are on a branch, what they descend from is not, or is that one.
-func (d *Domain) branchesAbove(name string) []*Snapshot {
-	var found []*Snapshot
-	for i := range d.Snapshots {
-		s := &d.Snapshots[i]
-		parent := d.Snapshot(s.Parent)
-		if parent == nil || !d.onBranch(s) || !d.descends(s, name) {
-			continue
-		}
-		if parent.Name == name || !d.onBranch(parent) {
-			found = append(found, s)
-		}
-	}
-	return found
 }
 
 // survivor returns the nearest snapshot above one that goes and which stays, or "".
@@ -170,12 +140,6 @@ func survivor(d *Domain, drops []string, going string) string {
 		}
 	}
 	return ""
-}
-
-// onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
-// is in none, or builds on nothing any more.
-func (d *Domain) onBranch(s *Snapshot) bool {
-	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
 }
 
 // hasBelow tells whether a disk's chain has a layer below that path.

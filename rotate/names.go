@@ -22,6 +22,16 @@ var overlayName = regexp.MustCompile(`^.+\.[A-Za-z0-9_.-]+-\d{8}T\d{6}Z(_\d+)?\.
 // isOverlay tells whether a path is named as overlayPath names files.
 func isOverlay(path string) bool { return overlayName.MatchString(filepath.Base(path)) }
 
+// snapshotOf returns the name of the snapshot with which an overlay came into being, by
+// its file name, or "": a stem may have dots, too, so it is what follows the last.
+func snapshotOf(path string) string {
+	if !isOverlay(path) {
+		return ""
+	}
+	name := strings.TrimSuffix(filepath.Base(path), ".qcow2")
+	return name[strings.LastIndex(name, ".")+1:]
+}
+
 // mark returns the description of a snapshot that policy's rotation takes.
 // Only snapshots with it are ever dropped.
 func mark(policy string) string { return markPrefix + policy + ")" }

@@ -47,6 +47,8 @@ const (
 	CodeHook           = "hook"             // the policy's hook before the work failed
 	CodeFault          = "fault"            // a fault of virt-rotate itself
 	CodeDoubt          = "unreadable-image" // an image that could build on a layer
+	CodeDestroyed      = "lost-snapshot"    // a guest has written to what its state builds on
+	CodeComma          = "comma-in-name"    // libvirt mixes up such names while the guest is off
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
 )
 
@@ -74,6 +76,7 @@ func (b *builder) checkDomain() {
 		b.refuse(CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
 	b.checkDisks()
+	b.checkDestroyed()
 }
 
 func (b *builder) checkDisks() {

@@ -126,8 +126,8 @@ func freedBy(d *Domain, s *Snapshot) []intentFile {
 func overlaysOf(d *Domain, s *Snapshot) []intentFile {
 	var files []intentFile
 	for _, sd := range s.Disks {
-		disk := diskOf(d, sd.Target)
-		if disk == nil || disk.index(sd.Overlay) < 0 {
+		disk, _ := overlayIn(d.Disks, sd.Overlay)
+		if disk == nil {
 			disk = branchWith(d.Branches, sd.Overlay)
 			if disk != nil && disk.Active().Path == sd.Overlay {
 				continue // what is in it, somebody has gone back from: no snapshot ever had that

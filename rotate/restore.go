@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
@@ -200,7 +199,7 @@ func (s *restore) chainOf(state StateLayer) ([]Layer, *Refusal) {
 	}
 	disk := Disk{Target: state.Target, Chain: []Layer{{Path: state.Path, Format: format, Kind: "file"}}}
 	look := newLooker(s.Observer)
-	look.disk(&World{Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{}}, &Domain{State: ShutOff}, &disk)
+	look.disk(newWorld(), &Domain{State: ShutOff}, &disk)
 	if code, path, detail := ChainProblem(&disk); code != "" {
 		return nil, &Refusal{code, path, detail}
 	}

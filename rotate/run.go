@@ -207,6 +207,11 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 	var last []Step
 	moves := 0
 	r.thaw(ctx, p.Domain)
+	if d := r.w.Domain(p.Domain); d != nil {
+		if err := r.noteLost(ctx, d); err != nil {
+			return r.finish(ctx, p, err)
+		}
+	}
 	if p.forget {
 		if err := r.endIntent(r.w.Domain(p.Domain)); err != nil {
 			return r.finish(ctx, p, err)

@@ -166,6 +166,12 @@ func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error
 	})
 }
 
+// onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
+// is in none, or builds on nothing any more.
+func (d *Domain) onBranch(s *Snapshot) bool {
+	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
+}
+
 // inherit does what libvirt 9.0 does to a child of a snapshot that goes: its
 // stored disks become those of the parent, as if a merge had been done.
 func inherit(child, gone *Snapshot) {

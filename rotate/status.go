@@ -50,6 +50,7 @@ type SnapshotStatus struct {
 	Time   time.Time `json:"time"`
 	Ours   bool      `json:"ours"`
 	Keep   bool      `json:"keep"`
+	Lost   bool      `json:"lost"` // a guest writes to what its state builds on
 	Reason string    `json:"reason"`
 }
 
@@ -85,6 +86,13 @@ func status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time
 	verdicts := Retention(d, rule, now)
 	for i := range d.Snapshots {
 		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
+	}
+	for _, x := range w.Destroyed(d) {
+		for i := range s.Snapshots {
+			if st := &s.Snapshots[i]; st.Name == x.Snapshot && !st.Lost {
+				st.Lost, st.Reason = true, x.String()
+			}
+		}
 	}
 	return s
 }

@@ -122,6 +122,9 @@ func (b *builder) placeOverlays(spec *SnapshotSpec) *Refusal {
 	spec.Name = snapshotName(b.rule.Name, b.now, func(name string) bool { return b.nameFree(stems, name) })
 	for target, stem := range stems {
 		path := overlayPath(b.disk(target), stem, b.rule.OverlayDir, spec.Name)
+		if !b.d.State.Live() && strings.Contains(path, ",") {
+			return &Refusal{CodeComma, path, "the path has a comma: for a guest that is off, libvirt would make another file than it names in the domain"}
+		}
 		if len(filepath.Base(path)) > maxFileName {
 			return &Refusal{CodeNameTooLong, path, fmt.Sprintf("the overlay's file name would be longer than %d bytes", maxFileName)}
 		}

@@ -29,22 +29,47 @@ func (b *builder) checkStates() {
 // contradicts returns the layer below the overlay of a snapshot's disk if the
 // metadata names another one and no merge of ours explains that.
 func (b *builder) contradicts(sd *SnapshotDisk) string {
-	disk := b.disk(sd.Target)
-	if disk == nil || sd.Overlay == "" || len(sd.State) == 0 || b.w.Intents[b.d.UUID].explains() {
-		return ""
-	}
-	k := disk.index(sd.Overlay)
-	if k < 1 {
+	disk, k := overlayIn(b.disks, sd.Overlay)
+	if disk == nil || k < 1 || len(sd.State) == 0 || b.w.Intents[b.d.UUID].explains() {
 		return ""
 	}
 	stored, actual := sd.State[len(sd.State)-1], &disk.Chain[k-1]
 	for to, ok := b.moved[stored]; ok; to, ok = b.moved[stored] {
 		stored = to.Path
 	}
-	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && lost(stored) {
+	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && lost(stored) || b.sunk(disk, stored, k) {
 		return ""
 	}
 	return actual.Path
+}
+
+// sunk tells whether the metadata of the snapshot whose overlay is layer k names a layer
+// further down in the same chain, and all between are overlays of ours that came with
+// snapshots which are not listed any more: libvirt 9.0 writes that into the metadata of
+// the next snapshot when one is deleted with --metadata, as if its layer had been merged.
+// The layers are all there; so the state is where the chain has it.
+func (b *builder) sunk(disk *Disk, stored string, k int) bool {
+	at := disk.index(stored)
+	if at < 0 || at >= k-1 {
+		return false
+	}
+	for _, l := range disk.Chain[at+1 : k] {
+		if !isOverlay(l.Path) || b.inMetadata(l.Path) {
+			return false
+		}
+	}
+	return true
+}
+
+// overlayIn finds the disk that has the overlay in its chain, and its place there. Disks
+// get other targets, so those do not tell.
+func overlayIn(disks []Disk, overlay string) (*Disk, int) {
+	for i := range disks {
+		if k := disks[i].index(overlay); k >= 0 && overlay != "" {
+			return &disks[i], k
+		}
+	}
+	return nil, -1
 }
 
 func lost(path string) bool {

@@ -24,9 +24,12 @@ type World struct {
 	// Released lists, by domain UUID, the overlays whose snapshots virt-rotate
 	// has dropped and which are still in a chain.
 	Released map[string][]intentFile
-	Left     map[string]LeftFile // what is at each path that an intent names, the bases of its merges included
-	Strange  []Strange           // images in the directories that could not be read
-	Pools    []string            // directories of the host's storage pools
+	Useless  map[string][]intentFile // by domain UUID, images of snapshots that were given up
+	Lost     map[string][]Destroyed  // by domain UUID, snapshots that were seen to be lost
+	Written  map[string]time.Time    // by path, when each layer of the domains, and each image that builds on one, was last written to
+	Left     map[string]LeftFile     // what is at each path that an intent names, the bases of its merges included
+	Strange  []Strange               // images in the directories that could not be read
+	Pools    []string                // directories of the host's storage pools
 	// CannotClone says, by directory of a layer, why files there cannot share extents;
 	// "" where they can.
 	CannotClone map[string]string
@@ -119,26 +122,29 @@ func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, er
 	})
 }
 
+// newWorld returns a world with nothing in it.
+func newWorld() *World {
+	return &World{
+		Forest: chain.NewForest(), Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
+		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Lost: map[string][]Destroyed{},
+		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{},
+	}
+}
+
 // assemble completes what the host said of the domains with what their files
 // say. Only the files of fresh, which come first, are looked at; the others carry
 // their facts already.
 func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools []string) (*World, error) {
-	w := &World{
-		Remote: o.Host.Remote(), Domains: domains, Pools: pools, Forest: chain.NewForest(),
-		Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
-		Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{},
-	}
+	w := newWorld()
+	w.Remote, w.Domains, w.Pools = o.Host.Remote(), domains, pools
 	var err error
 	if w.Intents, err = newJournal(o.StateDir).load(); err != nil {
 		return nil, err
 	}
-	w.Released = map[string][]intentFile{}
 	for i := range domains {
 		w.Faults = append(w.Faults, domains[i].Faults...)
 		domains[i].Snapshots = inOrderTaken(domains[i].Snapshots)
-		if layers := loadReleased(o.StateDir, domains[i].UUID); layers != nil {
-			w.Released[domains[i].UUID] = layers
-		}
+		w.recall(o.StateDir, domains[i].UUID)
 	}
 	look := newLooker(o)
 	if !w.Remote {

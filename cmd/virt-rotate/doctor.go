@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -21,8 +24,10 @@ func doctorCommand(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "look for leftovers and inconsistencies, and tell the remedy",
 		ArgsUsage: "[DOMAIN…]", OnUsageError: usageError,
-		Flags:       []cli.Flag{outputFlag(), &cli.BoolFlag{Name: "fix", Usage: "mend what is safe to mend"}},
-		Description: exitHelp,
+		Flags: []cli.Flag{outputFlag(), &cli.BoolFlag{Name: "fix", Usage: "mend what is safe to mend"},
+			&cli.StringSliceFlag{Name: "forget", Usage: "give up a `SNAPSHOT` of the domain that is lost, or that libvirt no longer lists; later runs merge or delete its layers. May be repeated"}},
+		Description: "Beside leftovers it tells whatever run would refuse, and what to do about it. What it\n" +
+			"prints as a remedy costs no snapshot but those that it names.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
 			if err := checkOutput(c); err != nil {
 				return err
@@ -33,12 +38,15 @@ func doctorCommand(e *env) *cli.Command {
 }
 
 func (e *env) doctor(c *cli.Context, s *session) error {
-	if c.Bool("fix") {
+	if c.Bool("fix") || c.IsSet("forget") {
 		lock, err := rotate.Lock(s.rotator.Observer.StateDir)
 		if err != nil {
 			return err
 		}
 		defer lock.Close()
+	}
+	if err := e.forget(c, s); err != nil {
+		return err
 	}
 	w, err := s.rotator.Observer.Observe(c.Context)
 	if err != nil {
@@ -49,7 +57,11 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 			return fmt.Errorf("%s: %w", name, rotate.ErrNoSuchDomain)
 		}
 	}
-	report := doctorReport{rotate.Diagnose(w, c.Args().Slice(), time.Now())}
+	rules, err := rotate.Select(w, s.rotator.Match, nil)
+	if err != nil {
+		return err
+	}
+	report := doctorReport{asUser(rotate.Diagnose(w, c.Args().Slice(), rules, time.Now()))}
 	if report.Findings == nil {
 		report.Findings = []rotate.Finding{}
 	}
@@ -59,6 +71,34 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 	}
 	err = e.print(c, report, func(w io.Writer) { doctorText(w, report.Findings) })
 	return errors.Join(fixed, err, doctorExit(report.Findings))
+}
+
+// forget gives up the snapshots of --forget, which are of the one domain that is named.
+func (e *env) forget(c *cli.Context, s *session) error {
+	names := c.StringSlice("forget")
+	if len(names) == 0 {
+		return nil
+	}
+	if c.NArg() != 1 {
+		return usagef("doctor --forget wants the name of one domain, whose snapshots are given up")
+	}
+	return s.rotator.Forget(c.Context, c.Args().First(), names)
+}
+
+// asUser says once that an ordinary user cannot read the images, instead of each time
+// that this is in the way.
+func asUser(found []rotate.Finding) []rotate.Finding {
+	if os.Geteuid() == 0 {
+		return found
+	}
+	denied := func(f rotate.Finding) bool { return strings.Contains(f.Detail, syscall.EACCES.Error()) }
+	n := len(found)
+	found = slices.DeleteFunc(found, denied)
+	if len(found) < n {
+		found = append([]rotate.Finding{{Code: rotate.FindRoot, Detail: fmt.Sprintf("%d images or directories cannot be read by this user: what is with them is not told", n-len(found)),
+			Remedy: "run it as root"}}, found...)
+	}
+	return found
 }
 
 // doctorExit is an error while something is left that is not as it should be.

@@ -113,6 +113,8 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 	for _, s := range d.Snapshots {
 		keep := "keep"
 		switch {
+		case s.Lost:
+			keep = "lost"
 		case !s.Ours:
 			keep = "foreign"
 		case !s.Keep:

@@ -1,0 +1,108 @@
+package rotate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// That another guest wrote to the base of a domain's snapshots cannot be seen any more once
+// it has stopped: what was seen is put on record, until the user gives the snapshots up. Of
+// those that he has given up, images that virt-rotate did not make stay as files, and are
+// on record as of no use: they build on an image, but need nothing of it.
+
+// A lostRecord is one domain's record on disk.
+type lostRecord struct {
+	Version   int          `json:"version"`
+	Domain    string       `json:"domain"`
+	UUID      string       `json:"uuid"`
+	Snapshots []Destroyed  `json:"snapshots"`
+	Useless   []intentFile `json:"useless"`
+}
+
+// lostVersion is the layout of the records.
+const lostVersion = 1
+
+func lostPath(stateDir, uuid string) string { return filepath.Join(stateDir, "lost", uuid+".json") }
+
+// loadLost reads the record of a domain. None, or one that cannot be read, is empty.
+func loadLost(stateDir, uuid string) lostRecord {
+	var r lostRecord
+	data, err := os.ReadFile(lostPath(stateDir, uuid))
+	if err != nil || json.Unmarshal(data, &r) != nil || r.Version != lostVersion || r.UUID != uuid {
+		return lostRecord{}
+	}
+	return r
+}
+
+func saveLost(stateDir string, d *Domain, r lostRecord) error {
+	path := lostPath(stateDir, d.UUID)
+	if len(r.Snapshots)+len(r.Useless) == 0 {
+		if err := vfs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	r.Version, r.Domain, r.UUID = lostVersion, d.Name, d.UUID
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(path, append(data, '\n'), 0o600)
+}
+
+// recall takes what is on record of a domain into the world.
+func (w *World) recall(stateDir, uuid string) {
+	if layers := loadReleased(stateDir, uuid); layers != nil {
+		w.Released[uuid] = layers
+	}
+	r := loadLost(stateDir, uuid)
+	if len(r.Snapshots) > 0 {
+		w.Lost[uuid] = r.Snapshots
+	}
+	if len(r.Useless) > 0 {
+		w.Useless[uuid] = r.Useless
+	}
+}
+
+// useless tells whether the file at path is on record as of no use.
+func (w *World) useless(path string, info vfs.Info) bool {
+	for _, files := range w.Useless {
+		if slices.ContainsFunc(files, func(f intentFile) bool { return f.Path == path && f.ID.Ino == info.ID.Ino }) {
+			return true
+		}
+	}
+	return false
+}
+
+// noteLost puts on record what is seen to be lost.
+func (r *domainRun) noteLost(_ context.Context, d *Domain) error {
+	var sure []Destroyed
+	for _, x := range r.w.Destroyed(d) {
+		if x.Sure {
+			sure = append(sure, x)
+		}
+	}
+	known := r.w.Lost[d.UUID]
+	same := func(a, b Destroyed) bool { return a.Snapshot == b.Snapshot && a.Disk == b.Disk && a.Base == b.Base }
+	if slices.EqualFunc(sure, known, same) {
+		return nil
+	}
+	for i := range sure {
+		if k := slices.IndexFunc(known, func(x Destroyed) bool { return same(x, sure[i]) }); k >= 0 {
+			sure[i].Since = known[k].Since
+		} else if sure[i].Since.IsZero() {
+			sure[i].Since = r.Clock().UTC()
+		}
+	}
+	return saveLost(r.Observer.StateDir, d, lostRecord{Snapshots: sure, Useless: r.w.Useless[d.UUID]})
+}

@@ -1,0 +1,144 @@
+package rotate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// refusalsOf lists what a run would refuse of the domain now, by its rule, or by one that
+// drops nothing where no policy covers it.
+func refusalsOf(w *World, d *Domain, rule *policy.Rule, now time.Time) []Refusal {
+	if rule != nil {
+		return Decide(w, d, rule, now, Options{}).Refused
+	}
+	b := doctorsBuilder(w, d)
+	b.missedPivots()
+	b.checkDomain()
+	b.checkLost()
+	if len(b.plan.Refused) == 0 {
+		b.finishEarlier()
+	}
+	return b.plan.Refused
+}
+
+// findingOf turns a refusal into a finding, with what to do about it.
+func findingOf(d *Domain, r Refusal) Finding {
+	code, ok := findingCodes[r.Code]
+	if !ok {
+		code = r.Code
+	}
+	return Finding{Code: code, Domain: d.Name, Path: r.Path, Detail: r.Detail, Remedy: remedyOf(d, r)}
+}
+
+// findingCodes are the refusals that have another name as findings.
+var findingCodes = map[string]string{CodeMismatch: FindMismatch, CodeBlockJob: FindJob}
+
+// remedyOf says what an administrator does about a refusal. No remedy costs a state that a
+// snapshot keeps, unless it names that snapshot.
+func remedyOf(d *Domain, r Refusal) string {
+	name := quoted(d.Name)
+	switch r.Code {
+	case CodeRemote:
+		return "run virt-rotate on that host"
+	case CodeState:
+		return "wait until that is over: virsh domstate " + name
+	case CodeTransient:
+		return "make it persistent: virsh dumpxml " + name + " > domain.xml; virsh define domain.xml"
+	case CodeManagedSave:
+		return "virsh start " + name + " goes on from the saved state; if that is not needed: virsh managedsave-remove " + name
+	case CodeInternal:
+		return internalRemedy(d, r)
+	case CodeBlockJob:
+		return "let it end; if nobody waits for it: virsh blockjob " + name + " " + quoted(r.Path) + " --abort"
+	case CodeNetworkDisk, CodeVolumeDisk, CodeDiskKind, CodeShareable, CodeTransDisk, CodeEncrypted:
+		return fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", r.Path)
+	case CodeDataFile, CodeFormat:
+		return "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off"
+	case CodeCorrupt:
+		return "shut the guest down and look at it: virt-rotate image check " + quoted(r.Path)
+	case CodeUnreadable:
+		return "see that it is there and can be read (is its storage mounted?); never let a guest start without a layer"
+	case CodeMismatch:
+		return "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md"
+	case CodeInactive:
+		return "make the persistent configuration name the running chain (virsh edit), before the guest stops"
+	case CodeNoDisk:
+		return "see disks and exclude_disks in the policy, or take the domain out of it"
+	case CodeOverlayDir, CodeNameTooLong:
+		return "set overlay_dir in the policy to a directory that is there"
+	case CodeComma:
+		return "start the guest: a snapshot of a running one is sound; or rename the image while the guest is off"
+	case CodeChainLong:
+		return "virt-rotate tree " + name + " shows who keeps the layers; release what is not needed, or raise max_chain"
+	case CodeNoSpace, CodeSize:
+		return "free space there, or lower min_free"
+	case CodeIOError:
+		return "free space where its images are, then: virsh resume " + name
+	case CodeRestart:
+		return "virt-rotate run " + name + " sees to it that the guest starts from the right image; then shut it down and start it"
+	case CodeForeign:
+		return "delete it with the program that took it"
+	case CodeStopped, CodeLeftover:
+		return "docs/recovery.md says what to look at"
+	case CodeStale:
+		return "virt-rotate doctor " + name + " tells which of the two files to look at"
+	case CodeForeignOverlay:
+		return foreignOverlayRemedy(d, r)
+	case CodeShared:
+		return "give each domain an image of its own, or undefine the one that does not belong"
+	case CodeIntent:
+		return "virt-rotate run " + name + "; if its file cannot be read, docs/recovery.md"
+	case CodeMethod:
+		return "use method = \"auto\", or put the images on XFS or btrfs"
+	case CodeNoGuestAgent:
+		return "see to the guest agent, or say quiesce = \"auto\""
+	case CodeHook:
+		return "see why the hook failed"
+	case CodeFault:
+		return "report it, with the output of virsh dumpxml " + name
+	case CodeDoubt:
+		return "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore"
+	case CodeInUse:
+		return "let the process end; a domain that runs on another host must not be defined here: virsh undefine " + name + " --snapshots-metadata --nvram, once it is known that the other host has the current definition"
+	case CodeDestroyed:
+		return destroyedRemedy(d, r)
+	}
+	return "see docs/recovery.md"
+}
+
+func internalRemedy(d *Domain, r Refusal) string {
+	if i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Internal }); i >= 0 && r.Path == "" {
+		return fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", quoted(d.Name), quoted(d.Snapshots[i].Name))
+	}
+	return "libvirt does not list it: qemu-img snapshot -l " + quoted(r.Path) + " does; while the guest is off, qemu-img snapshot -d NAME " + quoted(r.Path) + " deletes one that is not needed"
+}
+
+// foreignOverlayRemedy tells how to end what another program has begun: a merge of its
+// overlay alone keeps all below.
+func foreignOverlayRemedy(d *Domain, r Refusal) string {
+	for i := range d.Disks {
+		disk := &d.Disks[i]
+		k := disk.index(r.Path)
+		switch {
+		case k < 1:
+		case !d.State.Live():
+			return "let that program finish; if it has died, merge its overlay alone: virt-rotate image commit " + quoted(r.Path) + ", then name what is below in the domain (virsh edit)"
+		case k == len(disk.Chain)-1:
+			return fmt.Sprintf("let that program finish; if it has died, merge its overlay alone: virsh blockcommit %s %s --active --shallow --pivot --wait", quoted(d.Name), disk.Target)
+		default:
+			return fmt.Sprintf("let that program finish; if it has died, merge its overlay alone: virsh blockcommit %s %s --base %s --top %s --wait", quoted(d.Name), disk.Target, quoted(disk.Chain[k-1].Path), quoted(r.Path))
+		}
+	}
+	return "let that program finish"
+}
+
+func destroyedRemedy(d *Domain, r Refusal) string {
+	if i := strings.Index(r.Detail, "virt-rotate doctor --forget"); i >= 0 {
+		return "see that nothing can be had from another copy; then: " + r.Detail[i:]
+	}
+	return "stop the guest that writes to it"
+}
