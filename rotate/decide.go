@@ -202,6 +202,7 @@ func (b *builder) rotate() {
 		b.snapshot()
 	}
 	b.collectGarbage()
+	b.tellLiveOnly()
 	b.plan.Verdicts = slices.DeleteFunc(b.plan.Verdicts, func(v policy.Verdict) bool { return v.Name == "" })
 }
 

@@ -30,6 +30,7 @@ const (
 	FindStrange  = "unreadable-image"
 	FindUEFI     = "nvram-not-covered"
 	FindRestart  = "restart-needed"
+	FindTip      = "disk-taken-out"
 	FindWide     = "large-storage"
 	FindUseless  = "of-no-use"
 	FindRoot     = "not-root"
@@ -189,7 +190,7 @@ func diagnoseDisk(w *World, d *Domain, disk *Disk, add func(Finding)) {
 			add(findingOf(d, Refusal{code, path, detail}))
 		}
 	}
-	if detail := inactiveProblem(disk); detail != "" && !d.Transient && len(disk.Chain) > 0 {
+	if detail := inactiveProblem(disk); detail != "" && !d.Transient && len(disk.Chain) > 0 && len(disk.Inactive) > 0 {
 		add(findingOf(d, Refusal{CodeInactive, disk.Active().Path, detail}))
 	}
 	if disk.Job != nil {
@@ -314,6 +315,12 @@ func orphans(w *World) []Finding {
 	var found []Finding
 	for path := range w.Taken {
 		if !isOverlay(path) || w.leftover(path) {
+			continue
+		}
+		if t, domain := w.tipAt(path); t != nil {
+			found = append(found, Finding{Code: FindTip, Domain: domain, Path: path, Note: true,
+				Detail: "it holds what disk " + t.Disk + " had when it was taken out; no snapshot needs it any more",
+				Remedy: "attach it again if it is needed (virsh attach-disk), or delete it, and what only it builds on"})
 			continue
 		}
 		l := w.Forest.Find(w.key(path))

@@ -36,10 +36,10 @@ func complaints() []complaint {
 		}, detail: "pulled or rebased it by hand", remedy: "qemu-img compare"},
 		{code: FindUnlisted, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.Snapshots = web.Snapshots[:1]
-		}, detail: "list of snapshots may have been lost", remedy: "virsh blockcommit web vda"},
+		}, detail: "list of snapshots may have been lost", remedy: "virt-rotate doctor --forget " + name(11) + " web"},
 		{code: FindMissing, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
 			web.Snapshots[0].Disks[0].Overlay, web.Snapshots[0].Disks[0].State = h.img("x"), []string{h.img("lost")}
-		}, detail: "lost", remedy: "snapshot-delete web " + name(10) + " --metadata"},
+		}, detail: "lost", remedy: "doctor --forget " + name(10) + " web"},
 		{code: FindMismatch, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
 			h.create("stray.qcow2", nil)
 			h.change(h.img(overlay), func(i *simImage) { i.Backing = h.img("stray.qcow2") })
@@ -55,7 +55,7 @@ func complaints() []complaint {
 		}, detail: "ready to pivot", remedy: "blockjob web vda --pivot"},
 		{code: FindFuture, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.Snapshots[1].Time = hour(20)
-		}, detail: "in the future", remedy: "snapshot-delete web"},
+		}, detail: "in the future", remedy: "doctor --forget " + name(11)},
 		{code: FindAppArmor, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.AppArmor = true
 		}, detail: "AppArmor", remedy: "/**\" rwk,"},

@@ -119,7 +119,7 @@ func (b *builder) merges() []merge {
 
 // mergeable tells whether the disk's chain may be changed at all.
 func (b *builder) mergeable(disk *Disk) bool {
-	if len(disk.Chain) < 2 || disk.ReadOnly || disk.Job != nil {
+	if len(disk.Chain) < 2 || disk.ReadOnly || disk.Job != nil || !disk.Branch && b.liveOnly(disk) {
 		return false
 	}
 	code, _, _ := ChainProblem(disk)

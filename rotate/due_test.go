@@ -272,6 +272,7 @@ func TestLeftoversOfAGuestThatIsShutOffAreMended(t *testing.T) {
 	web.State, web.cut = ShutOff, true
 	skip := with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
 	h.wantSteps(t, h.runAll(t, h.rotator(skip))["web"], `
+		redefine S10
 		redefine S11
 		delete web.S9`)
 	h.checkDone(t)

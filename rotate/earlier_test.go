@@ -33,13 +33,15 @@ func TestTheNextRunFinishesWhatAnInterruptedOneBegan(t *testing.T) {
 	cases := []struct{ name, place, fate, steps string }{
 		{"the job still runs", "block of merge", jobsGoOn, `
 			commit vda: web.S9 into web
+			redefine S10
 			redefine S11
 			delete web.S9`},
 		{"the job has ended in between", "block of merge", jobsFinish, `
+			redefine S10
 			redefine S11
 			delete web.S9`},
-		{"the job was lost half way", "block of merge", jobsDie, "redefine S10" + afterDrop},
-		{"only the metadata was dropped", "after drop-metadata", jobsDie, "redefine S10" + afterDrop},
+		{"the job was lost half way", "block of merge", jobsDie, afterDrop},
+		{"only the metadata was dropped", "after drop-metadata", jobsDie, afterDrop},
 		{"one snapshot is redefined", "after redefine", jobsDie, `
 			redefine S11
 			delete web.S9`},

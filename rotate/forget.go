@@ -110,7 +110,8 @@ func (f *forgetting) unsound(s *Snapshot) bool {
 // forget first puts on record what is free, then lets the metadata go.
 func (f *forgetting) forget(ctx context.Context) error {
 	layers := append(stillThere(f.d, f.w.Released[f.d.UUID]), f.free...)
-	record := lostRecord{Useless: f.w.Useless[f.d.UUID]}
+	record := f.w.record(f.d)
+	record.Snapshots = nil
 	for _, x := range f.w.Lost[f.d.UUID] {
 		if !slices.Contains(f.names, x.Snapshot) {
 			record.Snapshots = append(record.Snapshots, x)
@@ -132,7 +133,10 @@ func (f *forgetting) forget(ctx context.Context) error {
 	if err := f.saveReleased(f.d, onceEach(layers)); err != nil {
 		return fmt.Errorf("record of released layers: %w", err)
 	}
-	if err := saveLost(f.Observer.StateDir, f.d, lostRecord{Snapshots: f.w.Lost[f.d.UUID], Useless: onceEach(record.Useless)}); err != nil {
+	record.Useless = onceEach(record.Useless)
+	first := record
+	first.Snapshots = f.w.Lost[f.d.UUID]
+	if err := saveLost(f.Observer.StateDir, f.d, first); err != nil {
 		return err
 	}
 	for _, name := range f.names {
@@ -140,7 +144,6 @@ func (f *forgetting) forget(ctx context.Context) error {
 			return err
 		}
 	}
-	record.Useless = onceEach(record.Useless)
 	return saveLost(f.Observer.StateDir, f.d, record)
 }
 

@@ -24,6 +24,15 @@ type lostRecord struct {
 	UUID      string       `json:"uuid"`
 	Snapshots []Destroyed  `json:"snapshots"`
 	Useless   []intentFile `json:"useless"`
+	// Tips are the active layers of disks that were taken out of the domain: what is in
+	// them no snapshot ever had.
+	Tips []tip `json:"tips"`
+}
+
+// A tip is the last layer of a disk that was taken out.
+type tip struct {
+	intentFile
+	Disk string `json:"disk"`
 }
 
 // lostVersion is the layout of the records.
@@ -43,7 +52,7 @@ func loadLost(stateDir, uuid string) lostRecord {
 
 func saveLost(stateDir string, d *Domain, r lostRecord) error {
 	path := lostPath(stateDir, d.UUID)
-	if len(r.Snapshots)+len(r.Useless) == 0 {
+	if len(r.Snapshots)+len(r.Useless)+len(r.Tips) == 0 {
 		if err := vfs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -72,6 +81,14 @@ func (w *World) recall(stateDir, uuid string) {
 	if len(r.Useless) > 0 {
 		w.Useless[uuid] = r.Useless
 	}
+	if len(r.Tips) > 0 {
+		w.Tips[uuid] = r.Tips
+	}
+}
+
+// record is what is on record of a domain.
+func (w *World) record(d *Domain) lostRecord {
+	return lostRecord{Snapshots: w.Lost[d.UUID], Useless: w.Useless[d.UUID], Tips: w.Tips[d.UUID]}
 }
 
 // useless tells whether the file at path is on record as of no use.
@@ -104,5 +121,41 @@ func (r *domainRun) noteLost(_ context.Context, d *Domain) error {
 			sure[i].Since = r.Clock().UTC()
 		}
 	}
-	return saveLost(r.Observer.StateDir, d, lostRecord{Snapshots: sure, Useless: r.w.Useless[d.UUID]})
+	record := r.w.record(d)
+	record.Snapshots = sure
+	return saveLost(r.Observer.StateDir, d, record)
+}
+
+// noteTips puts on record which layers of disks that were taken out of the domain are left
+// once the named snapshots have gone.
+func (r *domainRun) noteTips(d *Domain, names []string) error {
+	record := r.w.record(d)
+	before := len(record.Tips)
+	record.Tips = slices.Clone(record.Tips)
+	for _, name := range names {
+		s := d.Snapshot(name)
+		for i := range s.Disks {
+			sd := &s.Disks[i]
+			if disk := branchWith(d.Branches, sd.Overlay); disk != nil && disk.Active().Path == sd.Overlay && !r.w.released(d, disk.Active()) {
+				record.Tips = append(record.Tips, tip{intentFile{Path: sd.Overlay, ID: disk.Active().ID}, sd.Target})
+			}
+		}
+	}
+	if len(record.Tips) == before {
+		return nil
+	}
+	return saveLost(r.Observer.StateDir, d, record)
+}
+
+// tipAt returns whose last layer the file at path is, or nil.
+func (w *World) tipAt(path string) (*tip, string) {
+	for i := range w.Domains {
+		tips := w.Tips[w.Domains[i].UUID]
+		for k := range tips {
+			if tips[k].Path == path {
+				return &tips[k], w.Domains[i].Name
+			}
+		}
+	}
+	return nil, ""
 }

@@ -115,8 +115,9 @@ func (b *builder) layer(path string) *Layer {
 // one of them lacks a disk that it has: so it has none any more by then.
 func (r *domainRun) dropMetadata(ctx context.Context, d *Domain, drops []string, going string) error {
 	up := survivor(d, drops, going)
+	gone := drops[:max(slices.Index(drops, going), 0)]
 	for i := range d.Snapshots {
-		if s := &d.Snapshots[i]; s.Parent == going {
+		if s := &d.Snapshots[i]; s.Parent == going && !slices.Contains(gone, s.Name) {
 			if err := r.reparent(ctx, d, s, up); err != nil {
 				return err
 			}

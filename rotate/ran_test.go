@@ -59,8 +59,10 @@ func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
 func TestARunThatFailsTellsWhatItDid(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
+	merged := false
 	h.event = func(what string) error {
-		if what == "call redefine" {
+		merged = merged || what == "block of merge"
+		if what == "call redefine" && merged {
 			return errSim
 		}
 		return nil

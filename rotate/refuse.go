@@ -48,6 +48,7 @@ const (
 	CodeFault          = "fault"            // a fault of virt-rotate itself
 	CodeDoubt          = "unreadable-image" // an image that could build on a layer
 	CodeDestroyed      = "lost-snapshot"    // a guest has written to what its state builds on
+	CodeLiveOnly       = "live-only-disk"   // the persistent configuration lacks it
 	CodeComma          = "comma-in-name"    // libvirt mixes up such names while the guest is off
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
 )
@@ -94,14 +95,33 @@ func (b *builder) checkDisks() {
 		}
 		b.checkJob(disk)
 	}
-	if covered == 0 {
+	if covered > 0 {
+		return
+	}
+	if b.tellLiveOnly(); len(b.plan.Refused) == 0 {
 		b.refuse(CodeNoDisk, "", "the policy covers none of the domain's writable disks")
 	}
 }
 
 // covers tells whether the policy wants the disk snapshotted.
 func (b *builder) covers(disk *Disk) bool {
-	return (disk.Device == "disk" || disk.Device == "lun") && !disk.ReadOnly && b.rule.Covers(disk.Target)
+	return (disk.Device == "disk" || disk.Device == "lun") && !disk.ReadOnly && b.rule.Covers(disk.Target) && !b.liveOnly(disk)
+}
+
+// liveOnly tells whether the running guest has a disk that its persistent configuration
+// lacks: it goes when the guest stops. The other disks are rotated without it.
+func (b *builder) liveOnly(disk *Disk) bool {
+	return b.d.State.Live() && !b.d.Transient && !b.w.Remote && len(disk.Inactive) == 0 && len(disk.Chain) > 0
+}
+
+// tellLiveOnly says which disks the policy covers and the persistent configuration lacks.
+func (b *builder) tellLiveOnly() {
+	for i := range b.disks {
+		disk := &b.disks[i]
+		if b.liveOnly(disk) && disk.Device == "disk" && !disk.ReadOnly && b.rule.Covers(disk.Target) {
+			b.refuse(CodeLiveOnly, disk.Target, "the persistent configuration lacks the disk: the guest would start without it, so it is left out, and the others are rotated; to have it for good: virsh attach-device with --config")
+		}
+	}
 }
 
 // checkKind refuses disks of which no external snapshot can be taken safely.

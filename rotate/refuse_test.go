@@ -84,7 +84,7 @@ func refusals() []refusalCase {
 			path: "web.S10", detail: "takes web for raw, libvirt for qcow2"},
 		{code: CodeInactive, name: "names another layer", break_: onDisk(func(d *Disk) { d.Inactive = d.Inactive[:2] }),
 			path: "web.S11", detail: "its persistent configuration names web.S10"},
-		{code: CodeInactive, name: "lacks the disk", break_: onDisk(func(d *Disk) { d.Inactive = nil }), path: "web.S11", detail: "lacks the disk"},
+		{code: CodeLiveOnly, break_: onDisk(func(d *Disk) { d.Inactive = nil }), path: "vda", detail: "attach-device with --config"},
 		{code: CodeInactive, name: "is longer", break_: onDisk(func(d *Disk) { d.Inactive = append([]string{"/more"}, d.Inactive...) }),
 			path: "web.S11", detail: "longer chain"},
 		{code: CodeNoDisk, name: "policy covers none", rule: func(r *policy.Rule) { r.Disks = []string{"sd*"} }, detail: "none of the domain's writable disks"},

@@ -76,7 +76,7 @@ func (r *domainRun) release(d *Domain, names []string) error {
 	if err := r.saveReleased(d, layers); err != nil {
 		return fmt.Errorf("record of released layers: %w", err)
 	}
-	return nil
+	return r.noteTips(d, names)
 }
 
 // tidyReleased forgets layers that are no longer there.

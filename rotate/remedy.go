@@ -66,6 +66,8 @@ func remedyOf(d *Domain, r Refusal) string {
 		return "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md"
 	case CodeInactive:
 		return "make the persistent configuration name the running chain (virsh edit), before the guest stops"
+	case CodeLiveOnly:
+		return "to have the disk for good: virsh attach-device " + name + " DISK.xml --config; to be rid of it: virsh detach-disk " + name + " " + quoted(r.Path) + " --live"
 	case CodeNoDisk:
 		return "see disks and exclude_disks in the policy, or take the domain out of it"
 	case CodeOverlayDir, CodeNameTooLong:

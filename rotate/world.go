@@ -24,6 +24,7 @@ type World struct {
 	// Released lists, by domain UUID, the overlays whose snapshots virt-rotate
 	// has dropped and which are still in a chain.
 	Released map[string][]intentFile
+	Tips     map[string][]tip        // by domain UUID, last layers of disks that were taken out
 	Useless  map[string][]intentFile // by domain UUID, images of snapshots that were given up
 	Lost     map[string][]Destroyed  // by domain UUID, snapshots that were seen to be lost
 	Written  map[string]time.Time    // by path, when each layer of the domains, and each image that builds on one, was last written to
@@ -126,7 +127,7 @@ func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, er
 func newWorld() *World {
 	return &World{
 		Forest: chain.NewForest(), Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
-		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Lost: map[string][]Destroyed{},
+		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Tips: map[string][]tip{}, Lost: map[string][]Destroyed{},
 		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{},
 	}
 }
