@@ -133,11 +133,9 @@ func (r *domainRun) noteTips(d *Domain, names []string) error {
 	before := len(record.Tips)
 	record.Tips = slices.Clone(record.Tips)
 	for _, name := range names {
-		s := d.Snapshot(name)
-		for i := range s.Disks {
-			sd := &s.Disks[i]
-			if disk := branchWith(d.Branches, sd.Overlay); disk != nil && disk.Active().Path == sd.Overlay && !r.w.released(d, disk.Active()) {
-				record.Tips = append(record.Tips, tip{intentFile{Path: sd.Overlay, ID: disk.Active().ID}, sd.Target})
+		for _, sd := range d.Snapshot(name).Disks {
+			if f := r.leftTip(d, &sd); f != nil && !slices.ContainsFunc(record.Tips, func(t tip) bool { return t.Path == f.Path }) {
+				record.Tips = append(record.Tips, tip{*f, sd.Target})
 			}
 		}
 	}
@@ -145,6 +143,26 @@ func (r *domainRun) noteTips(d *Domain, names []string) error {
 		return nil
 	}
 	return saveLost(r.Observer.StateDir, d, record)
+}
+
+// leftTip returns the overlay of a snapshot's disk if it is in no chain and on no record,
+// and no snapshot has its state in it.
+func (r *domainRun) leftTip(d *Domain, sd *SnapshotDisk) *intentFile {
+	if sd.Overlay == "" || d.uses(sd.Overlay) || d.isState(sd.Overlay) {
+		return nil
+	}
+	info, err := vfs.Lstat(sd.Overlay)
+	if err != nil || r.w.released(d, &Layer{Path: sd.Overlay, ID: info.ID}) {
+		return nil
+	}
+	return &intentFile{Path: sd.Overlay, ID: info.ID}
+}
+
+// isState tells whether a snapshot has its state in the layer at path.
+func (d *Domain) isState(path string) bool {
+	return slices.ContainsFunc(d.Snapshots, func(s Snapshot) bool {
+		return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return stateLayer(d, &sd) == path })
+	})
 }
 
 // tipAt returns whose last layer the file at path is, or nil.
