@@ -64,6 +64,7 @@ func (e *BusyError) Error() string {
 // FS is the file system as the image engine sees it: OS, or a simulated one
 // that loses power.
 type FS interface {
+	Lister
 	// Open opens a regular file or a block device; everything else is a
 	// *KindError. Symbolic links are followed.
 	Open(path string, write bool) (File, error)

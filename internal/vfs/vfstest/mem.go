@@ -176,6 +176,22 @@ func (m *Mem) ReadDir(dir string) (names []string, err error) {
 	return names, err
 }
 
+// List implements vfs.FS. A directory that does not exist is an empty one.
+func (m *Mem) List(dir string, on uint64, most int) (l vfs.Listing, err error) {
+	l.FS = device
+	err = m.do(step{op: "list", path: dir, run: func() error {
+		if on != 0 && on != device {
+			return &fs.PathError{Op: "list", Path: dir, Err: vfs.ErrOtherFS}
+		}
+		l.Entries = m.names.in(filepath.Clean(dir))
+		return nil
+	}})
+	if l.More = len(l.Entries) > most; l.More {
+		l.Entries = l.Entries[:most]
+	}
+	return l, err
+}
+
 // ReadFile implements vfs.FS.
 func (m *Mem) ReadFile(path string) (b []byte, err error) {
 	err = m.do(step{op: "readfile", path: path, run: func() error {

@@ -417,3 +417,27 @@ func TestConcurrentUse(t *testing.T) {
 	must(t, errors.Join(errs...))
 	wantContent(t, m.Crash(0), "/a", fill('x', 16000))
 }
+
+func TestDirectoriesAreAboveTheirFiles(t *testing.T) {
+	m := New()
+	for _, path := range []string{"/d/b", "/d/sub/x", "/d/sub/deep/y", "/e/z"} {
+		create(t, m, path, nil)
+	}
+	var got []string
+	for f, err := range vfs.Below(m, "/d", vfs.ScanLimits()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, f.Path)
+	}
+	if want := []string{"/d/b", "/d/sub/x", "/d/sub/deep/y"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	var bound *vfs.BoundError
+	for _, err := range vfs.Below(m, "/d", vfs.Limits{Entries: 3, Depth: 9}) {
+		errors.As(err, &bound)
+	}
+	if bound == nil {
+		t.Error("the bound is not told")
+	}
+}

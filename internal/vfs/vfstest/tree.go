@@ -1,10 +1,13 @@
 package vfstest
 
 import (
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // tree is all names, by cleaned path.
@@ -63,6 +66,26 @@ func (t *tree) isDir(name string) bool {
 		}
 	}
 	return false
+}
+
+// in lists what is in dir, sorted: files, and directories that are above a file.
+func (t *tree) in(dir string) []vfs.Entry {
+	types := map[string]fs.FileMode{}
+	for path := range t.live {
+		rest, below := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+		name, _, deeper := strings.Cut(rest, "/")
+		switch {
+		case below && deeper:
+			types[name] = fs.ModeDir
+		case below:
+			types[name] = 0
+		}
+	}
+	var entries []vfs.Entry
+	for _, name := range slices.Sorted(maps.Keys(types)) {
+		entries = append(entries, vfs.Entry{Name: name, Type: types[name]})
+	}
+	return entries
 }
 
 // commit makes the operations in dir durable, and what came before them in the
