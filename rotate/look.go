@@ -200,7 +200,7 @@ func (k *looker) directory(w *World, dir string, anywhere bool) {
 // be told, unless it is surely storage of another kind.
 func (k *looker) unknownBacking(w *World, path, name string, anywhere bool) string {
 	reason := fmt.Sprintf("what file its backing name %q means is not known", name)
-	if !isRemote(name) {
+	if !chain.IsRemote(name) {
 		w.Strange = append(w.Strange, Strange{path, reason, anywhere})
 	}
 	return path + ": " + reason
