@@ -97,7 +97,7 @@ func (r *imageRun) recover(dirs []string) ([]string, error) {
 // planCommit plans, and refuses what could not be deleted in the end.
 func (r *imageRun) planCommit(overlay string) (*chain.Merge, error) {
 	m, err := r.store.PlanCommit(r.ctx(), chain.CommitRequest{
-		Top: overlay, Format: r.format(), Base: r.String("base"), Keep: r.Bool("keep"), Scan: r.StringSlice("scan"), Ignore: r.StringSlice("ignore"),
+		Top: overlay, Format: r.format(), Base: r.String("base"), Keep: r.Bool("keep"), Scan: r.StringSlice("scan"),
 	})
 	if err == nil {
 		err = changeable(m.Base)

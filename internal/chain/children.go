@@ -31,7 +31,7 @@ func (s *Store) takeChildren(m *Merge, paths []string) error {
 // findChildren finds the images that build on the layers concerned.
 func (s *Store) findChildren(m *Merge) error {
 	nodes := append([]Node{m.Base}, m.Gone...)
-	users, err := s.users(nodes, m.Below, dirsOf(nodes, m.Scan), m.Ignore)
+	users, err := s.users(nodes, m.Below, dirsOf(nodes, m.Scan))
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (s *Store) sameChildren(m *Merge) error {
 	if m.known {
 		return nil
 	}
-	now := &Merge{Below: m.Below, Base: m.Base, Gone: m.Gone, Scan: m.Scan, Ignore: m.Ignore}
+	now := &Merge{Below: m.Below, Base: m.Base, Gone: m.Gone, Scan: m.Scan}
 	if err := s.findChildren(now); err != nil {
 		return err
 	}

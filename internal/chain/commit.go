@@ -19,9 +19,6 @@ type CommitRequest struct {
 	// Scan are further directories whose images count, with all below them; the
 	// directories of the layers and those of Store.Allow are looked through anyhow.
 	Scan []string
-	// Ignore are files that do not build on the layers though that cannot be seen, or
-	// directories of such. What is seen to build on them counts all the same.
-	Ignore []string
 	// Unrecorded leaves no journal: the caller keeps a record of its own, and
 	// deletes the merged files itself. It implies Keep.
 	Unrecorded bool
@@ -41,7 +38,6 @@ type Merge struct {
 	Children []Node // images on the top: they will build on Base
 	Keep     bool
 	Scan     []string // further directories that were looked at for children
-	Ignore   []string // as in CommitRequest
 
 	unrecorded bool
 	known      bool // nobody else than Children builds on the layers
@@ -99,8 +95,7 @@ func (s *Store) whereToLook(m *Merge, r CommitRequest) error {
 		}
 	}
 	m.Scan = scan
-	m.Ignore, err = absolute(r.Ignore)
-	return err
+	return nil
 }
 
 func absolute(dirs []string) ([]string, error) {

@@ -24,8 +24,7 @@ type journal struct {
 	Base    journalFile   `json:"base"`
 	Gone    []journalFile `json:"gone"` // lowest first
 	Keep    bool          `json:"keep,omitempty"`
-	Scan    []string      `json:"scan,omitempty"`   // directories that may have images on the top
-	Ignore  []string      `json:"ignore,omitempty"` // files and directories whose doubts do not count
+	Scan    []string      `json:"scan,omitempty"` // directories that may have images on the top
 
 	path string
 }
@@ -62,7 +61,7 @@ func (j *journal) top() journalFile { return j.Gone[len(j.Gone)-1] }
 
 // markMerged notes that the base holds everything, and how the files are now.
 func (s *Store) markMerged(m *Merge) error {
-	j := journal{Version: journalVersion, Keep: m.Keep, Scan: m.Scan, Ignore: m.Ignore}
+	j := journal{Version: journalVersion, Keep: m.Keep, Scan: m.Scan}
 	var err error
 	if j.Base, err = s.asItIs(m.Base); err != nil {
 		return err
@@ -192,7 +191,7 @@ func (s *Store) changed(f journalFile) (bool, error) {
 
 // again merges once more.
 func (s *Store) again(ctx context.Context, j *journal, done func(int64)) error {
-	m, err := s.PlanCommit(ctx, CommitRequest{Top: j.top().Path, Format: j.top().Format, Base: j.Base.Path, Keep: j.Keep, Scan: j.Scan, Ignore: j.Ignore})
+	m, err := s.PlanCommit(ctx, CommitRequest{Top: j.top().Path, Format: j.top().Format, Base: j.Base.Path, Keep: j.Keep, Scan: j.Scan})
 	if err != nil {
 		return err
 	}
@@ -212,7 +211,7 @@ func (s *Store) tidy(j *journal) error {
 	for _, f := range j.Gone {
 		m.Gone = append(m.Gone, Node{Path: f.Path, Info: vfs.Info{ID: f.ID}, Image: Image{Format: f.Format}})
 	}
-	users, err := s.users(m.Gone, nil, dirsOf(append([]Node{base}, m.Gone...), j.Scan), j.Ignore)
+	users, err := s.users(m.Gone, nil, dirsOf(append([]Node{base}, m.Gone...), j.Scan))
 	if err != nil {
 		return err
 	}

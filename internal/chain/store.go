@@ -36,6 +36,9 @@ type Store struct {
 	FS      vfs.FS
 	Formats []Format
 	Allow   []string // directories; the one of an image that is named by the user is always allowed
+	// Ignore are files that build on no layer that is changed, though that cannot be seen,
+	// or directories of such. What is seen to build on one counts all the same.
+	Ignore []string
 	// Locate, if not nil, turns a name in the header of the image at path into one that
 	// is to be followed in its place, as in a repository that was copied elsewhere.
 	Locate func(path, name string) string

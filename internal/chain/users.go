@@ -43,7 +43,21 @@ type dangling struct{ path, name string }
 // users looks for images that build on one of layers, in dirs and all directories below
 // them, without layers and the images below. What could build on one, and cannot be told,
 // is an error: in doubt nothing is written.
-func (s *Store) users(layers, below []Node, dirs, ignore []string) ([]user, error) {
+func (s *Store) users(layers, below []Node, dirs []string) ([]user, error) {
+	q, err := s.newSearch(layers, below, dirs)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		if err := q.below(dir); err != nil {
+			return nil, err
+		}
+	}
+	return q.found, q.elsewhere()
+}
+
+func (s *Store) newSearch(layers, below []Node, dirs []string) (*search, error) {
+	ignore, err := absolute(s.Ignore)
 	q := &search{Store: s, layers: layers, ids: map[vfs.ID]string{}, names: map[string]string{},
 		roots: map[string]bool{}, ignore: ignore, looks: map[lookKey]bool{}}
 	for _, n := range below {
@@ -55,12 +69,7 @@ func (s *Store) users(layers, below []Node, dirs, ignore []string) ([]user, erro
 	for _, dir := range dirs {
 		q.roots[dir] = true
 	}
-	for _, dir := range dirs {
-		if err := q.below(dir); err != nil {
-			return nil, err
-		}
-	}
-	return q.found, q.elsewhere()
+	return q, err
 }
 
 // below looks at the images in dir and below it.

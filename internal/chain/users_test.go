@@ -90,8 +90,9 @@ func (p place) file(name string, b []byte) {
 	must(p.T, os.WriteFile(p.path(name), b, 0o600))
 }
 
-func (p place) commit(r chain.CommitRequest) error {
+func (p place) commit(r chain.CommitRequest, ignore ...string) error {
 	p.Helper()
+	p.store.Ignore = ignore
 	n, err := p.store.Node(p.path("top"), "")
 	must(p.T, err)
 	r.Top, r.Format = n.Path, n.Image.Format
@@ -100,9 +101,9 @@ func (p place) commit(r chain.CommitRequest) error {
 }
 
 // wants that a commit goes on (reason ""), or is refused with the reason, naming name.
-func (p place) wants(what string, r chain.CommitRequest, name, reason string) {
+func (p place) wants(what string, r chain.CommitRequest, name, reason string, ignore ...string) {
 	p.Helper()
-	err := p.commit(r)
+	err := p.commit(r, ignore...)
 	var refusal *chain.RefusedError
 	switch {
 	case reason == "" && err == nil:
@@ -168,7 +169,7 @@ func TestOnlyWhatCouldBuildOnTheLayersIsInTheWay(t *testing.T) {
 			if l.want == unread || l.want == "not known" {
 				mayIgnore = ""
 			}
-			p.wants(what+", ignored, beside "+l.base, chain.CommitRequest{Ignore: []string{p.path("lookalike")}}, "lookalike", mayIgnore)
+			p.wants(what+", ignored, beside "+l.base, chain.CommitRequest{}, "lookalike", mayIgnore, p.path("lookalike"))
 		}
 	}
 }
@@ -197,8 +198,9 @@ func TestClonesBelowTheDirectoriesAreFound(t *testing.T) {
 			backing = p.path("base")
 		}
 		p.image(name, "qcow2", backing, "qcow2")
-		r := chain.CommitRequest{Scan: []string{other}, Ignore: []string{p.path(name)}} // seen for certain: not to be ignored
+		r := chain.CommitRequest{Scan: []string{other}}
 		p.wants(what, r, name, changes)
+		p.wants(what+", ignored", r, name, changes, p.path(name)) // it is seen to build on the base
 		must(t, os.Remove(p.path(name)))
 		p.wants(what+", gone", r, name, "")
 	}
@@ -244,7 +246,7 @@ func TestANameThatLeadsNowhereMayBeTheLayer(t *testing.T) {
 			reason = nowhere + "; that may be " + p.path(layer)
 		}
 		p.wants(backing, chain.CommitRequest{}, "sub/clone", reason)
-		p.wants(backing+", ignored", chain.CommitRequest{Ignore: []string{p.path("sub")}}, "", "")
+		p.wants(backing+", ignored", chain.CommitRequest{}, "", "", p.path("sub"))
 	}
 }
 
@@ -257,6 +259,17 @@ func TestUsersOfLayersBelowAreLeftAlone(t *testing.T) {
 	if _, err := p.store.PlanCommit(t.Context(), chain.CommitRequest{Top: p.path("upper")}); err != nil {
 		t.Error(err)
 	}
+}
+
+// One file with two names, of which only the second leads to the base.
+func TestNamesMeanOtherFilesInOtherDirectories(t *testing.T) {
+	p := newPlace(t, "qcow2", "qcow2")
+	p.image("a/base", "qcow2", "", "")
+	p.image("a/clone", "qcow2", "base", "qcow2")
+	must(t, os.Mkdir(p.path("b"), 0o755))
+	must(t, os.Symlink("../base", p.path("b/base")))
+	must(t, os.Link(p.path("a/clone"), p.path("b/clone")))
+	p.wants("a hard link", chain.CommitRequest{}, "b/clone", changes)
 }
 
 // A directory that cannot be read, and one that is too large to be gone through.
@@ -273,7 +286,7 @@ func TestDirectoriesThatAreNotSeenAreInTheWay(t *testing.T) {
 		p.store.FS = c.fs
 		p.wants(what, chain.CommitRequest{}, c.path, c.reason)
 		p.wants(what, chain.CommitRequest{}, c.path, "--ignore "+p.path(c.path))
-		p.wants(what+", ignored", chain.CommitRequest{Ignore: []string{p.path(c.path)}}, "", "")
+		p.wants(what+", ignored", chain.CommitRequest{}, "", "", p.path(c.path))
 	}
 }
 
