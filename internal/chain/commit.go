@@ -63,7 +63,7 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 	if err := s.whereToLook(m, r); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(m.check(), s.removable(m)); err != nil {
+	if err := errors.Join(m.check(), s.removable(m), s.lockable(append(slices.Clone(m.Gone), m.Base)...)); err != nil {
 		return nil, err
 	}
 	if r.Children != nil {

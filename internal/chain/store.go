@@ -284,6 +284,31 @@ func cmpUint(a, b uint64) int {
 	return 0
 }
 
+// A sharedFS knows of file systems that other hosts have, too.
+type sharedFS interface {
+	// LocksStayLocal tells why other hosts do not see the locks on a file; "" if they do.
+	LocksStayLocal(path string) (reason string, err error)
+}
+
+// lockable tells beforehand that an image will not be locked for writing, or that a guest
+// of another host that has it open would not be seen.
+func (s *Store) lockable(nodes ...Node) error {
+	shared, ok := s.FS.(sharedFS)
+	if !ok {
+		return nil
+	}
+	for _, n := range nodes {
+		reason, err := shared.LocksStayLocal(n.Path)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			return &vfs.LocalLocksError{Path: n.Path, Reason: reason}
+		}
+	}
+	return nil
+}
+
 func (s *Store) openOne(o *opened, n Node, how access) error {
 	if o.sources[n.Info.ID] != nil {
 		return refused(n.Path, "it is there twice, under two names")
