@@ -128,6 +128,20 @@ func TestLocksOverANetworkStayWhatTheyWere(t *testing.T) {
 	wantLocked(t, path, 100, 101, 103, 201, 203)
 }
 
+// The last byte that is looked at is in use: those that had become write locks by then are
+// read locks again.
+func TestALockThatFailsLateIsAReadLockAgain(t *testing.T) {
+	path := newFile(t, t.TempDir(), "disk", "")
+	f := openOver(t, path, true, overNFS(nfs, nil))
+	must(t, f.Lock(LockRead))
+	holdByte(t, path, unix.F_RDLCK, 200)
+	wantBusy(t, f.Lock(LockWrite), path, LockWrite)
+	wantLocked(t, path, 100, 200, 201, 203)
+	for _, off := range []int64{101, 103, 201, 203} {
+		holdByte(t, path, unix.F_RDLCK, off)
+	}
+}
+
 // What is probed is given back before the next byte, and no byte of our own is.
 func TestProbesAreShortAndNeverOfOwnBytes(t *testing.T) {
 	for mode, want := range map[LockMode][]byteLock{
@@ -174,6 +188,7 @@ func TestNoWriteLockStaysOnSMB(t *testing.T) {
 				t.Errorf("%#x: %v", kind, f.held)
 			}
 		}
+		wantLocked(t, f.Path(), 100, 101, 103, 201, 203) // in particular, nothing was probed away
 		holdByte(t, f.Path(), unix.F_RDLCK, 200)
 		g := openOver(t, f.Path(), false, overNFS(kind, nil))
 		wantBusy(t, g.Lock(LockRead), f.Path(), LockRead)
