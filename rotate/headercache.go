@@ -19,8 +19,8 @@ import (
 // have not changed since: by path, device, inode, size and time of the last write.
 
 // headerCacheVersion is the layout of the file, that of chain.Image included, and what an
-// Inspector reads of a file without a format: a field
-// that comes to that needs another version. Another one is not used.
+// Inspector reads of a file whose format is not given: what comes to that needs another
+// version. Another one is not used.
 const headerCacheVersion = 2
 
 // racy is how much older than now a file's last write must be for what was read of
