@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // lookAlikes make files beside base.qcow2 ← top.qcow2, as other programs leave them.
@@ -127,5 +130,12 @@ func TestInspectTellsOfVHDsOnRawDisks(t *testing.T) {
 		if err != nil || image.Format != "vhd" || filepath.Base("/"+image.Backing) != filepath.Base("/"+want) {
 			t.Errorf("%s: %+v, %v", name, image, err)
 		}
+	}
+}
+
+func TestAShareWithoutLocksIsARefusal(t *testing.T) {
+	err := fmt.Errorf("commit: %w", &vfs.LocalLocksError{Path: "/mnt/a", Reason: "/mnt is mounted with nolock (nfs)"})
+	if !isRefusal(err) || exitCode(err) != exitRefused {
+		t.Errorf("%v: exit %d", err, exitCode(err))
 	}
 }
