@@ -5,6 +5,8 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 )
 
 // frugal fails a test that reads more at once than any field may ask for: the
@@ -36,6 +38,9 @@ func FuzzReadHeader(f *testing.F) {
 		}
 		if len(h.Extensions) > maxExtensions || h.l1Entries() > int64(h.L1Size) {
 			t.Fatalf("%+v", h)
+		}
+		if g, err := chain.GlanceAt(bytes.NewReader(image)); err != nil || g.Format != "qcow2" || g.Backing != h.BackingFile {
+			t.Fatalf("%q; at a glance %+v, %v", h.BackingFile, g, err)
 		}
 		again := reencode(t, h, image)
 		if h2, err := ReadHeader(bytes.NewReader(again), size); err != nil || !reflect.DeepEqual(h, h2) {

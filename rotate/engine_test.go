@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -38,6 +39,16 @@ func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
 	}
 }
 
+// withoutName is the header of an overlay whose backing file's name is not there yet.
+func withoutName() []byte {
+	h := make([]byte, 112)
+	copy(h, "QFI\xfb\x00\x00\x00\x03")
+	binary.BigEndian.PutUint64(h[8:], 512)
+	binary.BigEndian.PutUint32(h[16:], 9)
+	binary.BigEndian.PutUint32(h[100:], 112)
+	return h
+}
+
 // libvirt makes an overlay of another guest in the same directory just when the
 // engine looks there. What stays as it is, is refused.
 func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
@@ -52,7 +63,7 @@ func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
 		must(os.WriteFile(base.Path, make([]byte, base.Size), 0o600))
 		must(os.WriteFile(top.Path, nil, 0o600))
 		must(n.Overlay(t.Context(), top.Path, base))
-		must(os.WriteFile(other, []byte("QFI\xfb\x00\x00\x00\x03"), 0o600))
+		must(os.WriteFile(other, withoutName(), 0o600))
 		if finished {
 			time.AfterFunc(300*time.Millisecond, func() {
 				must(os.WriteFile(other, nil, 0o600))

@@ -18,9 +18,10 @@ import (
 // is rotated. What their headers say is remembered from run to run, for files that
 // have not changed since: by path, device, inode, size and time of the last write.
 
-// headerCacheVersion is the layout of the file, that of chain.Image included: a field
-// that comes to that needs another version. Another one is not used.
-const headerCacheVersion = 1
+// headerCacheVersion is the layout of the file, that of chain.Image included, and what an
+// Inspector reads of a file whose format is not given: what comes to that needs another
+// version. Another one is not used.
+const headerCacheVersion = 2
 
 // racy is how much older than now a file's last write must be for what was read of
 // it to be remembered: a write within the same tick of the clock could not be seen.

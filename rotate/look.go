@@ -200,7 +200,7 @@ func (w *World) looksAt(dir string) bool {
 // be told, unless it is surely storage of another kind.
 func (k *looker) unknownBacking(w *World, path, name string, anywhere bool) string {
 	reason := fmt.Sprintf("what file its backing name %q means is not known", name)
-	if !isRemote(name) {
+	if !chain.IsRemote(name) {
 		k.strange(w, Strange{Path: path, Reason: reason, Anywhere: anywhere})
 	}
 	return path + ": " + reason

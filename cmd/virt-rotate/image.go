@@ -93,6 +93,7 @@ func (e *env) image(least, most int, do func(r *imageRun) error) cli.ActionFunc 
 			}
 		}
 		r := &imageRun{env: e, Context: c, store: newStore(c.StringSlice("allow")), ended: exitFailed}
+		r.store.Ignore = c.StringSlice("ignore")
 		return oneLine(r.outcome(do(r)))
 	}
 }

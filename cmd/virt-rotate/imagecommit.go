@@ -20,13 +20,16 @@ func imageCommitCommand(e *env) *cli.Command {
 		Flags: append(writeFlags(), formatFlag(),
 			&cli.StringFlag{Name: "base", Aliases: []string{"b"}, Usage: "merge into `BASE`, further down the chain, with all between"},
 			&cli.BoolFlag{Name: "keep", Usage: "do not delete what was merged"},
-			&cli.StringSliceFlag{Name: "scan", Usage: "images in `DIR` may build on the layers concerned; may be repeated"},
+			&cli.StringSliceFlag{Name: "scan", Usage: "images in `DIR` and below it may build on the layers concerned; may be repeated"},
+			&cli.StringSliceFlag{Name: "ignore", Usage: "`FILE`, or what is below that directory, does not build on the layers concerned, though that cannot be seen; may be repeated"},
 			allowFlag()),
 		Description: `The base gets all that the overlay has, images on the overlay build on the base
 from then on, and the overlay is deleted (--keep leaves it). Refused if any other
-image in the directories concerned, or in those of --scan, builds on a layer that
-changes. Commits that were interrupted in these directories are finished first:
-after an interruption the same command goes on.
+image builds on a layer that changes, or may do so: in the directories of the layers,
+those of --scan and --allow, and below them on the same file system. Images elsewhere
+are not seen: clones on other file systems of this host, or on disks of other hosts.
+Commits that were interrupted in these directories are finished first: after an
+interruption the same command goes on.
 
    virt-rotate image commit --dry-run web.snap1.qcow2
    virt-rotate image commit --base web.qcow2 web.snap3.qcow2

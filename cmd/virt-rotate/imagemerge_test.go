@@ -231,7 +231,6 @@ q far/base.qcow2 1M; q -b ../far/base.qcow2 -F qcow2 in/outside.qcow2
 q nofmt/base.qcow2 1M; q -b base.qcow2 -F qcow2 nofmt/over.qcow2; off=$(grep -abo qcow2 nofmt/over.qcow2 | head -1 | cut -d: -f1)
 printf '\336\255' | dd of=nofmt/over.qcow2 bs=1 seek=$((off-8)) conv=notrunc status=none # an extension that nobody knows
 q -u -b 'json:{"driver":"qcow2","file":{"driver":"file","filename":"'$PWD'/a.qcow2"}}' -F qcow2 json/over.qcow2 1M
-q json/base.qcow2 1M; q -b base.qcow2 -F qcow2 json/plain.qcow2
 q -u -b nbd:localhost:1 -F raw far/nbd.qcow2 1M
 q -u -b loop2.qcow2 -F qcow2 far/loop1.qcow2 1M; q -u -b loop1.qcow2 -F qcow2 far/loop2.qcow2 1M
 q odd/snap.qcow2 1M; q -b snap.qcow2 -F qcow2 odd/oversnap.qcow2; qemu-img snapshot -c s odd/oversnap.qcow2
@@ -242,8 +241,6 @@ q odd/basebits.qcow2 1M; qemu-img bitmap --add odd/basebits.qcow2 b; q -b basebi
 qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=aes,encrypt.key-secret=s odd/aes.qcow2 1M
 q odd/bad.qcow2 1M; q -b bad.qcow2 -F qcow2 odd/onbad.qcow2; printf '\2' | dd of=odd/bad.qcow2 bs=1 seek=79 conv=notrunc status=none
 truncate -s 1M far/raw.img
-mkdir old; q old/base.qcow2 1M; q -b base.qcow2 -F qcow2 old/over.qcow2 # and an overlay of QEMU's format QED
-printf 'QED\0\0\0\1\0\4\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0' > old/other.qed; truncate -s 64K old/other.qed
 `)
 	before := treeSum(t, dir)
 	for _, c := range []struct{ line, path, want string }{
@@ -257,9 +254,6 @@ printf 'QED\0\0\0\1\0\4\0\0\0\1\0\0\0\1\0\0\0\0\0\0\0' > old/other.qed; truncate
 		{"info --backing-chain in/outside.qcow2", "outside.qcow2", "--allow"},
 		{"pull nofmt/over.qcow2", "nofmt/over.qcow2", "does not say the format of its backing file"},
 		{"commit json/over.qcow2", "json/over.qcow2", "not a plain path"},
-		{"commit json/plain.qcow2", "json/over.qcow2", "what it builds on is not known"},
-		{"commit --scan json d.qcow2", "json/over.qcow2", "what it builds on is not known"},
-		{"commit old/over.qcow2", "old/other.qed", "QED"},
 		{"map far/nbd.qcow2", "nbd.qcow2", "not a plain path"},
 		{"pull far/loop1.qcow2", "loop", "loop"},
 		{"info --backing-chain far/loop1.qcow2", "loop", "loop"},

@@ -12,7 +12,8 @@ func imagePullCommand(e *env) *cli.Command {
 		ArgsUsage: "IMAGE", OnUsageError: usageError,
 		Flags: append(writeFlags(), formatFlag(),
 			&cli.StringFlag{Name: "base", Usage: "go on building on `BASE`; default: on nothing"}, allowFlag()),
-		Description: `The layers below stay as they are, for others that build on them.
+		Description: `The layers below stay as they are, for others that build on them, and what images on
+IMAGE read stays the same, wherever they are: nobody has to be looked for.
 
    virt-rotate image pull --base golden.qcow2 web.qcow2
 

@@ -20,7 +20,8 @@ func imageRebaseCommand(e *env) *cli.Command {
 			&cli.BoolFlag{Name: "unsafe", Aliases: []string{"u"}, Usage: "only write the name into the header: for a backing file that was moved"},
 			allowFlag()),
 		Description: `What differs between the old and the new backing chain is copied into IMAGE. With
--u nothing is compared: unless both hold the same, the guest's data is damaged.
+-u nothing is compared: unless both hold the same, the guest's data is damaged, and that
+of images on IMAGE, wherever they are; without -u what they read stays the same.
 
    virt-rotate image rebase -b new.qcow2 -F qcow2 web.qcow2
    virt-rotate image rebase -u -b ../moved/base.qcow2 -F qcow2 web.qcow2

@@ -16,11 +16,11 @@ func (s *Store) takeChildren(m *Merge, paths []string) error {
 		if err != nil {
 			return err
 		}
-		u, err := s.userOf(n)
+		builds, err := s.buildsOn(n, m.Top().Info.ID)
 		if err != nil {
 			return err
 		}
-		if u == nil || u.on != m.Top().Info.ID {
+		if !builds {
 			return refused(path, "it does not build on %s", m.Top().Path)
 		}
 		m.Children = append(m.Children, n)
@@ -31,17 +31,15 @@ func (s *Store) takeChildren(m *Merge, paths []string) error {
 // findChildren finds the images that build on the layers concerned.
 func (s *Store) findChildren(m *Merge) error {
 	nodes := append([]Node{m.Base}, m.Gone...)
-	users, err := s.users(append(slices.Clone(m.Below), nodes...), dirsOf(nodes, m.Scan))
+	users, err := s.users(nodes, m.Below, dirsOf(nodes, m.Scan))
 	if err != nil {
 		return err
 	}
 	for _, u := range users {
-		switch {
-		case u.on == m.Top().Info.ID:
-			m.Children = append(m.Children, u.Node)
-		case slices.ContainsFunc(nodes, func(n Node) bool { return n.Info.ID == u.on }):
+		if u.on != m.Top().Info.ID {
 			return refused(u.Path, "it builds on a layer that the merge would change, %s", nodeOf(nodes, u.on).Path)
 		}
+		m.Children = append(m.Children, u.Node)
 	}
 	return nil
 }

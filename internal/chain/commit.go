@@ -14,9 +14,11 @@ import (
 // CommitRequest says what to merge: the layers above Base up to Top go into Base.
 type CommitRequest struct {
 	Top, Format string
-	Base        string   // "" means the one below Top
-	Keep        bool     // the merged files stay
-	Scan        []string // further directories whose images count
+	Base        string // "" means the one below Top
+	Keep        bool   // the merged files stay
+	// Scan are further directories whose images count, with all below them; the
+	// directories of the layers and those of Store.Allow are looked through anyhow.
+	Scan []string
 	// Unrecorded leaves no journal: the caller keeps a record of its own, and
 	// deletes the merged files itself. It implies Keep.
 	Unrecorded bool
@@ -58,10 +60,10 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 		return nil, err
 	}
 	m.Keep, m.unrecorded, m.record = r.Keep || r.Unrecorded, r.Unrecorded, r.Record
-	if m.Scan, err = absolute(r.Scan); err != nil {
+	if err := s.whereToLook(m, r); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(m.check(), s.removable(m)); err != nil {
+	if err := errors.Join(m.check(), s.removable(m), s.lockable(append(slices.Clone(m.Gone), m.Base)...)); err != nil {
 		return nil, err
 	}
 	if r.Children != nil {
@@ -73,6 +75,27 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 		return nil, err
 	}
 	return m, s.measureCommit(ctx, m)
+}
+
+// whereToLook notes where images on the layers may be.
+func (s *Store) whereToLook(m *Merge, r CommitRequest) error {
+	scan, err := absolute(r.Scan)
+	if err != nil {
+		return err
+	}
+	allow, err := absolute(s.Allow)
+	if err != nil {
+		return err
+	}
+	for _, dir := range allow { // one that is not there allows nothing
+		if _, err := s.FS.List(dir, 0, 0); err == nil {
+			scan = append(scan, dir)
+		} else if !isNothing(err) {
+			return err
+		}
+	}
+	m.Scan = scan
+	return nil
 }
 
 func absolute(dirs []string) ([]string, error) {

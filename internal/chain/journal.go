@@ -211,7 +211,7 @@ func (s *Store) tidy(j *journal) error {
 	for _, f := range j.Gone {
 		m.Gone = append(m.Gone, Node{Path: f.Path, Info: vfs.Info{ID: f.ID}, Image: Image{Format: f.Format}})
 	}
-	users, err := s.users(m.Gone, dirsOf(append([]Node{base}, m.Gone...), j.Scan))
+	users, err := s.users(m.Gone, nil, dirsOf(append([]Node{base}, m.Gone...), j.Scan))
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (s *Store) PlanPull(ctx context.Context, path, format, base string) (*Pull,
 		return nil, refused(chain[top].Path, "it cannot be pulled out of itself")
 	}
 	p := &Pull{Below: chain[:at+1], Between: chain[at+1 : top], Image: chain[top]}
-	if err := relinkable(p.Image); err != nil {
+	if err := errors.Join(relinkable(p.Image), s.lockable(p.Image)); err != nil {
 		return nil, err
 	}
 	return p, s.measurePull(ctx, p)

@@ -25,7 +25,7 @@ func (s *Store) PlanRebase(ctx context.Context, path, format, name, nameFormat s
 	}
 	top := len(chain) - 1
 	r := &Rebase{Old: chain[:top], Image: chain[top], Name: name, Format: nameFormat}
-	if err := relinkable(r.Image); err != nil {
+	if err := errors.Join(relinkable(r.Image), s.lockable(r.Image)); err != nil {
 		return nil, err
 	}
 	if name != "" {

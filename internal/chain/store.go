@@ -36,6 +36,9 @@ type Store struct {
 	FS      vfs.FS
 	Formats []Format
 	Allow   []string // directories; the one of an image that is named by the user is always allowed
+	// Ignore are files that build on no layer that is changed, though that cannot be seen,
+	// or directories of such. What is seen to build on one counts all the same.
+	Ignore []string
 	// Locate, if not nil, turns a name in the header of the image at path into one that
 	// is to be followed in its place, as in a repository that was copied elsewhere.
 	Locate func(path, name string) string
@@ -279,6 +282,31 @@ func cmpUint(a, b uint64) int {
 		return 1
 	}
 	return 0
+}
+
+// A sharedFS knows of file systems that other hosts have, too.
+type sharedFS interface {
+	// LocksStayLocal tells why other hosts do not see the locks on a file; "" if they do.
+	LocksStayLocal(path string) (reason string, err error)
+}
+
+// lockable tells beforehand that an image will not be locked for writing, or that a guest
+// of another host that has it open would not be seen.
+func (s *Store) lockable(nodes ...Node) error {
+	shared, ok := s.FS.(sharedFS)
+	if !ok {
+		return nil
+	}
+	for _, n := range nodes {
+		reason, err := shared.LocksStayLocal(n.Path)
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			return &vfs.LocalLocksError{Path: n.Path, Reason: reason}
+		}
+	}
+	return nil
 }
 
 func (s *Store) openOne(o *opened, n Node, how access) error {

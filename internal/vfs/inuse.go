@@ -1,7 +1,7 @@
 package vfs
 
 import (
-	"io"
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +23,6 @@ const (
 	permWrite          = 1
 	permWriteUnchanged = 2
 	permResize         = 3
-	permCount          = 4
 )
 
 // Use is what other open descriptors do with an image.
@@ -32,31 +31,45 @@ type Use struct {
 	Write bool // somebody may write to it or resize it
 }
 
-// InUse asks who holds QEMU's locks on the image; it takes none. The answer may
-// be outdated when it arrives. Locks that this process holds through another
-// descriptor count. Not seen are users without locks (locking=off, the target
+// InUse asks who holds QEMU's locks on the image. It takes none, but for a moment those
+// of the bytes for use on a network file system. The answer may be outdated when it
+// arrives. Locks that this process holds through another descriptor count. Not seen are users without locks (locking=off, the target
 // of a migration before it runs, another host on a file system without lock
 // service) and, for a device, those who opened it through another node.
 //
 // Path must be a regular file or a block device, else it is a *KindError.
-func InUse(path string) (Use, error) {
+func InUse(path string) (Use, error) { return inUse(path, linux()) }
+
+func inUse(path string, sys kernel) (Use, error) {
 	f, err := openImage(path)
 	if err != nil {
 		return Use{}, err
 	}
 	defer f.Close()
-	var use Use
-	for p := range int64(permCount) {
-		used, err := locked(f, usedBase+p)
+	p, err := newProber(f, sys)
+	if err != nil {
+		return Use{}, err
+	}
+	use, err := p.use()
+	return use, errors.Join(err, p.Close())
+}
+
+// use begins with the locks that only writers have, so that the others need not be
+// probed where there is one. Who does not share a permission uses one as well.
+func (p *prober) use() (use Use, err error) {
+	for _, perm := range []int64{permWrite, permResize, permWriteUnchanged, permRead} {
+		unshared, err := p.asked(unsharedBase + perm)
 		if err != nil {
 			return Use{}, err
 		}
-		unshared, err := locked(f, unsharedBase+p)
+		used, err := p.busy(usedBase + perm)
 		if err != nil {
 			return Use{}, err
 		}
 		use.Read = use.Read || used || unshared
-		use.Write = use.Write || used && p != permRead
+		if used && perm != permRead {
+			return Use{Read: true, Write: true}, nil
+		}
 	}
 	return use, nil
 }
@@ -71,16 +84,4 @@ func openImage(path string) (*os.File, error) {
 		return nil, kindError(path, fi)
 	}
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-}
-
-// locked tells whether another open file description holds any lock on the
-// byte at off. A query for a write lock conflicts with read locks too, and
-// unlike taking one it needs no descriptor that can write.
-func locked(f *os.File, off int64) (bool, error) {
-	lk := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: off, Len: 1}
-	err := retry(func() error { return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lk) })
-	if err != nil {
-		return false, &os.PathError{Op: "query lock of", Path: f.Name(), Err: err}
-	}
-	return lk.Type != unix.F_UNLCK, nil
 }

@@ -93,6 +93,9 @@ func (osFS) RemoveExact(path string, id ID) error { return RemoveExact(path, id)
 
 func (osFS) SyncDir(dir string) error { return SyncDir(dir) }
 
+// LocksStayLocal is the function of that name.
+func (osFS) LocksStayLocal(path string) (string, error) { return LocksStayLocal(path) }
+
 // openChecked looks before it opens, as opening a pipe or a tape has effects,
 // and again at what it has opened, as path may have changed in between.
 func openChecked(path string, flag int) (*osFile, error) {

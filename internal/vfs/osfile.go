@@ -25,6 +25,7 @@ type kernel struct {
 	seek      func(fd int, off int64, whence int) (int64, error)
 	clone     func(fd int, r *unix.FileCloneRange) error
 	copyRange func(rfd int, roff *int64, wfd int, woff *int64, n, flags int) (int, error)
+	mounts    func() (string, error) // the text of mountinfo
 }
 
 func linux() kernel {
@@ -36,6 +37,7 @@ func linux() kernel {
 		seek:      unix.Seek,
 		clone:     unix.IoctlFileCloneRange,
 		copyRange: unix.CopyFileRange,
+		mounts:    readMounts,
 	}
 }
 
@@ -58,7 +60,7 @@ type osFile struct {
 	places   []place // where its extents are, as Shares first saw them
 
 	lockMu sync.Mutex // guards held
-	held   []int64    // the bytes that Lock has locked
+	held   []byteLock // what Lock has locked
 }
 
 func (f *osFile) Path() string { return f.f.Name() }

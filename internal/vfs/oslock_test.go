@@ -43,9 +43,10 @@ func lockedBytes(t *testing.T, path string) []int64 {
 	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
+	p := &prober{f: f, sys: linux()}
 	var all []int64
 	for off := range int64(300) {
-		held, err := locked(f, off)
+		held, err := p.asked(off)
 		must(t, err)
 		if held {
 			all = append(all, off)

@@ -6,8 +6,8 @@
 //     directory when it returns nil; errors of Close and Sync count;
 //   - a function that fails leaves no temporary file behind, a crash may
 //     leave one that matches TempPattern;
-//   - only File.Lock takes locks on images, and no descriptor is inherited by a
-//     child process.
+//   - only File.Lock keeps locks on images (InUse may take some for a moment), and no
+//     descriptor is inherited by a child process.
 //
 // The package is for Linux only: open file description locks have no portable
 // counterpart.

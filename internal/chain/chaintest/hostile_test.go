@@ -2,6 +2,7 @@ package chaintest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -192,11 +193,15 @@ func TestAnUnreadableNeighbourStopsAMerge(t *testing.T) {
 	d := den{t, t.TempDir()}
 	d.image("base", "", "")
 	d.image("a", "base", "qcow2")
-	d.image("broken", "", "")
-	if err := os.Truncate(d.path("broken"), 80); err != nil {
+	d.image("broken", "b", "qcow2")
+	header, err := os.ReadFile(d.path("broken"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.store().PlanCommit(t.Context(), chain.CommitRequest{Top: d.path("a")})
+	if err := os.Truncate(d.path("broken"), int64(binary.BigEndian.Uint64(header[8:]))); err != nil { // before the name
+		t.Fatal(err)
+	}
+	_, err = d.store().PlanCommit(t.Context(), chain.CommitRequest{Top: d.path("a")})
 	var refusal *chain.RefusedError
 	if !errors.As(err, &refusal) || refusal.Path != d.path("broken") {
 		t.Errorf("%v", err)
