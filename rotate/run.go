@@ -347,6 +347,8 @@ func (r *domainRun) starts(domain string, s Step) {
 type storageLocks struct {
 	mu    sync.Mutex // guards locks
 	locks map[uint64]chan struct{}
+
+	blocked func() (unblocked func()) // tests want to know of who waits; nil in a real run
 }
 
 // take waits for the file system; the returned function gives it back.
@@ -361,6 +363,9 @@ func (s *storageLocks) take(ctx context.Context, fs uint64) (func(), error) {
 		s.locks[fs] = lock
 	}
 	s.mu.Unlock()
+	if s.blocked != nil && len(lock) == cap(lock) {
+		defer s.blocked()()
+	}
 	select {
 	case lock <- struct{}{}:
 		return func() { <-lock }, nil

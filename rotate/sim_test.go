@@ -307,7 +307,7 @@ func (h *simHost) freeze(d *simDomain, name, description string, at time.Time, t
 		spec.Overlays[disk.Target] = filepath.Join(filepath.Dir(disk.Active().Path), stem(disk)+"."+name+".qcow2")
 	}
 	h.grow(d, spec, at)
-	for target := range spec.Overlays {
+	for _, target := range slices.Sorted(maps.Keys(spec.Overlays)) {
 		h.write(d, target, h.written%16)
 	}
 }
