@@ -1,0 +1,238 @@
+package rotate
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+)
+
+// pivotedBelow is a domain on a cloud image with three snapshots, of which somebody has
+// merged everything into that image, as virsh blockcommit --active --pivot does.
+func pivotedBelow(t *testing.T) (*simHost, *simDomain) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "cloud.qcow2", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.pivotTo(web, 0)
+	return h, web
+}
+
+// pivotTo merges all layers above layer k of vda into that, which the guest writes to then.
+func (h *simHost) pivotTo(d *simDomain, k int) {
+	disk := &d.Disks[0]
+	into := disk.Chain[k].Path
+	for _, l := range disk.Chain[k+1:] {
+		blocks := h.load(l.Path).Blocks
+		must(os.Chtimes(l.Path, time.Time{}, time.Now().Add(-time.Minute)))
+		h.change(into, func(i *simImage) { maps.Copy(i.Blocks, blocks) })
+	}
+	disk.Chain = disk.Chain[:k+1]
+	disk.Inactive = paths(disk.Chain)
+	h.write(d, "vda", 7)
+}
+
+// lostNames lists the snapshots that are lost, once each.
+func lostNames(w *World, d *Domain) []string {
+	var names []string
+	for _, x := range w.Destroyed(d) {
+		names = append(names, x.Snapshot)
+	}
+	return slices.Compact(names)
+}
+
+func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
+	for _, live := range []bool{true, false} {
+		h, web := pivotedBelow(t)
+		if !live {
+			web.State = ShutOff
+		}
+		before := h.files(t)
+		r := h.rotator(rule(3))
+		for range 2 {
+			p := h.runAll(t, r)["web"]
+			if p.Result != ResultRefused || p.Refused[0].Code != CodeDestroyed || len(p.Steps) > 0 {
+				t.Fatalf("%+v", p)
+			}
+			for _, name := range snapshotNames(web) {
+				if !strings.Contains(p.Refused[0].Detail, "--forget "+name) {
+					t.Errorf("%s is not told: %s", name, p.Refused[0].Detail)
+				}
+			}
+		}
+		w := h.see(t)
+		if got := lostNames(w, w.Domain("web")); !slices.Equal(got, snapshotNames(web)) {
+			t.Errorf("lost: %v", got)
+		}
+		var lost *DestroyedError
+		if err := w.Intact(w.Domain("web"), name(10)); !errors.As(err, &lost) || lost.Since.IsZero() || time.Since(lost.Since) > time.Hour {
+			t.Errorf("%v", err)
+		}
+		web.State = ShutOff
+		if p, err := r.Restore(t.Context(), "web", name(9), RestoreOptions{}); err != nil || p.Result != ResultRefused {
+			t.Errorf("restore: %+v %v", p, err)
+		}
+		s := Status(w, w.Domain("web"), rule(3), nil, hour(12))
+		if !s.Snapshots[0].Lost || len(s.Refused) != 1 {
+			t.Errorf("%+v", s)
+		}
+		if after := h.files(t); !slices.Equal(after, before) {
+			t.Errorf("files %v, before %v", after, before)
+		}
+	}
+}
+
+// Only what builds on the image is lost.
+func TestStatesBelowTheImageAreSound(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "cloud.qcow2", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.pivotTo(web, 2) // the overlay of S9: the state of S9 is below, that of S10 in it
+	w := h.see(t)
+	if got := lostNames(w, w.Domain("web")); !slices.Equal(got, []string{name(10), name(11)}) {
+		t.Errorf("lost: %v", got)
+	}
+	if err := w.Intact(w.Domain("web"), name(9)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A guest that is off, and whose image is older than what builds on it, has not run on it.
+func TestAnImageThatWasPutInByHandIsNotTakenForWritten(t *testing.T) {
+	h, web := pivotedBelow(t)
+	web.State = ShutOff
+	must(os.Chtimes(h.img("cloud.qcow2"), time.Time{}, time.Now().Add(-time.Hour)))
+	p := h.plan(t, h.rotator(rule(3)), "web")
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "put the newest layer back") {
+		t.Errorf("%+v", p.Refused)
+	}
+}
+
+// The template of linked clones is started: what its clones have is lost, and stays so when
+// it has stopped, until that is given up. A template that is off harms nobody.
+func TestARunningTemplateDestroysItsClones(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "golden.qcow2", "web.qcow2")
+	h.take(web, []int{9, 10})
+	template := h.add("other-template")
+	h.disk(template, "vda", "golden.qcow2")
+	template.State = ShutOff
+	r := h.rotator(rule(7))
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		t.Fatalf("a template that is off: %+v", p)
+	}
+	h.checkData(t)
+	template.State = Running
+	if p := h.runAll(t, r)["web"]; p.Result != ResultRefused || p.Refused[0].Code != CodeDestroyed {
+		t.Fatalf("%+v", p)
+	}
+	template.State = ShutOff
+	h.now = hour(18)
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultRefused || !strings.Contains(p.Refused[0].Detail, "is lost since about") {
+		t.Fatalf("after it has stopped: %+v", p)
+	}
+	must(r.Forget(t.Context(), "web", snapshotNames(web)))
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone || len(web.Snapshots) != 1 {
+		t.Errorf("after they were given up: %+v, %v", p, snapshotNames(web))
+	}
+}
+
+// A clone without snapshots on a template that runs gets none.
+func TestNoSnapshotOnABaseThatIsWrittenTo(t *testing.T) {
+	h := newSim(t)
+	h.disk(h.add("web"), "vda", "golden.qcow2", "web.qcow2")
+	h.disk(h.add("other-template"), "vda", "golden.qcow2")
+	p := h.plan(t, h.rotator(rule(7)), "web")
+	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "other-template") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// Once lost snapshots are given up, rotation goes on, merges go on, and of the files only
+// the image that virt-rotate did not make is left.
+func TestRotationGoesOnAfterForget(t *testing.T) {
+	h, web := pivotedBelow(t)
+	r := h.rotator(rule(2))
+	h.runAll(t, r)
+	must(r.Forget(t.Context(), "web", snapshotNames(web)))
+	if len(web.Snapshots) > 0 {
+		t.Fatalf("left: %v", snapshotNames(web))
+	}
+	for n := 13; n < 18; n++ {
+		h.now = hour(n)
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Fatalf("%+v", p)
+		}
+		h.write(web, "vda", n%4)
+		h.checkData(t)
+	}
+	if n := len(web.Disks[0].Chain); n != 3 {
+		t.Errorf("%d layers: %v", n, h.short(paths(web.Disks[0].Chain)))
+	}
+	if files := h.short(h.files(t)); !slices.Equal(files, []string{"cloud", "web.S16", "web.S17", "web"}) && len(files) != 4 {
+		t.Errorf("files: %v", files)
+	}
+	found := Diagnose(h.see(t), nil, nil, hour(17))
+	if len(found) != 1 || found[0].Code != FindUseless || !found[0].Note || h.brief(found[0].Path) != "web" {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestOnlyWhatIsUnsoundIsForgotten(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	r := h.rotator(rule(7))
+	var refused *chain.RefusedError
+	if err := r.Forget(t.Context(), "web", []string{name(9)}); !errors.As(err, &refused) {
+		t.Errorf("a sound one: %v", err)
+	}
+	if err := r.Forget(t.Context(), "web", []string{"nonsense"}); !errors.Is(err, ErrNoSuchSnapshot) {
+		t.Errorf("one that never was: %v", err)
+	}
+	if err := r.Forget(t.Context(), "nonsense", []string{name(9)}); !errors.Is(err, ErrNoSuchDomain) {
+		t.Errorf("of no domain: %v", err)
+	}
+	must(newJournal(r.Observer.StateDir).write(Intent{Domain: "web", UUID: web.UUID}))
+	if err := r.Forget(t.Context(), "web", []string{name(9)}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "virt-rotate run web") {
+		t.Errorf("after an interruption: %v", err)
+	}
+	if len(web.Snapshots) != 3 {
+		t.Errorf("left: %v", snapshotNames(web))
+	}
+	h.checkData(t)
+}
+
+// A snapshot whose metadata is lost keeps its layer until it is given up: then the next run
+// merges it, and all other states are as they were.
+func TestAnUnlistedSnapshotThatIsForgottenIsMerged(t *testing.T) {
+	for _, gone := range []int{0, 1, 2} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		which := web.Snapshots[gone].Name
+		web.Snapshots = slices.Delete(web.Snapshots, gone, gone+1)
+		r := h.rotator(rule(7))
+		r.Options = coalesce()
+		h.runAll(t, r)
+		if n := len(web.Disks[0].Chain); n != 4 {
+			t.Fatalf("%d layers before it is given up", n)
+		}
+		must(r.Forget(t.Context(), "web", []string{which}))
+		if p := h.runAll(t, r)["web"]; p.Error != "" || len(p.Refused) > 0 {
+			t.Errorf("%+v", p)
+		}
+		if n := len(web.Disks[0].Chain); n != 3 {
+			t.Errorf("%d layers after that", n)
+		}
+		h.checkData(t)
+	}
+}

@@ -1,0 +1,130 @@
+package rotate
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+)
+
+// threeDomains are a, b and c with three snapshots each.
+func threeDomains(t *testing.T) *simHost {
+	h := newSim(t)
+	for _, n := range []string{"a", "b", "c"} {
+		d := h.add(n)
+		d.Agent = true
+		h.disk(d, "vda", n+".qcow2")
+		h.take(d, []int{9, 10, 11})
+	}
+	return h
+}
+
+// A drive without a medium is no matter.
+func TestDrivesWithoutAMediumAreNoMatter(t *testing.T) {
+	for _, device := range []string{"cdrom", "floppy"} {
+		for _, state := range []State{Running, ShutOff} {
+			h := newSim(t)
+			web := h.add("web")
+			web.State = state
+			web.Disks = append(web.Disks, Disk{Target: "hda", Device: device, ReadOnly: device == "cdrom"})
+			h.disk(web, "vda", "web.qcow2")
+			h.take(web, []int{9, 10, 11}, "vda")
+			p := h.runAll(t, h.rotator(rule(1)))["web"]
+			if p.Result != ResultDone || p.Error != "" {
+				t.Errorf("%s, %s: %+v", device, state, p)
+			}
+			w := h.see(t)
+			Status(w, w.Domain("web"), rule(1), nil, hour(12))
+			if found := Diagnose(w, nil, nil, hour(12)); slices.ContainsFunc(found, func(f Finding) bool { return !f.Note }) {
+				t.Errorf("%s, %s: %+v", device, state, found)
+			}
+			if len(w.Faults) > 0 {
+				t.Errorf("%s, %s: %v", device, state, w.Faults)
+			}
+		}
+	}
+}
+
+// A fault in the work on one domain is that domain's: the others are rotated.
+func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
+	places := []string{"call domains", "quiesced snapshot", "call drop-metadata", "block of merge", "call redefine", "before delete-file", "overlays made"}
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) {
+			h := threeDomains(t)
+			r := h.rotator(rule(2))
+			var mu sync.Mutex
+			working, stacks := "", 0
+			r.Options.MaxParallel = 1
+			r.Report = func(e Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				working = e.Domain
+				if e.Kind == EventFault && strings.Contains(e.Text, "goroutine") && e.Domain == "b" {
+					stacks++
+				}
+			}
+			fault := func(at string) {
+				mu.Lock()
+				now := working == "b" && strings.HasSuffix(at, place)
+				mu.Unlock()
+				if now {
+					panic("a fault at " + at)
+				}
+			}
+			h.event = func(what string) error { fault(what); return nil }
+			r.crash = fault
+			plans := h.runAll(t, r)
+			if p := plans["b"]; p.Result != ResultFailed || !strings.Contains(p.Error, "a fault at") || stacks == 0 {
+				t.Errorf("b: %+v, told %d times", p, stacks)
+			}
+			for _, other := range []string{"a", "c"} {
+				if p := plans[other]; p.Result != ResultDone {
+					t.Errorf("%s: %+v", other, p)
+				}
+			}
+			if place == "quiesced snapshot" && h.thawed == 0 {
+				t.Error("the guest was not thawed")
+			}
+			h.checkData(t)
+			h.event = func(string) error { return nil }
+			h.afterCrash(jobsDie)
+			h.finishes(t, rule(2), Options{})
+			h.checkDone(t)
+		})
+	}
+}
+
+// A fault in looking at a domain, or in deciding, is told, and all that the domain names
+// is left alone.
+func TestAFaultInLookingIsTheDomains(t *testing.T) {
+	h := threeDomains(t)
+	r := h.rotator(rule(2))
+	inspect, active := r.Observer.Inspect, h.find("b").Disks[0].Active().Path
+	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
+		if path == active && format != "" {
+			panic("in looking")
+		}
+		return inspect(path, format)
+	}
+	told := 0
+	r.Report = func(e Event) {
+		if e.Kind == EventFault {
+			told++
+		}
+	}
+	plans := h.runAll(t, r)
+	if p := plans["b"]; p.Result != ResultRefused || !strings.Contains(p.Refused[0].Detail, "a fault of virt-rotate") || told == 0 {
+		t.Errorf("%+v, told %d times", p, told)
+	}
+	if plans["a"].Result != ResultDone || plans["c"].Result != ResultDone {
+		t.Errorf("%+v", plans)
+	}
+	w, err := r.Observer.Observe(t.Context())
+	must(err)
+	if found := Diagnose(w, nil, nil, hour(12)); len(found) != 1 || found[0].Domain != "b" {
+		t.Errorf("%+v", found)
+	}
+	h.checkData(t)
+}
