@@ -4,7 +4,6 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -171,8 +170,8 @@ func stringsOf(v any) ([]string, error) {
 func globList(items []string) ([]string, error) {
 	var errs []error
 	for _, glob := range items {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			errs = append(errs, fmt.Errorf("%q: not a glob; * ? [a-z] are special, \\ takes that away", glob))
+		if _, err := match(glob, ""); err != nil || glob == "" {
+			errs = append(errs, fmt.Errorf("%q: not a glob; * ? [a-z] [!a-z] are special, \\ takes that away", glob))
 		}
 	}
 	return items, errors.Join(errs...)

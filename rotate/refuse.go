@@ -44,7 +44,8 @@ const (
 	CodeIntent         = "intent"          // the intent of an earlier run cannot be read
 	CodeMethod         = "method"
 	CodeNoGuestAgent   = "no-guest-agent"
-	CodeHook           = "hook" // the policy's hook before the work failed
+	CodeHook           = "hook"         // the policy's hook before the work failed
+	CodeTwoPolicies    = "two-policies" // several policies match the domain
 )
 
 // checkDomain refuses what must not be touched at all. It tells every reason.

@@ -47,10 +47,11 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	if err != nil {
 		return Plan{}, err
 	}
-	rule, err := r.ruleOf(w, domain)
-	if err != nil {
-		return Plan{}, err
+	chosen := r.Match(w.names())
+	if c := chosen.Conflicts[domain]; c != nil {
+		return conflictPlan(d, c), nil
 	}
+	rule := restoreRule(chosen, domain)
 	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
 	p := s.plan(d, snapshot)
 	if len(p.Refused) > 0 {
@@ -74,16 +75,12 @@ func (r *Rotator) CheckRestore(ctx context.Context, domain, snapshot string) err
 	return err
 }
 
-// ruleOf returns the domain's rule; one without a policy gets one that drops nothing.
-func (r *Rotator) ruleOf(w *World, domain string) (*policy.Rule, error) {
-	rules, err := Select(w, r.Match, nil)
-	if err != nil {
-		return nil, err
+// restoreRule is the domain's rule; one without a policy gets one that drops nothing.
+func restoreRule(a policy.Assignment, domain string) *policy.Rule {
+	if rule := a.Rules[domain]; rule != nil {
+		return rule
 	}
-	if rule := rules[domain]; rule != nil {
-		return rule, nil
-	}
-	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}, nil
+	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}
 }
 
 // plan decides what to do, or why not.

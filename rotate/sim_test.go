@@ -352,14 +352,14 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 		Engine:   simEngine{h},
 		Clock:    h.clock,
 		Report:   func(Event) {},
-		Match: func(names []string) (map[string]*policy.Rule, error) {
-			rules := map[string]*policy.Rule{}
+		Match: func(names []string) policy.Assignment {
+			a := policy.Assignment{Rules: map[string]*policy.Rule{}}
 			for _, n := range names {
 				if !strings.HasPrefix(n, "other") {
-					rules[n] = r
+					a.Rules[n] = r
 				}
 			}
-			return rules, nil
+			return a
 		},
 	}
 }

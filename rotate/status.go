@@ -23,7 +23,7 @@ type DomainStatus struct {
 	Disks     []DiskStatus     `json:"disks"`
 	Snapshots []SnapshotStatus `json:"snapshots"`
 	LastRun   *LastRun         `json:"last-run"`
-	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is
+	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []Refusal        `json:"refused"`
 }
 
@@ -63,20 +63,39 @@ type LastRun struct {
 // Status tells how d stands. It is pure.
 func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
 	p := Decide(w, d, rule, now, Options{})
-	s := DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
-		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}
+	s := newStatus(w, d, &p, last)
 	if !rule.Keep.None() {
 		due := p.Due.UTC()
 		s.Due = &due
 	}
+	verdicts := Retention(d, rule, now)
+	for i := range d.Snapshots {
+		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
+	}
+	return s
+}
+
+// ConflictStatus tells how d stands, which several policies match: it stays as it is.
+func ConflictStatus(w *World, d *Domain, c *policy.Conflict, last *LastRun) DomainStatus {
+	p := conflictPlan(d, c)
+	s := newStatus(w, d, &p, last)
+	for i := range d.Snapshots {
+		st := snapshotStatus(&d.Snapshots[i], nil)
+		if st.Ours {
+			st.Reason = "several policies match the domain"
+		}
+		s.Snapshots = append(s.Snapshots, st)
+	}
+	return s
+}
+
+func newStatus(w *World, d *Domain, p *Plan, last *LastRun) DomainStatus {
+	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}
 	for i := range d.Disks {
 		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
 			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
 		}
-	}
-	verdicts := Retention(d, rule, now)
-	for i := range d.Snapshots {
-		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
 	}
 	return s
 }

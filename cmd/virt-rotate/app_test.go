@@ -123,12 +123,23 @@ func TestPolicyShowPrintsTheEffectivePolicy(t *testing.T) {
 	}
 }
 
-func TestTwoPoliciesForOneDomainAreAnErrorThatNamesIt(t *testing.T) {
-	flags := policyFile(t, goodPolicy+"[policy.q]\ndomains = [\"t*\"]\nkeep = { last = 1 }\n")
-	for _, command := range []string{"plan", "run", "status"} {
-		if _, errs, code := call(t, append(flags, command)...); code != exitUsage || !strings.Contains(errs, "test") {
-			t.Errorf("%s: exit %d, stderr %q", command, code, errs)
+// ambiguous is goodPolicy and another policy that matches its domain.
+const ambiguous = goodPolicy + "[policy.q]\ndomains = [\"t*\"]\nkeep = { last = 1 }\n"
+
+func TestADomainOfTwoPoliciesIsRefusedWithBothNames(t *testing.T) {
+	flags := policyFile(t, ambiguous)
+	for command, want := range map[string]int{"plan": exitRefused, "run": exitRefused, "status": exitDone, "policy show": exitUsage} {
+		out, errs, code := call(t, append(flags, strings.Fields(command)...)...)
+		if code != want || errs != "" || !strings.Contains(out, `domain "test" is matched by policy p (its domains: line 2) and by policy q (its domains: line 5)`) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", command, code, out, errs)
 		}
+	}
+	out, _, _ := call(t, append(flags, "status")...)
+	if !strings.Contains(out, "last run  ") || !strings.Contains(out, "next      nothing while several policies match the domain") {
+		t.Errorf("status %q", out)
+	}
+	if out, _, _ = call(t, append(flags, "history")...); !strings.Contains(out, "p and q") {
+		t.Errorf("history %q", out)
 	}
 }
 

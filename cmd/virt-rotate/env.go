@@ -127,14 +127,14 @@ func (e *env) with(optional bool, do func(*session) error) error {
 	return errors.Join(do(s), s.host.Close())
 }
 
-// rules looks at the host and returns the rule of each domain asked for.
-func (s *session) rules(ctx context.Context, names []string) (*rotate.World, map[string]*policy.Rule, error) {
+// assigned looks at the host and returns what is assigned to each domain asked for.
+func (s *session) assigned(ctx context.Context, names []string) (*rotate.World, policy.Assignment, error) {
 	w, err := s.rotator.Observer.Observe(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, policy.Assignment{}, err
 	}
-	rules, err := rotate.Select(w, s.policy.Match, names)
-	return w, rules, err
+	a, err := rotate.Select(w, s.policy.Match, names)
+	return w, a, err
 }
 
 // outputFlag is --output of every command that prints.

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 func policyCommand(e *env) *cli.Command {
@@ -96,34 +97,50 @@ type showReport struct {
 }
 
 type shownRule struct {
-	Name   string       `json:"name"`
-	Policy *policy.Rule `json:"policy"`
+	Name     string          `json:"name"`
+	Policy   *policy.Rule    `json:"policy"`
+	Conflict *policy.Problem `json:"conflict,omitempty"` // several policies match it
 }
 
 func policyShow(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "show", Usage: "print the effective policy of each domain",
 		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{outputFlag()}, OnUsageError: usageError,
-		Description: exitHelp,
+		Description: "A domain that several policies match has none; the exit status is 2 then.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
 			return e.with(false, func(s *session) error {
-				w, rules, err := s.rules(c.Context, c.Args().Slice())
+				w, a, err := s.assigned(c.Context, c.Args().Slice())
 				if err != nil {
 					return err
 				}
-				report := showReport{[]shownRule{}}
-				for i := range w.Domains {
-					if rule := rules[w.Domains[i].Name]; rule != nil || c.Args().Len() == 0 {
-						report.Domains = append(report.Domains, shownRule{w.Domains[i].Name, rule})
-					}
+				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
+				if conflicts > 0 {
+					err = &exitError{code: exitUsage}
 				}
-				return e.print(c, report, func(w io.Writer) { showText(w, &report) })
+				return errors.Join(err, e.print(c, report, func(w io.Writer) { showText(w, report) }))
 			})
 		},
 	}
+}
+
+// newShowReport is about the domains of a, or about all.
+func newShowReport(w *rotate.World, a policy.Assignment, all bool) (r *showReport, conflicts int) {
+	r = &showReport{[]shownRule{}}
+	for i := range w.Domains {
+		name := w.Domains[i].Name
+		shown := shownRule{Name: name, Policy: a.Rules[name]}
+		if c := a.Conflicts[name]; c != nil {
+			shown.Conflict = &c.Problem
+			conflicts++
+		}
+		if all || shown.Policy != nil || shown.Conflict != nil {
+			r.Domains = append(r.Domains, shown)
+		}
+	}
+	return r, conflicts
 }
 
 func showText(w io.Writer, report *showReport) {
@@ -131,11 +148,14 @@ func showText(w io.Writer, report *showReport) {
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		if d.Policy == nil {
+		switch {
+		case d.Conflict != nil:
+			fmt.Fprintf(w, "# %s: refused: %s\n", d.Name, d.Conflict)
+		case d.Policy == nil:
 			fmt.Fprintf(w, "# %s: no policy\n", d.Name)
-			continue
+		default:
+			fmt.Fprintf(w, "# %s\n%s", d.Name, d.Policy.TOML())
 		}
-		fmt.Fprintf(w, "# %s\n%s", d.Name, d.Policy.TOML())
 	}
 }
 
