@@ -36,7 +36,7 @@ func TestGoodSamplesLoad(t *testing.T) {
 // describeFile has everything that a File holds.
 func describeFile(f *File) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "path %s\nconnect %q\nstate_dir %q\nscan %q\n", f.Path, f.Connect, f.StateDir, f.Storage.Scan)
+	fmt.Fprintf(&b, "path %s\nconnect %q\nstate_dir %q\n%s", f.Path, f.Connect, f.StateDir, f.Storage.TOML())
 	for i := range f.Rules {
 		r := &f.Rules[i]
 		fmt.Fprintf(&b, "\n# line %d, at most %d layers\n%s", r.Line, r.Longest(), r.TOML())
@@ -107,9 +107,9 @@ func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 }
 
 func TestRulesShareNoMemory(t *testing.T) {
-	f := mustParse(t, "defaults = { disks = ['vda'], keep.last = 1, hooks.failed = ['/x'] }\npolicy.a.domains = ['a']\npolicy.b.domains = ['b']")
-	f.Rules[0].Disks[0], f.Rules[0].Hooks.Failed[0] = "changed", "changed"
-	if f.Rules[1].Disks[0] != "vda" || f.Rules[1].Hooks.Failed[0] != "/x" {
+	f := mustParse(t, "defaults = { disks = ['vda'], exclude_disks = ['vdx'], keep.last = 1, hooks.failed = ['/x'] }\npolicy.a.domains = ['a']\npolicy.b.domains = ['b']")
+	f.Rules[0].Disks[0], f.Rules[0].ExcludeDisks[0], f.Rules[0].Hooks.Failed[0] = "changed", "changed", "changed"
+	if f.Rules[1].Disks[0] != "vda" || f.Rules[1].ExcludeDisks[0] != "vdx" || f.Rules[1].Hooks.Failed[0] != "/x" {
 		t.Error("a change of one rule shows in the other")
 	}
 }

@@ -85,6 +85,27 @@ func TestCovers(t *testing.T) {
 	}
 }
 
+func TestExcludedDisksAreNotCovered(t *testing.T) {
+	for _, c := range []struct{ keys, yes, no string }{
+		{"exclude_disks = ['vdc']", "vda sda", "vdc"},
+		{"exclude_disks = ['vd[!a]', 'sd?']", "vda vdaa hda", "vdb sda"},
+		{"disks = ['vd*']\nexclude_disks = ['vdc']", "vda vdcc", "vdc sda"},
+		{"disks = ['vda']\nexclude_disks = ['vd*']", "", "vda vdb"},
+	} {
+		r := &mustParse(t, "[policy.p]\ndomains = ['a']\nkeep.last = 1\n"+c.keys).Rules[0]
+		for _, target := range strings.Fields(c.yes) {
+			if !r.Covers(target) {
+				t.Errorf("%s: %s is left out", c.keys, target)
+			}
+		}
+		for _, target := range strings.Fields(c.no) {
+			if r.Covers(target) {
+				t.Errorf("%s: %s is covered", c.keys, target)
+			}
+		}
+	}
+}
+
 func TestWarningsTellWhenChainsGrowTooLong(t *testing.T) {
 	const head = "[policy.a]\ndomains = ['a']\nevery = '1h'\n"
 	tests := []struct{ policy, want string }{

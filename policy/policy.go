@@ -25,36 +25,38 @@ type File struct {
 	lines lineIndex // of the keys
 }
 
-// Storage names places that virt-rotate searches for users of an image.
+// Storage is about users of an image that no domain tells of.
 type Storage struct {
-	Scan []string // absolute directories whose images count as users of a base
+	Scan   []string `json:"scan"`   // absolute directories whose images count as users of a base
+	Ignore []string `json:"ignore"` // absolute paths of files that are taken to build on no layer, whether they can be read or not
 }
 
 // Rule is one [policy.NAME] table with every inherited value filled in.
 type Rule struct {
-	Name       string        `json:"name"`
-	Domains    []string      `json:"domains"` // globs: see docs/policy.md
-	Exclude    []string      `json:"exclude"` // globs that take out of Domains
-	Disks      []string      `json:"disks"`   // globs on target names; empty = every writable disk
-	Every      time.Duration `json:"every"`   // a snapshot is due when the newest is older
-	Keep       Keep          `json:"keep"`
-	Method     Method        `json:"method"`
-	Quiesce    Quiesce       `json:"quiesce"`
-	OverlayDir string        `json:"overlay_dir"` // absolute path; "" = beside the layer
-	MaxChain   int           `json:"max_chain"`   // layers, base and active layer included
-	MinFree    MinFree       `json:"min_free"`    // stays free on the storage
-	Bandwidth  Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
-	Window     Window        `json:"window"`      // merges start only then
-	Offline    Offline       `json:"offline"`     // what happens to domains that are shut off
-	Detach     bool          `json:"detach"`      // pull the disks off images that they share with others
-	Hooks      Hooks         `json:"hooks"`       // programs around the work on a domain
-	Line       int           `json:"line"`        // of the header [policy.NAME]
+	Name         string        `json:"name"`
+	Domains      []string      `json:"domains"`       // globs: see docs/policy.md
+	Exclude      []string      `json:"exclude"`       // globs that take out of Domains
+	Disks        []string      `json:"disks"`         // globs on target names; empty = every writable disk
+	ExcludeDisks []string      `json:"exclude_disks"` // globs that take out of Disks
+	Every        time.Duration `json:"every"`         // a snapshot is due when the newest is older
+	Keep         Keep          `json:"keep"`
+	Method       Method        `json:"method"`
+	Quiesce      Quiesce       `json:"quiesce"`
+	OverlayDir   string        `json:"overlay_dir"` // absolute path; "" = beside the layer
+	MaxChain     int           `json:"max_chain"`   // layers, base and active layer included
+	MinFree      MinFree       `json:"min_free"`    // stays free on the storage
+	Bandwidth    Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
+	Window       Window        `json:"window"`      // merges start only then
+	Offline      Offline       `json:"offline"`     // what happens to domains that are shut off
+	Detach       bool          `json:"detach"`      // pull the disks off images that they share with others
+	Hooks        Hooks         `json:"hooks"`       // programs around the work on a domain
+	Line         int           `json:"line"`        // of the header [policy.NAME]
 }
 
 // Covers reports whether the rule selects the disk with this target name,
 // such as "vda". Whether the disk is writable is for the caller to know.
 func (r *Rule) Covers(target string) bool {
-	return len(r.Disks) == 0 || matchAny(r.Disks, target)
+	return (len(r.Disks) == 0 || matchAny(r.Disks, target)) && !matchAny(r.ExcludeDisks, target)
 }
 
 // An Assignment says what the policies have to do with each domain. One that no policy

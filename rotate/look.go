@@ -20,10 +20,11 @@ type looker struct {
 	spaceAt func(dir string) (vfs.Space, error)
 	seen    map[string]Layer // by path; only the facts of the file are filled in
 	chained map[string]bool  // keys of the layers of all chains, under whatever name
+	ignore  *ignored         // nil while files are looked at that domains name
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -158,6 +159,7 @@ func (k *looker) space(w *World, dir string) uint64 {
 // that no domain uses do not count.
 func (k *looker) neighbours(w *World, o *Observer) {
 	k.elsewhere(w)
+	k.ignore = newIgnored(o.Ignore)
 	for _, dir := range o.Overlays {
 		k.space(w, dir)
 	}
@@ -302,7 +304,7 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 	}
 	k.seen[path] = Layer{Path: path}
 	image, err := k.stranger(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || !tells(path, &image, err) && k.ignore.has(path) {
 		return
 	}
 	if err != nil {

@@ -101,7 +101,7 @@ func (b *builder) covers(disk *Disk) bool {
 // checkKind refuses disks of which no external snapshot can be taken safely.
 func (b *builder) checkKind(disk *Disk) bool {
 	before := len(b.plan.Refused)
-	exclude := "; take the disk out with the policy's disks"
+	exclude := "; take the disk out with the policy's exclude_disks"
 	switch disk.Kind {
 	case "file", "block":
 	case "network":

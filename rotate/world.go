@@ -75,6 +75,12 @@ type Observer struct {
 	Scan     []string // directories whose images count as users of their backing files
 	Overlays []string // directories for overlays: looked at where they are there
 
+	// Ignore lists files of which the administrator says that they build on no layer. It
+	// ends doubts only: about images that cannot be read, or whose backing name means no
+	// file. One that is known by its header to build on a layer counts all the same, and
+	// so does what a domain names.
+	Ignore []string
+
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
 	clones  func(dir string) error              // nil: vfs.CanClone

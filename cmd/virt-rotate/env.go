@@ -81,20 +81,24 @@ func (e *env) open(optional bool) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	uri := e.connect
-	if uri == "" {
-		uri = f.Connect
-	}
-	host, err := libvirthost.Open(uri)
+	host, err := libvirthost.Open(e.uri(f))
 	if err != nil {
 		return nil, err
 	}
 	r := &rotate.Rotator{
-		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Overlays: overlayDirs(f)},
+		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
 		Engine:   &rotate.Native{Store: *newStore(nil), NewOverlay: newOverlay},
 		Match:    f.Match, Clock: clock(), Report: func(rotate.Event) {},
 	}
 	return &session{f, host, r}, nil
+}
+
+// uri names the host; "" leaves the choice to libvirt.
+func (e *env) uri(f *policy.File) string {
+	if e.connect != "" {
+		return e.connect
+	}
+	return f.Connect
 }
 
 func (e *env) stateOf(f *policy.File) (string, error) {

@@ -27,73 +27,10 @@ func policyCommand(e *env) *cli.Command {
 	}
 }
 
-// checkReport is the JSON of policy check.
-type checkReport struct {
-	File     string           `json:"file"`
-	OK       bool             `json:"ok"`
-	Policies []string         `json:"policies"`
-	Problems []policy.Problem `json:"problems"`
-	Warnings []policy.Problem `json:"warnings"`
-}
-
-func policyCheck(e *env) *cli.Command {
-	return &cli.Command{
-		Name: "check", Usage: "validate the policy file; all errors are told at once",
-		ArgsUsage: "[FILE]", Flags: []cli.Flag{outputFlag()}, OnUsageError: usageError,
-		Description: "Whether two policies match one domain is seen by policy show, which asks the host.\n\n" + exitHelp,
-		Action: func(c *cli.Context) error {
-			if err := checkOutput(c); err != nil {
-				return err
-			}
-			if c.Args().Len() > 1 {
-				return usagef("policy check takes one file")
-			}
-			if c.Args().Present() {
-				e.policyPath = c.Args().First()
-			}
-			return e.checkPolicy(c)
-		},
-	}
-}
-
-func (e *env) checkPolicy(c *cli.Context) error {
-	f, err := e.loadPolicy()
-	r := checkReport{File: e.policyPath, OK: err == nil, Policies: []string{}, Problems: []policy.Problem{}, Warnings: []policy.Problem{}}
-	var problems policy.Problems
-	if err != nil && !errors.As(err, &problems) {
-		return err
-	}
-	r.Problems = append(r.Problems, problems...)
-	if f != nil {
-		r.Warnings = append(r.Warnings, f.Warnings()...)
-		for i := range f.Rules {
-			r.Policies = append(r.Policies, f.Rules[i].Name)
-		}
-	}
-	if c.String("output") == "human" && err != nil {
-		return err // the caller prints it
-	}
-	if err != nil {
-		err = &exitError{code: exitUsage}
-	}
-	return errors.Join(err, e.print(c, r, func(w io.Writer) {
-		for _, p := range r.Warnings {
-			fmt.Fprintln(w, "warning:", p.Error())
-		}
-		fmt.Fprintf(w, "%s: %s, no error\n", e.policyPath, policies(len(r.Policies)))
-	}))
-}
-
-func policies(n int) string {
-	if n == 1 {
-		return "1 policy"
-	}
-	return fmt.Sprintf("%d policies", n)
-}
-
 // showReport is the JSON of policy show.
 type showReport struct {
-	Domains []shownRule `json:"domains"`
+	Storage policy.Storage `json:"storage"`
+	Domains []shownRule    `json:"domains"`
 }
 
 type shownRule struct {
@@ -117,6 +54,7 @@ func policyShow(e *env) *cli.Command {
 					return err
 				}
 				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
+				report.Storage = s.policy.Storage
 				if conflicts > 0 {
 					err = &exitError{code: exitUsage}
 				}
@@ -128,7 +66,7 @@ func policyShow(e *env) *cli.Command {
 
 // newShowReport is about the domains of a, or about all.
 func newShowReport(w *rotate.World, a policy.Assignment, all bool) (r *showReport, conflicts int) {
-	r = &showReport{[]shownRule{}}
+	r = &showReport{Domains: []shownRule{}}
 	for i := range w.Domains {
 		name := w.Domains[i].Name
 		shown := shownRule{Name: name, Policy: a.Rules[name]}
@@ -144,8 +82,10 @@ func newShowReport(w *rotate.World, a policy.Assignment, all bool) (r *showRepor
 }
 
 func showText(w io.Writer, report *showReport) {
+	storage := report.Storage.TOML()
+	fmt.Fprint(w, storage)
 	for i, d := range report.Domains {
-		if i > 0 {
+		if i > 0 || storage != "" {
 			fmt.Fprintln(w)
 		}
 		switch {
