@@ -132,7 +132,9 @@ func (b *builder) schedule() {
 		b.plan.Due, b.due = b.now, true
 	} else {
 		b.plan.Due = newest.Time.Add(b.rule.Every)
-		b.due = b.rule.Due(newest.Time, b.now)
+		if b.due = b.rule.Due(newest.Time, b.now); b.due && b.plan.Due.After(b.now) {
+			b.plan.Due = b.now // the timer is a little early, or a clock went back
+		}
 	}
 	if b.due && newest != nil && b.untouched(newest) {
 		b.due = false

@@ -25,6 +25,7 @@ type DomainStatus struct {
 	LastRun   *LastRun         `json:"last-run"`
 	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []Refusal        `json:"refused"`
+	Waiting   string           `json:"waiting,omitempty"` // what is put off, and until when
 }
 
 // A DiskStatus is a disk's chain, base first.
@@ -55,9 +56,10 @@ type SnapshotStatus struct {
 
 // A LastRun is how the last run ended for a domain.
 type LastRun struct {
-	Time   time.Time `json:"time"`
-	Result string    `json:"result"`
-	Error  string    `json:"error,omitempty"`
+	Time    time.Time `json:"time"`
+	Result  string    `json:"result"`
+	Error   string    `json:"error,omitempty"`
+	Refused []Refusal `json:"refused,omitempty"`
 }
 
 // Status tells how d stands. It is pure.
@@ -91,7 +93,7 @@ func ConflictStatus(w *World, d *Domain, c *policy.Conflict, last *LastRun) Doma
 
 func newStatus(w *World, d *Domain, p *Plan, last *LastRun) DomainStatus {
 	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
-		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
 	for i := range d.Disks {
 		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
 			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
@@ -167,7 +169,7 @@ func (r *Rotator) saveLastRuns(w *World, plans []Plan) error {
 		d := &w.Domains[i]
 		known[d.UUID] = true
 		if k := slices.IndexFunc(plans, func(p Plan) bool { return p.Domain == d.Name }); k >= 0 {
-			runs[d.UUID] = LastRun{Time: r.Clock().UTC().Truncate(time.Second), Result: plans[k].Result, Error: plans[k].Error}
+			runs[d.UUID] = LastRun{r.Clock().UTC().Truncate(time.Second), plans[k].Result, plans[k].Error, plans[k].Refused}
 		}
 	}
 	for uuid := range runs {

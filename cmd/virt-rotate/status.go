@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -92,6 +93,9 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 			fmt.Fprintf(w, "  trend     %s\n", text)
 		}
 		fmt.Fprintf(w, "  next      %s\n", nextText(&d.DomainStatus, now))
+		if d.Waiting != "" {
+			fmt.Fprintf(w, "  waiting   %s\n", d.Waiting)
+		}
 		for j := range d.Disks {
 			diskText(w, &d.Disks[j])
 		}
@@ -135,8 +139,15 @@ func lastRunText(r *rotate.LastRun, now time.Time) string {
 		return "never"
 	}
 	text := agoText(r.Time, now) + ": " + r.Result
+	var why []string
 	if r.Error != "" {
-		text += ": " + r.Error
+		why = append(why, r.Error)
+	}
+	for _, f := range r.Refused {
+		why = append(why, refusalPlace(f)+": "+f.Detail)
+	}
+	if len(why) > 0 {
+		text += ": " + strings.Join(why, "; ")
 	}
 	return text
 }
