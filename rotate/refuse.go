@@ -45,6 +45,7 @@ const (
 	CodeMethod         = "method"
 	CodeNoGuestAgent   = "no-guest-agent"
 	CodeHook           = "hook"         // the policy's hook before the work failed
+	CodeMetadata       = "metadata"     // what libvirt has on record holds what could not be kept
 	CodeTwoPolicies    = "two-policies" // several policies match the domain
 )
 

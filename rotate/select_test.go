@@ -82,11 +82,13 @@ func TestOnlyTheNamedDomainsConflictCounts(t *testing.T) {
 
 func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 	h, r, _ := contested(t)
-	h.find("both").State = ShutOff
 	before := h.files(t)
-	p, err := r.Restore(t.Context(), "both", name(9), RestoreOptions{})
-	if err != nil || !isConflict(&p) || !slices.Equal(before, h.files(t)) {
-		t.Errorf("%+v, %v", p, err)
+	for state, o := range map[State]RestoreOptions{ShutOff: {}, Running: {Stop: &StopOptions{Force: true}}} {
+		h.find("both").State = state
+		p, err := r.Restore(t.Context(), "both", name(9), o)
+		if err != nil || !isConflict(&p) || !slices.Equal(before, h.files(t)) || h.find("both").State != state {
+			t.Errorf("%s: %+v, %v", state, p, err)
+		}
 	}
 }
 

@@ -75,6 +75,7 @@ type simDomain struct {
 	obeys    bool   // the guest shuts down when asked
 	mute     bool   // the agent does not answer
 	beyondUs bool   // the snapshots' metadata cannot be redefined
+	oddities string // "configuration", or a snapshot whose configuration cannot be written back
 	want     map[string]blocks
 	states   map[string]map[string]blocks // snapshot → target → content
 }

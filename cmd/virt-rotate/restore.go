@@ -19,7 +19,7 @@ func restoreCommand(e *env) *cli.Command {
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
-			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first"},
+			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
 		},
@@ -40,8 +40,6 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
 			case c.Bool("force") && !c.Bool("stop"):
 				return usagef("--force goes with --stop")
-			case c.Bool("stop") && c.Bool("dry-run"):
-				return usagef("--stop and --dry-run exclude each other: shut the guest down to see what would be done")
 			}
 			if err := checkOutput(c); err != nil {
 				return err
@@ -49,6 +47,14 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 			return e.with(true, func(s *session) error { return e.restore(c, s) })
 		},
 	}
+}
+
+func restoreOptions(c *cli.Context) rotate.RestoreOptions {
+	o := rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+	if c.Bool("stop") {
+		o.Stop = &rotate.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
+	}
+	return o
 }
 
 func (e *env) restore(c *cli.Context, s *session) error {
@@ -60,17 +66,7 @@ func (e *env) restore(c *cli.Context, s *session) error {
 	p := newProgress(e.err)
 	log := newRecorder("restore", s.rotator.Observer.StateDir, p.warn)
 	s.rotator.Report, s.rotator.Ended = p.report, log.record
-	domain := c.Args().Get(0)
-	if c.Bool("stop") {
-		if err := s.rotator.CheckRestore(c.Context, domain, c.Args().Get(1)); err != nil {
-			return asUsage(err)
-		}
-		if err := s.rotator.Stop(c.Context, domain, c.Bool("force"), c.Duration("patience")); err != nil {
-			return err
-		}
-	}
-	plan, err := s.rotator.Restore(c.Context, domain, c.Args().Get(1),
-		rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")})
+	plan, err := s.rotator.Restore(c.Context, c.Args().Get(0), c.Args().Get(1), restoreOptions(c))
 	p.end()
 	if err != nil {
 		return asUsage(err)
