@@ -278,8 +278,11 @@ func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 	web.State, web.cut, web.obeys = Running, false, true
 	before := h.files(t)
 	h.event = func(call string) error {
-		if call == "end of shutdown" {
+		switch call {
+		case "end of shutdown":
 			web.ManagedSave = true
+		case "call redefine", "call reconfigure", "call snapshot":
+			t.Error(call)
 		}
 		return nil
 	}

@@ -23,14 +23,17 @@ func restoreCommand(e *env) *cli.Command {
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
 		},
-		Description: `The guest must be off. Each disk of the snapshot gets a new overlay on the layer that
-holds its state, all disks or none; the layers above stay as a branch with their
-snapshots, which retention goes on to count. The present state is kept as a snapshot
+		Description: `The guest must be off. With --stop it is shut down, once it is certain that nothing
+speaks against the rest: a restore that is refused leaves it running. Each disk of the
+snapshot gets a new overlay on the layer that holds its state, all disks or none; a disk
+that was taken out of the guest since stays out, and is named. The layers above stay as
+a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
 of its own, unless nothing was written since the newest one. Only disks go back, and
 with --with-config the rest of the configuration, as libvirt has it on record with the
 snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
 
    virt-rotate restore --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop web nightly-20261122T033338Z
 
 ` + exitHelp,
