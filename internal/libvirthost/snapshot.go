@@ -91,7 +91,7 @@ func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) (err err
 		return err
 	}
 	defer snap.Free()
-	return snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+	return forget(dom, snap)
 }
 
 // Rehearse tells whether Redefine could keep all that is in the metadata of
