@@ -69,7 +69,8 @@ func (e *env) checkPolicy(c *cli.Context) error {
 	if err == nil {
 		r.fill(f)
 		if !c.Bool("no-host") {
-			problems = r.compare(f, e.guests(c.Context, f))
+			guests, failed := e.guests(c.Context, f)
+			problems = r.compare(f, guests, failed)
 		}
 	}
 	r.Problems = append(r.Problems, problems...)
@@ -95,14 +96,14 @@ func (r *checkReport) fill(f *policy.File) {
 }
 
 // compare tells what it means on the host, and returns what is an error there.
-func (r *checkReport) compare(f *policy.File, found guestsResult) policy.Problems {
-	r.Host = &hostReport{Uncovered: []string{}}
-	if found.err != nil {
-		r.Host.Reason = strings.Join(strings.Fields(found.err.Error()), " ")
+// That the host could not be asked is none.
+func (r *checkReport) compare(f *policy.File, guests []policy.Guest, failed error) policy.Problems {
+	r.Host = &hostReport{Compared: failed == nil, Domains: len(guests), Uncovered: []string{}}
+	if !r.Host.Compared {
+		r.Host.Reason = strings.Join(strings.Fields(failed.Error()), " ")
 		return nil
 	}
-	c := f.Compare(found.guests)
-	r.Host.Compared, r.Host.Domains = true, len(found.guests)
+	c := f.Compare(guests)
 	r.Host.Uncovered = append(r.Host.Uncovered, c.Uncovered...)
 	r.Warnings = append(r.Warnings, c.Warnings...)
 	return c.Overlaps
@@ -134,40 +135,41 @@ func policies(n int) string {
 // hostPatience is how long libvirt may take to tell of its domains.
 const hostPatience = 15 * time.Second
 
-type guestsResult struct {
-	guests []policy.Guest
-	err    error
-}
-
 // guests asks the host for its domains. A call that takes too long is left behind.
-func (e *env) guests(ctx context.Context, f *policy.File) guestsResult {
+func (e *env) guests(ctx context.Context, f *policy.File) ([]policy.Guest, error) {
+	type result struct {
+		guests []policy.Guest
+		err    error
+	}
 	ctx, cancel := context.WithTimeout(ctx, hostPatience)
 	defer cancel()
-	done := make(chan guestsResult, 1)
-	go func() { done <- askGuests(ctx, e.uri(f)) }()
+	done := make(chan result, 1)
+	go func() {
+		guests, err := askGuests(ctx, e.uri(f))
+		done <- result{guests, err}
+	}()
 	select {
 	case r := <-done:
-		return r
+		return r.guests, r.err
 	case <-ctx.Done():
-		return guestsResult{err: fmt.Errorf("libvirt does not answer: %w", ctx.Err())}
+		return nil, fmt.Errorf("libvirt does not answer: %w", ctx.Err())
 	}
 }
 
-func askGuests(ctx context.Context, uri string) (r guestsResult) {
+func askGuests(ctx context.Context, uri string) ([]policy.Guest, error) {
 	host, err := libvirthost.Open(uri)
 	if err != nil {
-		return guestsResult{err: err}
+		return nil, err
 	}
 	domains, err := host.Outline(ctx)
-	r.err = errors.Join(err, host.Close())
+	guests := make([]policy.Guest, len(domains))
 	for i := range domains {
-		g := policy.Guest{Name: domains[i].Name}
+		guests[i].Name = domains[i].Name
 		for j := range domains[i].Disks {
 			if d := &domains[i].Disks[j]; !d.ReadOnly && (d.Device == "disk" || d.Device == "lun") {
-				g.Disks = append(g.Disks, d.Target)
+				guests[i].Disks = append(guests[i].Disks, d.Target)
 			}
 		}
-		r.guests = append(r.guests, g)
 	}
-	return r
+	return guests, errors.Join(err, host.Close())
 }
