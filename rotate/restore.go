@@ -48,14 +48,7 @@ type diskSwitch struct {
 // stopped for it; when that is done, all is looked at and planned anew.
 func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
 	if o.Stop != nil {
-		_, p, err := r.newRestore(ctx, domain, snapshot, o)
-		if err != nil || len(p.Refused) > 0 || o.Plan {
-			return p, err
-		}
-		if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
-			return Plan{}, err
-		}
-		o.Stop = nil
+		return r.stopAndRestore(ctx, domain, snapshot, o)
 	}
 	s, p, err := r.newRestore(ctx, domain, snapshot, o)
 	if err != nil || len(p.Refused) > 0 || o.Plan {
@@ -64,6 +57,23 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 	p = s.run(ctx, p)
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
 	return s.ended(ctx, p), nil
+}
+
+// stopAndRestore shuts the guest down once it is certain that nothing else is refused.
+func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
+	_, first, err := r.newRestore(ctx, domain, snapshot, o)
+	if err != nil || len(first.Refused) > 0 || o.Plan {
+		return first, err
+	}
+	if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
+		return Plan{}, err
+	}
+	o.Stop = nil
+	p, err := r.Restore(ctx, domain, snapshot, o)
+	if len(p.Refused) > 0 && first.State.Live() {
+		p.Warnings = append(p.Warnings, "the guest was shut down for it, and is off now")
+	}
+	return p, err
 }
 
 // newRestore looks and plans, for a guest that is to be stopped as if that was done. A

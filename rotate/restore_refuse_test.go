@@ -154,7 +154,7 @@ func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 		return nil
 	}
 	p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), RestoreOptions{Stop: &StopOptions{Patience: time.Second}})
-	if err != nil || !hasCode(&p, CodeManagedSave) || !slices.Equal(before, h.files(t)) {
+	if err != nil || !hasCode(&p, CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, h.files(t)) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
