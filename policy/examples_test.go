@@ -49,10 +49,7 @@ func TestRealisticExampleSelectsWhatItsCommentsSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := f.Match([]string{"db-main", "ledger", "db-test-1", "web-1", "proxy-a", "proxy-c", "dc1", "test-7", "test-scratch-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	rules := f.Match([]string{"db-main", "ledger", "db-test-1", "web-1", "proxy-a", "proxy-c", "dc1", "test-7", "test-scratch-1"}).Rules
 	for domain, want := range map[string]string{"db-main": "db", "ledger": "db", "db-test-1": "test", "web-1": "web",
 		"proxy-a": "web", "proxy-c": "", "dc1": "windows-ad", "test-7": "test", "test-scratch-1": ""} {
 		if got := rules[domain]; got == nil && want != "" || got != nil && got.Name != want {

@@ -4,7 +4,6 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +33,7 @@ func fields(r *Rule) []field {
 func inheritable(r *Rule) []field {
 	return []field{
 		list("disks", &r.Disks, globList),
+		list("exclude_disks", &r.ExcludeDisks, globList),
 		text("every", (*interval)(&r.Every), "1h"),
 		{key: "keep", sub: keepFields(&r.Keep)},
 		text("method", &r.Method, "auto"),
@@ -46,6 +46,13 @@ func inheritable(r *Rule) []field {
 		text("offline", &r.Offline, "native"),
 		yesNo("detach", &r.Detach),
 		{key: "hooks", sub: hookFields(&r.Hooks)},
+	}
+}
+
+func storageFields(s *Storage) []field {
+	return []field{
+		list("scan", &s.Scan, pathList),
+		list("ignore", &s.Ignore, fileList),
 	}
 }
 
@@ -78,7 +85,7 @@ func topLevel(f *File, base *Rule) []field {
 	return []field{
 		text("connect", (*word)(&f.Connect), "qemu:///system"),
 		text("state_dir", (*absPath)(&f.StateDir), "/var/lib/virt-rotate"),
-		{key: "storage", sub: []field{list("scan", &f.Storage.Scan, pathList)}},
+		{key: "storage", sub: storageFields(&f.Storage)},
 		{key: "defaults", sub: inheritable(base)},
 		{key: "policy", set: func(any) error { return nil }},
 	}
@@ -171,8 +178,8 @@ func stringsOf(v any) ([]string, error) {
 func globList(items []string) ([]string, error) {
 	var errs []error
 	for _, glob := range items {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			errs = append(errs, fmt.Errorf("%q: not a glob; * ? [a-z] are special, \\ takes that away", glob))
+		if _, err := match(glob, ""); err != nil || glob == "" {
+			errs = append(errs, fmt.Errorf("%q: not a glob; * ? [a-z] [!a-z] are special, \\ takes that away", glob))
 		}
 	}
 	return items, errors.Join(errs...)
@@ -186,6 +193,18 @@ func pathList(items []string) ([]string, error) {
 			errs = append(errs, errors.New("an empty path"))
 		} else if err := (*absPath)(&paths[i]).UnmarshalText([]byte(item)); err != nil {
 			errs = append(errs, err)
+		}
+	}
+	return paths, errors.Join(errs...)
+}
+
+// fileList is pathList without globs: each file is named, by somebody who knows it.
+func fileList(items []string) ([]string, error) {
+	paths, err := pathList(items)
+	errs := []error{err}
+	for _, item := range items {
+		if strings.ContainsAny(item, "*?[") {
+			errs = append(errs, fmt.Errorf("%q: globs are not taken here: name each file", item))
 		}
 	}
 	return paths, errors.Join(errs...)

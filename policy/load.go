@@ -68,7 +68,7 @@ func (p *parser) faulty(key toml.Key) bool {
 }
 
 func (p *parser) file(root map[string]any) *File {
-	f := &File{Path: p.path}
+	f := &File{Path: p.path, lines: p.lines}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
 	f.Rules = p.rules(root["policy"], base)
@@ -140,9 +140,8 @@ func (p *parser) rule(name string, v any, base Rule) (Rule, bool) {
 		return Rule{}, false
 	}
 	r := base
-	r.Disks = slices.Clone(base.Disks)
-	for _, argv := range []*[]string{&r.Hooks.Before, &r.Hooks.After, &r.Hooks.Failed} {
-		*argv = slices.Clone(*argv)
+	for _, list := range []*[]string{&r.Disks, &r.ExcludeDisks, &r.Hooks.Before, &r.Hooks.After, &r.Hooks.Failed} {
+		*list = slices.Clone(*list)
 	}
 	r.Name, r.Line = name, p.lines.line(key)
 	p.table(key, t, fields(&r))

@@ -1,8 +1,8 @@
 package policy
 
 import (
-	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,9 +27,10 @@ disks = ["vd[ab]", "sda"]
 
 func TestMatch(t *testing.T) {
 	f := mustParse(t, matchPolicy)
-	rules, err := f.Match([]string{"web-2", "web-scratch", "web-old-3", "web-old-33", "db7", "db77", "ledger", "x-1", "x-2", "db-1"})
-	if err != nil {
-		t.Fatal(err)
+	a := f.Match([]string{"web-2", "web-scratch", "web-old-3", "web-old-33", "db7", "db77", "ledger", "x-1", "x-2", "db-1"})
+	rules := a.Rules
+	if len(a.Conflicts) > 0 {
+		t.Errorf("conflicts %v", a.Conflicts)
 	}
 	got := map[string]string{}
 	for domain, r := range rules {
@@ -44,14 +45,31 @@ func TestMatch(t *testing.T) {
 	}
 }
 
-func TestMatchNamesEveryDomainWithTwoPolicies(t *testing.T) {
-	f := mustParse(t, matchPolicy)
-	rules, err := f.Match([]string{"web-b-1", "web-2", "web-1", "web-1"})
-	want := `test.toml:12: policy.all-one: domain "web-1" is matched by policy web (line 5) and policy all-one (line 12); exclude it from all but one
-test.toml:12: policy.all-one: domain "web-b-1" is matched by policy web (line 5) and policy all-one (line 12); exclude it from all but one`
-	var problems Problems
-	if rules != nil || !errors.As(err, &problems) || err.Error() != want {
-		t.Errorf("got %v, %v", rules, err)
+func TestADomainOfTwoPoliciesIsAConflictAndTheOthersHaveTheirRules(t *testing.T) {
+	a := mustParse(t, matchPolicy).Match([]string{"web-b-1", "web-2", "web-1", "web-1", "nobody"})
+	for _, domain := range []string{"web-1", "web-b-1"} {
+		want := `test.toml:13: policy.all-one.domains: domain "` + domain + `" is matched by policy web (its domains: line 6)` +
+			` and by policy all-one (its domains: line 13): take it out of all but one with exclude = ["` + domain + `"]`
+		c := a.Conflicts[domain]
+		if c == nil || c.Problem.Error() != want || !slices.Equal(c.Names(), []string{"web", "all-one"}) {
+			t.Errorf("%s: got %+v\nwant %s", domain, c, want)
+		}
+	}
+	if len(a.Conflicts) != 2 || len(a.Rules) != 1 || a.Rules["web-2"].Name != "web" {
+		t.Errorf("got %+v", a)
+	}
+}
+
+// What is told as the remedy is one, whatever the domain's name.
+func TestTheRemedyForAConflictEndsIt(t *testing.T) {
+	const policies = "[policy.a]\ndomains = ['*']\nkeep.last = 1\n[policy.b]\ndomains = ['*']\nkeep.last = 1\n"
+	for _, domain := range []string{"web", `a[1]`, `we*`, `\`, `"quoted"`, "[!x]", "ü"} {
+		f := mustParse(t, policies)
+		_, remedy, _ := strings.Cut(f.Match([]string{domain}).Conflicts[domain].Problem.Text, " with ")
+		f = mustParse(t, policies+remedy)
+		if a := f.Match([]string{domain, "other"}); len(a.Conflicts) != 1 || a.Rules[domain] == nil {
+			t.Errorf("%s: %s: %+v", domain, remedy, a)
+		}
 	}
 }
 
@@ -64,6 +82,27 @@ func TestCovers(t *testing.T) {
 	}
 	if !f.Rules[1].Covers("anything") {
 		t.Error("a rule without disks must cover every disk")
+	}
+}
+
+func TestExcludedDisksAreNotCovered(t *testing.T) {
+	for _, c := range []struct{ keys, yes, no string }{
+		{"exclude_disks = ['vdc']", "vda sda", "vdc"},
+		{"exclude_disks = ['vd[!a]', 'sd?']", "vda vdaa hda", "vdb sda"},
+		{"disks = ['vd*']\nexclude_disks = ['vdc']", "vda vdcc", "vdc sda"},
+		{"disks = ['vda']\nexclude_disks = ['vd*']", "", "vda vdb"},
+	} {
+		r := &mustParse(t, "[policy.p]\ndomains = ['a']\nkeep.last = 1\n"+c.keys).Rules[0]
+		for _, target := range strings.Fields(c.yes) {
+			if !r.Covers(target) {
+				t.Errorf("%s: %s is left out", c.keys, target)
+			}
+		}
+		for _, target := range strings.Fields(c.no) {
+			if r.Covers(target) {
+				t.Errorf("%s: %s is covered", c.keys, target)
+			}
+		}
 	}
 }
 

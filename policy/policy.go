@@ -10,7 +10,6 @@
 package policy
 
 import (
-	"path"
 	"slices"
 	"time"
 )
@@ -22,57 +21,64 @@ type File struct {
 	StateDir string // absolute path; "" = not set
 	Storage  Storage
 	Rules    []Rule // sorted by name
+
+	lines lineIndex // of the keys
 }
 
-// Storage names places that virt-rotate searches for users of an image.
+// Storage is about users of an image that no domain tells of.
 type Storage struct {
-	Scan []string // absolute directories whose images count as users of a base
+	Scan   []string `json:"scan"`   // absolute directories whose images count as users of a base
+	Ignore []string `json:"ignore"` // absolute paths of files that are taken to build on no layer, whether they can be read or not
 }
 
 // Rule is one [policy.NAME] table with every inherited value filled in.
 type Rule struct {
-	Name       string        `json:"name"`
-	Domains    []string      `json:"domains"` // globs, path.Match syntax
-	Exclude    []string      `json:"exclude"` // globs that take out of Domains
-	Disks      []string      `json:"disks"`   // globs on target names; empty = every writable disk
-	Every      time.Duration `json:"every"`   // a snapshot is due when the newest is older
-	Keep       Keep          `json:"keep"`
-	Method     Method        `json:"method"`
-	Quiesce    Quiesce       `json:"quiesce"`
-	OverlayDir string        `json:"overlay_dir"` // absolute path; "" = beside the layer
-	MaxChain   int           `json:"max_chain"`   // layers, base and active layer included
-	MinFree    MinFree       `json:"min_free"`    // stays free on the storage
-	Bandwidth  Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
-	Window     Window        `json:"window"`      // merges start only then
-	Offline    Offline       `json:"offline"`     // what happens to domains that are shut off
-	Detach     bool          `json:"detach"`      // pull the disks off images that they share with others
-	Hooks      Hooks         `json:"hooks"`       // programs around the work on a domain
-	Line       int           `json:"line"`        // of the header [policy.NAME]
+	Name         string        `json:"name"`
+	Domains      []string      `json:"domains"`       // globs: see docs/policy.md
+	Exclude      []string      `json:"exclude"`       // globs that take out of Domains
+	Disks        []string      `json:"disks"`         // globs on target names; empty = every writable disk
+	ExcludeDisks []string      `json:"exclude_disks"` // globs that take out of Disks
+	Every        time.Duration `json:"every"`         // a snapshot is due when the newest is older
+	Keep         Keep          `json:"keep"`
+	Method       Method        `json:"method"`
+	Quiesce      Quiesce       `json:"quiesce"`
+	OverlayDir   string        `json:"overlay_dir"` // absolute path; "" = beside the layer
+	MaxChain     int           `json:"max_chain"`   // layers, base and active layer included
+	MinFree      MinFree       `json:"min_free"`    // stays free on the storage
+	Bandwidth    Bandwidth     `json:"bandwidth"`   // bytes per second; 0 = unlimited
+	Window       Window        `json:"window"`      // merges start only then
+	Offline      Offline       `json:"offline"`     // what happens to domains that are shut off
+	Detach       bool          `json:"detach"`      // pull the disks off images that they share with others
+	Hooks        Hooks         `json:"hooks"`       // programs around the work on a domain
+	Line         int           `json:"line"`        // of the header [policy.NAME]
 }
 
 // Covers reports whether the rule selects the disk with this target name,
 // such as "vda". Whether the disk is writable is for the caller to know.
 func (r *Rule) Covers(target string) bool {
-	return len(r.Disks) == 0 || matchAny(r.Disks, target)
+	return (len(r.Disks) == 0 || matchAny(r.Disks, target)) && !matchAny(r.ExcludeDisks, target)
 }
 
-// Match gives each domain that a policy selects its rule. When two policies
-// select one domain it returns Problems that name every such domain.
-func (f *File) Match(domains []string) (map[string]*Rule, error) {
-	matched := map[string]*Rule{}
-	var problems Problems
+// An Assignment says what the policies have to do with each domain. One that no policy
+// selects is in neither map.
+type Assignment struct {
+	Rules     map[string]*Rule
+	Conflicts map[string]*Conflict // domains that several policies select: none of them may work on it
+}
+
+// Match assigns the domains to the policies that select them.
+func (f *File) Match(domains []string) Assignment {
+	a := Assignment{map[string]*Rule{}, map[string]*Conflict{}}
 	for _, domain := range domains {
-		rules := f.matching(domain)
-		if len(rules) > 1 {
-			problems = append(problems, f.ambiguous(domain, rules))
-		} else if len(rules) == 1 {
-			matched[domain] = rules[0]
+		switch rules := f.matching(domain); len(rules) {
+		case 0:
+		case 1:
+			a.Rules[domain] = rules[0]
+		default:
+			a.Conflicts[domain] = f.conflict(domain, rules)
 		}
 	}
-	if err := problems.err(); err != nil {
-		return nil, err
-	}
-	return matched, nil
+	return a
 }
 
 // matching lists the rules that select domain, in the order of the file.
@@ -89,14 +95,6 @@ func (f *File) matching(domain string) []*Rule {
 
 func (r *Rule) selects(domain string) bool {
 	return matchAny(r.Domains, domain) && !matchAny(r.Exclude, domain)
-}
-
-// matchAny ignores the error of path.Match: Parse has refused bad globs.
-func matchAny(globs []string, name string) bool {
-	return slices.ContainsFunc(globs, func(glob string) bool {
-		ok, _ := path.Match(glob, name)
-		return ok
-	})
 }
 
 // Due reports whether a snapshot is due, given the time of the one that was

@@ -14,9 +14,34 @@ func (r *Rule) TOML() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[policy.%s]\n", toml.Key{r.Name})
 	for _, f := range fields(r) {
-		fmt.Fprintf(&b, "%-11s = %s\n", f.key, f.text())
+		fmt.Fprintf(&b, "%-13s = %s\n", f.key, f.text())
 	}
 	return b.String()
+}
+
+// MarshalJSON writes empty lists as [], never null.
+func (s Storage) MarshalJSON() ([]byte, error) {
+	type plain Storage // has no MarshalJSON
+	for _, list := range []*[]string{&s.Scan, &s.Ignore} {
+		if *list == nil {
+			*list = []string{}
+		}
+	}
+	return json.Marshal(plain(s))
+}
+
+// TOML writes the [storage] table as the file has it; "" where it has none.
+func (s *Storage) TOML() string {
+	var b strings.Builder
+	for _, f := range storageFields(s) {
+		if text := f.text(); text != "[]" {
+			fmt.Fprintf(&b, "%-13s = %s\n", f.key, text)
+		}
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "[storage]\n" + b.String()
 }
 
 // text is the value of the field in TOML, on one line.
@@ -37,7 +62,7 @@ func (f field) text() string {
 // "200MiB/s". Empty lists are [], never null.
 func (r Rule) MarshalJSON() ([]byte, error) {
 	type plain Rule // has no MarshalJSON
-	for _, list := range []*[]string{&r.Domains, &r.Exclude, &r.Disks} {
+	for _, list := range []*[]string{&r.Domains, &r.Exclude, &r.Disks, &r.ExcludeDisks} {
 		if *list == nil {
 			*list = []string{}
 		}

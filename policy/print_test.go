@@ -25,7 +25,7 @@ func randomRule(r *rand.Rand) Rule {
 	keep.Last++
 	return Rule{
 		Name:    pick(r, "web", "a.b", "1", "_x-Y.9"),
-		Domains: append([]string{"always"}, globs()...), Exclude: globs(), Disks: globs(),
+		Domains: append([]string{"always"}, globs()...), Exclude: globs(), Disks: globs(), ExcludeDisks: globs(),
 		Every:      time.Duration(1+r.Int64N(1<<uint(1+r.IntN(33)))) * time.Second,
 		Keep:       keep,
 		Method:     pick(r, MethodAuto, MethodCommit, MethodPull, MethodGraft),
@@ -60,7 +60,7 @@ func TestTOMLIsReadBackToAnEqualRule(t *testing.T) {
 
 func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
 	f := mustParse(t, `policy.a = { domains = ["<a>"], every = "1d", keep = { last = 2 }, bandwidth = "200MiB/s", window = "01:00-05:00", hooks = { after = ["/bin/x", "1"] } }`)
-	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],` +
+	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],"exclude_disks":[],` +
 		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
 		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","detach":false,` +
 		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"line":1,"every":"24h"}`
@@ -70,7 +70,7 @@ func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
 			t.Errorf("got %s, %v\nwant %s", got, err, want)
 		}
 	}
-	if f.Rules[0].Disks != nil || f.Rules[0].Hooks.Before != nil {
+	if f.Rules[0].Disks != nil || f.Rules[0].ExcludeDisks != nil || f.Rules[0].Hooks.Before != nil {
 		t.Error("MarshalJSON changed the rule")
 	}
 }

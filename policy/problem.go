@@ -68,18 +68,6 @@ func (ps Problems) sorted() Problems {
 	return slices.Compact(sorted)
 }
 
-// ambiguous needs at least two rules. It points at the last of them.
-func (f *File) ambiguous(domain string, rules []*Rule) Problem {
-	last := rules[len(rules)-1]
-	names := make([]string, len(rules))
-	for i, r := range rules {
-		names[i] = fmt.Sprintf("policy %s (line %d)", r.Name, r.Line)
-	}
-	text := fmt.Sprintf("domain %q is matched by %s; exclude it from all but one",
-		domain, strings.Join(names, " and "))
-	return Problem{f.Path, last.Line, toml.Key{"policy", last.Name}.String(), text}
-}
-
 func (f *File) tooLong(r *Rule) Problem {
 	text := fmt.Sprintf("chains can grow to %d layers (1 base, %d kept, %d taken while the window is closed), more than max_chain %d",
 		r.Longest(), r.Keep.Most(), r.pileUp(), r.MaxChain)

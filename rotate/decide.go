@@ -132,7 +132,9 @@ func (b *builder) schedule() {
 		b.plan.Due, b.due = b.now, true
 	} else {
 		b.plan.Due = newest.Time.Add(b.rule.Every)
-		b.due = b.rule.Due(newest.Time, b.now)
+		if b.due = b.rule.Due(newest.Time, b.now); b.due && b.plan.Due.After(b.now) {
+			b.plan.Due = b.now // the timer is a little early, or a clock went back
+		}
 	}
 	if b.due && newest != nil && b.untouched(newest) {
 		b.due = false
@@ -141,8 +143,13 @@ func (b *builder) schedule() {
 	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
 	if b.due && !b.d.State.Live() && b.d.Checkpoints > 0 {
 		b.due = false
-		b.plan.Waiting = fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes a snapshot of it only while it runs", plural(b.d.Checkpoints, "checkpoint"))
+		b.plan.Waiting = b.checkpoints()
 	}
+}
+
+// checkpoints says why libvirt takes no snapshot of a guest that is off.
+func (b *builder) checkpoints() string {
+	return fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes a snapshot of it only while it runs", plural(b.d.Checkpoints, "checkpoint"))
 }
 
 // untouched tells whether a guest that is shut off has written nothing since the

@@ -53,13 +53,16 @@ type Finding struct {
 // Diagnose looks for leftovers and inconsistencies of the named domains, or
 // of all, and for what a run would refuse by the rules. A domain without a rule is looked
 // at, too, if virt-rotate has to do with it: leftovers outlive policies. It is pure.
-func Diagnose(w *World, names []string, rules map[string]*policy.Rule, now time.Time) []Finding {
+func Diagnose(w *World, names []string, rules policy.Assignment, now time.Time) []Finding {
 	var found []Finding
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		if len(names) == 0 || slices.Contains(names, d.Name) {
-			if f := Contain(d.Name, func() { found = append(found, diagnoseDomain(w, d, rules[d.Name], now)...) }); f != nil {
+			if f := Contain(d.Name, func() { found = append(found, diagnoseDomain(w, d, rules.Rules[d.Name], now)...) }); f != nil {
 				found = append(found, faultFinding(f))
+			}
+			if c := rules.Conflicts[d.Name]; c != nil {
+				found = append(found, findingOf(d, conflictPlan(d, c).Refused[0]))
 			}
 		}
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 // A complaint is something wrong with a host whose domain "web" has two
@@ -98,7 +101,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 	for _, c := range complaints() {
 		t.Run(c.code+" "+c.name, func(t *testing.T) {
 			_, w := spoiled(t, c.spoil)
-			found := Diagnose(w, nil, nil, hour(12))
+			found := Diagnose(w, nil, policy.Assignment{}, hour(12))
 			i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == c.code })
 			if i < 0 {
 				t.Fatalf("no %s in %+v", c.code, found)
@@ -113,7 +116,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 
 func TestDoctorFindsNothingOnASoundHost(t *testing.T) {
 	_, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
-	if found := Diagnose(w, nil, nil, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -125,7 +128,7 @@ func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
 		other.Disks[0].Inactive = []string{"/elsewhere"}
 		other.AppArmor, other.UEFI = true, true
 	})
-	if found := Diagnose(w, nil, nil, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -139,14 +142,14 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 		}
 	})
 	before := h.files(t)
-	found := Diagnose(w, nil, nil, hour(12))
+	found := Diagnose(w, nil, policy.Assignment{}, hour(12))
 	must(Fix(context.Background(), h, w, found))
 	for _, f := range found {
 		if want := f.Code != FindOrphan; f.Fixed != want {
 			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
 		}
 	}
-	left := Diagnose(h.see(t), nil, nil, hour(12))
+	left := Diagnose(h.see(t), nil, policy.Assignment{}, hour(12))
 	if len(left) != 1 || left[0].Code != FindOrphan {
 		t.Errorf("left: %+v", left)
 	}
@@ -194,7 +197,59 @@ func TestLastRunsForgetDomainsThatAreGone(t *testing.T) {
 	runs, err := LastRuns(r.Observer.StateDir)
 	must(err)
 	want := LastRun{Time: h.now.Truncate(time.Second), Result: ResultFailed, Error: "why"}
-	if len(runs) != 1 || runs["uuid-of-web"] != want {
+	if len(runs) != 1 || !reflect.DeepEqual(runs["uuid-of-web"], want) {
 		t.Errorf("%+v", runs)
+	}
+}
+
+// What status says is due is what a plan takes at that very moment, whatever the clocks did.
+func TestStatusAndPlanAgreeOnWhatIsDue(t *testing.T) {
+	for what, c := range map[string]struct {
+		now time.Time
+		due time.Time
+	}{
+		"an hour later":                        {hour(12), hour(12)},
+		"a little early":                       {hour(12).Add(-4 * time.Minute), hour(12).Add(-4 * time.Minute)},
+		"not yet":                              {hour(12).Add(-6 * time.Minute), hour(12)},
+		"long overdue":                         {hour(20), hour(12)},
+		"the clock went ten years back":        {hour(12).AddDate(-10, 0, 0), hour(12).AddDate(-10, 0, 0)},
+		"the clock went a little back":         {hour(11).Add(-30 * time.Second), hour(12)},
+		"the clock went back by five minutes":  {hour(11).Add(-5 * time.Minute), hour(11).Add(-5 * time.Minute)},
+		"the clock went back to before 1970":   {time.Unix(-5, 0), time.Unix(-5, 0)},
+		"the clock went ten years ahead by it": {hour(11).AddDate(10, 0, 0), hour(12)},
+	} {
+		h := newSim(t)
+		one(9, 11)(h, h.add("web"))
+		w, err := h.observer().Observe(t.Context())
+		must(err)
+		s := Status(w, w.Domain("web"), rule(7), nil, c.now)
+		if s.Due == nil || !s.Due.Equal(c.due) {
+			t.Errorf("%s: due %v, want %v", what, s.Due, c.due)
+		}
+		p := Decide(w, w.Domain("web"), rule(7), c.now, Options{})
+		if takes := len(p.Steps) > 0; takes == s.Due.After(c.now) {
+			t.Errorf("%s: planned %t, due %v", what, takes, s.Due)
+		}
+	}
+}
+
+func TestTheLastRunTellsWhatWasRefused(t *testing.T) {
+	h := newSim(t)
+	one(9, 10)(h, h.add("web"))
+	h.find("web").ManagedSave = true
+	r := h.rotator(rule(7))
+	h.runAll(t, r)
+	runs, err := LastRuns(r.Observer.StateDir)
+	must(err)
+	last := runs["uuid-of-web"]
+	if last.Result != ResultRefused || len(last.Refused) != 1 || last.Refused[0].Code != CodeManagedSave || last.Refused[0].Detail == "" {
+		t.Errorf("%+v", last)
+	}
+	h.find("web").ManagedSave = false
+	h.runAll(t, r)
+	data, err := os.ReadFile(lastRunsFile(r.Observer.StateDir))
+	must(err)
+	if strings.Contains(string(data), "refused") {
+		t.Errorf("after a run that was not refused: %s", data)
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 var errSim = errors.New("simulated failure")
@@ -253,12 +251,6 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 	}
 	if len(h.find("web").Snapshots) > 0 {
 		t.Error("something was done all the same")
-	}
-	r := h.rotator(rule(1))
-	ambiguous := errors.New("two policies")
-	r.Match = func([]string) (map[string]*policy.Rule, error) { return nil, ambiguous }
-	if _, err := r.Run(context.Background(), nil); !errors.Is(err, ambiguous) {
-		t.Errorf("%v", err)
 	}
 }
 

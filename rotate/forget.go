@@ -26,10 +26,7 @@ func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string)
 	if d == nil {
 		return fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
 	}
-	rule, err := r.ruleOf(w, domain)
-	if err != nil {
-		return err
-	}
+	rule := restoreRule(r.Match(w.names()), domain)
 	f := &forgetting{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, start: seen}, d: d}
 	if err := f.check(snapshots); err != nil {
 		return err

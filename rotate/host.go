@@ -52,6 +52,10 @@ type Host interface {
 	// Rehearse tells whether Redefine could keep all that is in the metadata
 	// of these snapshots. It changes nothing.
 	Rehearse(ctx context.Context, domain string, snapshots []string) error
+	// RehearseConfig tells whether Reconfigure could keep all that is in the domain's
+	// persistent configuration, or Reinstate what is in that of the snapshot, where one
+	// is named. It changes nothing.
+	RehearseConfig(ctx context.Context, domain, snapshot string) error
 	// Thaw thaws the guest's file systems; thawed ones are no error.
 	Thaw(ctx context.Context, domain string) error
 }

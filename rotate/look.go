@@ -20,11 +20,11 @@ type looker struct {
 	seen    map[string]Layer // by path; only the facts of the file are filled in
 	chained map[string]bool  // keys of the layers of all chains, under whatever name
 	scan    []string         // directories whose images may build on any layer
-	ignore  []string         // what raises no doubts, by the administrator's word
+	ignore  *ignored         // nil while files are looked at that domains name: they are in use
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}, o.Scan, o.Ignore}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -176,6 +176,7 @@ func (k *looker) space(w *World, dir string) uint64 {
 // that no domain uses do not count.
 func (k *looker) neighbours(w *World, o *Observer) {
 	k.elsewhere(w)
+	k.ignore = newIgnored(o.Ignore)
 	for _, dir := range o.Overlays {
 		k.space(w, dir)
 	}

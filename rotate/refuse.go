@@ -48,9 +48,12 @@ const (
 	CodeFault          = "fault"            // a fault of virt-rotate itself
 	CodeDoubt          = "unreadable-image" // an image that could build on a layer
 	CodeDestroyed      = "lost-snapshot"    // a guest has written to what its state builds on
+	CodeCheckpoints    = "checkpoints"      // of a guest that is off
 	CodeLiveOnly       = "live-only-disk"   // the persistent configuration lacks it
 	CodeComma          = "comma-in-name"    // libvirt mixes up such names while the guest is off
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
+	CodeMetadata       = "metadata"         // what libvirt has on record holds what could not be kept
+	CodeTwoPolicies    = "two-policies"     // several policies match the domain
 )
 
 // checkDomain refuses what must not be touched at all. It tells every reason.
@@ -127,7 +130,7 @@ func (b *builder) tellLiveOnly() {
 // checkKind refuses disks of which no external snapshot can be taken safely.
 func (b *builder) checkKind(disk *Disk) bool {
 	before := len(b.plan.Refused)
-	exclude := "; take the disk out with the policy's disks"
+	exclude := "; take the disk out with the policy's exclude_disks"
 	switch disk.Kind {
 	case "file", "block":
 	case "network":

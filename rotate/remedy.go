@@ -102,6 +102,12 @@ func remedyOf(d *Domain, r Refusal) string {
 		return "see why the hook failed"
 	case CodeFault:
 		return "report it, with the output of virsh dumpxml " + name
+	case CodeTwoPolicies:
+		return "take the domain out of all policies but one with exclude"
+	case CodeMetadata:
+		return "what libvirt has on record there holds more than this version knows; a newer one may"
+	case CodeCheckpoints:
+		return "start the guest; or, if the backup program is not to go on from it: virsh checkpoint-list " + name + " and virsh checkpoint-delete while it runs"
 	case CodeDoubt:
 		return "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore"
 	case CodeInUse:

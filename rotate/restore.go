@@ -5,15 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 // RestoreOptions say how a domain goes back to a snapshot.
 type RestoreOptions struct {
-	DiscardNewer bool // what came after the snapshot is given up
-	WithConfig   bool // the whole configuration goes back, not only the disks
-	Plan         bool // only tell what would be done
+	DiscardNewer bool         // what came after the snapshot is given up
+	WithConfig   bool         // the whole configuration goes back, not only the disks
+	Plan         bool         // only tell what would be done
+	Stop         *StopOptions // shut a guest that runs down first; nil: it is refused
+}
+
+// StopOptions say how a guest is shut down.
+type StopOptions struct {
+	Force    bool          // pull the plug of one that does not obey
+	Patience time.Duration // how long it may take
 }
 
 // A restore puts a new overlay on the layers that hold the snapshot's states and
@@ -34,62 +42,98 @@ type diskSwitch struct {
 	path   string  // the new overlay
 }
 
-// Restore goes back to a snapshot of a domain that is shut off. The caller holds the
-// Lock. All disks of the snapshot go back, or none.
+// Restore goes back to a snapshot. The caller holds the Lock. All disks of the snapshot
+// that the domain has go back, or none. What can be refused is refused before a guest is
+// stopped for it; when that is done, all is looked at and planned anew.
 func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
-	seen := r.Clock()
-	w, err := r.Observer.Observe(ctx)
-	if err != nil {
-		return Plan{}, err
+	if o.Stop != nil {
+		return r.stopAndRestore(ctx, domain, snapshot, o)
 	}
-	d, err := w.WithSnapshot(domain, snapshot)
-	if err != nil {
-		return Plan{}, err
-	}
-	rule, err := r.ruleOf(w, domain)
-	if err != nil {
-		return Plan{}, err
-	}
-	s := &restore{domainRun: &domainRun{Rotator: r, rule: rule, w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
-	p := s.plan(d, snapshot)
-	if len(p.Refused) > 0 {
-		p.Steps = []Step{}
-	}
-	if len(p.Refused) > 0 || o.Plan {
-		p.settle()
-		return p, nil
+	s, p, err := r.newRestore(ctx, domain, snapshot, o)
+	if err != nil || len(p.Refused) > 0 || o.Plan {
+		return p, err
 	}
 	p = s.run(ctx, p)
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
 	return s.ended(ctx, p), nil
 }
 
-// CheckRestore sees that the domain has the snapshot, before a guest is stopped for it.
-func (r *Rotator) CheckRestore(ctx context.Context, domain, snapshot string) error {
-	w, err := r.Observer.Observe(ctx)
-	if err == nil {
-		_, err = w.WithSnapshot(domain, snapshot)
+// stopAndRestore shuts the guest down once it is certain that nothing else is refused.
+func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
+	_, first, err := r.newRestore(ctx, domain, snapshot, o)
+	if err != nil || len(first.Refused) > 0 || o.Plan {
+		return first, err
 	}
-	return err
+	if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
+		return Plan{}, err
+	}
+	o.Stop = nil
+	p, err := r.Restore(ctx, domain, snapshot, o)
+	if len(p.Refused) > 0 && first.State.Live() {
+		p.Warnings = append(p.Warnings, "the guest was shut down for it, and is off now")
+	}
+	return p, err
 }
 
-// ruleOf returns the domain's rule; one without a policy gets one that drops nothing.
-func (r *Rotator) ruleOf(w *World, domain string) (*policy.Rule, error) {
-	rules, err := Select(w, r.Match, nil)
+// newRestore looks and plans, for a guest that is to be stopped as if that was done. A
+// plan that is refused has no steps; of a domain that several policies match there is
+// nothing else.
+func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o RestoreOptions) (*restore, Plan, error) {
+	seen := r.Clock()
+	w, err := r.Observer.Observe(ctx)
 	if err != nil {
-		return nil, err
+		return nil, Plan{}, err
 	}
-	if rule := rules[domain]; rule != nil {
-		return rule, nil
+	d, err := w.WithSnapshot(domain, snapshot)
+	if err != nil {
+		return nil, Plan{}, err
 	}
-	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}, nil
+	chosen := r.Match(w.names())
+	if c := chosen.Conflicts[domain]; c != nil {
+		return nil, conflictPlan(d, c), nil
+	}
+	state := d.State
+	if o.Stop != nil {
+		w = w.withoutGuest(domain)
+	}
+	s := &restore{domainRun: &domainRun{Rotator: r, rule: restoreRule(chosen, domain), w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
+	p := s.plan(ctx, w.Domain(domain), snapshot)
+	if p.State, p.Warnings = state, s.warnings; len(p.Refused) > 0 {
+		p.Steps = []Step{}
+	}
+	if len(p.Refused) > 0 || o.Plan {
+		p.settle()
+	}
+	return s, p, nil
+}
+
+// withoutGuest is the world in which the guest has been shut down. One in a state in which
+// it cannot simply be is left as it is, and one whose disk has a job has it still: to
+// stop it would cost somebody a backup.
+func (w *World) withoutGuest(domain string) *World {
+	off := *w
+	off.Domains = slices.Clone(w.Domains)
+	d := off.Domain(domain)
+	switch d.State {
+	case Running, Paused:
+		d.State, d.IOError, d.Agent = ShutOff, false, false
+	}
+	return &off
+}
+
+// restoreRule is the domain's rule; one without a policy gets one that drops nothing.
+func restoreRule(a policy.Assignment, domain string) *policy.Rule {
+	if rule := a.Rules[domain]; rule != nil {
+		return rule
+	}
+	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}
 }
 
 // plan decides what to do, or why not.
-func (s *restore) plan(d *Domain, snapshot string) Plan {
+func (s *restore) plan(ctx context.Context, d *Domain, snapshot string) Plan {
 	b := newBuilder(s.w, d, s.rule, s.Clock(), s.domainRun.o)
 	switch {
-	case d.State.Live():
+	case d.State.Live() && s.o.Stop == nil:
 		b.refuse(CodeState, "", "the guest runs: shut it down first, or say --stop")
 	case s.w.Intents[d.UUID] != nil:
 		b.refuse(CodeIntent, "", "an interrupted run is to be finished first: virt-rotate run "+d.Name)
@@ -109,7 +153,25 @@ func (s *restore) plan(d *Domain, snapshot string) Plan {
 	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
 		s.planDiscard(b)
 	}
+	if len(b.plan.Refused) == 0 {
+		s.rehearse(ctx, b)
+	}
 	return b.plan
+}
+
+// rehearse sees that libvirt's records can be written back without loss: of the
+// snapshot, and the configuration that the domain starts from.
+func (s *restore) rehearse(ctx context.Context, b *builder) {
+	host, whole := s.Observer.Host, ""
+	if s.o.WithConfig {
+		whole = s.snap.Name
+	}
+	if err := host.Rehearse(ctx, b.d.Name, []string{s.snap.Name}); err != nil {
+		b.refuse(CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
+	}
+	if err := host.RehearseConfig(ctx, b.d.Name, whole); err != nil {
+		b.refuse(CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
+	}
 }
 
 // planPresent keeps the present state as a snapshot, unless nothing was written
@@ -142,7 +204,7 @@ func (s *restore) planSwitch(b *builder) {
 	for _, state := range b.d.States(&s.snap) {
 		disk := b.disk(state.Target)
 		if disk == nil {
-			b.refuse(CodeNoDisk, state.Target, "the snapshot has this disk, the domain has not")
+			s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
 			continue
 		}
 		onto, refused := s.chainOf(state)
@@ -165,7 +227,11 @@ func (s *restore) planSwitch(b *builder) {
 			Reason: "the disk goes back to the snapshot"})
 	}
 	if len(s.switches) == 0 && len(b.plan.Refused) == 0 {
-		b.refuse(CodeNoDisk, "", "the snapshot has no layers of its own: it is internal, or of memory only")
+		reason := "the snapshot has no layers of its own: it is internal, or of memory only"
+		if len(s.warnings) > 0 {
+			reason = "the domain has none of the snapshot's disks any more: attach one first"
+		}
+		b.refuse(CodeNoDisk, "", reason)
 	}
 }
 
@@ -176,7 +242,7 @@ func (s *restore) planConfig(b *builder) {
 	for _, sd := range s.snap.Disks {
 		had[sd.Target] = true
 		if b.disk(sd.Target) == nil {
-			b.refuse(CodeNoDisk, sd.Target, "the configuration of the snapshot's time has this disk, the domain has not: go back without the configuration")
+			b.refuse(CodeNoDisk, sd.Target, "the configuration of the snapshot's time has this disk, the domain has not: go back without the configuration, or attach the disk first")
 		}
 	}
 	reason := "the configuration becomes that of the snapshot's time"
@@ -289,16 +355,26 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	if err := s.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.snap.Name, Overlays: spec.Overlays, Current: true}); err != nil {
 		return err
 	}
+	if err := s.dropNewer(ctx, *d, p); err != nil {
+		return err
+	}
+	return s.endIntent(d)
+}
+
+// dropNewer drops the metadata of what is given up, leaves first. What is gone is no
+// branch above the next one any more: d is this function's own.
+func (s *restore) dropNewer(ctx context.Context, d Domain, p *Plan) error {
 	for _, step := range p.Steps {
 		if step.Op != OpDropMetadata {
 			continue
 		}
-		if err := s.dropMetadata(ctx, d, s.newer, step.Snapshot); err != nil {
+		if err := s.dropMetadata(ctx, &d, s.newer, step.Snapshot); err != nil {
 			return err
 		}
+		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n Snapshot) bool { return n.Name == step.Snapshot })
 		s.did(d.Name, step)
 	}
-	return s.endIntent(d)
+	return nil
 }
 
 // reconfigure lets the domain start from other chains, unless a start is under way.

@@ -59,7 +59,7 @@ type Event struct {
 // A Rotator carries rotations out.
 type Rotator struct {
 	Observer *Observer
-	Match    func(domains []string) (map[string]*policy.Rule, error)
+	Match    func(domains []string) policy.Assignment
 	Clock    func() time.Time
 	Options  Options
 	Engine   Engine      // for guests that are shut off
@@ -93,7 +93,7 @@ func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, err
 	if err != nil {
 		return nil, nil, err
 	}
-	rules, err := Select(w, r.Match, names)
+	chosen, err := Select(w, r.Match, names)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,38 +103,16 @@ func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, err
 	r.tellFaults(w.Faults...)
 	plans := []Plan{}
 	for i := range w.Domains {
-		if rule := rules[w.Domains[i].Name]; rule != nil {
-			p := r.decide(w, &w.Domains[i], rule, now, o)
+		d := &w.Domains[i]
+		if c := chosen.Conflicts[d.Name]; c != nil {
+			plans = append(plans, conflictPlan(d, c))
+		} else if rule := chosen.Rules[d.Name]; rule != nil {
+			p := r.decide(w, d, rule, now, o)
 			p.Hooks = plannedHooks(rule, &p)
 			plans = append(plans, p)
 		}
 	}
 	return plans, w, nil
-}
-
-// Select returns the rule of each named domain, or of every domain that a policy covers.
-func Select(w *World, match func([]string) (map[string]*policy.Rule, error), names []string) (map[string]*policy.Rule, error) {
-	all := make([]string, len(w.Domains))
-	for i := range w.Domains {
-		all[i] = w.Domains[i].Name
-	}
-	rules, err := match(all)
-	if err != nil || len(names) == 0 {
-		return rules, err
-	}
-	chosen := map[string]*policy.Rule{}
-	var errs []error
-	for _, name := range names {
-		switch {
-		case !slices.Contains(all, name):
-			errs = append(errs, fmt.Errorf("%s: %w", name, ErrNoSuchDomain))
-		case rules[name] == nil:
-			errs = append(errs, fmt.Errorf("%s: %w", name, ErrNoPolicy))
-		default:
-			chosen[name] = rules[name]
-		}
-	}
-	return chosen, errors.Join(errs...)
 }
 
 // Lock takes the lock that allows one run a host, and removes what a run that
@@ -163,7 +141,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	rules, err := Select(w, r.Match, names)
+	chosen, err := Select(w, r.Match, names)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +151,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	g.SetLimit(o.parallel())
 	for i := range plans {
 		g.Go(func() error {
-			d := &domainRun{Rotator: r, rule: rules[plans[i].Domain], w: w, seen: seen, o: o, start: r.Clock()}
+			d := &domainRun{Rotator: r, rule: ruleFor(chosen, plans[i].Domain), w: w, seen: seen, o: o, start: r.Clock()}
 			plans[i] = d.contained(ctx, plans[i])
 			return nil
 		})

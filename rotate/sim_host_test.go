@@ -210,6 +210,15 @@ func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string)
 	})
 }
 
+func (h *simHost) RehearseConfig(_ context.Context, domain, snapshot string) error {
+	return h.call("rehearse configuration", func() error {
+		if odd := h.find(domain).oddities; odd != "" && (odd == snapshot || odd == "configuration" && snapshot == "") {
+			return errors.New("an element that this version does not know")
+		}
+		return nil
+	})
+}
+
 func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) error {
 	return h.call("redefine", func() error {
 		d := h.find(domain)

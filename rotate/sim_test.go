@@ -75,6 +75,7 @@ type simDomain struct {
 	obeys    bool   // the guest shuts down when asked
 	mute     bool   // the agent does not answer
 	beyondUs bool   // the snapshots' metadata cannot be redefined
+	oddities string // "configuration", or a snapshot whose configuration cannot be written back
 	want     map[string]blocks
 	states   map[string]map[string]blocks // snapshot → target → content
 }
@@ -352,14 +353,14 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 		Engine:   simEngine{h},
 		Clock:    h.clock,
 		Report:   func(Event) {},
-		Match: func(names []string) (map[string]*policy.Rule, error) {
-			rules := map[string]*policy.Rule{}
+		Match: func(names []string) policy.Assignment {
+			a := policy.Assignment{Rules: map[string]*policy.Rule{}}
 			for _, n := range names {
 				if !strings.HasPrefix(n, "other") {
-					rules[n] = r
+					a.Rules[n] = r
 				}
 			}
-			return rules, nil
+			return a
 		},
 	}
 }

@@ -23,8 +23,9 @@ type DomainStatus struct {
 	Disks     []DiskStatus     `json:"disks"`
 	Snapshots []SnapshotStatus `json:"snapshots"`
 	LastRun   *LastRun         `json:"last-run"`
-	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is
+	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []Refusal        `json:"refused"`
+	Waiting   string           `json:"waiting,omitempty"` // what is put off, and until when
 }
 
 // A DiskStatus is a disk's chain, base first.
@@ -56,9 +57,10 @@ type SnapshotStatus struct {
 
 // A LastRun is how the last run ended for a domain.
 type LastRun struct {
-	Time   time.Time `json:"time"`
-	Result string    `json:"result"`
-	Error  string    `json:"error,omitempty"`
+	Time    time.Time `json:"time"`
+	Result  string    `json:"result"`
+	Error   string    `json:"error,omitempty"`
+	Refused []Refusal `json:"refused,omitempty"`
 }
 
 // Status tells how d stands. It is pure. A fault in it is told as what is refused.
@@ -72,26 +74,50 @@ func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time
 
 func status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
 	p := Decide(w, d, rule, now, Options{})
-	s := DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
-		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused}
+	s := newStatus(w, d, &p, last)
 	if !rule.Keep.None() {
 		due := p.Due.UTC()
 		s.Due = &due
-	}
-	for i := range d.Disks {
-		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
-			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
-		}
 	}
 	verdicts := Retention(d, rule, now)
 	for i := range d.Snapshots {
 		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
 	}
-	for _, x := range w.Destroyed(d) {
+	s.tellLost(w.Destroyed(d))
+	return s
+}
+
+// tellLost marks the snapshots that are lost.
+func (s *DomainStatus) tellLost(lost []Destroyed) {
+	for _, x := range lost {
 		for i := range s.Snapshots {
 			if st := &s.Snapshots[i]; st.Name == x.Snapshot && !st.Lost {
 				st.Lost, st.Reason = true, x.String()
 			}
+		}
+	}
+}
+
+// ConflictStatus tells how d stands, which several policies match: it stays as it is.
+func ConflictStatus(w *World, d *Domain, c *policy.Conflict, last *LastRun) DomainStatus {
+	p := conflictPlan(d, c)
+	s := newStatus(w, d, &p, last)
+	for i := range d.Snapshots {
+		st := snapshotStatus(&d.Snapshots[i], nil)
+		if st.Ours {
+			st.Reason = "several policies match the domain"
+		}
+		s.Snapshots = append(s.Snapshots, st)
+	}
+	return s
+}
+
+func newStatus(w *World, d *Domain, p *Plan, last *LastRun) DomainStatus {
+	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
+	for i := range d.Disks {
+		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
+			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
 		}
 	}
 	return s
@@ -164,7 +190,7 @@ func (r *Rotator) saveLastRuns(w *World, plans []Plan) error {
 		d := &w.Domains[i]
 		known[d.UUID] = true
 		if k := slices.IndexFunc(plans, func(p Plan) bool { return p.Domain == d.Name }); k >= 0 {
-			runs[d.UUID] = LastRun{Time: r.Clock().UTC().Truncate(time.Second), Result: plans[k].Result, Error: plans[k].Error}
+			runs[d.UUID] = LastRun{r.Clock().UTC().Truncate(time.Second), plans[k].Result, plans[k].Error, plans[k].Refused}
 		}
 	}
 	for uuid := range runs {

@@ -11,6 +11,7 @@ import (
 // file that is not here.
 type Strange struct {
 	Path, Reason string
+	Named        bool     // by a domain: no word of the administrator takes it out
 	Anywhere     bool     // what it builds on may be in any directory
 	Dirs         []string // where the other images of its directory have what they build on
 	Names        string   // if not "": it builds on a file with this name that is not here, which another host may have elsewhere
@@ -54,6 +55,9 @@ func within(dir, path string) bool {
 
 // remedy says what an administrator can do about it.
 func (s *Strange) remedy() string {
+	if s.Named {
+		return "mend it, let it be read, or take it out of the domain that names it"
+	}
 	if s.Names != "" {
 		return "if it is an image of another host on a file of ours, leave it; else mend its backing name (virt-rotate image rebase -u), move it away, or name it in [storage] ignore"
 	}

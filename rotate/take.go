@@ -68,6 +68,9 @@ func (b *builder) planSnapshot(measured bool) (*SnapshotSpec, *Refusal) {
 	if b.d.IOError {
 		return nil, &Refusal{CodeIOError, "", "the guest is paused because of an I/O error: mend that first"}
 	}
+	if !b.d.State.Live() && b.d.Checkpoints > 0 {
+		return nil, &Refusal{CodeCheckpoints, "", b.checkpoints()}
+	}
 	if disk, n := b.longChain(); measured && disk != nil {
 		return nil, &Refusal{CodeChainLong, disk.Target, fmt.Sprintf(
 			"a snapshot would make its chain %s long: max_chain is %d", plural(n, "layer"), b.rule.MaxChain)}

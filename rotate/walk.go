@@ -104,7 +104,7 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, walked map[strin
 	walked[dir] = true
 	limits.Skip = func(sub string) bool {
 		walked[sub] = true
-		return k.ignored(sub) || holdsDevices(sub)
+		return k.ignore.has(sub) || holdsDevices(sub)
 	}
 	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
 		var bound *vfs.BoundError
@@ -131,7 +131,8 @@ func holdsDevices(dir string) bool { return within("/dev", dir) && !within("/dev
 
 // strange notes what stands in doubt, unless the administrator has given his word for it.
 func (k *looker) strange(w *World, s Strange) {
-	if !k.ignored(s.Path) {
+	s.Named = k.ignore == nil
+	if !k.ignore.has(s.Path) {
 		w.Strange = append(w.Strange, s)
 	}
 }
@@ -139,11 +140,6 @@ func (k *looker) strange(w *World, s Strange) {
 // scanned tells whether path is in a directory of [storage] scan.
 func (k *looker) scanned(path string) bool {
 	return slices.ContainsFunc(k.scan, func(dir string) bool { return within(filepath.Clean(dir), path) })
-}
-
-// ignored tells whether path is named in [storage] ignore, or below a directory that is.
-func (k *looker) ignored(path string) bool {
-	return slices.ContainsFunc(k.ignore, func(i string) bool { return within(filepath.Clean(i), path) })
 }
 
 // strangeDirectory is why not all of a directory is known.

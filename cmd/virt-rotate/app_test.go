@@ -104,7 +104,7 @@ func TestPolicyInitWritesAPolicyThatLoadsAndNeverOverwrites(t *testing.T) {
 	if out, errs, code := call(t, "policy", "init", path); code != 0 || !strings.Contains(out, path) {
 		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
-	if out, errs, code := call(t, "policy", "check", path); code != 0 || !strings.Contains(out, "1 policy, no error") {
+	if out, errs, code := call(t, "policy", "check", "--no-host", path); code != 0 || !strings.Contains(out, "1 policy, no error") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
@@ -116,19 +116,43 @@ func TestPolicyInitWritesAPolicyThatLoadsAndNeverOverwrites(t *testing.T) {
 	}
 }
 
+func TestPolicyShowPrintsWhatIsSaidOfStorage(t *testing.T) {
+	flags := policyFile(t, "[storage]\nignore = [\"/srv/x\"]\n"+goodPolicy)
+	out, errs, code := call(t, append(flags, "policy", "show")...)
+	if code != 0 || !strings.HasPrefix(out, "[storage]\nignore        = [\"/srv/x\"]\n\n# test\n") {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	out, _, _ = call(t, append(flags, "policy", "show", "--output=json")...)
+	var report struct{ Storage policy.Storage }
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Storage.Ignore) != 1 || report.Storage.Scan == nil {
+		t.Errorf("JSON %s, %v", out, err)
+	}
+}
+
 func TestPolicyShowPrintsTheEffectivePolicy(t *testing.T) {
 	out, errs, code := call(t, append(policyFile(t, "[defaults]\nevery = \"2h\"\n"+goodPolicy), "policy", "show")...)
-	if code != 0 || !strings.Contains(out, "# test\n[policy.p]") || !strings.Contains(out, `every       = "2h"`) {
+	if code != 0 || !strings.Contains(out, "# test\n[policy.p]") || !strings.Contains(out, `every         = "2h"`) {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
 }
 
-func TestTwoPoliciesForOneDomainAreAnErrorThatNamesIt(t *testing.T) {
-	flags := policyFile(t, goodPolicy+"[policy.q]\ndomains = [\"t*\"]\nkeep = { last = 1 }\n")
-	for _, command := range []string{"plan", "run", "status"} {
-		if _, errs, code := call(t, append(flags, command)...); code != exitUsage || !strings.Contains(errs, "test") {
-			t.Errorf("%s: exit %d, stderr %q", command, code, errs)
+// ambiguous is goodPolicy and another policy that matches its domain.
+const ambiguous = goodPolicy + "[policy.q]\ndomains = [\"t*\"]\nkeep = { last = 1 }\n"
+
+func TestADomainOfTwoPoliciesIsRefusedWithBothNames(t *testing.T) {
+	flags := policyFile(t, ambiguous)
+	for command, want := range map[string]int{"plan": exitRefused, "run": exitRefused, "status": exitDone, "policy show": exitUsage} {
+		out, errs, code := call(t, append(flags, strings.Fields(command)...)...)
+		if code != want || errs != "" || !strings.Contains(out, `domain "test" is matched by policy p (its domains: line 2) and by policy q (its domains: line 5)`) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", command, code, out, errs)
 		}
+	}
+	out, _, _ := call(t, append(flags, "status")...)
+	if !strings.Contains(out, "last run  ") || !strings.Contains(out, "next      nothing while several policies match the domain") {
+		t.Errorf("status %q", out)
+	}
+	if out, _, _ = call(t, append(flags, "history")...); !strings.Contains(out, "p and q") {
+		t.Errorf("history %q", out)
 	}
 }
 

@@ -81,20 +81,24 @@ func (e *env) open(optional bool) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	uri := e.connect
-	if uri == "" {
-		uri = f.Connect
-	}
-	host, err := libvirthost.Open(uri)
+	host, err := libvirthost.Open(e.uri(f))
 	if err != nil {
 		return nil, err
 	}
 	r := &rotate.Rotator{
-		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Overlays: overlayDirs(f)},
+		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
 		Engine:   &rotate.Native{Store: *newStore(nil), NewOverlay: newOverlay},
 		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,
 	}
 	return &session{f, host, r}, nil
+}
+
+// uri names the host; "" leaves the choice to libvirt.
+func (e *env) uri(f *policy.File) string {
+	if e.connect != "" {
+		return e.connect
+	}
+	return f.Connect
 }
 
 func (e *env) stateOf(f *policy.File) (string, error) {
@@ -127,14 +131,14 @@ func (e *env) with(optional bool, do func(*session) error) error {
 	return errors.Join(do(s), s.host.Close())
 }
 
-// rules looks at the host and returns the rule of each domain asked for.
-func (s *session) rules(ctx context.Context, names []string) (*rotate.World, map[string]*policy.Rule, error) {
+// assigned looks at the host and returns what is assigned to each domain asked for.
+func (s *session) assigned(ctx context.Context, names []string) (*rotate.World, policy.Assignment, error) {
 	w, err := s.rotator.Observer.Observe(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, policy.Assignment{}, err
 	}
-	rules, err := rotate.Select(w, s.policy.Match, names)
-	return w, rules, err
+	a, err := rotate.Select(w, s.policy.Match, names)
+	return w, a, err
 }
 
 // outputFlag is --output of every command that prints.

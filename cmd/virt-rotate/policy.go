@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 func policyCommand(e *env) *cli.Command {
@@ -26,116 +27,75 @@ func policyCommand(e *env) *cli.Command {
 	}
 }
 
-// checkReport is the JSON of policy check.
-type checkReport struct {
-	File     string           `json:"file"`
-	OK       bool             `json:"ok"`
-	Policies []string         `json:"policies"`
-	Problems []policy.Problem `json:"problems"`
-	Warnings []policy.Problem `json:"warnings"`
-}
-
-func policyCheck(e *env) *cli.Command {
-	return &cli.Command{
-		Name: "check", Usage: "validate the policy file; all errors are told at once",
-		ArgsUsage: "[FILE]", Flags: []cli.Flag{outputFlag()}, OnUsageError: usageError,
-		Description: "Whether two policies match one domain is seen by policy show, which asks the host.\n\n" + exitHelp,
-		Action: func(c *cli.Context) error {
-			if err := checkOutput(c); err != nil {
-				return err
-			}
-			if c.Args().Len() > 1 {
-				return usagef("policy check takes one file")
-			}
-			if c.Args().Present() {
-				e.policyPath = c.Args().First()
-			}
-			return e.checkPolicy(c)
-		},
-	}
-}
-
-func (e *env) checkPolicy(c *cli.Context) error {
-	f, err := e.loadPolicy()
-	r := checkReport{File: e.policyPath, OK: err == nil, Policies: []string{}, Problems: []policy.Problem{}, Warnings: []policy.Problem{}}
-	var problems policy.Problems
-	if err != nil && !errors.As(err, &problems) {
-		return err
-	}
-	r.Problems = append(r.Problems, problems...)
-	if f != nil {
-		r.Warnings = append(r.Warnings, f.Warnings()...)
-		for i := range f.Rules {
-			r.Policies = append(r.Policies, f.Rules[i].Name)
-		}
-	}
-	if c.String("output") == "human" && err != nil {
-		return err // the caller prints it
-	}
-	if err != nil {
-		err = &exitError{code: exitUsage}
-	}
-	return errors.Join(err, e.print(c, r, func(w io.Writer) {
-		for _, p := range r.Warnings {
-			fmt.Fprintln(w, "warning:", p.Error())
-		}
-		fmt.Fprintf(w, "%s: %s, no error\n", e.policyPath, policies(len(r.Policies)))
-	}))
-}
-
-func policies(n int) string {
-	if n == 1 {
-		return "1 policy"
-	}
-	return fmt.Sprintf("%d policies", n)
-}
-
 // showReport is the JSON of policy show.
 type showReport struct {
-	Domains []shownRule `json:"domains"`
+	Storage policy.Storage `json:"storage"`
+	Domains []shownRule    `json:"domains"`
 }
 
 type shownRule struct {
-	Name   string       `json:"name"`
-	Policy *policy.Rule `json:"policy"`
+	Name     string          `json:"name"`
+	Policy   *policy.Rule    `json:"policy"`
+	Conflict *policy.Problem `json:"conflict,omitempty"` // several policies match it
 }
 
 func policyShow(e *env) *cli.Command {
 	return &cli.Command{
 		Name: "show", Usage: "print the effective policy of each domain",
 		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{outputFlag()}, OnUsageError: usageError,
-		Description: exitHelp,
+		Description: "A domain that several policies match has none; the exit status is 2 then.\n\n" + exitHelp,
 		Action: func(c *cli.Context) error {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
 			return e.with(false, func(s *session) error {
-				w, rules, err := s.rules(c.Context, c.Args().Slice())
+				w, a, err := s.assigned(c.Context, c.Args().Slice())
 				if err != nil {
 					return err
 				}
-				report := showReport{[]shownRule{}}
-				for i := range w.Domains {
-					if rule := rules[w.Domains[i].Name]; rule != nil || c.Args().Len() == 0 {
-						report.Domains = append(report.Domains, shownRule{w.Domains[i].Name, rule})
-					}
+				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
+				report.Storage = s.policy.Storage
+				if conflicts > 0 {
+					err = &exitError{code: exitUsage}
 				}
-				return e.print(c, report, func(w io.Writer) { showText(w, &report) })
+				return errors.Join(err, e.print(c, report, func(w io.Writer) { showText(w, report) }))
 			})
 		},
 	}
 }
 
+// newShowReport is about the domains of a, or about all.
+func newShowReport(w *rotate.World, a policy.Assignment, all bool) (r *showReport, conflicts int) {
+	r = &showReport{Domains: []shownRule{}}
+	for i := range w.Domains {
+		name := w.Domains[i].Name
+		shown := shownRule{Name: name, Policy: a.Rules[name]}
+		if c := a.Conflicts[name]; c != nil {
+			shown.Conflict = &c.Problem
+			conflicts++
+		}
+		if all || shown.Policy != nil || shown.Conflict != nil {
+			r.Domains = append(r.Domains, shown)
+		}
+	}
+	return r, conflicts
+}
+
 func showText(w io.Writer, report *showReport) {
+	storage := report.Storage.TOML()
+	fmt.Fprint(w, storage)
 	for i, d := range report.Domains {
-		if i > 0 {
+		if i > 0 || storage != "" {
 			fmt.Fprintln(w)
 		}
-		if d.Policy == nil {
+		switch {
+		case d.Conflict != nil:
+			fmt.Fprintf(w, "# %s: refused: %s\n", d.Name, d.Conflict)
+		case d.Policy == nil:
 			fmt.Fprintf(w, "# %s: no policy\n", d.Name)
-			continue
+		default:
+			fmt.Fprintf(w, "# %s\n%s", d.Name, d.Policy.TOML())
 		}
-		fmt.Fprintf(w, "# %s\n%s", d.Name, d.Policy.TOML())
 	}
 }
 

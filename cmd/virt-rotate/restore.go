@@ -19,18 +19,21 @@ func restoreCommand(e *env) *cli.Command {
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
-			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first"},
+			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
 		},
-		Description: `The guest must be off. Each disk of the snapshot gets a new overlay on the layer that
-holds its state, all disks or none; the layers above stay as a branch with their
-snapshots, which retention goes on to count. The present state is kept as a snapshot
+		Description: `The guest must be off. With --stop it is shut down, once it is certain that nothing
+speaks against the rest: a restore that is refused leaves it running. Each disk of the
+snapshot gets a new overlay on the layer that holds its state, all disks or none; a disk
+that was taken out of the guest since stays out, and is named. The layers above stay as
+a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
 of its own, unless nothing was written since the newest one. Only disks go back, and
 with --with-config the rest of the configuration, as libvirt has it on record with the
 snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
 
    virt-rotate restore --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop web nightly-20261122T033338Z
 
 ` + exitHelp,
@@ -40,8 +43,6 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
 			case c.Bool("force") && !c.Bool("stop"):
 				return usagef("--force goes with --stop")
-			case c.Bool("stop") && c.Bool("dry-run"):
-				return usagef("--stop and --dry-run exclude each other: shut the guest down to see what would be done")
 			}
 			if err := checkOutput(c); err != nil {
 				return err
@@ -49,6 +50,14 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 			return e.with(true, func(s *session) error { return e.restore(c, s) })
 		},
 	}
+}
+
+func restoreOptions(c *cli.Context) rotate.RestoreOptions {
+	o := rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+	if c.Bool("stop") {
+		o.Stop = &rotate.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
+	}
+	return o
 }
 
 func (e *env) restore(c *cli.Context, s *session) error {
@@ -60,17 +69,7 @@ func (e *env) restore(c *cli.Context, s *session) error {
 	p := newProgress(e.err)
 	log := newRecorder("restore", s.rotator.Observer.StateDir, p.warn)
 	s.rotator.Report, s.rotator.Ended = p.report, log.record
-	domain := c.Args().Get(0)
-	if c.Bool("stop") {
-		if err := s.rotator.CheckRestore(c.Context, domain, c.Args().Get(1)); err != nil {
-			return asUsage(err)
-		}
-		if err := s.rotator.Stop(c.Context, domain, c.Bool("force"), c.Duration("patience")); err != nil {
-			return err
-		}
-	}
-	plan, err := s.rotator.Restore(c.Context, domain, c.Args().Get(1),
-		rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")})
+	plan, err := s.rotator.Restore(c.Context, c.Args().Get(0), c.Args().Get(1), restoreOptions(c))
 	p.end()
 	if err != nil {
 		return asUsage(err)

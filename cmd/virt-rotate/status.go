@@ -6,12 +6,14 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/history"
+	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
@@ -45,7 +47,7 @@ func statusCommand(e *env) *cli.Command {
 }
 
 func (s *session) status(c *cli.Context) (*statusReport, error) {
-	w, rules, err := s.rules(c.Context, c.Args().Slice())
+	w, a, err := s.assigned(c.Context, c.Args().Slice())
 	if err != nil {
 		return nil, err
 	}
@@ -54,23 +56,29 @@ func (s *session) status(c *cli.Context) (*statusReport, error) {
 		return nil, err
 	}
 	report := &statusReport{Domains: []domainStatus{}}
-	entries, err := history.In(s.rotator.Observer.StateDir).Read(history.Query{Domains: slices.Collect(maps.Keys(rules)), Each: trendEntries})
+	names := slices.AppendSeq(slices.Collect(maps.Keys(a.Rules)), maps.Keys(a.Conflicts))
+	entries, err := history.In(s.rotator.Observer.StateDir).Read(history.Query{Domains: names, Each: trendEntries})
 	if err != nil { // it is a report: the rest of the status stands
 		report.Warnings = append(report.Warnings, "history: "+err.Error())
 	}
 	for i := range w.Domains {
-		d := &w.Domains[i]
-		rule := rules[d.Name]
-		if rule == nil {
-			continue
+		if d := &w.Domains[i]; slices.Contains(names, d.Name) {
+			report.Domains = append(report.Domains, withTrend(statusOf(w, d, a, last), d.UUID, entries))
 		}
-		var run *rotate.LastRun
-		if r, ok := last[d.UUID]; ok {
-			run = &r
-		}
-		report.Domains = append(report.Domains, withTrend(rotate.Status(w, d, rule, run, time.Now()), d.UUID, entries))
 	}
 	return report, nil
+}
+
+// statusOf tells how a domain stands that a is about.
+func statusOf(w *rotate.World, d *rotate.Domain, a policy.Assignment, last map[string]rotate.LastRun) rotate.DomainStatus {
+	var run *rotate.LastRun
+	if r, ok := last[d.UUID]; ok {
+		run = &r
+	}
+	if c := a.Conflicts[d.Name]; c != nil {
+		return rotate.ConflictStatus(w, d, c, run)
+	}
+	return rotate.Status(w, d, a.Rules[d.Name], run, time.Now())
 }
 
 func statusText(w io.Writer, report *statusReport, now time.Time) {
@@ -84,7 +92,10 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		if text := d.trendText(); text != "" {
 			fmt.Fprintf(w, "  trend     %s\n", text)
 		}
-		fmt.Fprintf(w, "  next      %s\n", dueText(d.Due, now))
+		fmt.Fprintf(w, "  next      %s\n", nextText(&d.DomainStatus, now))
+		if d.Waiting != "" {
+			fmt.Fprintf(w, "  waiting   %s\n", d.Waiting)
+		}
 		for j := range d.Disks {
 			diskText(w, &d.Disks[j])
 		}
@@ -130,10 +141,25 @@ func lastRunText(r *rotate.LastRun, now time.Time) string {
 		return "never"
 	}
 	text := agoText(r.Time, now) + ": " + r.Result
+	var why []string
 	if r.Error != "" {
-		text += ": " + r.Error
+		why = append(why, r.Error)
+	}
+	for _, f := range r.Refused {
+		why = append(why, refusalPlace(f)+": "+f.Detail)
+	}
+	if len(why) > 0 {
+		text += ": " + strings.Join(why, "; ")
 	}
 	return text
+}
+
+// nextText tells when the next snapshot is due.
+func nextText(d *rotate.DomainStatus, now time.Time) string {
+	if slices.ContainsFunc(d.Refused, func(r rotate.Refusal) bool { return r.Code == rotate.CodeTwoPolicies }) {
+		return "nothing while several policies match the domain"
+	}
+	return dueText(d.Due, now)
 }
 
 func dueText(due *time.Time, now time.Time) string {

@@ -17,6 +17,9 @@ func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
 // Close does nothing.
 func (h *Host) Close() error { return nil }
 
+// Outline is not had in this build.
+func (h *Host) Outline(context.Context) ([]rotate.Domain, error) { return nil, ErrNoLibvirt }
+
 // Configuration is not had in this build.
 func (h *Host) Configuration(string) (string, error) { return "", ErrNoLibvirt }
 

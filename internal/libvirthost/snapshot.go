@@ -128,6 +128,36 @@ func rehearse(dom *libvirt.Domain, name string) error {
 	return err
 }
 
+// RehearseConfig tells whether Reconfigure could keep all that is in the persistent
+// configuration, or Reinstate what is in that of the snapshot, where one is named.
+func (h *Host) RehearseConfig(_ context.Context, domain, snapshot string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if snapshot == "" {
+		text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+		if err != nil {
+			return err
+		}
+		_, err = fixConfiguration(text, nil)
+		return err
+	}
+	snap, err := dom.SnapshotLookupByName(snapshot, 0)
+	if err != nil {
+		return err
+	}
+	defer snap.Free()
+	text, err := snap.GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+	if err != nil {
+		return err
+	}
+	_, err = storedConfiguration(text, domain, nil)
+	return err
+}
+
 // Reconfigure writes into the persistent configuration what chains the disks have
 // when the domain starts; all else stays as it is.
 func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][]rotate.Layer) (err error) {

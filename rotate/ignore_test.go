@@ -1,0 +1,76 @@
+package rotate
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Whether the base is merged into, with files that somebody has said to build on nothing.
+func TestIgnoredImagesEndDoubtsAndNothingElse(t *testing.T) {
+	unreadable := func(path string) { must(os.WriteFile(path, []byte("?"), 0o600)) }
+	cases := []struct {
+		name   string
+		build  func(h *simHost)
+		ignore []string
+		merges bool
+	}{
+		{"an unreadable image beside the base", func(h *simHost) { unreadable(h.img("broken")) }, nil, false},
+		{"the same, ignored", func(h *simHost) { unreadable(h.img("broken")) }, []string{"broken"}, true},
+		{"another one is ignored", func(h *simHost) { unreadable(h.img("broken")) }, []string{"broken2", "img/brok"}, false},
+		{"ignored by an untidy path", func(h *simHost) { unreadable(h.img("broken")) }, []string{"img/../img//broken"}, true},
+		{"ignored by another name", func(h *simHost) {
+			unreadable(h.img("broken"))
+			must(os.Symlink(h.img("broken"), h.img("far/link")))
+		}, []string{"far/link"}, true},
+		{"two, one of them ignored", func(h *simHost) {
+			unreadable(h.img("broken"))
+			unreadable(h.img("too"))
+		}, []string{"broken"}, false},
+		{"its backing name means no file", func(h *simHost) {
+			h.store(h.img("odd"), simImage{Format: "qcow2", Backing: "json:{}", BackingFormat: "qcow2"})
+		}, []string{"odd"}, true},
+		{"ignored, but readable: it builds on the base", func(h *simHost) { h.picture("clone.qcow2", "web.qcow2") }, []string{"clone.qcow2"}, false},
+		{"ignored, but it is what a readable image builds on, which is on the base", func(h *simHost) {
+			h.picture("clone.qcow2", "web.qcow2")
+			h.picture("far/top.qcow2", "clone.qcow2")
+			h.disk(h.add("other"), "vda", "far/o.qcow2")
+		}, []string{"clone.qcow2", "far/top.qcow2"}, false},
+		{"ignored, but the disk of a domain that is off", func(h *simHost) {
+			other := h.add("other")
+			h.disk(other, "vda", "web.qcow2", "clone.qcow2")
+			other.State, other.cut = ShutOff, true
+			unreadable(h.img("clone.qcow2"))
+		}, []string{"clone.qcow2"}, false},
+		{"ignored, but a domain has it after a restart", func(h *simHost) {
+			unreadable(h.img("clone.qcow2"))
+			h.add("other").Elsewhere = []string{h.img("clone.qcow2")}
+		}, []string{"clone.qcow2"}, false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := newSim(t)
+			one(9, 10, 11)(h, h.add("web"))
+			c.build(h)
+			r := h.rotator(rule(2))
+			r.Options = coalesce()
+			for _, name := range c.ignore {
+				if !strings.Contains(name, "..") {
+					name = h.img(name)
+				} else {
+					name = h.dir + "/" + name
+				}
+				r.Observer.Ignore = append(r.Observer.Ignore, name)
+			}
+			before := h.pinned()
+			p := h.runAll(t, r)["web"]
+			if c.merges {
+				h.checkData(t)
+			}
+			if merged := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }); merged != c.merges || (h.pinned() != before) != c.merges {
+				t.Errorf("merged: %t, base written: %t, want %t", merged, h.pinned() != before, c.merges)
+			}
+		})
+	}
+}

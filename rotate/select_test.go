@@ -1,0 +1,106 @@
+package rotate
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// contested has the guests web, db and both, which two policies match.
+func contested(t *testing.T) (*simHost, *Rotator, *int) {
+	t.Helper()
+	h := newSim(t)
+	for _, name := range []string{"web", "both", "db"} {
+		d := h.add(name)
+		h.disk(d, "vda", name+".qcow2")
+		h.take(d, []int{9, 10, 11})
+	}
+	hooks := policy.Hooks{Before: []string{"/bin/before"}, After: []string{"/bin/after"}, Failed: []string{"/bin/failed"}}
+	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.Hooks = hooks }))
+	single := r.Match
+	r.Match = func(names []string) policy.Assignment {
+		a := single(names)
+		a.Conflicts = map[string]*policy.Conflict{"both": {Domain: "both", Rules: []*policy.Rule{{Name: "a"}, {Name: "b"}},
+			Problem: policy.Problem{File: "/p.toml", Text: "policies a and b"}}}
+		delete(a.Rules, "both")
+		return a
+	}
+	ran := new(int)
+	r.Hook = func(_ context.Context, k Hook) error {
+		if k.Env["VIRT_ROTATE_DOMAIN"] == "both" {
+			*ran++
+		}
+		return nil
+	}
+	return h, r, ran
+}
+
+func isConflict(p *Plan) bool {
+	return p.Result == ResultRefused && len(p.Steps) == 0 && p.Policy == "a and b" && len(p.Refused) == 1 &&
+		p.Refused[0] == Refusal{CodeTwoPolicies, "/p.toml", "policies a and b"}
+}
+
+func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
+	h, r, ran := contested(t)
+	var ended []string
+	r.Ended = func(p Plan) { ended = append(ended, p.Domain+" "+p.Ran.UUID) }
+	r.Options = Options{MaxParallel: 1}
+	plans, _, err := r.Plan(t.Context(), nil)
+	if err != nil || len(plans) != 3 || !isConflict(&plans[1]) {
+		t.Errorf("plan: %+v, %v", plans, err)
+	}
+	done, err := r.Run(t.Context(), nil)
+	if err != nil || len(done) != 3 || !isConflict(&done[1]) || len(done[1].Hooks) > 0 || *ran > 0 {
+		t.Errorf("%d hooks, run: %+v, %v", *ran, done, err)
+	}
+	if done[0].Result != ResultDone || done[2].Result != ResultDone || !slices.Contains(ended, "both uuid-of-both") || len(ended) != 3 {
+		t.Errorf("%+v, told of %q", done, ended)
+	}
+	if n := len(h.find("both").Snapshots); n != 3 {
+		t.Errorf("it has %d snapshots", n)
+	}
+	h.checkData(t)
+	last, err := LastRuns(filepath.Join(h.dir, "state"))
+	if err != nil || last["uuid-of-both"].Result != ResultRefused {
+		t.Errorf("%+v, %v", last, err)
+	}
+}
+
+func TestOnlyTheNamedDomainsConflictCounts(t *testing.T) {
+	_, r, _ := contested(t)
+	if plans, err := r.Run(t.Context(), []string{"web"}); err != nil || len(plans) != 1 || plans[0].Result != ResultDone {
+		t.Errorf("web: %+v, %v", plans, err)
+	}
+	if plans, err := r.Run(t.Context(), []string{"both"}); err != nil || len(plans) != 1 || !isConflict(&plans[0]) {
+		t.Errorf("both: %+v, %v", plans, err)
+	}
+}
+
+func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
+	h, r, _ := contested(t)
+	before := h.files(t)
+	for state, o := range map[State]RestoreOptions{ShutOff: {}, Running: {Stop: &StopOptions{Force: true}}} {
+		h.find("both").State = state
+		p, err := r.Restore(t.Context(), "both", name(9), o)
+		if err != nil || !isConflict(&p) || !slices.Equal(before, h.files(t)) || h.find("both").State != state {
+			t.Errorf("%s: %+v, %v", state, p, err)
+		}
+	}
+}
+
+func TestStatusOfADomainOfTwoPolicies(t *testing.T) {
+	h, r, _ := contested(t)
+	w, err := h.observer().Observe(t.Context())
+	must(err)
+	s := ConflictStatus(w, w.Domain("both"), r.Match([]string{"both"}).Conflicts["both"], nil)
+	if s.Policy != "a and b" || s.Due != nil || len(s.Refused) != 1 || len(s.Disks) != 1 || len(s.Snapshots) != 3 {
+		t.Errorf("%+v", s)
+	}
+	if snap := s.Snapshots[0]; !snap.Keep || !strings.Contains(snap.Reason, "several policies") {
+		t.Errorf("%+v", snap)
+	}
+}
