@@ -62,7 +62,9 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 			r.Report = func(e Event) {
 				mu.Lock()
 				defer mu.Unlock()
-				working = e.Domain
+				if e.Kind != EventFault {
+					working = e.Domain
+				}
 				if e.Kind == EventFault && strings.Contains(e.Text, "goroutine") && e.Domain == "b" {
 					stacks++
 				}
