@@ -123,6 +123,7 @@ func (b *builder) leaveForest(path string) {
 // done while they are locked.
 func (r *domainRun) mergeBranch(ctx context.Context, m *merge, e EngineMerge, progress func(done, total int64)) error {
 	return r.Engine.Merge(ctx, e, progress, func() error {
+		r.merged = true
 		r.boundary("merged, not on record")
 		d := r.w.Domain(m.Domain)
 		in := r.w.Intents[d.UUID]

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-
-	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 // pivotedBelow is a domain on a cloud image with three snapshots, of which somebody has
@@ -182,7 +180,7 @@ func TestRotationGoesOnAfterForget(t *testing.T) {
 	if files := h.short(h.files(t)); !slices.Equal(files, []string{"cloud", "web.S16", "web.S17", "web"}) && len(files) != 4 {
 		t.Errorf("files: %v", files)
 	}
-	found := Diagnose(h.see(t), nil, policy.Assignment{}, hour(17))
+	found := Diagnose(h.see(t), nil, noPolicies, hour(17))
 	if len(found) != 1 || found[0].Code != FindUseless || !found[0].Note || h.brief(found[0].Path) != "web" {
 		t.Errorf("%+v", found)
 	}

@@ -101,7 +101,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 	for _, c := range complaints() {
 		t.Run(c.code+" "+c.name, func(t *testing.T) {
 			_, w := spoiled(t, c.spoil)
-			found := Diagnose(w, nil, policy.Assignment{}, hour(12))
+			found := Diagnose(w, nil, noPolicies, hour(12))
 			i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == c.code })
 			if i < 0 {
 				t.Fatalf("no %s in %+v", c.code, found)
@@ -116,7 +116,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 
 func TestDoctorFindsNothingOnASoundHost(t *testing.T) {
 	_, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
-	if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -128,7 +128,7 @@ func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
 		other.Disks[0].Inactive = []string{"/elsewhere"}
 		other.AppArmor, other.UEFI = true, true
 	})
-	if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); len(found) > 0 {
+	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -142,14 +142,14 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 		}
 	})
 	before := h.files(t)
-	found := Diagnose(w, nil, policy.Assignment{}, hour(12))
+	found := Diagnose(w, nil, noPolicies, hour(12))
 	must(Fix(context.Background(), h, w, found))
 	for _, f := range found {
 		if want := f.Code != FindOrphan; f.Fixed != want {
 			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
 		}
 	}
-	left := Diagnose(h.see(t), nil, policy.Assignment{}, hour(12))
+	left := Diagnose(h.see(t), nil, noPolicies, hour(12))
 	if len(left) != 1 || left[0].Code != FindOrphan {
 		t.Errorf("left: %+v", left)
 	}
@@ -253,3 +253,6 @@ func TestTheLastRunTellsWhatWasRefused(t *testing.T) {
 		t.Errorf("after a run that was not refused: %s", data)
 	}
 }
+
+// noPolicies is what a host without a policy file has.
+var noPolicies policy.Assignment

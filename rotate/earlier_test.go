@@ -223,7 +223,7 @@ func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	w, err := r.Observer.Observe(t.Context())
-	if err != nil || len(Diagnose(w, nil, policy.Assignment{}, hour(12))) != 1 || Diagnose(w, nil, policy.Assignment{}, hour(12))[0].Code != FindIntent {
-		t.Errorf("doctor: %+v, %v", Diagnose(w, nil, policy.Assignment{}, hour(12)), err)
+	if err != nil || len(Diagnose(w, nil, noPolicies, hour(12))) != 1 || Diagnose(w, nil, policy.Assignment{}, hour(12))[0].Code != FindIntent {
+		t.Errorf("doctor: %+v, %v", Diagnose(w, nil, noPolicies, hour(12)), err)
 	}
 }

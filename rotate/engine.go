@@ -255,6 +255,7 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 		return nil
 	}
 	err = r.Engine.Merge(ctx, e, progress, func() error {
+		r.merged = true
 		r.boundary("merged, not on record")
 		return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)
 	})

@@ -34,6 +34,10 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *Domain, g *group, steps [
 	if err := r.checkOffline(ctx, g); err != nil {
 		return err
 	}
+	before, err := r.keepBefore(ctx, d, g)
+	if err != nil {
+		return err
+	}
 	if len(g.drops) > 0 {
 		if err := r.beforeDrop(ctx, d, g, steps); err != nil {
 			return err
@@ -47,8 +51,11 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *Domain, g *group, steps [
 		}
 		r.boundary("after the intent")
 	}
-	if err := r.mergeSteps(ctx, d, g, steps); err != nil || g.keepIntent {
-		return err
+	if err := r.mergeSteps(ctx, d, g, steps); err != nil {
+		return r.notBegun(ctx, d, g, err, before)
+	}
+	if g.keepIntent {
+		return nil
 	}
 	if err := r.tidyReleased(d.Name); err != nil {
 		return err
@@ -255,6 +262,7 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 		return r.startedMeanwhile(ctx, m, r.explain(m, err))
 	}
 	r.boundary("merge is over")
+	r.merged = true
 	return r.verify(ctx, m)
 }
 

@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-
-	"github.com/virt-rotate/virt-rotate/policy"
 )
 
 // threeDomains are a, b and c with three snapshots each.
@@ -39,7 +37,7 @@ func TestDrivesWithoutAMediumAreNoMatter(t *testing.T) {
 			}
 			w := h.see(t)
 			Status(w, w.Domain("web"), rule(1), nil, hour(12))
-			if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); slices.ContainsFunc(found, func(f Finding) bool { return !f.Note }) {
+			if found := Diagnose(w, nil, noPolicies, hour(12)); slices.ContainsFunc(found, func(f Finding) bool { return !f.Note }) {
 				t.Errorf("%s, %s: %+v", device, state, found)
 			}
 			if len(w.Faults) > 0 {
@@ -130,7 +128,7 @@ func TestAFaultInLookingIsTheDomains(t *testing.T) {
 	}
 	w, err := r.Observer.Observe(t.Context())
 	must(err)
-	if found := Diagnose(w, nil, policy.Assignment{}, hour(12)); len(found) != 1 || found[0].Domain != "b" {
+	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) != 1 || found[0].Domain != "b" {
 		t.Errorf("%+v", found)
 	}
 	h.checkData(t)

@@ -311,7 +311,7 @@ func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 	if !slices.Equal(web.Disks[0].Inactive, paths(next)) || !slices.Equal(h.files(t), files) {
 		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(h.files(t)))
 	}
-	if found := Diagnose(h.see(t), nil, policy.Assignment{}, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) {
+	if found := Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	web.Disks[0].Chain = slices.Clone(next) // the restart

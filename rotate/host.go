@@ -21,7 +21,8 @@ type Host interface {
 	Snapshot(ctx context.Context, domain string, spec SnapshotSpec) error
 	// Merge commits or pulls layers of a running domain's disk, or waits for such a
 	// job that runs already. When it returns nil the job is over and, for an
-	// active layer, pivoted; the caller still has to look at the chain.
+	// active layer, pivoted; the caller still has to look at the chain. An error that is
+	// ErrNotStarted says that no byte was moved.
 	Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error
 	// Copy starts a shallow copy of the active layer of a running domain's disk onto
 	// another image, which has a chain of its own, and waits until that follows the
@@ -34,6 +35,8 @@ type Host interface {
 	EndCopy(ctx context.Context, domain, disk string) error
 	// DropMetadata makes libvirt forget a snapshot; no file is touched.
 	DropMetadata(ctx context.Context, domain, snapshot string) error
+	// KeepMetadata reads the metadata of all snapshots; putBack makes libvirt have it again.
+	KeepMetadata(ctx context.Context, domain string) (putBack func() error, err error)
 	// Redefine writes into a snapshot's metadata where its disks are now.
 	Redefine(ctx context.Context, domain string, fix SnapshotFix) error
 	// Reconfigure writes into the persistent configuration what chains, base
@@ -62,6 +65,10 @@ type Host interface {
 
 // ErrOutrun says that a guest writes faster than its active layer can be copied.
 var ErrOutrun = errors.New("the guest writes faster than the copy of its active layer follows")
+
+// ErrNotStarted says that QEMU has refused to begin a merge: as a rule, a process has an
+// image open that it would have to lock.
+var ErrNotStarted = errors.New("QEMU does not begin the merge")
 
 // State is a domain's state in libvirt's words.
 type State string

@@ -35,7 +35,7 @@ func TestAGuestWhosePivotLibvirtMissedStartsFromTheBase(t *testing.T) {
 	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || p.Refused[0].Path != base || p.Result != ResultPartly {
 		t.Fatalf("%+v", p)
 	}
-	if found := Diagnose(h.see(t), nil, policy.Assignment{}, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) ||
+	if found := Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) ||
 		slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindConfig }) {
 		t.Errorf("doctor: %+v", found)
 	}

@@ -170,6 +170,8 @@ type domainRun struct {
 	seen time.Time // when all of it was looked at
 	o    Options
 	done []Step
+	// merged tells that a merge of the present group has moved data.
+	merged bool
 	// frozen tells that the guest may be frozen and could not be thawed.
 	frozen bool
 
@@ -217,6 +219,11 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
 			moves, last = moves+1, nil
 			continue
+		}
+		var refused *refusedError
+		if errors.As(err, &refused) {
+			p.Refused = append(p.Refused, refused.Refusal)
+			return r.finish(ctx, p, nil)
 		}
 		if errors.Is(err, errOtherWay) {
 			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})

@@ -201,6 +201,13 @@ func without(list []string, path string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(p string) bool { return p == path })
 }
 
+func (h *simHost) KeepMetadata(_ context.Context, domain string) (func() error, error) {
+	kept := h.find(domain).observed(nil).Snapshots
+	return func() error {
+		return h.call("put-back", func() error { h.find(domain).Snapshots = kept; return nil })
+	}, nil
+}
+
 func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {
 	return h.call("rehearse", func() error {
 		if d := h.find(domain); d.beyondUs && len(snapshots) > 0 {
@@ -384,6 +391,10 @@ func (h *simHost) EndCopy(_ context.Context, domain, target string) error {
 func (h *simHost) startJob(m MergeSpec, job string) error {
 	h.merging[m.Base.FS]++
 	h.mostAtOnce[m.Base.FS] = max(h.mostAtOnce[m.Base.FS], h.merging[m.Base.FS])
+	if h.locked != nil && h.locked(m) {
+		h.merging[m.Base.FS]--
+		return fmt.Errorf("%w: Failed to get \"write\" lock", ErrNotStarted)
+	}
 	if h.jobs[job] != nil && m.Adopt {
 		return nil
 	}

@@ -60,6 +60,7 @@ type simHost struct {
 	pools         []string
 	starting      bool // a process is being started for every domain
 	remote        bool
+	locked        func(MergeSpec) bool // somebody else has an image of the merge open
 	cannotClone   error
 	copyFails     error
 	pivotFails    error

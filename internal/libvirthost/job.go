@@ -76,7 +76,7 @@ func (h *Host) Merge(ctx context.Context, m rotate.MergeSpec, progress func(done
 	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN && m.Adopt:
 		return nil // it ended meanwhile: the caller looks what it did
 	case info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN:
-		err = start(dom, m)
+		err = refusedStart(dom, m, start(dom, m))
 	case m.Adopt:
 		err = adopt(dom, m, info)
 	default:
@@ -97,6 +97,18 @@ func start(dom *libvirt.Domain, m rotate.MergeSpec) error {
 		return startPull(dom, m)
 	}
 	return startCommit(dom, m)
+}
+
+// refusedStart marks an error of a start that QEMU has refused: no job is there. What
+// may have been lost on the way to libvirt tells nothing of the kind.
+func refusedStart(dom *libvirt.Domain, m rotate.MergeSpec, err error) error {
+	if !errors.Is(err, libvirt.ERR_INTERNAL_ERROR) && !errors.Is(err, libvirt.ERR_OPERATION_FAILED) && !errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
+		return err
+	}
+	if info, failed := jobInfo(dom, m.Disk); failed != nil || info.Type != libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
+		return err
+	}
+	return fmt.Errorf("%w: %w", rotate.ErrNotStarted, err)
 }
 
 // startPull starts a pull into the active layer, of all that is above m.Below.

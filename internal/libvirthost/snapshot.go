@@ -94,6 +94,53 @@ func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) (err err
 	return snap.Delete(libvirt.DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 }
 
+// KeepMetadata reads the metadata of all snapshots, parents before children; putBack
+// makes libvirt have it again, whatever has become of it meanwhile.
+func (h *Host) KeepMetadata(_ context.Context, domain string) (putBack func() error, err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return nil, err
+	}
+	defer dom.Free()
+	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	var flags []libvirt.DomainSnapshotCreateFlags
+	for i := range snaps {
+		text, failed := snaps[i].GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+		current, failed2 := snaps[i].IsCurrent(0)
+		err = errors.Join(err, failed, failed2, snaps[i].Free())
+		flag := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
+		if current {
+			flag |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
+		}
+		texts, flags = append(texts, text), append(flags, flag)
+	}
+	return func() error { return h.putBack(domain, texts, flags) }, err
+}
+
+func (h *Host) putBack(domain string, texts []string, flags []libvirt.DomainSnapshotCreateFlags) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	for i, text := range texts {
+		snap, err := dom.CreateSnapshotXML(text, flags[i])
+		if err != nil {
+			return err
+		}
+		if err := snap.Free(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Rehearse tells whether Redefine could keep all that is in the metadata of
 // the snapshots.
 func (h *Host) Rehearse(_ context.Context, domain string, snapshots []string) (err error) {

@@ -1,0 +1,260 @@
+package rotate
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// held opens an image with QEMU's locks, as a process of somebody else does.
+func held(t *testing.T, path string, mode vfs.LockMode) (release func()) {
+	t.Helper()
+	f, err := vfs.OS().Open(path, mode == vfs.LockWrite)
+	must(err)
+	must(f.Lock(mode))
+	return func() { must(f.Close()) }
+}
+
+// A guest that is off here and whose image somebody writes to runs elsewhere: it gets no
+// snapshot, loses none, and nothing is merged.
+func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
+	for _, layer := range []string{"web." + name(11), "web." + name(9), "web"} {
+		h, web := off(t, 9, 10, 11)
+		before, files := snapshotNames(web), h.files(t)
+		release := held(t, h.img(layer+".qcow2"), vfs.LockWrite)
+		r := h.rotator(rule(1))
+		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeInUse || h.brief(p.Refused[0].Path) != h.brief(h.img(layer+".qcow2")) {
+				t.Errorf("%+v", p)
+			}
+		}
+		if !slices.Equal(snapshotNames(web), before) || !slices.Equal(h.files(t), files) {
+			t.Errorf("changed: %v %v", snapshotNames(web), h.files(t))
+		}
+		release()
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Errorf("afterwards: %+v", p)
+		}
+		h.checkDone(t)
+	}
+}
+
+// A reader, as an export, puts the merges of what it reads off, and no metadata goes.
+func TestMergesWaitForAReader(t *testing.T) {
+	for _, layer := range []string{"web", "web." + name(9), "web." + name(10)} {
+		h, web := off(t, 9, 10, 11)
+		release := held(t, h.img(layer+".qcow2"), vfs.LockRead)
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "open") {
+				t.Errorf("%s: %+v", h.brief(layer), p)
+			}
+		}
+		if len(web.Snapshots) != 3 {
+			t.Errorf("%s: %v", h.brief(layer), snapshotNames(web))
+		}
+		release()
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone || len(web.Snapshots) != 2 {
+			t.Errorf("%s: afterwards: %+v", h.brief(layer), p)
+		}
+		h.checkDone(t)
+	}
+}
+
+// QEMU does not begin a merge while another host has the image open. The snapshots that
+// were to go come back with all that libvirt had on record, and nothing is left over.
+func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	h.locked = func(MergeSpec) bool { return true }
+	before, files := h.find("web").observed(nil).Snapshots, h.files(t)
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	p := h.runAll(t, r)["web"]
+	if p.Result != ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeInUse || !strings.Contains(p.Refused[0].Detail, "write") {
+		t.Fatalf("%+v", p)
+	}
+	after := h.find("web").observed(nil).Snapshots
+	if !slices.EqualFunc(before, after, sameSnapshot) || !slices.Equal(h.files(t), files) {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	h.checkNoIntent(t)
+	if w := h.see(t); len(w.Released) > 0 {
+		t.Errorf("released: %+v", w.Released)
+	}
+	h.checkData(t)
+	h.locked = nil
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		t.Errorf("afterwards: %+v", p)
+	}
+	h.checkDone(t)
+}
+
+func sameSnapshot(a, b Snapshot) bool {
+	return a.Name == b.Name && a.Parent == b.Parent && a.Current == b.Current && slices.EqualFunc(a.Disks, b.Disks, func(x, y SnapshotDisk) bool {
+		return x.Target == y.Target && x.Overlay == y.Overlay && slices.Equal(x.State, y.State) && slices.Equal(x.Inactive, y.Inactive)
+	})
+}
+
+// Once a merge has moved data the metadata does not come back: the second disk's merge
+// that does not begin is a failure, which the next run mends.
+func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.disk(web, "vdb", "data.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.locked = func(m MergeSpec) bool { return m.Disk == "vdb" }
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || web.Snapshot(name(9)) != nil {
+		t.Fatalf("%+v", p)
+	}
+	h.checkData(t)
+	h.locked = nil
+	h.finishes(t, rule(2), coalesce())
+	h.checkDone(t)
+}
+
+// A guest that is off and has checkpoints waits with a reason; it is no failure.
+func TestAGuestWithCheckpointsThatIsOffWaits(t *testing.T) {
+	h, web := off(t, 9, 10)
+	web.Checkpoints = 1
+	h.write(web, "vda", 1)
+	r := h.rotator(rule(7))
+	for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+		if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "1 checkpoint") {
+			t.Errorf("%+v", p)
+		}
+	}
+	web.State, web.cut = Running, false
+	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		t.Errorf("once it runs: %+v", p)
+	}
+}
+
+func TestACommaInANameIsRefusedWhileTheGuestIsOff(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "a,b.qcow2")
+	web.State = ShutOff
+	r := h.rotator(rule(7))
+	if p := h.plan(t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeComma {
+		t.Errorf("%+v", p)
+	}
+	web.State = Running
+	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || len(p.Steps) != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
+// A disk that only the running guest has is left out, told, and the others are rotated.
+func TestADiskThatOnlyTheRunningGuestHasIsLeftOut(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	h.disk(web, "sdc", "stick.qcow2")
+	web.Disks[1].Inactive = nil
+	r := h.rotator(rule(2))
+	for range 3 {
+		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		p := h.runAll(t, r)["web"]
+		if p.Result != ResultPartly || len(p.Refused) != 1 || p.Refused[0].Code != CodeLiveOnly || p.Refused[0].Path != "sdc" {
+			t.Fatalf("%+v", p)
+		}
+		h.checkData(t)
+	}
+	if n, m := len(web.Disks[0].Chain), len(web.Disks[1].Chain); n != 3 || m != 1 {
+		t.Errorf("%d and %d layers", n, m)
+	}
+}
+
+// The layers of a disk that was taken out go with the snapshots that have them; its last
+// layer stays, which no snapshot ever had, and doctor is content.
+func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.disk(web, "vdb", "data.qcow2")
+	h.take(web, []int{7, 8, 9})
+	data := web.want["vdb"]
+	last := web.Disks[1].Active().Path
+	web.Disks = web.Disks[:1]
+	r := h.rotator(rule(2))
+	for n := range 5 {
+		h.now = hour(12 + n)
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Fatalf("%+v", p)
+		}
+		h.checkData(t)
+		h.write(web, "vda", n)
+	}
+	h.reads(t, "the disk that was taken out", last, data)
+	files := h.short(h.files(t))
+	if want := 5; len(files) != want {
+		t.Errorf("files: %v", files)
+	}
+	found := Diagnose(h.see(t), nil, noPolicies, hour(17))
+	if len(found) != 1 || found[0].Code != FindTip || !found[0].Note || found[0].Path != last {
+		t.Errorf("%+v", found)
+	}
+}
+
+// A disk that has got another target is the same disk: nothing of it is left unlisted.
+func TestADiskWithAnotherTargetIsTheSameDisk(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.disk(web, "vdc", "data.qcow2")
+	h.take(web, []int{7, 8, 9})
+	web.Disks[1].Target = "sdc"
+	web.want["sdc"] = web.want["vdc"]
+	delete(web.want, "vdc")
+	r := h.rotator(rule(2))
+	for n := range 4 {
+		h.now = hour(12 + n)
+		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			t.Fatalf("%+v", p)
+		}
+		h.checkData(t)
+	}
+	h.checkDone(t)
+	if n := len(web.Disks[1].Chain); n != 3 {
+		t.Errorf("%d layers", n)
+	}
+}
+
+// Metadata that libvirt 9.0 has rewritten when somebody deleted the snapshot before it is
+// mended from the chain; the layer without a snapshot stays until it is given up.
+func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
+	for _, gone := range [][]int{{0}, {1}, {0, 1}} {
+		h := newSim(t)
+		web := h.add("web")
+		one(8, 9, 10, 11)(h, web)
+		var names []string
+		for _, i := range gone {
+			names = append(names, web.Snapshots[i].Name)
+		}
+		for _, n := range names {
+			must(h.DropMetadata(context.Background(), "web", n))
+		}
+		r := h.rotator(rule(7))
+		p := h.runAll(t, r)["web"]
+		if p.Result != ResultDone || len(p.Refused) > 0 {
+			t.Fatalf("%v: %+v", gone, p)
+		}
+		h.checkData(t)
+		must(r.Forget(t.Context(), "web", names))
+		h.runAll(t, r)
+		h.checkDone(t)
+		if n, want := len(web.Disks[0].Chain), 6-len(gone); n != want {
+			t.Errorf("%v: %d layers, want %d", gone, n, want)
+		}
+	}
+}
