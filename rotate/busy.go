@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -40,6 +41,17 @@ func (b *builder) busy(before *builder, merges []merge) string {
 		}
 	}
 	return ""
+}
+
+// checkLocks refuses a merge where locks do not reach other hosts: one of them may have
+// the layers open, and nothing would tell.
+func (b *builder) checkLocks(m *merge) *Refusal {
+	for _, l := range append([]Layer{m.Base, m.Top}, m.gone...) {
+		if why := b.w.LocalLocks[filepath.Dir(l.Path)]; why != "" {
+			return &Refusal{CodeLocalLocks, l.Path, "nothing is merged there: " + why + ", so other hosts do not see the locks on images, and this one not theirs; mount it with locks"}
+		}
+	}
+	return nil
 }
 
 // A former is what a group of merges finds, to be put back should the first not begin. Of

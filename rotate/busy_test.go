@@ -101,6 +101,26 @@ func sameSnapshot(a, b Snapshot) bool {
 	})
 }
 
+// On a share that is mounted without locks nothing is merged, and no metadata goes.
+func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
+	for _, state := range []State{Running, ShutOff} {
+		h, web := off(t, 9, 10, 11)
+		web.State, web.cut = state, false
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		r.Observer.locks = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
+		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeLocalLocks || !strings.Contains(p.Refused[0].Detail, "nolock") {
+				t.Errorf("%+v", p)
+			}
+		}
+		if len(web.Snapshots) != 3 {
+			t.Errorf("%v", snapshotNames(web))
+		}
+		h.checkData(t)
+	}
+}
+
 // Once a merge has moved data the metadata does not come back: the second disk's merge
 // that does not begin is a failure, which the next run mends.
 func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {

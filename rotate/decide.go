@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -210,7 +211,35 @@ func (b *builder) rotate() {
 	}
 	b.collectGarbage()
 	b.tellLiveOnly()
+	b.tellLongChains()
 	b.plan.Verdicts = slices.DeleteFunc(b.plan.Verdicts, func(v policy.Verdict) bool { return v.Name == "" })
+}
+
+// tellLongChains warns of chains that come near max_chain, for layers that nobody needs
+// cannot be merged: once they are there, no snapshot is taken any more.
+func (b *builder) tellLongChains() {
+	for i := range b.disks {
+		disk := &b.disks[i]
+		if !b.covers(disk) || len(disk.Chain)*4 < b.rule.MaxChain*3 {
+			continue
+		}
+		if why := b.stuck(disk); why != "" {
+			b.plan.Warnings = append(b.plan.Warnings, fmt.Sprintf("%s has %s, and no snapshot is taken beyond max_chain = %d: %s",
+				disk.Target, plural(len(disk.Chain), "layer"), b.rule.MaxChain, why))
+		}
+	}
+}
+
+// stuck says why the lowest layer that came with no snapshot any more is not merged.
+func (b *builder) stuck(disk *Disk) string {
+	for k := 1; k < len(disk.Chain); k++ {
+		if l := &disk.Chain[k]; isOverlay(l.Path) && !b.inMetadata(l.Path) {
+			if why := b.obstacle(disk, k); why != "" {
+				return filepath.Base(l.Path) + " is not merged, since " + why
+			}
+		}
+	}
+	return ""
 }
 
 // skips tells whether the policy leaves the domain alone in its state.

@@ -17,6 +17,7 @@ type looker struct {
 	inspect chain.Inspector
 	headers *headerCache
 	spaceAt func(dir string) (vfs.Space, error)
+	locks   func(path string) (string, error)
 	seen    map[string]Layer // by path; only the facts of the file are filled in
 	chained map[string]bool  // keys of the layers of all chains, under whatever name
 	scan    []string         // directories whose images may build on any layer
@@ -24,9 +25,12 @@ type looker struct {
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, o.locks, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
+	}
+	if k.locks == nil {
+		k.locks = vfs.LocksStayLocal
 	}
 	return k
 }
@@ -143,6 +147,7 @@ func (k *looker) look(w *World, l *Layer) Layer {
 		seen.Symlink = link.Mode()&fs.ModeSymlink != 0
 	}
 	seen.FS = k.space(w, filepath.Dir(l.Path))
+	k.localLocks(w, l.Path)
 	k.chained[layerKey(info.ID, l.Path)] = true
 	image, err := k.inspect(l.Path, l.Format)
 	if err != nil {
@@ -156,6 +161,15 @@ func (k *looker) look(w *World, l *Layer) Layer {
 		}
 	}
 	return seen
+}
+
+// localLocks notes whether locks in the directory of a layer reach other hosts. Where that
+// cannot be told, it is told when a lock is taken.
+func (k *looker) localLocks(w *World, path string) {
+	dir := filepath.Dir(path)
+	if _, known := w.LocalLocks[dir]; !known {
+		w.LocalLocks[dir], _ = k.locks(path)
+	}
 }
 
 // space returns the file system of dir and notes its space.
@@ -322,6 +336,7 @@ func (k *looker) neighbour(w *World, path string, anywhere bool) {
 		return
 	}
 	if image.Backing == "" {
+		k.savedState(w, path, image.Format)
 		return
 	}
 	name := backingPath(&Layer{Path: path, Image: &image})

@@ -66,7 +66,7 @@ type Plan struct {
 	Error   string    `json:"error,omitempty"`
 
 	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
-	Warnings []string `json:"warnings,omitempty"` // of a run
+	Warnings []string `json:"warnings,omitempty"` // what is no failure, and will be one if nobody sees to it
 	Ran      *Ran     `json:"ran,omitempty"`      // nil for what is only a plan
 
 	Due      time.Time        `json:"-"` // when the next snapshot is due

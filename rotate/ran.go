@@ -20,7 +20,7 @@ type Ran struct {
 func (r *domainRun) ended(ctx context.Context, p Plan) Plan {
 	p.Ran = r.sums(&p)
 	r.lastHook(ctx, &p)
-	p.Hooks, p.Warnings = r.hooks, r.warnings
+	p.Hooks, p.Warnings = r.hooks, append(p.Warnings, r.warnings...)
 	p.Ran.End = r.Clock()
 	if r.Ended != nil {
 		r.Ended(p)

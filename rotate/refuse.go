@@ -49,6 +49,7 @@ const (
 	CodeDoubt          = "unreadable-image" // an image that could build on a layer
 	CodeDestroyed      = "lost-snapshot"    // a guest has written to what its state builds on
 	CodeCheckpoints    = "checkpoints"      // of a guest that is off
+	CodeLocalLocks     = "local-locks"      // of a shared storage that is mounted without locks
 	CodeLiveOnly       = "live-only-disk"   // the persistent configuration lacks it
 	CodeComma          = "comma-in-name"    // libvirt mixes up such names while the guest is off
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
@@ -250,7 +251,7 @@ func imageProblem(l *Layer) (code, detail string) {
 	case l.Image.DataFile:
 		return CodeDataFile, "the image keeps its data in another file"
 	case l.Image.Snapshots > 0:
-		return CodeInternal, fmt.Sprintf("the image holds %d internal snapshots", l.Image.Snapshots)
+		return CodeInternal, fmt.Sprintf("the image holds %s, which do not mix with external ones: qemu-img snapshot -l lists them, -d deletes one while the guest is off", plural(l.Image.Snapshots, "internal snapshot"))
 	}
 	return "", ""
 }
@@ -266,7 +267,7 @@ func linkProblem(layers []Layer, i int) string {
 	}
 	below := &layers[i-1]
 	if l.Image.Backing == "" {
-		return fmt.Sprintf("libvirt has it on %s, but its header names no backing file", below.Path)
+		return fmt.Sprintf("libvirt has it on %s, but its header names no backing file (virt-clone leaves the source's <backingStore> in a clone: if this is one, take that out with virsh edit)", below.Path)
 	}
 	if backingPath(l) != below.Path && (l.BackingID != below.ID || below.ID == vfs.ID{}) {
 		return fmt.Sprintf("libvirt has it on %s, but its header names the backing file %q", below.Path, l.Image.Backing)

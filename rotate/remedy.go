@@ -108,6 +108,8 @@ func remedyOf(d *Domain, r Refusal) string {
 		return "what libvirt has on record there holds more than this version knows; a newer one may"
 	case CodeCheckpoints:
 		return "start the guest; or, if the backup program is not to go on from it: virsh checkpoint-list " + name + " and virsh checkpoint-delete while it runs"
+	case CodeLocalLocks:
+		return "mount the storage without nolock and local_lock (NFS 4 has locks of its own)"
 	case CodeDoubt:
 		return "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore"
 	case CodeInUse:

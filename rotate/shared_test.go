@@ -1,11 +1,15 @@
 package rotate
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/policy"
 )
 
@@ -226,6 +230,61 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 				t.Errorf("ignored: %+v", p)
 			}
 		})
+	}
+}
+
+// Where retention drops snapshots whose layers cannot be merged, that is told before the
+// chain is so long that there are no snapshots any more.
+func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one()(h, web)
+	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.MaxChain = 8 }))
+	warned := 0
+	for n := range 12 {
+		h.now = hour(n)
+		p := h.runAll(t, r)["web"]
+		h.write(web, "vda", n)
+		h.picture(fmt.Sprintf("far/clone%d.qcow2", n), filepath.Base(web.Disks[0].Active().Path)) // each layer gets a clone
+		r.Observer.Scan = []string{h.img("far/")}
+		if len(p.Warnings) > 0 && strings.Contains(p.Warnings[0], "max_chain = 8") && strings.Contains(p.Warnings[0], "is used by") {
+			warned++
+		}
+		if len(p.Refused) > 0 {
+			if p.Refused[0].Code != CodeChainLong || warned < 2 {
+				t.Fatalf("%+v after %d warnings", p.Refused, warned)
+			}
+			return
+		}
+	}
+	t.Error("the chain never became too long")
+}
+
+// A state that somebody saved to a file in a directory that is scanned names images, too.
+func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	web.cut = false
+	xml := fmt.Sprintf("<domain><devices><disk><source file='%s'/><backingStore><source file=\"%s\"/></backingStore></disk></devices></domain>",
+		web.Disks[0].Active().Path, h.img("web.qcow2"))
+	head := make([]byte, savedHeader)
+	copy(head, savedMagic)
+	binary.NativeEndian.PutUint32(head[savedLength:], uint32(len(xml)))
+	must(os.WriteFile(h.img("far/web.save"), append(head, xml...), 0o600))
+	r := h.rotator(rule(2))
+	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
+		if format == "" && strings.HasSuffix(path, ".save") {
+			return chain.Image{}, nil
+		}
+		return h.inspect(path, format)
+	}
+	r.Observer.Scan = []string{filepath.Join(h.dir, "far")}
+	before := h.pinned()
+	p := h.runAll(t, r)["web"]
+	if h.pinned() != before || slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpSnapshot || s.Op == OpMerge && s.Base == h.img("web.qcow2") }) {
+		t.Errorf("%+v", p)
+	}
+	if len(p.Refused) != 1 || p.Refused[0].Code != CodeShared || !strings.Contains(p.Refused[0].Detail, "web.save") {
+		t.Errorf("%+v", p.Refused)
 	}
 }
 

@@ -16,6 +16,9 @@ const emptyOverlay = mib
 func (b *builder) preflight(merges []merge) *Refusal {
 	for i := range merges {
 		m := &merges[i]
+		if r := b.checkLocks(m); r != nil {
+			return r
+		}
 		if r := checkSize(m); r != nil {
 			return r
 		}

@@ -66,7 +66,7 @@ func (b *builder) snapshot() {
 // for them; the length of the chains is looked at only if measured is set.
 func (b *builder) planSnapshot(measured bool) (*SnapshotSpec, *Refusal) {
 	if b.d.IOError {
-		return nil, &Refusal{CodeIOError, "", "the guest is paused because of an I/O error: mend that first"}
+		return nil, &Refusal{CodeIOError, "", "the guest is paused because of an I/O error, as when its storage is full: mend that, then virsh resume " + quoted(b.d.Name)}
 	}
 	if !b.d.State.Live() && b.d.Checkpoints > 0 {
 		return nil, &Refusal{CodeCheckpoints, "", b.checkpoints()}

@@ -34,9 +34,12 @@ type World struct {
 	// CannotClone says, by directory of a layer, why files there cannot share extents;
 	// "" where they can.
 	CannotClone map[string]string
-	Taken       map[string]bool // paths in the directories concerned at which something is
-	Faults      []*Fault        // panics while domains were looked at
-	TooWide     []string        // storages that hold too much to be searched for users of layers
+	// LocalLocks says, by directory of a layer, why locks on files there do not reach other
+	// hosts; "" where they do, or where no other host is.
+	LocalLocks map[string]string
+	Taken      map[string]bool // paths in the directories concerned at which something is
+	Faults     []*Fault        // panics while domains were looked at
+	TooWide    []string        // storages that hold too much to be searched for users of layers
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -74,6 +77,7 @@ type Observer struct {
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
 	clones  func(dir string) error              // nil: vfs.CanClone
+	locks   func(path string) (string, error)   // nil: vfs.LocksStayLocal
 
 	cloneMu  sync.Mutex        // guards what follows
 	canClone map[string]string // what clones said of a directory
@@ -128,7 +132,7 @@ func newWorld() *World {
 	return &World{
 		Forest: chain.NewForest(), Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
 		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Tips: map[string][]tip{}, Lost: map[string][]Destroyed{},
-		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{},
+		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{}, LocalLocks: map[string]string{},
 	}
 }
 

@@ -85,9 +85,11 @@ func (e *env) open(optional bool) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	store := newStore(nil)
+	store.Ignore = f.Storage.Ignore
 	r := &rotate.Rotator{
 		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
-		Engine:   &rotate.Native{Store: *newStore(nil), NewOverlay: newOverlay},
+		Engine:   &rotate.Native{Store: *store, NewOverlay: newOverlay},
 		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,
 	}
 	return &session{f, host, r}, nil
