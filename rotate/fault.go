@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -41,6 +42,11 @@ func (w *World) faulty(d *Domain, f *Fault) {
 		d.Problem = f.Error()
 	}
 	w.Faults = append(w.Faults, f)
+}
+
+// faultsOf lists the faults in looking at one domain.
+func (w *World) faultsOf(domain string) []*Fault {
+	return slices.DeleteFunc(slices.Clone(w.Faults), func(f *Fault) bool { return f.Domain != domain })
 }
 
 // named lists every path that is known of a domain, in whatever role.

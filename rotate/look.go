@@ -18,14 +18,15 @@ type looker struct {
 	headers *headerCache
 	spaceAt func(dir string) (vfs.Space, error)
 	locks   func(path string) (string, error)
-	seen    map[string]Layer // by path; only the facts of the file are filled in
-	chained map[string]bool  // keys of the layers of all chains, under whatever name
-	scan    []string         // directories whose images may build on any layer
-	ignore  *ignored         // nil while files are looked at that domains name: they are in use
+	ask     func(path string) (vfs.Use, error) // who has an image open
+	seen    map[string]Layer                   // by path; only the facts of the file are filled in
+	chained map[string]bool                    // keys of the layers of all chains, under whatever name
+	scan    []string                           // directories whose images may build on any layer
+	ignore  *ignored                           // nil while files are looked at that domains name: they are in use
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, o.locks, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
+	k := &looker{o.Inspect, o.cache(), o.spaceAt, o.locks, vfs.AskUse, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -69,7 +70,7 @@ func (k *looker) disk(w *World, d *Domain, disk *Disk) {
 func (k *looker) users(disk *Disk) {
 	for i := range disk.Chain {
 		if l := &disk.Chain[i]; l.ID != (vfs.ID{}) {
-			l.Use, _ = vfs.InUse(l.Path) // where there are no locks, the engine refuses to merge
+			l.Use, _ = k.ask(l.Path) // where there are no locks, the engine refuses to merge
 		}
 	}
 }

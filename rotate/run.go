@@ -281,6 +281,7 @@ func (r *domainRun) look(ctx context.Context, name string, age time.Duration) er
 	}
 	if err == nil {
 		r.w = w
+		r.tellFaults(w.faultsOf(name)...)
 	}
 	return err
 }

@@ -105,7 +105,7 @@ func (o *Observer) Observe(ctx context.Context) (*World, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.assemble(ctx, domains, domains, pools)
+		return o.assemble(ctx, domains, domains, pools, vfs.AskUse)
 	})
 }
 
@@ -123,7 +123,7 @@ func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, er
 				domains = append(domains, d)
 			}
 		}
-		return o.assemble(ctx, domains, fresh, w.Pools)
+		return o.assemble(ctx, domains, fresh, w.Pools, vfs.InUse)
 	})
 }
 
@@ -138,8 +138,9 @@ func newWorld() *World {
 
 // assemble completes what the host said of the domains with what their files
 // say. Only the files of fresh, which come first, are looked at; the others carry
-// their facts already.
-func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools []string) (*World, error) {
+// their facts already. A look at the whole host only asks for locks, so as to disturb no
+// guest of another host; before anything is done with a domain its locks are tried.
+func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools []string, ask func(string) (vfs.Use, error)) (*World, error) {
 	w := newWorld()
 	w.Remote, w.Domains, w.Pools = o.Host.Remote(), domains, pools
 	var err error
@@ -152,6 +153,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 		w.recall(o.StateDir, domains[i].UUID)
 	}
 	look := newLooker(o)
+	look.ask = ask
 	if !w.Remote {
 		for i := range fresh {
 			w.faulty(&domains[i], Contain(domains[i].Name, func() { o.lookBehind(w, &domains[i]) }))

@@ -38,9 +38,14 @@ type Use struct {
 // service) and, for a device, those who opened it through another node.
 //
 // Path must be a regular file or a block device, else it is a *KindError.
-func InUse(path string) (Use, error) { return inUse(path, linux()) }
+func InUse(path string) (Use, error) { return inUse(path, linux(), (*prober).busy) }
 
-func inUse(path string, sys kernel) (Use, error) {
+// AskUse is InUse without taking any lock, also on a network file system: it disturbs
+// nobody there, and over NFSv3 it does not see what other hosts have.
+func AskUse(path string) (Use, error) { return inUse(path, linux(), (*prober).asked) }
+
+// inUse tests the bytes for use by test.
+func inUse(path string, sys kernel, test func(*prober, int64) (bool, error)) (Use, error) {
 	f, err := openImage(path)
 	if err != nil {
 		return Use{}, err
@@ -50,19 +55,19 @@ func inUse(path string, sys kernel) (Use, error) {
 	if err != nil {
 		return Use{}, err
 	}
-	use, err := p.use()
+	use, err := p.use(test)
 	return use, errors.Join(err, p.Close())
 }
 
 // use begins with the locks that only writers have, so that the others need not be
 // probed where there is one. Who does not share a permission uses one as well.
-func (p *prober) use() (use Use, err error) {
+func (p *prober) use(test func(*prober, int64) (bool, error)) (use Use, err error) {
 	for _, perm := range []int64{permWrite, permResize, permWriteUnchanged, permRead} {
 		unshared, err := p.asked(unsharedBase + perm)
 		if err != nil {
 			return Use{}, err
 		}
-		used, err := p.busy(usedBase + perm)
+		used, err := test(p, usedBase+perm)
 		if err != nil {
 			return Use{}, err
 		}

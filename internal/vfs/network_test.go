@@ -173,8 +173,20 @@ func TestLocalLocksAreOnlyAskedFor(t *testing.T) {
 			t.Errorf("%v", log)
 		}
 	}
-	if use, err := inUse(f.Path(), overNFS(unix.XFS_SUPER_MAGIC, &log)); err != nil || use != (Use{}) {
+	if use, err := inUse(f.Path(), overNFS(unix.XFS_SUPER_MAGIC, &log), (*prober).busy); err != nil || use != (Use{}) {
 		t.Errorf("%+v, %v: it is to believe the answers", use, err)
+	}
+}
+
+// AskUse believes the answers on a network file system, too, and takes no lock there.
+func TestAskUseTakesNoLock(t *testing.T) {
+	var log []byteLock
+	path := newFile(t, t.TempDir(), "disk", "")
+	if use, err := inUse(path, overNFS(nfs, &log), (*prober).asked); err != nil || use != (Use{}) || len(log) > 0 {
+		t.Errorf("%+v, %v, locks %v", use, err, log)
+	}
+	if _, err := inUse(path, overNFS(nfs, &log), (*prober).busy); err != nil || len(log) == 0 {
+		t.Errorf("%v, locks %v", err, log)
 	}
 }
 
@@ -201,7 +213,7 @@ func TestInUseOverANetwork(t *testing.T) {
 	} {
 		path := newFile(t, t.TempDir(), "disk", "")
 		holdByte(t, path, unix.F_RDLCK, off)
-		if got, err := inUse(path, overNFS(nfs, nil)); err != nil || got != want {
+		if got, err := inUse(path, overNFS(nfs, nil), (*prober).busy); err != nil || got != want {
 			t.Errorf("byte %d: %+v, %v; want %+v", off, got, err, want)
 		}
 		wantLocked(t, path, off)
@@ -218,7 +230,7 @@ func TestWithoutADescriptorThatCanWriteTheAnswersDo(t *testing.T) {
 	must(t, unix.Mount("none", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	f := openOver(t, path, false, overNFS(nfs, nil))
 	must(t, f.Lock(LockRead))
-	if use, err := inUse(path, overNFS(nfs, nil)); err != nil || use != (Use{}) {
+	if use, err := inUse(path, overNFS(nfs, nil), (*prober).busy); err != nil || use != (Use{}) {
 		t.Errorf("%+v, %v", use, err)
 	}
 	must(t, f.Close())
@@ -236,7 +248,7 @@ func TestProbesThatFailAreErrors(t *testing.T) {
 			return take(fd, cmd, lk)
 		}
 		wantErr(t, openOver(t, path, false, k).Lock(LockRead), unix.EIO)
-		_, err := inUse(path, k)
+		_, err := inUse(path, k, (*prober).busy)
 		wantErr(t, err, unix.EIO)
 	}
 	k := linux()
