@@ -52,6 +52,10 @@ func TestUsageErrorsSayWhatIsWrongAndExitWithTwo(t *testing.T) {
 		{append(good, "plan", "nobody"), "nobody: no such domain"},
 		{append(good, "tree", "/no/such/file"), "neither a domain nor a layer"},
 		{[]string{"--policy", "/no/such/policy.toml", "plan"}, "policy init writes a first one"},
+		{append(good, "doctor", "--forget", "s"), "name of one domain"},
+		{append(good, "doctor", "--forget", "s", "test", "other"), "name of one domain"},
+		{append(good, "doctor", "--forget", "s", "nobody"), "nobody: no such domain"},
+		{append(good, "doctor", "--forget", "s", "test"), "test: s: no such snapshot"},
 		{[]string{"policy", "frob"}, "want check, show or init"},
 		{[]string{"policy", "check", "a", "b"}, "takes one file"},
 	} {

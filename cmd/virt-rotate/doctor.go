@@ -61,7 +61,7 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	report := doctorReport{asUser(rotate.Diagnose(w, c.Args().Slice(), rules, time.Now()))}
+	report := doctorReport{asUserOf(os.Geteuid(), rotate.Diagnose(w, c.Args().Slice(), rules, time.Now()))}
 	if report.Findings == nil {
 		report.Findings = []rotate.Finding{}
 	}
@@ -85,15 +85,15 @@ func (e *env) forget(c *cli.Context, s *session) error {
 	return s.rotator.Forget(c.Context, c.Args().First(), names)
 }
 
-// asUser says once that an ordinary user cannot read the images, instead of each time
+// asUserOf says once that an ordinary user cannot read the images, instead of each time
 // that this is in the way.
-func asUser(found []rotate.Finding) []rotate.Finding {
-	if os.Geteuid() == 0 {
+func asUserOf(uid int, found []rotate.Finding) []rotate.Finding {
+	if uid == 0 {
 		return found
 	}
 	denied := func(f rotate.Finding) bool { return strings.Contains(f.Detail, syscall.EACCES.Error()) }
 	n := len(found)
-	found = slices.DeleteFunc(found, denied)
+	found = slices.DeleteFunc(slices.Clone(found), denied)
 	if len(found) < n {
 		found = append([]rotate.Finding{{Code: rotate.FindRoot, Detail: fmt.Sprintf("%d images or directories cannot be read by this user: what is with them is not told", n-len(found)),
 			Remedy: "run it as root"}}, found...)

@@ -66,7 +66,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.As(err, &problems), errors.Is(err, rotate.ErrNoSuchDomain), errors.Is(err, rotate.ErrNoPolicy):
+	case errors.As(err, &problems), errors.Is(err, rotate.ErrNoSuchDomain), errors.Is(err, rotate.ErrNoPolicy),
+		errors.Is(err, rotate.ErrNoSuchSnapshot):
 		return exitUsage
 	case errors.As(err, &held):
 		return exitLocked
