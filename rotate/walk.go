@@ -53,55 +53,63 @@ func deviceOf(dir string) (uint64, error) {
 // walk looks for images wherever users of the layers could be.
 func (k *looker) walk(w *World, o *Observer) {
 	walked := map[string]bool{}
+	storage := o.storage
+	if storage == nil {
+		storage = storageOf
+	}
 	for _, dir := range slices.Sorted(maps.Keys(w.Dirs)) {
 		if walked[dir] {
 			continue
 		}
-		top := storageOf(dir)
+		top := storage(dir)
 		if top != dir && !k.wide(w, o, top, walked) || top == dir {
 			k.below(w, dir, vfs.ScanLimits(), walked)
 		}
 	}
 }
 
-// wide looks through a whole storage, once it is known not to be too much; it tells
-// whether it did.
+// wide looks through a whole storage, unless that has too much in it; it tells whether it
+// did.
 func (k *looker) wide(w *World, o *Observer, top string, walked map[string]bool) bool {
-	if o.tooWide(top) {
-		w.TooWide = append(w.TooWide, top)
+	if o.tooWide(top, k.ignore) {
+		if !slices.Contains(w.TooWide, top) {
+			w.TooWide = append(w.TooWide, top)
+		}
 		return false
 	}
-	seen := maps.Clone(walked)
-	if k.below(w, top, wideLimits, seen) {
-		maps.Copy(walked, seen)
-		return true
-	}
-	o.noteWide(top)
-	w.TooWide = append(w.TooWide, top)
-	return false
+	return k.below(w, top, wideLimits, walked)
 }
 
-// tooWide tells whether a storage was found to hold too much before.
-func (o *Observer) tooWide(top string) bool {
-	o.cloneMu.Lock()
-	defer o.cloneMu.Unlock()
-	return o.wide[top]
-}
-
-func (o *Observer) noteWide(top string) {
+// tooWide tells whether a storage holds too much; names are counted, no file is looked at.
+// What it once found does not change.
+func (o *Observer) tooWide(top string, ignore *ignored) bool {
 	o.cloneMu.Lock()
 	defer o.cloneMu.Unlock()
 	if o.wide == nil {
 		o.wide = map[string]bool{}
 	}
-	o.wide[top] = true
+	if _, known := o.wide[top]; !known {
+		o.wide[top] = exceeds(top, wideLimits, ignore)
+	}
+	return o.wide[top]
+}
+
+func exceeds(dir string, limits vfs.Limits, ignore *ignored) bool {
+	limits.Skip = ignore.has
+	for _, err := range vfs.Below(vfs.OS(), dir, limits) {
+		var bound *vfs.BoundError
+		if errors.As(err, &bound) {
+			return true
+		}
+	}
+	return false
 }
 
 // below looks at the images in dir and in the directories below it: each of them
 // may be a user of a layer. What is not to be found out stands in doubt; of a directory
 // to scan its users may build on any layer. It tells whether it came to the end.
-func (k *looker) below(w *World, dir string, limits vfs.Limits, walked map[string]bool) bool {
-	walked[dir] = true
+func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]bool) bool {
+	walked := map[string]bool{dir: true}
 	limits.Skip = func(sub string) bool {
 		walked[sub] = true
 		return k.ignore.has(sub) || holdsDevices(sub)
@@ -109,7 +117,7 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, walked map[strin
 	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
 		var bound *vfs.BoundError
 		if errors.As(err, &bound) && limits.Entries == wideLimits.Entries {
-			return false
+			return false // it has become too much meanwhile
 		}
 		anywhere := k.scanned(found.Path)
 		if err != nil {
@@ -123,6 +131,7 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, walked map[strin
 			k.neighbour(w, found.Path, anywhere)
 		}
 	}
+	maps.Copy(done, walked)
 	return true
 }
 

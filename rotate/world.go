@@ -76,6 +76,7 @@ type Observer struct {
 
 	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	settle  time.Duration                       // 0: settleTime
+	storage func(dir string) string             // nil: storageOf
 	clones  func(dir string) error              // nil: vfs.CanClone
 	locks   func(path string) (string, error)   // nil: vfs.LocksStayLocal
 

@@ -1,0 +1,87 @@
+package rotate
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+func TestAStorageIsWhatIsMountedUnlessItIsTheSystems(t *testing.T) {
+	for dir, want := range map[string]string{
+		"/proc/sys/kernel": "/proc", // a mount of its own
+		"/proc":            "/proc",
+		"/dev/shm":         "/dev/shm",
+		"/etc":             "/etc", // on the root, or a mount
+		"/no/such/dir":     "/no/such/dir",
+	} {
+		if got := storageOf(dir); got != want {
+			t.Errorf("%s: %s, want %s", dir, got, want)
+		}
+	}
+	dir := tempDir(t)
+	if got := storageOf(dir); got != dir {
+		t.Errorf("%s: %s", dir, got)
+	}
+}
+
+// On a storage of its own, a clone beside the directory of the base counts, as that of
+// another host does.
+func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		h := newSim(t)
+		web := h.add("web")
+		one(9, 10, 11)(h, web)
+		h.picture("far/clone.qcow2", "web.qcow2")
+		if !whole {
+			clear(h.pictures)
+		}
+		r := h.rotator(rule(2))
+		r.Options = coalesce()
+		r.Observer.storage = func(dir string) string {
+			if whole {
+				return h.dir
+			}
+			return dir
+		}
+		p := h.plan(t, r, "web")
+		merged := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+		if merged == whole {
+			t.Errorf("whole storage %v: %v", whole, h.lines(t, p.Steps))
+		}
+		h.runAll(t, r)
+		h.checkData(t)
+	}
+}
+
+// A storage that holds too much is not searched, which is told; the directories of layers
+// are, and what is ignored does not count.
+func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
+	dir := tempDir(t)
+	for i := range 20 {
+		sub := filepath.Join(dir, fmt.Sprint("d", i%2))
+		must(os.MkdirAll(sub, 0o755))
+		must(os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), nil, 0o600))
+	}
+	for most, want := range map[int]bool{19: true, 25: false} {
+		if got := exceeds(dir, vfs.Limits{Entries: most, Depth: 3}, newIgnored(nil)); got != want {
+			t.Errorf("%d: %v", most, got)
+		}
+	}
+	if exceeds(dir, vfs.Limits{Entries: 15, Depth: 3}, newIgnored([]string{filepath.Join(dir, "d1")})) {
+		t.Error("what is ignored counts")
+	}
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	o := h.observer()
+	o.storage = func(string) string { return h.dir }
+	o.wide = map[string]bool{h.dir: true}
+	w, err := o.Observe(t.Context())
+	must(err)
+	if len(w.TooWide) == 0 || !slices.ContainsFunc(Diagnose(w, nil, noPolicies, hour(12)), func(f Finding) bool { return f.Code == FindWide && f.Note }) {
+		t.Errorf("%v", w.TooWide)
+	}
+}
