@@ -39,6 +39,32 @@ func (o *Observer) branches(d *Domain, in *Intent) []Disk {
 	})
 }
 
+// stateChains looks at what the states of the first n domains build on that are in no
+// disk's chain, as a restore wants to know.
+func (o *Observer) stateChains(w *World, n int) {
+	look := newLooker(o)
+	w.each(func(d *Domain) {
+		if !slices.ContainsFunc(w.Domains[:n], func(fresh Domain) bool { return fresh.Name == d.Name }) {
+			return
+		}
+		for i := range d.Snapshots {
+			for _, state := range d.States(&d.Snapshots[i]) {
+				if format := state.format(); format != "" && !d.uses(state.Path) {
+					w.StateChains[state.Path] = look.chain(state.Target, state.Path, format)
+				}
+			}
+		}
+	})
+}
+
+// format is what libvirt has, or what overlays of ours have; "" where it is not known.
+func (s *StateLayer) format() string {
+	if s.Format == "" && isOverlay(s.Path) {
+		return "qcow2"
+	}
+	return s.Format
+}
+
 // mergedOnBranch tells whether a merge of the intent takes the layer out of a branch.
 func (in *Intent) mergedOnBranch(path string) bool {
 	return in != nil && slices.ContainsFunc(in.Merges, func(m intentMerge) bool {
@@ -48,7 +74,14 @@ func (in *Intent) mergedOnBranch(path string) bool {
 
 // branch looks at the chain that ends at path.
 func (k *looker) branch(target, path string) Disk {
-	disk := Disk{Target: target, Kind: "file", Device: "disk", Branch: true, Chain: []Layer{{Path: path, Format: "qcow2", Kind: "file"}}}
+	disk := k.chain(target, path, "qcow2")
+	disk.Branch = true
+	return disk
+}
+
+// chain looks at the image at path, and at what it builds on.
+func (k *looker) chain(target, path, format string) Disk {
+	disk := Disk{Target: target, Kind: "file", Device: "disk", Chain: []Layer{{Path: path, Format: format, Kind: "file"}}}
 	k.disk(newWorld(), &Domain{State: ShutOff}, &disk)
 	return disk
 }

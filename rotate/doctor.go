@@ -85,7 +85,7 @@ func notes(w *World) []Finding {
 	}
 	for _, files := range w.Useless {
 		for _, f := range files {
-			if exists(f.Path) {
+			if w.there(f.Path) {
 				found = append(found, Finding{Code: FindUseless, Path: f.Path, Note: true,
 					Detail: "the snapshots that it was of use to were given up; what it builds on has been written to since",
 					Remedy: "delete it, if nobody else has a use for it"})
@@ -307,10 +307,10 @@ func missing(w *World, d *Domain, sd *SnapshotDisk) string {
 	if path == "" || d.uses(path) {
 		return ""
 	}
-	if _, err := os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		return path
+	if w.there(path) {
+		return ""
 	}
-	return ""
+	return path
 }
 
 // orphans finds files named like our overlays that no chain refers to.

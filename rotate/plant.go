@@ -1,6 +1,12 @@
 package rotate
 
 import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"slices"
+
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -148,15 +154,57 @@ func (w *World) keyOf(d *Domain, path string) string {
 	return w.key(path)
 }
 
-// key returns the key of the file at path: path itself where there is none,
-// or where the file is another host's.
-func (w *World) key(path string) string {
-	if w.Remote {
-		return path
+// key returns the key of the file at path, as it was when the host was looked at: path
+// itself where there was none, or where the file is another host's.
+func (w *World) key(path string) string { return w.place(path).Key }
+
+// there tells whether something was at path then.
+func (w *World) there(path string) bool { return w.place(path).There }
+
+// A Place is what a path led to when the host was looked at.
+type Place struct {
+	Key   string `json:"key"`   // of the file in the forest
+	There bool   `json:"there"` // something was there, be it a link that leads nowhere
+}
+
+// place looks at a path once, and only while the host is looked at: a decision that was
+// taken again would else see another host.
+func (w *World) place(path string) Place {
+	if p, known := w.Places[path]; known || !w.looking {
+		return cmp.Or(p, Place{Key: path})
 	}
-	info, err := vfs.Stat(path)
-	if err != nil {
-		return path
+	p := Place{Key: path}
+	if !w.Remote {
+		p = lookAt(path)
 	}
-	return layerKey(info.ID, path)
+	w.Places[path] = p
+	return p
+}
+
+func lookAt(path string) Place {
+	_, err := os.Lstat(path)
+	p := Place{Key: path, There: !errors.Is(err, fs.ErrNotExist)}
+	if info, err := vfs.Stat(path); err == nil {
+		p.Key = layerKey(info.ID, path)
+	}
+	return p
+}
+
+// learn looks at every path that a decision on the domain can ask for.
+func (w *World) learn(d *Domain) {
+	files := slices.Concat(w.Released[d.UUID], w.Useless[d.UUID])
+	if in := w.Intents[d.UUID]; in != nil {
+		files = append(files, in.files()...)
+		for _, m := range in.Merges {
+			w.place(m.Base)
+		}
+	}
+	for _, f := range files {
+		w.place(f.Path)
+	}
+	for _, path := range d.named() {
+		if path != "" {
+			w.place(path)
+		}
+	}
 }

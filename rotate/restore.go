@@ -207,7 +207,7 @@ func (s *restore) planSwitch(b *builder) {
 			s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
 			continue
 		}
-		onto, refused := s.chainOf(state)
+		onto, refused := s.chainOf(b.d, state)
 		if refused != nil {
 			b.plan.Refused = append(b.plan.Refused, *refused)
 			continue
@@ -255,17 +255,19 @@ func (s *restore) planConfig(b *builder) {
 }
 
 // chainOf returns the layers below the new overlay, as their headers have them.
-func (s *restore) chainOf(state StateLayer) ([]Layer, *Refusal) {
-	format := state.Format
-	if format == "" && isOverlay(state.Path) {
-		format = "qcow2"
-	}
-	if format == "" {
+func (s *restore) chainOf(d *Domain, state StateLayer) ([]Layer, *Refusal) {
+	if state.format() == "" {
 		return nil, &Refusal{CodeFormat, state.Path, "its format is not on record: it is in no chain any more"}
 	}
-	disk := Disk{Target: state.Target, Chain: []Layer{{Path: state.Path, Format: format, Kind: "file"}}}
-	look := newLooker(s.Observer)
-	look.disk(newWorld(), &Domain{State: ShutOff}, &disk)
+	disk, known := s.w.StateChains[state.Path]
+	for i := range d.Disks {
+		if k := d.Disks[i].index(state.Path); k >= 0 {
+			disk, known = Disk{Target: state.Target, Chain: slices.Clone(d.Disks[i].Chain[:k+1])}, true
+		}
+	}
+	if !known {
+		return nil, &Refusal{CodeUnreadable, state.Path, "it was not looked at"}
+	}
 	if code, path, detail := ChainProblem(&disk); code != "" {
 		return nil, &Refusal{code, path, detail}
 	}

@@ -1,10 +1,7 @@
 package rotate
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 )
 
@@ -37,7 +34,7 @@ func (b *builder) contradicts(sd *SnapshotDisk) string {
 	for to, ok := b.moved[stored]; ok; to, ok = b.moved[stored] {
 		stored = to.Path
 	}
-	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && lost(stored) || b.sunk(disk, stored, k) {
+	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && !b.w.there(stored) || b.sunk(disk, stored, k) {
 		return ""
 	}
 	return actual.Path
@@ -70,11 +67,6 @@ func overlayIn(disks []Disk, overlay string) (*Disk, int) {
 		}
 	}
 	return nil, -1
-}
-
-func lost(path string) bool {
-	_, err := os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist)
 }
 
 // checkStrangeOverlays refuses a disk on which another program has put an

@@ -126,6 +126,9 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]
 		}
 		if w.looksAt(filepath.Dir(found.Path)) {
 			w.Taken[found.Path] = true
+			if isOverlay(found.Path) {
+				w.place(found.Path) // doctor looks for orphans
+			}
 		}
 		if found.Type&fs.ModeDevice == 0 {
 			k.neighbour(w, found.Path, anywhere)

@@ -36,10 +36,13 @@ type World struct {
 	CannotClone map[string]string
 	// LocalLocks says, by directory of a layer, why locks on files there do not reach other
 	// hosts; "" where they do, or where no other host is.
-	LocalLocks map[string]string
-	Taken      map[string]bool // paths in the directories concerned at which something is
-	Faults     []*Fault        // panics while domains were looked at
-	TooWide    []string        // storages that hold too much to be searched for users of layers
+	LocalLocks  map[string]string
+	Taken       map[string]bool  // paths in the directories concerned at which something is
+	Places      map[string]Place // what paths led to that decisions ask for
+	StateChains map[string]Disk  // by path of a state that is in no disk's chain, what it builds on
+	Faults      []*Fault         // panics while domains were looked at
+	looking     bool             // it is not complete yet
+	TooWide     []string         // storages that hold too much to be searched for users of layers
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -134,6 +137,7 @@ func newWorld() *World {
 		Forest: chain.NewForest(), Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
 		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Tips: map[string][]tip{}, Lost: map[string][]Destroyed{},
 		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{}, LocalLocks: map[string]string{},
+		Places: map[string]Place{}, StateChains: map[string]Disk{}, looking: true,
 	}
 }
 
@@ -165,8 +169,13 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	}
 	w.plant()
 	if !w.Remote {
+		o.stateChains(w, len(fresh))
 		look.neighbours(w, o)
 	}
+	for i := range fresh {
+		w.learn(&domains[i])
+	}
+	w.looking = false
 	return w, ctx.Err()
 }
 

@@ -1,0 +1,33 @@
+package rotate
+
+import (
+	"os"
+	"slices"
+	"testing"
+)
+
+// A decision rests on the world alone: what becomes of the files afterwards is no matter
+// to it. A symbolic link by which the metadata names a layer has gone, all images have.
+func TestADecisionRestsOnTheWorldAlone(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9, 10, 11)(h, web)
+	link := h.img("by-another-name.qcow2")
+	must(os.Symlink(h.img("web.qcow2"), link))
+	web.Snapshots[0].Disks[0].State = []string{link}
+	w := h.see(t)
+	decide := func() Plan { return Decide(w, w.Domain("web"), rule(1), hour(12), Options{}) }
+	first := decide()
+	if len(first.Steps) == 0 || len(first.Refused) > 0 {
+		t.Fatalf("%+v", first)
+	}
+	must(os.Remove(link))
+	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
+		t.Errorf("without the link:\n%v %+v\nbefore:\n%v", h.lines(t, again.Steps), again.Refused, h.lines(t, first.Steps))
+	}
+	must(os.RemoveAll(h.dir))
+	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
+		t.Errorf("without any file:\n%v %+v\nbefore:\n%v", h.lines(t, again.Steps), again.Refused, h.lines(t, first.Steps))
+	}
+	must(os.Mkdir(h.dir, 0o700))
+}
