@@ -70,6 +70,7 @@ func (s *shape) check(t *testing.T) {
 	p := h.plan(t, r, "web")
 	h.wantSteps(t, p, s.steps)
 	s.checkTold(t, &p)
+	h.record(t, s.name, s.rule, s.options)
 	h.checkData(t)
 	if t.Failed() {
 		return

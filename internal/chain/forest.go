@@ -7,6 +7,7 @@
 package chain
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 )
@@ -166,6 +167,55 @@ func (f *Forest) Remove(leaf *Layer) {
 		p.Children = slices.DeleteFunc(p.Children, func(l *Layer) bool { return l == leaf })
 	}
 	f.forget(leaf)
+}
+
+// A savedLayer is a layer in JSON: its parent is named by key.
+type savedLayer struct {
+	Key     string   `json:"key"`
+	Path    string   `json:"path"`
+	Parent  string   `json:"parent,omitempty"`
+	Keepers []string `json:"keepers,omitempty"`
+	Active  bool     `json:"active,omitempty"`
+}
+
+// MarshalJSON lists the layers, in the order in which they were added. The order of
+// the children of one layer is that in which these were added.
+func (f *Forest) MarshalJSON() ([]byte, error) {
+	layers := []savedLayer{}
+	for _, l := range f.order {
+		s := savedLayer{Key: l.Key, Path: l.Path, Keepers: l.Keepers, Active: l.Active}
+		if l.Parent != nil {
+			s.Parent = l.Parent.Key
+		}
+		layers = append(layers, s)
+	}
+	return json.Marshal(layers)
+}
+
+// UnmarshalJSON makes f the forest that was saved. It is an error if the layers are none.
+func (f *Forest) UnmarshalJSON(data []byte) error {
+	var layers []savedLayer
+	if err := json.Unmarshal(data, &layers); err != nil {
+		return err
+	}
+	*f = *NewForest()
+	for _, s := range layers {
+		l := f.Add(s.Key, s.Path)
+		l.Keepers, l.Active = s.Keepers, s.Active
+	}
+	for _, s := range layers {
+		if s.Parent == "" {
+			continue
+		}
+		parent := f.Find(s.Parent)
+		if parent == nil {
+			return fmt.Errorf("forest: %s builds on %s, which is not in it", s.Path, s.Parent)
+		}
+		if err := f.Link(f.Find(s.Key), parent); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *Forest) forget(l *Layer) {

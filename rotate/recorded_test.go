@@ -1,0 +1,87 @@
+package rotate
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// A recorded world is a host as it was seen once, with what was decided on its domain
+// "web": decisions need nothing else. Those in testdata/worlds were made from the
+// simulated host by VIRT_ROTATE_RECORD=1 go test -run Shapes ./rotate.
+type recorded struct {
+	World   *World       `json:"world"`
+	Rule    string       `json:"rule"` // TOML
+	Options Options      `json:"options"`
+	Now     time.Time    `json:"now"`
+	Steps   []Step       `json:"steps"`
+	Refused []Refusal    `json:"refused"`
+}
+
+const recordedHome = "/host" // in place of the test's directory
+
+var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
+
+// record sees that a world that is saved is decided on as the one that was seen, and
+// keeps it as test data if that is wanted.
+func (h *simHost) record(t *testing.T, name string, rule *policy.Rule, o Options) {
+	t.Helper()
+	w := h.see(t)
+	now := h.clock()
+	p := Decide(w, w.Domain("web"), rule, now, o)
+	data, err := json.MarshalIndent(recorded{w, inTOML(rule), o, now, p.Steps, p.Refused}, "", " ")
+	must(err)
+	text := []byte(strings.ReplaceAll(string(data), h.dir, recordedHome))
+	decideRecorded(t, text)
+	if name == "" || os.Getenv("VIRT_ROTATE_RECORD") == "" {
+		return
+	}
+	file := filepath.Join("testdata", "worlds", strings.Trim(notInNames.ReplaceAllString(strings.ToLower(name), "-"), "-")+".json")
+	must(os.MkdirAll(filepath.Dir(file), 0o755))
+	must(os.WriteFile(file, append(text, '\n'), 0o644))
+}
+
+// inTOML is a policy file with the rule.
+func inTOML(rule *policy.Rule) string {
+	r := *rule
+	r.Domains, r.Hooks.Timeout = []string{"web"}, time.Minute
+	return r.TOML()
+}
+
+// decideRecorded decides on a world that was saved.
+func decideRecorded(t *testing.T, text []byte) {
+	t.Helper()
+	var r recorded
+	must(json.Unmarshal(text, &r))
+	f, err := policy.Parse("recorded", []byte(r.Rule))
+	must(err)
+	p := Decide(r.World, r.World.Domain("web"), &f.Rules[0], r.Now, r.Options)
+	have, err := json.MarshalIndent([]any{p.Steps, p.Refused}, "", " ")
+	must(err)
+	want, err := json.MarshalIndent([]any{r.Steps, r.Refused}, "", " ")
+	must(err)
+	if string(have) != string(want) {
+		t.Errorf("decided again:\n%s\nrecorded:\n%s", have, want)
+	}
+}
+
+func TestRecordedWorldsAreDecidedAsTheyWere(t *testing.T) {
+	files, err := filepath.Glob("testdata/worlds/*.json")
+	must(err)
+	if len(files) < 20 {
+		t.Fatalf("%d recorded worlds only", len(files))
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			must(err)
+			decideRecorded(t, text)
+		})
+	}
+}
