@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -20,7 +21,12 @@ type Ran struct {
 func (r *domainRun) ended(ctx context.Context, p Plan) Plan {
 	p.Ran = r.sums(&p)
 	r.lastHook(ctx, &p)
-	p.Hooks, p.Warnings = r.hooks, append(p.Warnings, r.warnings...)
+	p.Hooks = r.hooks
+	for _, text := range r.warnings {
+		if !slices.Contains(p.Warnings, text) {
+			p.Warnings = append(p.Warnings, text)
+		}
+	}
 	p.Ran.End = r.Clock()
 	if r.Ended != nil {
 		r.Ended(p)

@@ -16,12 +16,12 @@ import (
 // "web": decisions need nothing else. Those in testdata/worlds were made from the
 // simulated host by VIRT_ROTATE_RECORD=1 go test -run Shapes ./rotate.
 type recorded struct {
-	World   *World       `json:"world"`
-	Rule    string       `json:"rule"` // TOML
-	Options Options      `json:"options"`
-	Now     time.Time    `json:"now"`
-	Steps   []Step       `json:"steps"`
-	Refused []Refusal    `json:"refused"`
+	World   *World    `json:"world"`
+	Rule    string    `json:"rule"` // TOML
+	Options Options   `json:"options"`
+	Now     time.Time `json:"now"`
+	Steps   []Step    `json:"steps"`
+	Refused []Refusal `json:"refused"`
 }
 
 const recordedHome = "/host" // in place of the test's directory

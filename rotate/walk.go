@@ -112,7 +112,7 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]
 	walked := map[string]bool{dir: true}
 	limits.Skip = func(sub string) bool {
 		walked[sub] = true
-		return k.ignore.has(sub) || holdsDevices(sub)
+		return k.ignore.has(sub) || vfs.HoldsDevices(sub)
 	}
 	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
 		var bound *vfs.BoundError
@@ -137,9 +137,6 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]
 	maps.Copy(done, walked)
 	return true
 }
-
-// holdsDevices tells whether a directory is no place for images.
-func holdsDevices(dir string) bool { return within("/dev", dir) && !within("/dev/shm", dir) }
 
 // strange notes what stands in doubt, unless the administrator has given his word for it.
 func (k *looker) strange(w *World, s Strange) {

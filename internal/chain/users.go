@@ -74,6 +74,9 @@ func (s *Store) newSearch(layers, below []Node, dirs []string) (*search, error) 
 
 // below looks at the images in dir and below it.
 func (q *search) below(dir string) error {
+	if vfs.HoldsDevices(dir) {
+		return nil // a layer is one of them; what builds on it, nobody finds by opening all devices
+	}
 	limits := vfs.ScanLimits()
 	limits.Skip = func(dir string) bool { return q.roots[dir] }
 	for f, err := range vfs.Below(q.FS, dir, limits) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"iter"
 	"path/filepath"
+	"strings"
 )
 
 // An Entry is a name in a directory, and what it is: the type bits of a mode.
@@ -42,6 +43,12 @@ type Limits struct {
 
 // ScanLimits are those of a search for images.
 func ScanLimits() Limits { return Limits{Entries: 200_000, Depth: 32} }
+
+// HoldsDevices tells whether a directory is one of device nodes, and so no place for images.
+func HoldsDevices(dir string) bool {
+	below := func(top string) bool { return dir == top || strings.HasPrefix(dir, top+"/") }
+	return below("/dev") && !below("/dev/shm")
+}
 
 // BoundError says that there is more below a directory than is looked at.
 type BoundError struct {
