@@ -30,6 +30,7 @@ type neighbour struct {
 
 // neighbours are what an administrator, a broken tool or an attacker may leave
 // beside the images. layers are those of the guest, the active one first.
+// Two users in a row of one bed would leave nothing to be told of the second.
 var neighbours = []neighbour{
 	{"garbage behind the magic", "x.qcow2", write("QFI\xfb\x00\x00\x00\x03" + strings.Repeat("\xee", 500)), harmless},
 	{"a version that nobody knows", "x.qcow2", write("QFI\xfb\x00\x00\x00\x63" + strings.Repeat("\x00", 500)), doubtful},
@@ -52,10 +53,10 @@ var neighbours = []neighbour{
 	{"an image that builds on a pipe", "x.qcow2", onPipe, harmless},
 	{"an image that builds on the base", "x.qcow2", onBase, user},
 	{"the same by a relative name, unreadable to others", "x.qcow2", onBaseRelatively, user},
-	{"an image in a format of old that builds on the base", "x.qed", qedOnBase, user},
-	{"one of the first version of qcow", "x.qcow", qcowOnBase, user},
 	{"an image of another disk format", "x.vmdk", vmdk, harmless},
 	{"a download that broke off", "x.qcow2", brokenOff, harmless},
+	{"an image in a format of old that builds on the base", "x.qed", qedOnBase, user},
+	{"one of the first version of qcow", "x.qcow", qcowOnBase, user},
 	{"a name of the base on another host", "x.qcow2", elsewhere, doubtful},
 }
 

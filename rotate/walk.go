@@ -110,16 +110,14 @@ func exceeds(dir string, limits vfs.Limits, ignore *ignored) bool {
 // to scan its users may build on any layer. It tells whether it came to the end.
 func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]bool) bool {
 	walked := map[string]bool{dir: true}
-	limits.Skip = func(sub string) bool {
-		walked[sub] = true
-		return k.ignore.has(sub) || vfs.HoldsDevices(sub)
-	}
+	limits.Skip = func(sub string) bool { return k.ignore.has(sub) || vfs.HoldsDevices(sub) }
 	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
 		var bound *vfs.BoundError
 		if errors.As(err, &bound) && limits.Entries == wideLimits.Entries {
 			return false // it has become too much meanwhile
 		}
 		anywhere := k.scanned(found.Path)
+		walked[filepath.Dir(found.Path)] = true // what is mounted below is not, and has its own turn
 		if err != nil {
 			k.strange(w, Strange{Path: found.Path, Reason: strangeDirectory(err), Anywhere: anywhere})
 			continue

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -84,4 +85,28 @@ func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
 	if len(w.TooWide) == 0 || !slices.ContainsFunc(Diagnose(w, nil, noPolicies, hour(12)), func(f Finding) bool { return f.Code == FindWide && f.Note }) {
 		t.Errorf("%v", w.TooWide)
 	}
+}
+
+// What is mounted below a directory of layers is another storage: if layers are there, too,
+// it has its own turn.
+func TestAStorageThatIsMountedBelowIsLookedAt(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "img/web.qcow2")
+	below := h.img("img/mounted")
+	must(os.Mkdir(below, 0o755))
+	if err := syscall.Mount("tmpfs", below, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatalf("mount: %v", err)
+	}
+	t.Cleanup(func() { must(syscall.Unmount(below, 0)) })
+	other := h.add("other")
+	h.disk(other, "vda", "img/mounted/other.qcow2")
+	h.picture("img/mounted/clone.qcow2", "web.qcow2")
+	w := h.see(t)
+	l := w.Forest.Find(w.key(h.img("img/web.qcow2")))
+	if l == nil || len(l.Children) != 1 {
+		t.Errorf("the clone is not seen: %+v", l)
+	}
+	must(os.Remove(h.img("img/mounted/clone.qcow2")))
+	delete(h.pictures, h.img("img/mounted/clone.qcow2"))
 }
