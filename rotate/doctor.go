@@ -111,7 +111,7 @@ func diagnoseDomain(w *World, d *Domain, rule *policy.Rule, now time.Time) []Fin
 	}
 	if d.Problem != "" {
 		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})
-		return found
+		return append(found, refusedBeside(w, d, rule, now)...)
 	}
 	if !touched(d) && rule == nil {
 		return found
@@ -131,6 +131,21 @@ func diagnoseDomain(w *World, d *Domain, rule *policy.Rule, now time.Time) []Fin
 	for _, r := range refusalsOf(w, d, rule, now) {
 		if !told(found, r) {
 			add(findingOf(d, r))
+		}
+	}
+	return found
+}
+
+// refusedBeside tells what a run would refuse of a domain that could not be read in full,
+// beside that.
+func refusedBeside(w *World, d *Domain, rule *policy.Rule, now time.Time) []Finding {
+	var found []Finding
+	if !touched(d) && rule == nil {
+		return nil
+	}
+	for _, r := range refusalsOf(w, d, rule, now) {
+		if r.Code != CodeUnreadable || r.Detail != d.Problem {
+			found = append(found, findingOf(d, r))
 		}
 	}
 	return found

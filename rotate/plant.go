@@ -59,16 +59,24 @@ func (w *World) plantHeaders(branch *Disk) {
 	}
 }
 
+// plantDisk links the chain of a disk. Where others contradict it, all of its layers are
+// kept: what builds on what is not known then.
 func (w *World) plantDisk(d *Domain, disk *Disk) error {
 	var below *chain.Layer
+	var contradicted error
 	for i := range disk.Chain {
 		l := w.Forest.Add(disk.Chain[i].Key(), disk.Chain[i].Path)
 		if below != nil {
-			if err := w.Forest.Link(l, below); err != nil {
-				return err
+			if err := w.Forest.Link(l, below); err != nil && contradicted == nil {
+				contradicted = err
 			}
 		}
 		below = l
+	}
+	if contradicted != nil {
+		for i := range disk.Chain {
+			w.Forest.Find(disk.Chain[i].Key()).Keep(diskKeeper(d.Name, disk.Target))
+		}
 	}
 	if below != nil {
 		below.Keep(diskKeeper(d.Name, disk.Target))
@@ -79,7 +87,7 @@ func (w *World) plantDisk(d *Domain, disk *Disk) error {
 			w.Forest.Add(w.key(path), path).Keep("persistent configuration of " + d.Name + "/" + disk.Target)
 		}
 	}
-	return nil
+	return contradicted
 }
 
 // plantSnapshot notes which layers hold the states of a snapshot.
