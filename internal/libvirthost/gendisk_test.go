@@ -70,7 +70,7 @@ func (g *gen) where(kind string) string {
 		return attr("protocol", pick(g, "nbd", "rbd", "iscsi", "gluster", "http", "https", "ftp", "ssh", "nfs", "sheepdog", "vxhs", "")) +
 			g.maybe(80, func() string { return attr("name", g.word()) }) + g.maybe(10, func() string { return attr("query", g.word()) })
 	case "volume":
-		return attr("pool", pick(g, "here", "nowhere", "")) + attr("volume", pick(g, "v1.qcow2", "v2", "../x", "")) + g.maybe(10, func() string { return attr("mode", "host") })
+		return attr("pool", pick(g, "here", "here", "here", "here", "here", "here", "here", "here", "here", "nowhere")) + attr("volume", pick(g, "v1.qcow2", "v2", "../x", "")) + g.maybe(10, func() string { return attr("mode", "host") })
 	case "nvme":
 		return attr("type", "pci") + attr("managed", "yes") + attr("namespace", pick(g, "1", "0", "8"))
 	case "vhostuser":
@@ -145,7 +145,10 @@ func (g *gen) address() string {
 }
 
 func (g *gen) diskNoise() string {
+	if g.sound == nil && g.in100(20) { // of two that contradict each other, one is read
+		return pick(g, "<source file='/second.qcow2'/>", "<target dev='vdz'/>", "<backingStore/>")
+	}
 	return pick(g, "<boot order='1'/>", "<wwn>5000c50015ea71ad</wwn>", "<vendor>V</vendor>", "<product>P</product>", "<geometry cyls='1' heads='2' secs='3'/>",
 		"<blockio logical_block_size='512' physical_block_size='4096'/>", "<throttlefilters><filter group='g'/></throttlefilters>", "<unknown xmlns='urn:x'><a/></unknown>",
-		"<source file='/second.qcow2'/>", "<target dev='vdz'/>", "<backingStore/>", "<auth username='u'/>")
+		"<auth username='u'/>")
 }

@@ -168,6 +168,35 @@ func (g *gen) changed(own, name, uuid string, alone bool) string {
 	return g.spoil(g.domain(name, uuid, own))
 }
 
+// touchedBy returns the layers of the sound domain that are named by what is read of the
+// host, or by images: layer → the image, or "".
+func (g *gen) touchedBy(h *madeHost) map[string]string {
+	by := map[string]string{}
+	for path := range g.touched {
+		for _, image := range g.images {
+			if info, err := os.Stat(image); err == nil && info.Mode().IsRegular() {
+				data, err := os.ReadFile(image)
+				must(err)
+				if strings.Contains(string(data), path) {
+					by[path] = image
+				}
+			}
+		}
+		if slices.ContainsFunc(h.domains, func(x texts) bool { return strings.Contains(x.read(), path) }) {
+			by[path] = ""
+		}
+	}
+	return by
+}
+
+// read is all that is read of a domain, but for its snapshots.
+func (x *texts) read() string {
+	if x.state.Live() && !x.transient {
+		return x.live + x.saved + x.inactive
+	}
+	return x.live + x.saved
+}
+
 // madeDir is a directory in memory, where that can be had.
 func madeDir() (dir string, remove func()) {
 	dir, err := os.MkdirTemp("/dev/shm", "virt-rotate-test-")
