@@ -144,7 +144,7 @@ func refusedBeside(w *World, d *Domain, rule *policy.Rule, now time.Time) []Find
 		return nil
 	}
 	for _, r := range refusalsOf(w, d, rule, now) {
-		if r.Code != CodeUnreadable || r.Detail != d.Problem {
+		if r.Code != CodeUnreadable || r.Detail != d.Problem && r.Detail != notRead {
 			found = append(found, findingOf(d, r))
 		}
 	}

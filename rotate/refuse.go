@@ -234,6 +234,9 @@ func ChainProblem(disk *Disk) (code, path, detail string) {
 	return "", "", ""
 }
 
+// notRead is said of a layer that nobody has looked at.
+const notRead = "the image's header was not read"
+
 // imageProblem refuses images that a merge could damage.
 func imageProblem(l *Layer) (code, detail string) {
 	switch {
@@ -242,7 +245,7 @@ func imageProblem(l *Layer) (code, detail string) {
 	case l.Format != "raw" && l.Format != "qcow2":
 		return CodeFormat, fmt.Sprintf("format %q: only raw and qcow2 are rotated", l.Format)
 	case l.Image == nil:
-		return CodeUnreadable, "the image's header was not read"
+		return CodeUnreadable, notRead
 	case l.Image.Corrupt:
 		return CodeCorrupt, "the image is marked as corrupt: repair it first (qemu-img check -r all)"
 	case l.Image.Encrypted:

@@ -272,9 +272,13 @@ func (c *madeCase) checkTouched(w *rotate.World, p *rotate.Plan) {
 // asOtherFormat tells whether a domain has the image as one that builds on nothing: what
 // its header says is the guest's affair then.
 func asOtherFormat(w *rotate.World, image string) bool {
+	info, err := vfs.Stat(image)
+	if err != nil {
+		return false
+	}
 	for i := range w.Domains {
 		for _, disk := range w.Domains[i].Disks {
-			if slices.ContainsFunc(disk.Chain, func(l rotate.Layer) bool { return l.Path == image && l.Format != "qcow2" }) {
+			if slices.ContainsFunc(disk.Chain, func(l rotate.Layer) bool { return l.ID == info.ID && l.Format != "qcow2" }) {
 				return true
 			}
 		}
