@@ -168,15 +168,15 @@ func intentFinding(d *Domain, in *Intent) Finding {
 	return Finding{Code: FindIntent, Detail: "the run of " + began + " was interrupted", Remedy: "virt-rotate run " + d.Name + " finishes it"}
 }
 
-// missedEnds tells of the merges whose end libvirt has missed while the guest runs.
+// missedEnds tells of the merges whose end libvirt has missed, whether the guest runs or has
+// stopped since.
 func missedEnds(w *World, d *Domain) []Finding {
 	b := doctorsBuilder(w, d)
 	b.missedPivots()
 	b.checkLost()
 	var found []Finding
 	for _, r := range b.plan.Refused {
-		found = append(found, Finding{Code: FindRestart, Domain: d.Name, Path: r.Path, Detail: r.Detail,
-			Remedy: "virt-rotate run " + d.Name + " sees to it that the guest starts from the right image; then shut it down and start it"})
+		found = append(found, findingOf(d, r))
 	}
 	return found
 }
