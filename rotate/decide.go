@@ -73,6 +73,7 @@ type builder struct {
 	snaps    []Snapshot
 	free     map[uint64]int64  // bytes, by file system
 	moved    map[string]Layer  // path of a layer that went → the layer that took its content
+	others   map[string]string // path of a layer that another domain names in a chain of its own → that domain
 	was      map[string]string // path of a layer after a graft → the one that it has on the host
 
 	lost      []*intentMerge // merges whose end libvirt has missed
@@ -90,6 +91,7 @@ func newBuilder(w *World, d *Domain, rule *policy.Rule, now time.Time, o Options
 		free:     map[uint64]int64{},
 		moved:    map[string]Layer{},
 		was:      map[string]string{},
+		others:   namedByOthers(w, d),
 	}
 	b.trustOldChains()
 	for fs, s := range w.Spaces {

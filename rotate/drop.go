@@ -222,8 +222,10 @@ func (b *builder) fact(disk *Disk, k int) string {
 		return "its place in the forest is not known"
 	}
 	parent := child.Parent
-	if other := b.alsoDiskOf(disk); other != "" {
-		return fmt.Sprintf("%s is also %s, whose configuration can name the layers below", disk.Active().Path, other)
+	for _, l := range disk.Chain[k-1 : k+1] {
+		if other := b.others[b.origin(l.Path)]; other != "" {
+			return l.Path + " is also in a chain of " + other
+		}
 	}
 	if other := b.otherUser(parent, child); other != "" {
 		return parent.Path + " is used by " + other
@@ -253,20 +255,6 @@ func (b *builder) fact(disk *Disk, k int) string {
 			if l.Image != nil && l.Image.Bitmaps > 0 {
 				return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right", l.Path, l.Image.Bitmaps)
 			}
-		}
-	}
-	return ""
-}
-
-// alsoDiskOf returns another domain's disk that has the disk's active image as its own.
-func (b *builder) alsoDiskOf(disk *Disk) string {
-	l := b.forest.Find(disk.Active().Key())
-	if l == nil || disk.Branch {
-		return ""
-	}
-	for _, who := range l.Keepers {
-		if strings.HasPrefix(who, diskKeeperPrefix) && !b.own(who) {
-			return who
 		}
 	}
 	return ""

@@ -6,10 +6,8 @@ import (
 )
 
 // diskKeeper and snapshotKeeper name those who keep a layer. No domain name has a slash.
-func diskKeeper(domain, target string) string       { return diskKeeperPrefix + domain + "/" + target }
+func diskKeeper(domain, target string) string       { return "disk " + domain + "/" + target }
 func snapshotKeeper(domain, snapshot string) string { return "snapshot " + domain + "/" + snapshot }
-
-const diskKeeperPrefix = "disk "
 
 // plant fills the forest with the chains of all domains. What runs comes
 // before what is only written down, so that stale metadata cannot contradict it.

@@ -44,3 +44,35 @@ func (w *World) UsersOf(path string) (*Users, error) {
 	}
 	return u, nil
 }
+
+// namedByOthers returns the layers that other domains name in chains of theirs, in so many
+// words: one that goes is missed there, even where its data is in the layer above.
+func namedByOthers(w *World, d *Domain) map[string]string {
+	named := map[string]string{}
+	for i := range w.Domains {
+		if other := &w.Domains[i]; other.Name != d.Name {
+			for _, path := range other.writtenDown() {
+				named[path] = other.Name
+			}
+		}
+	}
+	return named
+}
+
+// writtenDown lists the layers of the chains that libvirt has of the domain. What was found
+// by the headers of a guest that is off is not among them.
+func (d *Domain) writtenDown() []string {
+	var list []string
+	for i := range d.Disks {
+		list = append(list, d.Disks[i].Inactive...)
+		if d.State.Live() {
+			list = append(list, paths(d.Disks[i].Chain)...)
+		}
+	}
+	for i := range d.Snapshots {
+		for _, sd := range d.Snapshots[i].Disks {
+			list = append(list, sd.State...)
+		}
+	}
+	return list
+}

@@ -230,7 +230,9 @@ func noteFiles(has map[vfs.ID]string, d *rotate.Domain) {
 		}
 	}
 	for i := range d.Disks {
-		note(layerPaths(d.Disks[i].Chain)...)
+		if d.State.Live() { // else its headers tell of more than it names
+			note(layerPaths(d.Disks[i].Chain)...)
+		}
 		note(d.Disks[i].Inactive...)
 	}
 	note(d.Elsewhere...)
