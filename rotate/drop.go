@@ -222,11 +222,6 @@ func (b *builder) fact(disk *Disk, k int) string {
 		return "its place in the forest is not known"
 	}
 	parent := child.Parent
-	for _, l := range disk.Chain[k-1 : k+1] {
-		if other := b.others[b.origin(l.Path)]; other != "" {
-			return l.Path + " is also in a chain of " + other
-		}
-	}
 	if other := b.otherUser(parent, child); other != "" {
 		return parent.Path + " is used by " + other
 	}
@@ -235,6 +230,11 @@ func (b *builder) fact(disk *Disk, k int) string {
 	}
 	if other := b.stranger(child); other != "" {
 		return child.Path + " is used by " + other
+	}
+	for _, l := range disk.Chain[k-1 : k+1] {
+		if other := b.others[b.origin(l.Path)]; other != "" {
+			return l.Path + " is also in a chain of " + other
+		}
 	}
 	if disk.Branch && child.Unneeded() {
 		return "nobody needs " + child.Path

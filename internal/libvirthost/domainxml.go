@@ -197,7 +197,9 @@ var pathInXML = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
 // not: where the rest of it is not understood, each could be an image in use.
 func noteNames(d *rotate.Domain, text string) {
 	for _, m := range pathInXML.FindAllStringSubmatch(text, -1) {
-		d.Elsewhere = append(d.Elsewhere, html.UnescapeString(m[1]+m[2]))
+		if path := html.UnescapeString(m[1] + m[2]); !slices.Contains(d.Elsewhere, path) {
+			d.Elsewhere = append(d.Elsewhere, path)
+		}
 	}
 }
 

@@ -65,10 +65,7 @@ func (h *madeHost) observe(x *texts) rotate.Domain {
 }
 
 func (h *madeHost) read(d *rotate.Domain, x *texts) error {
-	if err := readDomain(d, x.live); err != nil {
-		return err
-	}
-	var errs []error
+	errs := []error{readDomain(d, x.live)}
 	if !x.state.Live() {
 		for i := range d.Disks {
 			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)

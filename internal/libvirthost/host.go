@@ -291,11 +291,9 @@ func (h *Host) observeAll(dom *libvirt.Domain, d *rotate.Domain) (text string, e
 	if text, err = dom.GetXMLDesc(0); err != nil {
 		return "", err
 	}
-	if err = readDomain(d, text); err != nil {
-		return text, err
-	}
+	err = readDomain(d, text)
 	d.AppArmor = d.AppArmor && h.version < opensBases
-	return text, h.observeMore(dom, d)
+	return text, errors.Join(err, h.observeMore(dom, d))
 }
 
 func readState(dom *libvirt.Domain, d *rotate.Domain) error {
