@@ -68,3 +68,16 @@ func TestALayerThatAnotherDomainNamesStays(t *testing.T) {
 		}
 	}
 }
+
+// Where libvirt and a header disagree about what a layer builds on, neither may change.
+func TestWhatAHeaderNamesBesideTheChainIsKept(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	other := h.add("other")
+	h.disk(other, "vda", "else.qcow2", "other.qcow2")
+	h.change(h.img("other.qcow2"), func(i *simImage) { i.Backing = h.img("web." + name(9) + ".qcow2") })
+	r := merging(h, rule(2))
+	if p := h.plan(t, r, "web"); slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge || s.Op == OpDeleteFile }) {
+		t.Errorf("%v", h.lines(t, p.Steps))
+	}
+}

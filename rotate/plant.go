@@ -1,6 +1,8 @@
 package rotate
 
 import (
+	"slices"
+
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -17,6 +19,7 @@ func (w *World) plant() {
 			if err := w.plantDisk(d, &d.Disks[j]); err != nil && d.Disks[j].Problem == "" {
 				d.Disks[j].Problem = err.Error()
 			}
+			w.keepByHeaders(d, &d.Disks[j])
 		}
 	})
 	w.each(func(d *Domain) {
@@ -37,6 +40,29 @@ func (w *World) plant() {
 			w.keepNamed(d)
 		}
 	}
+}
+
+// keepByHeaders keeps what the headers of a disk's layers name and its chain does not have:
+// a guest that is started anew may be on that. While an intent of ours is open, the headers
+// are ahead of libvirt.
+func (w *World) keepByHeaders(d *Domain, disk *Disk) {
+	if w.Intents[d.UUID] != nil {
+		return
+	}
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		if l.Image == nil || l.Image.Backing == "" || disk.hasFile(l.BackingID) {
+			continue
+		}
+		if name := backingPath(l); name != "" && disk.index(name) < 0 {
+			w.Forest.Add(w.key(name), name).Keep("image " + l.Path)
+		}
+	}
+}
+
+// hasFile tells whether that file is in the disk's chain, under whatever name.
+func (d *Disk) hasFile(id vfs.ID) bool {
+	return id != vfs.ID{} && slices.ContainsFunc(d.Chain, func(l Layer) bool { return l.ID == id })
 }
 
 // each does something for each domain; a fault in it is that domain's.

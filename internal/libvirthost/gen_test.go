@@ -17,7 +17,6 @@ type gen struct {
 	images  []string        // paths at which something is
 	sound   []string        // layers of the sound domain that are to be named now and then; nil: none
 	touched map[string]bool // those that are
-	strange bool            // domains name what no generator of libvirt's would write
 	n       int             // things that have got a number
 }
 
@@ -129,11 +128,10 @@ func (g *gen) spoilOnce(text string) string {
 	}
 	at := pick(g, all...)
 	found := text[at[0]:at[1]]
-	if find == emptyElement && g.in100(50) {
+	switch {
+	case find == emptyElement && g.in100(50):
 		found += found
-	} else if g.touching(found) {
-		return text // it has to stay
-	} else {
+	case !g.touching(found): // else it has to stay
 		found = ""
 	}
 	return text[:at[0]] + found + text[at[1]:]
