@@ -79,8 +79,23 @@ func (b *builder) checkDomain() {
 	default:
 		b.refuse(CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
+	b.checkTargets()
 	b.checkDisks()
 	b.checkDestroyed()
+}
+
+// checkTargets refuses a domain with two disks of one target: which of them is meant by it
+// could not be told.
+func (b *builder) checkTargets() {
+	seen := map[string]bool{}
+	for i := range b.disks {
+		target := b.disks[i].Target
+		if seen[target] {
+			b.refuse(CodeUnreadable, target, fmt.Sprintf("libvirt tells of two disks with the target %q", target))
+			return
+		}
+		seen[target] = true
+	}
 }
 
 func (b *builder) checkDisks() {
