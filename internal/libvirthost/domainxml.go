@@ -51,7 +51,7 @@ func readInactive(d *rotate.Domain, text string) error {
 	for i := range x.Devices.Disks {
 		disk := readDisk(&x.Devices.Disks[i])
 		live := slices.IndexFunc(d.Disks, func(l rotate.Disk) bool { return l.Target == disk.Target })
-		if live < 0 {
+		if live < 0 || d.Disks[live].Inactive != nil { // of two with one target, the first is the disk
 			d.Elsewhere = append(d.Elsewhere, layerPaths(disk.Chain)...)
 			continue
 		}

@@ -2,6 +2,7 @@ package libvirthost
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/rotate"
@@ -56,5 +57,15 @@ func TestALayerWithoutANameIsAProblem(t *testing.T) {
 		if d.Device == "disk" && d.Chain[0].Path != "/base" {
 			t.Errorf("%s: %v", text, layerPaths(d.Chain))
 		}
+	}
+}
+
+// Of two disks with one target in the persistent configuration, neither is forgotten.
+func TestASecondDiskOfATargetIsInUse(t *testing.T) {
+	d := rotate.Domain{Disks: []rotate.Disk{{Target: "vda"}}}
+	const disk = `<disk type='file'><source file='%s'/><target dev='vda'/></disk>`
+	err := readInactive(&d, "<domain><devices>"+strings.Replace(disk, "%s", "/a", 1)+strings.Replace(disk, "%s", "/b", 1)+"</devices></domain>")
+	if err != nil || !slices.Equal(d.Disks[0].Inactive, []string{"/a"}) || !slices.Equal(d.Elsewhere, []string{"/b"}) {
+		t.Errorf("%+v, %v", d, err)
 	}
 }
