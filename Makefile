@@ -5,12 +5,13 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 GO      ?= go
 FUZZTIME ?= 30s
 CHAINS  ?= 20000
+DOMAINS ?= 20000
 SEED    ?= $(shell date +%s)
 SOAK    ?= 500
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash soak lint fuzz fuzz-chains bench demo install man tools clean
+.PHONY: all build test unit integration crash soak lint fuzz fuzz-chains fuzz-domains bench demo install man tools clean
 
 all: build
 
@@ -55,6 +56,9 @@ fuzz-chains: ## random chains of images against qemu-img, also with small rounds
 	integration/images/smallrounds.sh bin/smallrounds
 	VIRT_ROTATE_CHAINS=$(CHAINS) VIRT_ROTATE_SEED=$(SEED) VIRT_ROTATE_SMALL_ROUNDS=1 \
 		$(GO) test $(TAGS) -overlay bin/smallrounds/overlay.json -timeout 48h ./integration/images
+
+fuzz-domains: ## hosts made up of all that libvirt's XML allows, and of some that it does not
+	VIRT_ROTATE_DOMAINS=$(DOMAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 1h -run '^TestHostsWithAnything$$' -v ./internal/libvirthost
 
 bench: tools build ## ratios against virsh and qemu-img, measured in the same run
 	$(GO) run $(TAGS) ./integration/bench

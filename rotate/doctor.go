@@ -111,7 +111,7 @@ func diagnoseDomain(w *World, d *Domain, rule *policy.Rule, now time.Time) []Fin
 	}
 	if d.Problem != "" {
 		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})
-		return found
+		return append(found, refusedBeside(w, d, rule, now)...)
 	}
 	if !touched(d) && rule == nil {
 		return found
@@ -136,6 +136,21 @@ func diagnoseDomain(w *World, d *Domain, rule *policy.Rule, now time.Time) []Fin
 	return found
 }
 
+// refusedBeside tells what a run would refuse of a domain that could not be read in full,
+// beside that.
+func refusedBeside(w *World, d *Domain, rule *policy.Rule, now time.Time) []Finding {
+	var found []Finding
+	if !touched(d) && rule == nil {
+		return nil
+	}
+	for _, r := range refusalsOf(w, d, rule, now) {
+		if r.Code != CodeUnreadable || r.Detail != d.Problem && r.Detail != notRead {
+			found = append(found, findingOf(d, r))
+		}
+	}
+	return found
+}
+
 // told tells whether a finding says already what would be refused.
 func told(found []Finding, r Refusal) bool {
 	code := findingOf(&Domain{}, r).Code
@@ -153,15 +168,15 @@ func intentFinding(d *Domain, in *Intent) Finding {
 	return Finding{Code: FindIntent, Detail: "the run of " + began + " was interrupted", Remedy: "virt-rotate run " + d.Name + " finishes it"}
 }
 
-// missedEnds tells of the merges whose end libvirt has missed while the guest runs.
+// missedEnds tells of the merges whose end libvirt has missed, whether the guest runs or has
+// stopped since.
 func missedEnds(w *World, d *Domain) []Finding {
 	b := doctorsBuilder(w, d)
 	b.missedPivots()
 	b.checkLost()
 	var found []Finding
 	for _, r := range b.plan.Refused {
-		found = append(found, Finding{Code: FindRestart, Domain: d.Name, Path: r.Path, Detail: r.Detail,
-			Remedy: "virt-rotate run " + d.Name + " sees to it that the guest starts from the right image; then shut it down and start it"})
+		found = append(found, findingOf(d, r))
 	}
 	return found
 }

@@ -231,6 +231,11 @@ func (b *builder) fact(disk *Disk, k int) string {
 	if other := b.stranger(child); other != "" {
 		return child.Path + " is used by " + other
 	}
+	for _, l := range disk.Chain[k-1 : k+1] {
+		if other := b.w.namedBy(b.origin(l.Path), b.d); other != "" {
+			return l.Path + " is also in a chain of " + other
+		}
+	}
 	if disk.Branch && child.Unneeded() {
 		return "nobody needs " + child.Path
 	}

@@ -260,11 +260,18 @@ func (k *looker) elsewhereOf(w *World, d *Domain) {
 
 // lone looks at an image that a domain names outside its running chains.
 func (k *looker) lone(w *World, path string) {
-	if _, known := k.seen[path]; known || !filepath.IsAbs(path) || !exists(path) {
+	if _, known := k.seen[path]; known || !filepath.IsAbs(path) || !exists(path) || !mayBeImage(path) {
 		return
 	}
 	k.space(w, filepath.Dir(path))
 	k.neighbour(w, path, false)
+}
+
+// mayBeImage tells whether path is none of what is no image: a directory, a pipe.
+func mayBeImage(path string) bool {
+	_, err := vfs.Stat(path)
+	var kind *vfs.KindError
+	return !errors.As(err, &kind)
 }
 
 func exists(path string) bool {

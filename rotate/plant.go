@@ -23,6 +23,7 @@ func (w *World) plant() {
 			if err := w.plantDisk(d, &d.Disks[j]); err != nil && d.Disks[j].Problem == "" {
 				d.Disks[j].Problem = err.Error()
 			}
+			w.keepByHeaders(d, &d.Disks[j])
 		}
 	})
 	w.each(func(d *Domain) {
@@ -45,6 +46,29 @@ func (w *World) plant() {
 	}
 }
 
+// keepByHeaders keeps what the headers of a disk's layers name and its chain does not have:
+// a guest that is started anew may be on that. While an intent of ours is open, the headers
+// are ahead of libvirt.
+func (w *World) keepByHeaders(d *Domain, disk *Disk) {
+	if w.Intents[d.UUID] != nil {
+		return
+	}
+	for i := range disk.Chain {
+		l := &disk.Chain[i]
+		if l.Image == nil || l.Image.Backing == "" || disk.hasFile(l.BackingID) {
+			continue
+		}
+		if name := backingPath(l); name != "" && disk.index(name) < 0 {
+			w.Forest.Add(w.key(name), name).Keep("image " + l.Path)
+		}
+	}
+}
+
+// hasFile tells whether that file is in the disk's chain, under whatever name.
+func (d *Disk) hasFile(id vfs.ID) bool {
+	return id != vfs.ID{} && slices.ContainsFunc(d.Chain, func(l Layer) bool { return l.ID == id })
+}
+
 // each does something for each domain; a fault in it is that domain's.
 func (w *World) each(do func(*Domain)) {
 	for i := range w.Domains {
@@ -65,16 +89,24 @@ func (w *World) plantHeaders(branch *Disk) {
 	}
 }
 
+// plantDisk links the chain of a disk. Where others contradict it, all of its layers are
+// kept: what builds on what is not known then.
 func (w *World) plantDisk(d *Domain, disk *Disk) error {
 	var below *chain.Layer
+	var contradicted error
 	for i := range disk.Chain {
 		l := w.Forest.Add(disk.Chain[i].Key(), disk.Chain[i].Path)
 		if below != nil {
-			if err := w.Forest.Link(l, below); err != nil {
-				return err
+			if err := w.Forest.Link(l, below); err != nil && contradicted == nil {
+				contradicted = err
 			}
 		}
 		below = l
+	}
+	if contradicted != nil {
+		for i := range disk.Chain {
+			w.Forest.Find(disk.Chain[i].Key()).Keep(diskKeeper(d.Name, disk.Target))
+		}
 	}
 	if below != nil {
 		below.Keep(diskKeeper(d.Name, disk.Target))
@@ -85,7 +117,7 @@ func (w *World) plantDisk(d *Domain, disk *Disk) error {
 			w.Forest.Add(w.key(path), path).Keep("persistent configuration of " + d.Name + "/" + disk.Target)
 		}
 	}
-	return nil
+	return contradicted
 }
 
 // plantSnapshot notes which layers hold the states of a snapshot.

@@ -80,8 +80,23 @@ func (b *builder) checkDomain() {
 	default:
 		b.refuse(CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
+	b.checkTargets()
 	b.checkDisks()
 	b.checkDestroyed()
+}
+
+// checkTargets refuses a domain with two disks of one target: which of them is meant by it
+// could not be told.
+func (b *builder) checkTargets() {
+	seen := map[string]bool{}
+	for i := range b.disks {
+		target := b.disks[i].Target
+		if seen[target] {
+			b.refuse(CodeUnreadable, target, fmt.Sprintf("libvirt tells of two disks with the target %q", target))
+			return
+		}
+		seen[target] = true
+	}
 }
 
 func (b *builder) checkDisks() {
@@ -235,6 +250,9 @@ func ChainProblem(disk *Disk) (code, path, detail string) {
 	return "", "", ""
 }
 
+// notRead is said of a layer that nobody has looked at.
+const notRead = "the image's header was not read"
+
 // imageProblem refuses images that a merge could damage.
 func imageProblem(l *Layer) (code, detail string) {
 	switch {
@@ -243,7 +261,7 @@ func imageProblem(l *Layer) (code, detail string) {
 	case l.Format != "raw" && l.Format != "qcow2":
 		return CodeFormat, fmt.Sprintf("format %q: only raw and qcow2 are rotated", l.Format)
 	case l.Image == nil:
-		return CodeUnreadable, "the image's header was not read"
+		return CodeUnreadable, notRead
 	case l.Image.Corrupt:
 		return CodeCorrupt, "the image is marked as corrupt: repair it first (qemu-img check -r all)"
 	case l.Image.Encrypted:

@@ -55,6 +55,9 @@ func refusals() []refusalCase {
 			must(os.WriteFile(h.img("web.qcow2"), []byte("?"), 0o600))
 		}, path: "web", detail: "malformed"},
 		{code: CodeUnreadable, name: "disk without a chain", break_: onDisk(func(d *Disk) { d.Chain = nil }), path: "vda", detail: "names no image"},
+		{code: CodeUnreadable, name: "a target twice", break_: func(_ *simHost, web *simDomain) {
+			web.Disks = append(web.Disks, Disk{Target: "vda", Device: "cdrom", Kind: "file", ReadOnly: true})
+		}, path: "vda", detail: "two disks"},
 		{code: CodeStale, name: "state pulled away by hand", break_: func(h *simHost, web *simDomain) {
 			h.create("old.qcow2", nil)
 			web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -43,4 +44,45 @@ func (w *World) UsersOf(path string) (*Users, error) {
 		}
 	}
 	return u, nil
+}
+
+// noteChains notes which domains name a layer in their chains, in so many words: one that
+// goes is missed there, even where its data is in the layer above. Two of them are enough.
+func (w *World) noteChains() {
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		for _, path := range d.writtenDown() {
+			if by := w.InChains[path]; len(by) < 2 && !slices.Contains(by, d.Name) {
+				w.InChains[path] = append(by, d.Name)
+			}
+		}
+	}
+}
+
+// namedBy returns another domain than d that names the layer in a chain, or "".
+func (w *World) namedBy(path string, d *Domain) string {
+	for _, name := range w.InChains[path] {
+		if name != d.Name {
+			return name
+		}
+	}
+	return ""
+}
+
+// writtenDown lists the layers of the chains that libvirt has of the domain. What was found
+// by the headers of a guest that is off is not among them.
+func (d *Domain) writtenDown() []string {
+	var list []string
+	for i := range d.Disks {
+		list = append(list, d.Disks[i].Inactive...)
+		if d.State.Live() {
+			list = append(list, paths(d.Disks[i].Chain)...)
+		}
+	}
+	for i := range d.Snapshots {
+		for _, sd := range d.Snapshots[i].Disks {
+			list = append(list, sd.State...)
+		}
+	}
+	return list
 }

@@ -37,12 +37,13 @@ type World struct {
 	// LocalLocks says, by directory of a layer, why locks on files there do not reach other
 	// hosts; "" where they do, or where no other host is.
 	LocalLocks  map[string]string
-	Taken       map[string]bool  // paths in the directories concerned at which something is
-	Places      map[string]Place // what paths led to that decisions ask for
-	StateChains map[string]Disk  // by path of a state that is in no disk's chain, what it builds on
-	Faults      []*Fault         // panics while domains were looked at
-	looking     bool             // it is not complete yet
-	TooWide     []string         // storages that hold too much to be searched for users of layers
+	Taken       map[string]bool     // paths in the directories concerned at which something is
+	InChains    map[string][]string // by path, which domains name it in a chain: two at most
+	Places      map[string]Place    // what paths led to that decisions ask for
+	StateChains map[string]Disk     // by path of a state that is in no disk's chain, what it builds on
+	Faults      []*Fault            // panics while domains were looked at
+	looking     bool                // it is not complete yet
+	TooWide     []string            // storages that hold too much to be searched for users of layers
 }
 
 // A LeftFile is what was found at a path that an intent names.
@@ -137,7 +138,7 @@ func newWorld() *World {
 		Forest: chain.NewForest(), Spaces: map[uint64]vfs.Space{}, Dirs: map[string]uint64{},
 		Released: map[string][]intentFile{}, Useless: map[string][]intentFile{}, Tips: map[string][]tip{}, Lost: map[string][]Destroyed{},
 		Written: map[string]time.Time{}, Left: map[string]LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{}, LocalLocks: map[string]string{},
-		Places: map[string]Place{}, StateChains: map[string]Disk{}, looking: true,
+		InChains: map[string][]string{}, Places: map[string]Place{}, StateChains: map[string]Disk{}, looking: true,
 	}
 }
 
@@ -175,6 +176,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 	for i := range fresh {
 		w.learn(&domains[i])
 	}
+	w.noteChains()
 	w.looking = false
 	return w, ctx.Err()
 }

@@ -16,6 +16,7 @@ import (
 func readDomain(d *rotate.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
+		noteNames(d, text)
 		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
 	}
 	d.UUID = x.UUID
@@ -41,6 +42,7 @@ func agentConnected(c libvirtxml.DomainChannel) bool {
 func readInactive(d *rotate.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
+		noteNames(d, text)
 		return fmt.Errorf("%s: persistent configuration: %w", d.Name, err)
 	}
 	if x.Devices == nil {
@@ -49,7 +51,7 @@ func readInactive(d *rotate.Domain, text string) error {
 	for i := range x.Devices.Disks {
 		disk := readDisk(&x.Devices.Disks[i])
 		live := slices.IndexFunc(d.Disks, func(l rotate.Disk) bool { return l.Target == disk.Target })
-		if live < 0 {
+		if live < 0 || d.Disks[live].Inactive != nil { // of two with one target, the first is the disk
 			d.Elsewhere = append(d.Elsewhere, layerPaths(disk.Chain)...)
 			continue
 		}
@@ -63,6 +65,7 @@ func readInactive(d *rotate.Domain, text string) error {
 func readElsewhere(d *rotate.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
+		noteNames(d, text)
 		return fmt.Errorf("%s: saved state: %w", d.Name, err)
 	}
 	if x.Devices == nil {
@@ -90,6 +93,9 @@ func readDisk(x *libvirtxml.DomainDisk) rotate.Disk {
 	}
 	d.Kind, _ = sourceOf(x.Source)
 	d.Chain, _ = readChain(x)
+	if len(d.Chain) > 0 && len(d.Chain) < len(allLayers(x)) {
+		d.Problem = "libvirt does not name all layers of the disk"
+	}
 	if x.Mirror != nil {
 		_, target := sourceOf(x.Mirror.Source)
 		d.Job = &rotate.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target}
@@ -97,35 +103,66 @@ func readDisk(x *libvirtxml.DomainDisk) rotate.Disk {
 	return d
 }
 
-// readChain returns the disk's layers, base first. Cut tells that the XML does
-// not say where the chain ends.
+// readChain returns the disk's layers that have names, base first. Cut tells that the
+// XML does not say where the chain ends, or what all of it is.
 func readChain(x *libvirtxml.DomainDisk) (layers []rotate.Layer, cut bool) {
-	kind, path := sourceOf(x.Source)
-	if path == "" {
-		return nil, true
+	all := allLayers(x)
+	for _, l := range slices.Backward(all) {
+		if l.Path != "" {
+			layers = append(layers, l)
+		}
 	}
-	active := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: x.Source.Index}
+	return layers, len(layers) < len(all) || len(all) == 0 || endless(x)
+}
+
+// endless tells whether the XML does not say where the chain ends.
+func endless(x *libvirtxml.DomainDisk) bool {
+	b := x.BackingStore
+	for hasLayer(b) {
+		b = b.BackingStore
+	}
+	return b == nil && x.Driver != nil && x.Driver.Type != "" && x.Driver.Type != "raw"
+}
+
+// allLayers returns the disk's layers, active first, whether they have names or not.
+func allLayers(x *libvirtxml.DomainDisk) []rotate.Layer {
+	kind, path := sourceOf(x.Source)
+	if path == "" && x.BackingStore == nil {
+		return nil
+	}
+	active := rotate.Layer{Path: path, Kind: kind, Format: "raw"}
+	if x.Source != nil {
+		active.Index = x.Source.Index
+	}
 	if x.Driver != nil && x.Driver.Type != "" {
 		active.Format = x.Driver.Type
 	}
-	layers = append(layers, active)
-	b := x.BackingStore
-	for ; b != nil; b = b.BackingStore {
-		kind, path := sourceOf(b.Source)
-		if kind == "" {
-			break
-		}
-		l := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
-		if b.Index == 0 && b.Source != nil {
-			l.Index = b.Source.Index
-		}
-		if b.Format != nil && b.Format.Type != "" {
-			l.Format = b.Format.Type
-		}
-		layers = append(layers, l)
+	layers := []rotate.Layer{active}
+	for b := x.BackingStore; hasLayer(b); b = b.BackingStore {
+		layers = append(layers, backingLayer(b))
 	}
-	slices.Reverse(layers)
-	return layers, b == nil && active.Format != "raw"
+	return layers
+}
+
+// hasLayer tells whether b is a layer, and not the end of the chain.
+func hasLayer(b *libvirtxml.DomainDiskBackingStore) bool {
+	if b == nil {
+		return false
+	}
+	kind, _ := sourceOf(b.Source)
+	return kind != ""
+}
+
+func backingLayer(b *libvirtxml.DomainDiskBackingStore) rotate.Layer {
+	kind, path := sourceOf(b.Source)
+	l := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
+	if b.Index == 0 {
+		l.Index = b.Source.Index
+	}
+	if b.Format != nil && b.Format.Type != "" {
+		l.Format = b.Format.Type
+	}
+	return l
 }
 
 // sourceOf returns libvirt's disk type and the file, device or volume of a source.
@@ -160,7 +197,9 @@ var pathInXML = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
 // not: where the rest of it is not understood, each could be an image in use.
 func noteNames(d *rotate.Domain, text string) {
 	for _, m := range pathInXML.FindAllStringSubmatch(text, -1) {
-		d.Elsewhere = append(d.Elsewhere, html.UnescapeString(m[1]+m[2]))
+		if path := html.UnescapeString(m[1] + m[2]); !slices.Contains(d.Elsewhere, path) {
+			d.Elsewhere = append(d.Elsewhere, path)
+		}
 	}
 }
 

@@ -291,11 +291,9 @@ func (h *Host) observeAll(dom *libvirt.Domain, d *rotate.Domain) (text string, e
 	if text, err = dom.GetXMLDesc(0); err != nil {
 		return "", err
 	}
-	if err = readDomain(d, text); err != nil {
-		return text, err
-	}
+	err = readDomain(d, text)
 	d.AppArmor = d.AppArmor && h.version < opensBases
-	return text, h.observeMore(dom, d)
+	return text, errors.Join(err, h.observeMore(dom, d))
 }
 
 func readState(dom *libvirt.Domain, d *rotate.Domain) error {
@@ -324,35 +322,29 @@ func readState(dom *libvirt.Domain, d *rotate.Domain) error {
 	return nil
 }
 
-// observeMore reads what the domain's XML does not hold.
+// observeMore reads what the domain's XML does not hold. An error does not end it: what
+// the rest names counts as in use all the same.
 func (h *Host) observeMore(dom *libvirt.Domain, d *rotate.Domain) error {
 	persistent, err := dom.IsPersistent()
 	if err != nil {
 		return err
 	}
 	d.Transient = !persistent
+	var live, sizes error
 	if d.State.Live() {
-		if err := observeLive(dom, d); err != nil {
-			return err
-		}
+		live = observeLive(dom, d)
 	} else {
 		for i := range d.Disks {
 			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)
 		}
 	}
-	if err := observeSaved(dom, d); err != nil {
-		return err
-	}
+	saved := observeSaved(dom, d)
 	h.observeVolumes(d)
-	if err := observeSnapshots(dom, d); err != nil {
-		return err
-	}
+	snapshots := observeSnapshots(dom, d)
 	if h.remote {
-		if err := h.observeSizes(dom, d); err != nil {
-			return err
-		}
+		sizes = h.observeSizes(dom, d)
 	}
-	return observeCheckpoints(dom, d)
+	return errors.Join(live, saved, snapshots, sizes, observeCheckpoints(dom, d))
 }
 
 // observeVolumes finds the files of disks that are given as storage volumes. A
@@ -482,23 +474,19 @@ func observeSnapshots(dom *libvirt.Domain, d *rotate.Domain) error {
 		current, _ = snap.GetName()
 		_ = snap.Free()
 	}
+	var errs []error
 	for i := range snaps {
 		text, err := snaps[i].GetXMLDesc(0)
 		_ = snaps[i].Free()
 		if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
 			continue
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			err = addSnapshot(d, text, current)
 		}
-		s, err := readSnapshot(text)
-		if err != nil {
-			return err
-		}
-		s.Current = s.Name == current
-		d.Snapshots = append(d.Snapshots, s)
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // domain looks a domain up; the caller frees it.

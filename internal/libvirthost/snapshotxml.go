@@ -33,6 +33,18 @@ type storedSnapshot struct {
 	Inactive     *storedDomain                    `xml:"inactiveDomain"`
 }
 
+// addSnapshot adds a snapshot to d. What one names that cannot be read counts as in use.
+func addSnapshot(d *rotate.Domain, text, current string) error {
+	s, err := readSnapshot(text)
+	if err != nil {
+		noteNames(d, text)
+		return err
+	}
+	s.Current = s.Name == current
+	d.Snapshots = append(d.Snapshots, s)
+	return nil
+}
+
 // readSnapshot reads a snapshot's XML. Snapshot times are whole seconds.
 func readSnapshot(text string) (rotate.Snapshot, error) {
 	var x storedSnapshot

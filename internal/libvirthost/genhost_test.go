@@ -1,0 +1,205 @@
+package libvirthost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+)
+
+// texts is what libvirt tells of one domain.
+type texts struct {
+	name                  string
+	state                 rotate.State
+	live, inactive, saved string // saved: of a managed save, "" for none
+	snapshots             []string
+	current               string
+	transient, ioError    bool
+	checkpoints           int
+}
+
+// A madeHost serves domains that were made up, through the readers of the real one.
+type madeHost struct {
+	rotate.Host // what changes a host is not to be called
+	dir         string
+	domains     []texts
+	remote      bool
+	pools       []string
+}
+
+func (h *madeHost) Remote() bool                            { return h.remote }
+func (h *madeHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
+
+func (h *madeHost) Domains(_ context.Context, names ...string) ([]rotate.Domain, error) {
+	var found []rotate.Domain
+	for i := range h.domains {
+		if len(names) == 0 || slices.Contains(names, h.domains[i].name) {
+			found = append(found, h.observe(&h.domains[i]))
+		}
+	}
+	return found, nil
+}
+
+func (h *madeHost) QEMUChains(context.Context, string) (map[string][]string, error) {
+	return nil, errors.New("QEMU may not be asked")
+}
+
+// observe does with texts what Host.observe does with what libvirt answers.
+func (h *madeHost) observe(x *texts) rotate.Domain {
+	d := rotate.Domain{Name: x.name, State: x.state, Transient: x.transient, IOError: x.ioError, Checkpoints: x.checkpoints}
+	var err error
+	if fault := rotate.Contain(x.name, func() { err = h.read(&d, x) }); fault != nil {
+		d.Faults, err = append(d.Faults, fault), fault
+	}
+	if err == nil {
+		return d
+	}
+	d.Problem = err.Error()
+	noteNames(&d, x.live)
+	return d
+}
+
+func (h *madeHost) read(d *rotate.Domain, x *texts) error {
+	errs := []error{readDomain(d, x.live)}
+	if !x.state.Live() {
+		for i := range d.Disks {
+			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)
+		}
+	} else if !x.transient {
+		errs = append(errs, readInactive(d, x.inactive))
+	}
+	if x.saved != "" {
+		d.ManagedSave = true
+		errs = append(errs, readElsewhere(d, x.saved))
+	}
+	h.volumes(d)
+	for _, text := range x.snapshots {
+		errs = append(errs, addSnapshot(d, text, x.current))
+	}
+	return errors.Join(errs...)
+}
+
+// volumes looks volumes up in the one pool that there is.
+func (h *madeHost) volumes(d *rotate.Domain) {
+	for i := range d.Disks {
+		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
+			continue
+		}
+		pool, name, _ := strings.Cut(d.Disks[i].Active().Path, "/")
+		if pool == "here" {
+			d.Elsewhere = append(d.Elsewhere, filepath.Join(h.dir, name))
+		} else if !d.State.Live() {
+			d.Unknown = append(d.Unknown, "the file of a volume is not known")
+		}
+	}
+}
+
+// hoursOfSound are those of the sound domain's snapshots.
+var hoursOfSound = []int{8, 9, 10}
+
+// soundDomain is a domain with three snapshots whose layers are in a directory of their own.
+func soundDomain(dir string, state rotate.State) (x texts, layers []string) {
+	layers = putChain(dir, "sound", hoursOfSound...)
+	xml := "<domain type='kvm'><name>sound</name><uuid>5d0a4a52-7a0e-4f43-a0b5-0f10d3a3d1aa</uuid><os><type>hvm</type></os>" + element("devices", soundDisk("vda", layers)) + "</domain>"
+	return texts{name: "sound", state: state, live: xml, inactive: xml, current: snapshotOf(hoursOfSound[2]),
+		snapshots: soundSnapshots("sound", "vda", layers, hoursOfSound...)}, layers
+}
+
+// host makes up domains and their images.
+func (g *gen) host() *madeHost {
+	for range g.IntN(10) {
+		g.image()
+	}
+	h := &madeHost{dir: g.dir, remote: g.in100(3), pools: pick(g, nil, []string{g.dir}, []string{"/no/such/pool"})}
+	for i := range 1 + g.IntN(6) {
+		h.domains = append(h.domains, g.texts(i))
+	}
+	return h
+}
+
+// texts makes up one domain: on a sound chain of its own, on anything, or on both.
+func (g *gen) texts(i int) texts {
+	x := texts{name: pick(g, "d%d", "d%d", "d%d", "with space %d", "quo'te\"%d", "é%d", "..%d", "-d%d"), state: pick(g, rotate.Running, rotate.Running, rotate.ShutOff, rotate.ShutOff, rotate.ShutOff,
+		rotate.Paused, "migrating", "in shutdown", "pmsuspended", "no state"), transient: g.in100(4), checkpoints: pick(g, 0, 0, 0, 2)}
+	x.name = fmt.Sprintf(x.name, i)
+	x.ioError = x.state == rotate.Paused && g.in100(30)
+	uuid := fmt.Sprintf("00000000-0000-4000-8000-%012d", i)
+	own := ""
+	if g.in100(60) {
+		hours := []int{7, 8, 9, 10, 11}[:g.IntN(6)]
+		stem := fmt.Sprintf("own%d", i)
+		layers := putChain(g.dir, stem, hours...)
+		g.images = append(g.images, layers...)
+		own = soundDisk("vda", layers)
+		x.snapshots, x.current = soundSnapshots(x.name, "vda", layers, hours...), pick(g, "", snapshotOf(9))
+	}
+	x.live = g.changed(own, x.name, uuid, own != "" && g.in100(50))
+	x.inactive = x.live
+	if g.in100(30) {
+		x.inactive = g.changed(own, x.name, uuid, g.in100(60))
+	}
+	if g.in100(6) {
+		x.saved = g.changed(own, x.name, uuid, false)
+	}
+	for range pick(g, 0, 0, 0, 1, 2, 6) {
+		name := pick(g, fmt.Sprintf("s%d", g.number()), "a/b", `quo"te`, "s p a c e", snapshotOf(g.IntN(24)), "é")
+		x.snapshots = append(x.snapshots, g.snapshot(name, pick(g, "", name, "s1", "s2", "gone", snapshotOf(8)), x.live))
+	}
+	if len(x.snapshots) > 0 && g.in100(15) {
+		k := g.IntN(len(x.snapshots))
+		x.snapshots[k] = g.spoil(x.snapshots[k])
+	}
+	return x
+}
+
+// changed is a domain with this disk, alone or beside whatever else there is.
+func (g *gen) changed(own, name, uuid string, alone bool) string {
+	if alone {
+		return "<domain type='kvm'>" + element("name", escaped(name)) + element("uuid", uuid) + element("devices", own+g.some(2, g.noise)) + "</domain>"
+	}
+	return g.spoil(g.domain(name, uuid, own))
+}
+
+// touchedBy returns the layers of the sound domain that are named by what is read of the
+// host, or by images: layer → the image, or "".
+func (g *gen) touchedBy(h *madeHost) map[string]string {
+	by := map[string]string{}
+	for path := range g.touched {
+		for _, image := range g.images {
+			if info, err := os.Stat(image); err == nil && info.Mode().IsRegular() {
+				data, err := os.ReadFile(image)
+				must(err)
+				if strings.Contains(string(data), path) {
+					by[path] = image
+				}
+			}
+		}
+		if slices.ContainsFunc(h.domains, func(x texts) bool { return strings.Contains(x.read(), path) }) {
+			by[path] = ""
+		}
+	}
+	return by
+}
+
+// read is all that is read of a domain, but for its snapshots.
+func (x *texts) read() string {
+	if x.state.Live() && !x.transient {
+		return x.live + x.saved + x.inactive
+	}
+	return x.live + x.saved
+}
+
+// madeDir is a directory in memory, where that can be had.
+func madeDir() (dir string, remove func()) {
+	dir, err := os.MkdirTemp("/dev/shm", "virt-rotate-test-")
+	if err != nil {
+		dir, err = os.MkdirTemp("", "virt-rotate-test-")
+	}
+	must(err)
+	return dir, func() { must(os.RemoveAll(dir)) }
+}

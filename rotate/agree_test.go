@@ -1,0 +1,160 @@
+package rotate
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// everything is all of the host that a refused run must leave as it is: images, what
+// libvirt has on record, intents, and the layers that are on record as free.
+func (h *simHost) everything(t *testing.T) string {
+	t.Helper()
+	var out strings.Builder
+	for _, d := range h.domains {
+		text, err := json.Marshal(d.observed(h.jobs))
+		must(err)
+		fmt.Fprintf(&out, "%s\n", text)
+	}
+	kept := h.files(t)
+	for _, dir := range []string{"intents", "released"} {
+		found, err := filepath.Glob(filepath.Join(h.dir, "state", dir, "*"))
+		must(err)
+		kept = append(kept, found...)
+	}
+	for _, path := range kept {
+		data, err := os.ReadFile(path)
+		must(err)
+		fmt.Fprintf(&out, "%s %s\n", path, data)
+	}
+	return out.String()
+}
+
+// What a plan refuses altogether, a run leaves exactly as it is; of the rest it does the
+// steps that were planned.
+func TestARunOfWhatIsRefusedChangesNothing(t *testing.T) {
+	for _, s := range situations() {
+		if s.change == nil {
+			t.Run(strings.TrimSpace(s.code+" "+s.name), s.checkRun)
+		}
+	}
+}
+
+func (s situation) checkRun(t *testing.T) {
+	h, r := s.host(t)
+	h.now = hour(12)
+	p := h.plan(t, r, "web")
+	before := h.everything(t)
+	ran := h.runAll(t, r)["web"]
+	if have, want := h.lines(t, ran.Steps), h.lines(t, p.Steps); !slices.Equal(have, want) {
+		t.Errorf("planned:\n%s\ndone:\n%s\n%s", strings.Join(want, "\n"), strings.Join(have, "\n"), ran.Error)
+	}
+	if len(p.Steps) > 0 {
+		return
+	}
+	if p.Result != ResultRefused || ran.Result != ResultRefused || !slices.Equal(p.Refused, ran.Refused) {
+		t.Errorf("planned %s %+v, ran %s %+v", p.Result, p.Refused, ran.Result, ran.Refused)
+	}
+	if after := h.everything(t); after != before {
+		t.Errorf("changed:\n%s\nbefore:\n%s", h.brief(after), h.brief(before))
+	}
+}
+
+// An ordinary host: what is planned is done, step by step.
+type ordinary struct {
+	name  string
+	build func(t *testing.T, h *simHost, web *simDomain)
+	rule  *policy.Rule
+}
+
+func ordinaries() []ordinary {
+	plain := func(hours ...int) func(*testing.T, *simHost, *simDomain) {
+		return func(_ *testing.T, h *simHost, web *simDomain) { one(hours...)(h, web) }
+	}
+	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
+	isOff := func(_ *testing.T, h *simHost, web *simDomain) {
+		one(8, 9, 10, 11)(h, web)
+		web.State, web.cut = ShutOff, true
+	}
+	branched := func(t *testing.T, h *simHost, web *simDomain) {
+		one(7, 8, 9, 10)(h, web)
+		h.goBack(t, web, name(8))
+		h.now = hour(12)
+	}
+	return []ordinary{
+		{"the first", plain(), rule(2)},
+		{"one goes", plain(10, 11), rule(2)},
+		{"a run goes", plain(7, 8, 9, 10, 11), rule(1)},
+		{"all go", plain(9, 10, 11), nothing},
+		{"pull", plain(8, 9, 10, 11), with(rule(1), func(r *policy.Rule) { r.Method = policy.MethodPull })},
+		{"commit", plain(8, 9, 10, 11), with(rule(2), func(r *policy.Rule) { r.Method = policy.MethodCommit })},
+		{"off", isOff, rule(2)},
+		{"off, all go", isOff, nothing},
+		{"off, pull", isOff, with(rule(1), func(r *policy.Rule) { r.Method = policy.MethodPull })},
+		{"off, left alone", isOff, with(rule(1), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })},
+		{"branches", branched, rule(2)},
+		{"branches go", branched, rule(1)},
+		{"graft", func(_ *testing.T, h *simHost, web *simDomain) { h.cannotClone = nil; one(8, 9, 10, 11)(h, web) }, with(rule(2), grafts)},
+		{"two disks", func(_ *testing.T, h *simHost, web *simDomain) {
+			h.disk(web, "vda", "web.qcow2")
+			h.disk(web, "vdb", "data.raw")
+			h.take(web, []int{9, 10, 11})
+		}, rule(1)},
+		{"a chain that is full", plain(9, 10, 11), with(rule(2), func(r *policy.Rule) { r.MaxChain = 4 })},
+		{"a snapshot that is refused, merges that are not", plain(9, 10, 11), with(rule(3), func(r *policy.Rule) { r.MaxChain = 3 })},
+		{"a foreign snapshot", func(_ *testing.T, h *simHost, web *simDomain) {
+			one(8, 9)(h, web)
+			h.foreign(web, "mine", 10)
+			h.take(web, []int{11})
+		}, rule(1)},
+		{"a golden image", func(_ *testing.T, h *simHost, web *simDomain) {
+			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.take(web, []int{9, 10, 11})
+			h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
+		}, rule(1)},
+	}
+}
+
+func TestARunDoesWhatWasPlanned(t *testing.T) {
+	for _, o := range ordinaries() {
+		t.Run(o.name, func(t *testing.T) {
+			h := newSim(t)
+			web := h.add("web")
+			o.build(t, h, web)
+			r := h.rotator(o.rule)
+			p := h.plan(t, r, "web")
+			ran := h.runAll(t, r)["web"]
+			if have, want := h.lines(t, ran.Steps), h.lines(t, p.Steps); !slices.Equal(have, want) || ran.Error != "" || !slices.Equal(p.Refused, ran.Refused) {
+				t.Errorf("planned:\n%s\n%+v\ndone:\n%s\n%+v %s", strings.Join(want, "\n"), p.Refused, strings.Join(have, "\n"), ran.Refused, ran.Error)
+			}
+			h.checkData(t)
+		})
+	}
+}
+
+// meets are the headings of the rows of the table in docs/design.md.
+var meets = []string{"a guest is started or stopped", "space runs out", "another host has a layer open", "a hook fails", "a file or a snapshot is changed by somebody else"}
+
+func TestWhatARunMayMeetIsWrittenDown(t *testing.T) {
+	text, err := os.ReadFile("../docs/design.md")
+	must(err)
+	_, part, ok := strings.Cut(string(text), "\n## What a run may meet that no plan can know\n")
+	part, _, _ = strings.Cut(part, "\n## ")
+	if !ok {
+		t.Fatal("docs/design.md has no such section")
+	}
+	for _, row := range meets {
+		if !strings.Contains(part, "\n| "+row) {
+			t.Errorf("no row %q", row)
+		}
+	}
+	if rows := strings.Count(part, "\n| ") - 1; rows != len(meets) {
+		t.Errorf("%d rows: the tests know %d", rows, len(meets))
+	}
+}

@@ -1,0 +1,83 @@
+package rotate
+
+import (
+	"slices"
+	"testing"
+)
+
+// Where domains contradict each other about what builds on what, all of it is kept.
+func TestAllLayersOfAContradictedChainAreKept(t *testing.T) {
+	layers := func(paths ...string) (all []Layer) {
+		for _, path := range paths {
+			all = append(all, Layer{Path: path, Kind: "network"})
+		}
+		return all
+	}
+	w := newWorld()
+	w.Domains = []Domain{
+		{Name: "a", Disks: []Disk{{Target: "vda", Chain: layers("/a", "/b")}}},
+		{Name: "b", Disks: []Disk{{Target: "vda", Chain: layers("/c", "/b", "/d")}}},
+	}
+	w.plant()
+	for _, path := range []string{"/b", "/c", "/d"} {
+		if l := w.Forest.Find(path); l == nil || !slices.Contains(l.Keepers, "disk b/vda") {
+			t.Errorf("%s: %+v", path, l)
+		}
+	}
+	if w.Domains[1].Disks[0].Problem == "" || !w.Forest.Find("/d").Active {
+		t.Errorf("%+v", w.Domains[1].Disks[0])
+	}
+}
+
+// A directory that a domain names is no image, and nothing is looked for beside it.
+func TestADirectoryThatADomainNamesIsNoImage(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	one(11)(h, web)
+	web.Elsewhere = []string{"/", h.dir, "/dev/null"}
+	w := h.see(t)
+	for _, dir := range []string{"/", "/dev", "/dev/shm", "/tmp"} {
+		if w.looksAt(dir) {
+			t.Errorf("images are looked for in %s", dir)
+		}
+	}
+}
+
+// A layer that another domain names goes under no circumstances: that domain could not be
+// started, though its data is in the layer above.
+func TestALayerThatAnotherDomainNamesStays(t *testing.T) {
+	for _, state := range []State{Running, ShutOff} {
+		for _, top := range []string{"other.qcow2", ""} {
+			h := newSim(t)
+			web := h.add("web")
+			one(9, 10, 11)(h, web)
+			other := h.add("other")
+			other.State = state
+			images := []string{"web.qcow2", "web." + name(9) + ".qcow2", "web." + name(10) + ".qcow2", "web." + name(11) + ".qcow2", top}
+			if top == "" {
+				images = images[:4]
+			}
+			h.disk(other, "vda", images...)
+			r := merging(h, rule(1))
+			for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+				if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge || s.Op == OpDeleteFile }) {
+					t.Errorf("%s %q: %v", state, top, h.lines(t, p.Steps))
+				}
+			}
+			h.checkData(t)
+		}
+	}
+}
+
+// Where libvirt and a header disagree about what a layer builds on, neither may change.
+func TestWhatAHeaderNamesBesideTheChainIsKept(t *testing.T) {
+	h := newSim(t)
+	one(9, 10, 11)(h, h.add("web"))
+	other := h.add("other")
+	h.disk(other, "vda", "else.qcow2", "other.qcow2")
+	h.change(h.img("other.qcow2"), func(i *simImage) { i.Backing = h.img("web." + name(9) + ".qcow2") })
+	r := merging(h, rule(2))
+	if p := h.plan(t, r, "web"); slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge || s.Op == OpDeleteFile }) {
+		t.Errorf("%v", h.lines(t, p.Steps))
+	}
+}

@@ -1,0 +1,124 @@
+package rotate
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// A situation is a host whose domain "web" is refused with a code.
+type situation struct {
+	code, name string
+	host       func(t *testing.T) (*simHost, *Rotator)
+	change     func(w *World, web *Domain) // what no host of ours can show; nil: nothing
+}
+
+// situations are those of refusals, and those that need more than one thing that is broken.
+func situations() []situation {
+	var all []situation
+	for _, c := range refusals() {
+		all = append(all, situation{code: c.code, name: c.name, host: c.host})
+	}
+	return append(all,
+		situation{code: CodeSize, host: three(rule(2)), change: func(_ *World, web *Domain) {
+			base := &web.Disks[0].Chain[0]
+			base.Kind, base.Format, base.Allocated, base.Image.Format = "block", "raw", 1<<30, "raw"
+			web.Disks[0].Chain[1].Image.BackingFormat = "raw"
+			for i := range web.Disks[0].Chain[1:] {
+				web.Disks[0].Chain[1+i].Size = 2 << 30
+			}
+		}},
+		situation{code: CodeLeftover, host: leftoverInUse},
+		situation{code: CodeMethod, host: cannotGraft},
+		situation{code: CodeRestart, host: func(t *testing.T) (*simHost, *Rotator) { h, _, r := missed(t); return h, r }},
+		situation{code: CodeStopped, host: stoppedInPivot},
+		situation{code: CodeDoubt, host: besideStrange},
+		situation{code: CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, h.rotator(rule(3)) }},
+		situation{code: CodeComma, host: func(t *testing.T) (*simHost, *Rotator) {
+			h := newSim(t)
+			web := h.add("web")
+			h.disk(web, "vda", "a,b.qcow2")
+			web.State = ShutOff
+			return h, h.rotator(rule(7))
+		}},
+		situation{code: CodeInUse, host: func(t *testing.T) (*simHost, *Rotator) {
+			h, _ := off(t, 9, 10, 11)
+			t.Cleanup(held(t, h.img("web.qcow2"), vfs.LockWrite))
+			return h, h.rotator(rule(1))
+		}})
+}
+
+// notOfAPlan are the codes with which Decide never refuses, and why.
+var notOfAPlan = map[string]string{
+	CodeHook:        "a hook fails only when it is run",
+	CodeFault:       "a fault is of the program, not of the domain: TestAFaultInLookingIsTheDomains",
+	CodeTwoPolicies: "there is no rule to decide by: TestDoctorTellsOfTwoPolicies",
+	CodeForeign:     "of a restore: what is newer is looked at only then",
+	CodeMetadata:    "of a restore, which rehearses what it would write",
+	CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",
+}
+
+func (c refusalCase) host(t *testing.T) (*simHost, *Rotator) {
+	h := newSim(t)
+	web := h.add("web")
+	one(10, 11)(h, web)
+	r := rule(3)
+	if c.break_ != nil {
+		c.break_(h, web)
+	}
+	if c.rule != nil {
+		c.rule(r)
+	}
+	return h, h.rotator(r)
+}
+
+// three is a domain with three snapshots.
+func three(r *policy.Rule) func(*testing.T) (*simHost, *Rotator) {
+	return func(t *testing.T) (*simHost, *Rotator) {
+		h := newSim(t)
+		one(9, 10, 11)(h, h.add("web"))
+		return h, merging(h, r)
+	}
+}
+
+// merging is a rotator that takes no snapshot.
+func merging(h *simHost, r *policy.Rule) *Rotator {
+	x := h.rotator(r)
+	x.Options = coalesce()
+	return x
+}
+
+func leftoverInUse(t *testing.T) (*simHost, *Rotator) {
+	h, _ := interrupted(t, "before delete-file", jobsDie)
+	h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: h.img("web." + name(9) + ".qcow2"), BackingFormat: "qcow2"})
+	return h, merging(h, rule(2))
+}
+
+func cannotGraft(t *testing.T) (*simHost, *Rotator) {
+	h, web := sharing(t)
+	h.cannotClone = errors.New("this file system cannot")
+	one(9, 10, 11)(h, web)
+	return h, merging(h, with(rule(2), grafts))
+}
+
+func stoppedInPivot(t *testing.T) (*simHost, *Rotator) {
+	h := newSim(t)
+	web := h.add("web")
+	one(9)(h, web)
+	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
+	if !dieAt(h, h.rotator(nothing), "block of merge") {
+		t.Fatal("no merge")
+	}
+	h.afterCrash(jobsDie)
+	web.State = ShutOff
+	return h, h.rotator(nothing)
+}
+
+func besideStrange(t *testing.T) (*simHost, *Rotator) {
+	h, r := three(rule(2))(t)
+	must(os.WriteFile(h.img("odd.qcow2"), []byte("{"), 0o600))
+	return h, r
+}

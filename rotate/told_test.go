@@ -1,0 +1,115 @@
+package rotate
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+)
+
+// codesInSource are the codes that refuse.go declares.
+func codesInSource(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("refuse.go")
+	must(err)
+	var codes []string
+	for _, m := range regexp.MustCompile(`(?m)^\tCode\w+ += "([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
+		codes = append(codes, m[1])
+	}
+	if len(codes) < 40 {
+		t.Fatalf("only %d codes found", len(codes))
+	}
+	return codes
+}
+
+// Whatever a plan refuses, doctor tells, with a remedy, and status lists.
+func TestDoctorTellsWhatAPlanRefuses(t *testing.T) {
+	seen := map[string]bool{}
+	for _, s := range situations() {
+		seen[s.code] = true
+		t.Run(strings.TrimSpace(s.code+" "+s.name), s.checkTold)
+	}
+	for _, code := range codesInSource(t) {
+		if seen[code] == (notOfAPlan[code] != "") {
+			t.Errorf("code %q: it needs a situation in which a plan refuses with it, or a reason why none does", code)
+		}
+	}
+}
+
+func (s situation) checkTold(t *testing.T) {
+	h, r := s.host(t)
+	w, err := r.Observer.Observe(t.Context())
+	must(err)
+	web := w.Domain("web")
+	if s.change != nil {
+		s.change(w, web)
+	}
+	rules := r.Match([]string{"web"})
+	rule := rules.Rules["web"]
+	p := Decide(w, web, rule, hour(12), Options{})
+	if !slices.ContainsFunc(p.Refused, func(r Refusal) bool { return r.Code == s.code }) {
+		t.Fatalf("refused: %+v", p.Refused)
+	}
+	found := Diagnose(w, nil, rules, hour(12))
+	for _, r := range p.Refused {
+		if !slices.ContainsFunc(found, func(f Finding) bool { return f.tells(web, r) }) {
+			t.Errorf("doctor does not tell %s, but %s", h.brief(r.Code+" "+r.Detail), findingLines(h, found))
+		}
+	}
+	if st := Status(w, web, rule, nil, hour(12)); !reflect.DeepEqual(st.Refused, p.Refused) {
+		t.Errorf("status: %+v", st.Refused)
+	}
+}
+
+// tells tells whether the finding is about that refusal.
+func (f Finding) tells(d *Domain, r Refusal) bool {
+	if f.Remedy == "" || f.Domain != d.Name || f.Note {
+		return false
+	}
+	if r.Code == CodeUnreadable && r.Detail == d.Problem {
+		return f.Code == FindStrange && f.Detail == d.Problem
+	}
+	return f.Code == findingOf(d, r).Code && (f.Path == r.Path || f.Path == "" || r.Path == "")
+}
+
+func findingLines(h *simHost, found []Finding) string {
+	text := ""
+	for _, f := range found {
+		text += "\n" + h.brief(f.Code+" "+f.Path+": "+f.Detail)
+	}
+	return text
+}
+
+func TestDoctorTellsOfTwoPolicies(t *testing.T) {
+	h, r, _ := contested(t)
+	w := h.see(t)
+	both := w.Domain("both")
+	rules := r.Match([]string{"web", "both", "db"})
+	p := conflictPlan(both, rules.Conflicts["both"])
+	found := Diagnose(w, []string{"both"}, rules, hour(12))
+	if len(found) != 1 || !found[0].tells(both, p.Refused[0]) {
+		t.Errorf("%+v", found)
+	}
+	if s := ConflictStatus(w, both, rules.Conflicts["both"], nil); !reflect.DeepEqual(s.Refused, p.Refused) {
+		t.Errorf("status: %+v", s.Refused)
+	}
+}
+
+// A domain that could not be read in full is told with all else that is in its way.
+func TestDoctorTellsAllOfADomainThatCannotBeRead(t *testing.T) {
+	h, w := spoiled(t, func(_ *testing.T, _ *simHost, web *simDomain) {
+		web.Problem, web.ManagedSave, web.State = "no such thing", true, "migrating"
+	})
+	found := Diagnose(w, nil, policy.Assignment{Rules: map[string]*policy.Rule{"web": rule(1)}}, hour(12))
+	var codes []string
+	for _, f := range found {
+		codes = append(codes, f.Code)
+	}
+	if !slices.Equal(codes, []string{FindStrange, CodeManagedSave, CodeState}) {
+		t.Errorf("%v%s", codes, findingLines(h, found))
+	}
+}
