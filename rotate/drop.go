@@ -231,6 +231,9 @@ func (b *builder) fact(disk *Disk, k int) string {
 	if other := b.stranger(child); other != "" {
 		return child.Path + " is used by " + other
 	}
+	if other := b.namedBy(&disk.Chain[k]); other != "" {
+		return child.Path + " is in the chain that " + other + " has on record: it could not be started without it"
+	}
 	if disk.Branch && child.Unneeded() {
 		return "nobody needs " + child.Path
 	}
@@ -274,6 +277,21 @@ func (b *builder) stranger(l *chain.Layer) string {
 	for _, who := range l.Keepers {
 		if !b.own(who) {
 			return who
+		}
+	}
+	return ""
+}
+
+// namedBy returns another domain's disk whose configuration, or QEMU, has the layer in its
+// chain, as that of a clone has which was defined with all layers of the original.
+func (b *builder) namedBy(l *Layer) string {
+	for i := range b.w.Domains {
+		d := &b.w.Domains[i]
+		for j := range d.Disks {
+			disk := &d.Disks[j]
+			if d.Name != b.d.Name && (slices.Contains(disk.Inactive, l.Path) || d.State.Live() && disk.index(l.Path) >= 0) {
+				return diskKeeper(d.Name, disk.Target)
+			}
 		}
 	}
 	return ""

@@ -18,16 +18,15 @@ func mergedByHand(t *testing.T) (*simHost, *simDomain) {
 	h.disk(web, "vda", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
 	disk := &web.Disks[0]
-	gone, above := disk.Chain[1].Path, disk.Chain[2].Path
+	above := disk.Chain[2].Path
 	disk.Chain = append(disk.Chain[:1:1], disk.Chain[2:]...)
 	disk.Inactive = paths(disk.Chain)
 	h.change(above, func(i *simImage) { i.Backing = disk.Chain[0].Path })
-	t.Log(gone)
 	return h, web
 }
 
 func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
-	h, web := mergedByHand(t)
+	h, _ := mergedByHand(t)
 	for n, certain := range map[int]bool{9: false, 10: false, 11: true} {
 		w := h.see(t)
 		err := w.Intact(w.Domain("web"), name(n))
@@ -36,7 +35,6 @@ func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
 			t.Errorf("%s: %v", name(n), err)
 		}
 	}
-	_ = web
 }
 
 // What doctor says leads out: the lost one is given up, and the other is as it was.
@@ -87,5 +85,28 @@ func TestASnapshotDefinedAgainDoesNotStopItsDomain(t *testing.T) {
 	p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{})
 	if len(p.Refused) > 0 || len(p.Steps) == 0 || p.Steps[0].Op != OpRedefine {
 		t.Errorf("refused %v, steps %v", p.Refused, p.Steps)
+	}
+}
+
+// A clone that was defined with all layers of the original could not be started once one of
+// them has gone: they stay, though nothing builds on them but layers of the chain itself.
+func TestALayerThatACloneNamesStays(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	clone := h.add("clone")
+	clone.State = ShutOff
+	h.disk(clone, "vda", "web.qcow2", "web."+name(9)+".qcow2", "web."+name(10)+".qcow2", "clone.qcow2")
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	for _, l := range clone.Disks[0].Chain {
+		if _, err := os.Stat(l.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(web.Disks[0].Chain) != 4 || len(web.Snapshots) != 2 {
+		t.Errorf("%d layers, %d snapshots", len(web.Disks[0].Chain), len(web.Snapshots))
 	}
 }
