@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -24,6 +25,7 @@ type hand struct {
 	want string // what the next run does: goes on, waits, or refuses CODE
 	// lost are the snapshots whose state is gone by what was done itself.
 	lost  string
+	blind string // those of which nobody can see that the state is another; docs/hands.md says so
 	out   string // the way out, if it does not go on by itself; a script like do
 	given string // snapshots that the way out names, and gives up
 	found string // codes that doctor tells in the end, of what is no fault
@@ -183,10 +185,14 @@ func (g *handGuest) begin() {
 	g.t.Helper()
 	g.listed = g.snapshotNames(g.dom)
 	chain := g.chain(g.dom, "vda") // active first
-	g.env = []string{"D=" + g.dom, "DIR=" + g.dir, "BASE=" + chain[3].Path, "L1=" + chain[2].Path, "L2=" + chain[1].Path, "L3=" + chain[0].Path}
+	g.env = []string{"D=" + g.dom, "STATE=" + g.path("state"), "DIR=" + g.dir, "BASE=" + chain[3].Path, "L1=" + chain[2].Path, "L2=" + chain[1].Path, "L3=" + chain[0].Path}
 	for i, name := range g.listed {
 		g.env = append(g.env, fmt.Sprintf("S%d=%s", i+1, name))
 		g.states[name] = g.hash(chain[3-i].Path)
+	}
+	for _, n := range strings.Fields(g.blind) {
+		delete(g.states, g.named(n))
+		g.dead[g.named(n)] = true
 	}
 	if g.off {
 		g.destroy(g.dom)
@@ -336,14 +342,18 @@ func (g *handGuest) wantGoesOn(got string) {
 // not keep: all but the last three.
 func (g *handGuest) retain() {
 	g.t.Helper()
+	snaps := g.snapshots(g.dom)
+	slices.SortStableFunc(snaps, func(x, y guest.Snapshot) int {
+		return cmp.Or(cmp.Compare(x.Created, y.Created), strings.Compare(x.Name, y.Name))
+	})
 	var now []string
-	for _, s := range g.snapshots(g.dom) {
+	for _, s := range snaps {
 		if !strings.HasPrefix(s.Name, "p-") || len(s.Disks) == 0 {
 			continue
 		}
 		now = append(now, s.Name)
 		if g.states[s.Name] == "" && !g.dead[s.Name] {
-			g.states[s.Name] = g.exported(s.Name)
+			g.states[s.Name] = g.newState(s)
 		}
 	}
 	all := slices.Concat(g.listed, slices.DeleteFunc(slices.Clone(now), func(s string) bool { return slices.Contains(g.listed, s) }))
@@ -353,6 +363,19 @@ func (g *handGuest) retain() {
 		}
 	}
 	g.listed = now
+}
+
+// newState is the hash of what a snapshot that was just taken holds.
+func (g *handGuest) newState(s guest.Snapshot) string {
+	g.t.Helper()
+	for _, d := range s.Disks {
+		if d.Target == "vda" {
+			layer, err := guest.StateLayer(g.t.Context(), d)
+			must(g.t, err)
+			return g.hash(layer.Path)
+		}
+	}
+	return ""
 }
 
 // wayOut does what leads out, if there is something to lead out of.

@@ -220,12 +220,18 @@ func diagnoseJob(w *World, d *Domain, disk *Disk, add func(Finding)) {
 		Remedy: fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --abort", d.Name, disk.Target)}
 	if disk.Job.Ready {
 		f.Detail += ", ready to pivot"
-		f.Remedy = fmt.Sprintf("virsh blockjob %s %s --pivot, or --abort", d.Name, disk.Target)
+		f.Remedy = readyRemedy(d, disk)
 	}
 	if w.Intents[d.UUID] != nil {
 		f.Remedy = "virt-rotate run " + d.Name + " takes it over"
 	}
 	add(f)
+}
+
+// readyRemedy ends a job that waits. What a commit has merged is in the layer below already,
+// and a copy is whole: to pivot loses nothing.
+func readyRemedy(d *Domain, disk *Disk) string {
+	return fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --pivot", quoted(d.Name), disk.Target)
 }
 
 // appArmorFinding is the remedy for a profile that lets QEMU only read the

@@ -125,8 +125,8 @@ func (b *builder) checkStrangeOverlays(disk *Disk) {
 		l, below := &disk.Chain[i], &disk.Chain[i-1]
 		if isOverlay(below.Path) && !isOverlay(l.Path) && !b.inMetadata(l.Path) {
 			b.refuse(CodeForeignOverlay, l.Path, fmt.Sprintf(
-				"another program has put it on %s, and no snapshot names it: let that program finish, or merge it (virsh blockcommit)",
-				filepath.Base(below.Path)))
+				"another program has put it on %s, and no snapshot names it: let that program finish, or see virt-rotate doctor %s",
+				filepath.Base(below.Path), b.d.Name))
 		}
 	}
 }
