@@ -72,7 +72,6 @@ func TestWhatIsDoneByHand(t *testing.T) {
 		some := chosen[i:min(i+batchSize, len(chosen))]
 		t.Run(fmt.Sprintf("%d-%d", i+1, i+len(some)), func(t *testing.T) {
 			t.Parallel()
-			defer timed(t, "all")()
 			tryHands(t, some)
 		})
 	}
@@ -119,8 +118,9 @@ func tryHands(t *testing.T, hands []hand) {
 	for _, g := range guests {
 		g.begin()
 	}
-	b.runAll(guests, func(g *handGuest, got string) { g.wantOutcome(got) })
+	b.runAll(guests, (*handGuest).wantOutcome)
 	for _, g := range guests {
+		g.wantStates("a run")
 		g.wayOut()
 	}
 	b.allWrite(guests)
@@ -128,6 +128,7 @@ func tryHands(t *testing.T, hands []hand) {
 	b.startAll(guests)
 	b.runAll(guests, (*handGuest).wantGoesOn)
 	for _, g := range guests {
+		g.wantStates("further runs")
 		g.wantSound()
 		g.destroy(g.dom)
 	}
@@ -307,7 +308,6 @@ func (b *bed) runAll(guests []*handGuest, judge func(*handGuest, string)) {
 		}
 		judge(g, got)
 		g.retain()
-		g.wantStates("a run")
 	}
 }
 

@@ -62,7 +62,7 @@ virsh snapshot-create-as $D mine --disk-only --reuse-external --diskspec vda,fil
 		do: `EDITOR="sed -i s/Taken.by.virt-rotate/Kept.by.me/" virsh snapshot-edit $D $S2`,
 	},
 	{
-		name: "snapshot-edit --rename", want: "goes on",
+		name: "snapshot-edit --rename", want: "goes on", given: "S2",
 		do: `EDITOR="sed -i 0,/$S2/s//mine/" virsh snapshot-edit $D $S2 --rename`,
 	},
 	{
