@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,7 +17,6 @@ import (
 type ill struct {
 	code  string // that doctor tells
 	hand         // how it comes about; want and out do not count
-	after string // what is done before the remedy, if that says so in words: a script
 	vague bool   // only to look at: the remedy need not change anything
 }
 
@@ -134,8 +134,8 @@ func (g *handGuest) typeIn(command string) {
 }
 
 func isExit(err error, status int) bool {
-	exit, ok := err.(*exec.ExitError)
-	return ok && exit.ExitCode() == status
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == status
 }
 
 // remedy is what doctor says about a code.

@@ -107,7 +107,7 @@ func remedyOf(d *Domain, r Refusal) string {
 	case CodeInUse:
 		return "let the process end; a domain that runs on another host must not be defined here: undefine it once that host has its definition and the metadata of its snapshots, for both go from here with it"
 	case CodeDestroyed:
-		return destroyedRemedy(d, r)
+		return destroyedRemedy(r)
 	}
 	return "see docs/recovery.md"
 }
@@ -147,7 +147,7 @@ func foreignOverlayRemedy(d *Domain, r Refusal) string {
 	return "let that program finish"
 }
 
-func destroyedRemedy(d *Domain, r Refusal) string {
+func destroyedRemedy(r Refusal) string {
 	if i := strings.Index(r.Detail, "virt-rotate doctor --forget"); i >= 0 {
 		return "see that nothing can be had from another copy; then: " + r.Detail[i:]
 	}
