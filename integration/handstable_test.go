@@ -125,15 +125,15 @@ virsh snapshot-delete $D $S2 --metadata; virsh snapshot-create $D s.xml --redefi
 		do: `virsh snapshot-delete $D $S3`,
 	},
 	{
-		name: "snapshot-delete --children", want: "goes on",
+		name: "snapshot-delete --children", want: "goes on", old: true,
 		do: `! virsh snapshot-delete $D $S2 --children`,
 	},
 	{
-		name: "snapshot-delete --children-only", want: "goes on",
+		name: "snapshot-delete --children-only", want: "goes on", old: true,
 		do: `! virsh snapshot-delete $D $S2 --children-only`,
 	},
 	{
-		name: "snapshot-revert", off: true, want: "goes on",
+		name: "snapshot-revert", off: true, want: "goes on", old: true,
 		do: `! virsh snapshot-revert $D $S1`,
 	},
 }
