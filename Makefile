@@ -11,7 +11,7 @@ SOAK    ?= 500
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash soak lint fuzz fuzz-chains fuzz-domains bench demo install man tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man tools clean
 
 all: build
 
@@ -35,6 +35,9 @@ crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
 	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash|FullStorage' ./integration/...
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
+
+hands: tools ## all that docs/hands.md tells, on real guests
+	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -timeout 1h -run 'ByHand|WhatHandsDo' ./integration
 
 soak: tools ## thirty days of a host with four guests, as fast as they go by, with kills at random
 	VIRT_ROTATE_SOAK=$(SOAK) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 24h -run '^TestSoak$$' -v ./integration

@@ -205,12 +205,16 @@ func (b *builder) checkBases() {
 	}
 }
 
-// Intact is an error if a state of the snapshot is destroyed: it must not be handed out.
+// Intact is an error if a state of the snapshot is destroyed, or if it is not certain where
+// it is: it must not be handed out.
 func (w *World) Intact(d *Domain, snapshot string) error {
 	for _, x := range w.Destroyed(d) {
 		if x.Snapshot == snapshot {
 			return &DestroyedError{x, d.Name}
 		}
+	}
+	if why := doctorsBuilder(w, d).doubtful(d.Snapshot(snapshot)); why != "" && !w.Remote {
+		return &chain.RefusedError{Path: snapshot, Reason: "where its state is, is not certain: " + why + "; virt-rotate doctor " + quoted(d.Name) + " tells more"}
 	}
 	return nil
 }

@@ -238,12 +238,18 @@ func diagnoseJob(w *World, d *Domain, disk *Disk, add func(Finding)) {
 		Remedy: fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --abort", d.Name, disk.Target)}
 	if disk.Job.Ready {
 		f.Detail += ", ready to pivot"
-		f.Remedy = fmt.Sprintf("virsh blockjob %s %s --pivot, or --abort", d.Name, disk.Target)
+		f.Remedy = readyRemedy(d, disk)
 	}
 	if w.Intents[d.UUID] != nil {
 		f.Remedy = "virt-rotate run " + d.Name + " takes it over"
 	}
 	add(f)
+}
+
+// readyRemedy ends a job that waits. What a commit has merged is in the layer below already,
+// and a copy is whole: to pivot loses nothing.
+func readyRemedy(d *Domain, disk *Disk) string {
+	return fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --pivot", quoted(d.Name), disk.Target)
 }
 
 // appArmorFinding is the remedy for a profile that lets QEMU only read the
@@ -276,7 +282,7 @@ func diagnoseSnapshots(w *World, d *Domain, now time.Time, add func(Finding)) {
 		}
 		for j := range s.Disks {
 			if actual := b.contradicts(&s.Disks[j]); actual != "" {
-				add(contradiction(d, s, &s.Disks[j], actual))
+				add(contradiction(b, s, &s.Disks[j], actual))
 			}
 		}
 		for _, sd := range s.Disks {
@@ -306,11 +312,33 @@ func doctorsBuilder(w *World, d *Domain) *builder {
 	return b
 }
 
-func contradiction(d *Domain, s *Snapshot, sd *SnapshotDisk, actual string) Finding {
+func contradiction(b *builder, s *Snapshot, sd *SnapshotDisk, actual string) Finding {
 	stored := sd.State[len(sd.State)-1]
 	return Finding{Code: FindStale, Path: stored, snapshot: s.Name,
-		Detail: fmt.Sprintf("snapshot %s has its state of %s there by its metadata, but its overlay is on %s: somebody pulled or rebased it by hand", s.Name, sd.Target, actual),
-		Remedy: "find out which of the two holds the state (qemu-img compare); keep the file until then. If the snapshot is not needed: " + forgetCommand(d.Name, s.Name)}
+		Detail: fmt.Sprintf("snapshot %s has its state of %s there by its metadata, but its overlay is on %s: somebody merged, pulled or rebased it by hand", s.Name, sd.Target, actual),
+		Remedy: contradictionRemedy(b, s, sd, stored, actual)}
+}
+
+// contradictionRemedy keeps the state whatever was done: after a merge both files show it,
+// after a pull the one that the metadata names.
+func contradictionRemedy(b *builder, s *Snapshot, sd *SnapshotDisk, stored, actual string) string {
+	name := quoted(b.d.Name)
+	first := ""
+	for i := range b.d.Snapshots {
+		if o := &b.d.Snapshots[i]; o.Name != s.Name && b.shared(sd, actual) && b.hasState(o, actual) {
+			first += fmt.Sprintf("what %s had is lost: %s; ", o.Name, forgetCommand(b.d.Name, o.Name))
+		}
+	}
+	if !b.w.there(stored) {
+		return first + "then virt-rotate doctor --fix " + name
+	}
+	return fmt.Sprintf("compare the two: qemu-img compare -U %s %s. If they are identical, it was merged: %smv %s %s; virt-rotate doctor --fix %s. If not, it was pulled or rebased: keep the state (qemu-img convert -U -O qcow2 %s FILE), then give the snapshot up: %s",
+		quoted(stored), quoted(actual), first, quoted(stored), quoted(stored+".old"), name, quoted(stored), forgetCommand(b.d.Name, s.Name))
+}
+
+// hasState tells whether a snapshot has a state in the layer at path.
+func (b *builder) hasState(s *Snapshot, path string) bool {
+	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return stateLayer(b.d, &sd) == path })
 }
 
 // missing returns the file that holds the state of a snapshot's disk if it is not there.

@@ -233,7 +233,7 @@ func (b *builder) fact(disk *Disk, k int) string {
 	}
 	for _, l := range disk.Chain[k-1 : k+1] {
 		if other := b.w.namedBy(b.origin(l.Path), b.d); other != "" {
-			return l.Path + " is also in a chain of " + other
+			return l.Path + " is also in a chain of " + other + ", which could not start without it"
 		}
 	}
 	if disk.Branch && child.Unneeded() {

@@ -113,7 +113,7 @@ func remedyOf(d *Domain, r Refusal) string {
 	case CodeDoubt:
 		return "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore"
 	case CodeInUse:
-		return "let the process end; a domain that runs on another host must not be defined here: virsh undefine " + name + " --snapshots-metadata --nvram, once it is known that the other host has the current definition"
+		return "let the process end; a domain that runs on another host must not be defined here: undefine it once that host has its definition and the metadata of its snapshots, for both go from here with it"
 	case CodeDestroyed:
 		return destroyedRemedy(r)
 	}
@@ -128,19 +128,28 @@ func internalRemedy(d *Domain, r Refusal) string {
 }
 
 // foreignOverlayRemedy tells how to end what another program has begun: a merge of its
-// overlay alone keeps all below.
+// overlay alone keeps all below, unless that is a snapshot's state; then the overlay is
+// filled instead, and stands by itself.
 func foreignOverlayRemedy(d *Domain, r Refusal) string {
+	const wait = "let that program finish; if it has died, "
 	for i := range d.Disks {
 		disk := &d.Disks[i]
 		k := disk.index(r.Path)
+		if k < 1 {
+			continue
+		}
+		name, below := quoted(d.Name), disk.Chain[k-1].Path
 		switch {
-		case k < 1:
+		case d.isState(below) && !d.State.Live():
+			return wait + "start the guest, and let its disk stand by itself (a merge would cost the snapshot whose state is below): virsh blockpull " + name + " " + disk.Target + " --wait"
+		case d.isState(below):
+			return wait + "let the disk stand by itself (a merge would cost the snapshot whose state is below): virsh blockpull " + name + " " + disk.Target + " --wait"
 		case !d.State.Live():
-			return "let that program finish; if it has died, merge its overlay alone: virt-rotate image commit " + quoted(r.Path) + ", then name what is below in the domain (virsh edit)"
+			return wait + "start the guest, and see what virt-rotate doctor " + name + " says then"
 		case k == len(disk.Chain)-1:
-			return fmt.Sprintf("let that program finish; if it has died, merge its overlay alone: virsh blockcommit %s %s --active --shallow --pivot --wait", quoted(d.Name), disk.Target)
+			return fmt.Sprintf("%smerge its overlay alone: virsh blockcommit %s %s --active --shallow --pivot --wait", wait, name, disk.Target)
 		default:
-			return fmt.Sprintf("let that program finish; if it has died, merge its overlay alone: virsh blockcommit %s %s --base %s --top %s --wait", quoted(d.Name), disk.Target, quoted(disk.Chain[k-1].Path), quoted(r.Path))
+			return fmt.Sprintf("%smerge its overlay alone: virsh blockcommit %s %s --base %s --top %s --wait", wait, name, disk.Target, quoted(below), quoted(r.Path))
 		}
 	}
 	return "let that program finish"

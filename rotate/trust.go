@@ -3,6 +3,7 @@ package rotate
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 )
 
 // checkStates refuses a domain one of whose snapshots names another layer for
@@ -34,24 +35,63 @@ func (b *builder) contradicts(sd *SnapshotDisk) string {
 	for to, ok := b.moved[stored]; ok; to, ok = b.moved[stored] {
 		stored = to.Path
 	}
-	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && !b.w.there(stored) || b.sunk(disk, stored, k) {
+	if stored == actual.Path || b.w.key(stored) == actual.Key() || b.trustLost && !b.w.there(stored) && !b.shared(sd, actual.Path) || b.sunk(disk, stored, k) {
 		return ""
 	}
 	return actual.Path
 }
 
+// shared tells whether another snapshot, whose overlay is in no chain any more, has its
+// state in the same layer: that has been merged into it then, and one of the two is lost.
+func (b *builder) shared(sd *SnapshotDisk, path string) bool {
+	return slices.ContainsFunc(b.d.Snapshots, func(s Snapshot) bool {
+		return slices.ContainsFunc(s.Disks, func(o SnapshotDisk) bool {
+			disk, _ := overlayIn(b.disks, o.Overlay)
+			return o.Overlay != sd.Overlay && disk == nil && stateLayer(b.d, &o) == path
+		})
+	})
+}
+
+// doubtful says why it is not certain that a snapshot's states are where they are looked
+// for; "" if it is. A layer on which the overlay of a later snapshot stands by hand may
+// have been merged into.
+func (b *builder) doubtful(s *Snapshot) string {
+	for i := range s.Disks {
+		if actual := b.contradicts(&s.Disks[i]); actual != "" {
+			return fmt.Sprintf("its overlay stands on %s, and its metadata names %s", actual, s.Disks[i].State[len(s.Disks[i].State)-1])
+		}
+		path := stateLayer(b.d, &s.Disks[i])
+		for j := range b.snaps {
+			if other := b.standing(&b.snaps[j], path); other != "" && b.snaps[j].Name != s.Name {
+				return fmt.Sprintf("%s may have been merged into: %s of %s stands on it now", path, filepath.Base(other), b.snaps[j].Name)
+			}
+		}
+	}
+	return ""
+}
+
+// standing returns the overlay of a snapshot that stands on that layer against its metadata.
+func (b *builder) standing(s *Snapshot, path string) string {
+	for i := range s.Disks {
+		if b.contradicts(&s.Disks[i]) == path && path != "" {
+			return s.Disks[i].Overlay
+		}
+	}
+	return ""
+}
+
 // sunk tells whether the metadata of the snapshot whose overlay is layer k names a layer
-// further down in the same chain, and all between are overlays of ours that came with
-// snapshots which are not listed any more: libvirt 9.0 writes that into the metadata of
-// the next snapshot when one is deleted with --metadata, as if its layer had been merged.
-// The layers are all there; so the state is where the chain has it.
+// further down in the same chain, and all between are overlays of ours: libvirt 9.0 writes
+// that into the metadata of the next snapshot when one is deleted with --metadata, as if
+// its layer had been merged. The layers are all there; so the state is where the chain has
+// it, even if the snapshot between has been defined again since.
 func (b *builder) sunk(disk *Disk, stored string, k int) bool {
 	at := disk.index(stored)
 	if at < 0 || at >= k-1 {
 		return false
 	}
 	for _, l := range disk.Chain[at+1 : k] {
-		if !isOverlay(l.Path) || b.inMetadata(l.Path) {
+		if !isOverlay(l.Path) {
 			return false
 		}
 	}
@@ -77,8 +117,8 @@ func (b *builder) checkStrangeOverlays(disk *Disk) {
 		l, below := &disk.Chain[i], &disk.Chain[i-1]
 		if isOverlay(below.Path) && !isOverlay(l.Path) && !b.inMetadata(l.Path) {
 			b.refuse(CodeForeignOverlay, l.Path, fmt.Sprintf(
-				"another program has put it on %s, and no snapshot names it: let that program finish, or merge it (virsh blockcommit)",
-				filepath.Base(below.Path)))
+				"another program has put it on %s, and no snapshot names it: let that program finish, or see virt-rotate doctor %s",
+				filepath.Base(below.Path), b.d.Name))
 		}
 	}
 }

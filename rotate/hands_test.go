@@ -1,0 +1,112 @@
+package rotate
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+)
+
+// mergedByHand is a domain with three snapshots whose lowest overlay somebody has merged
+// into the base: libvirt has the new chain, and the metadata of before.
+func mergedByHand(t *testing.T) (*simHost, *simDomain) {
+	t.Helper()
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	disk := &web.Disks[0]
+	above := disk.Chain[2].Path
+	disk.Chain = append(disk.Chain[:1:1], disk.Chain[2:]...)
+	disk.Inactive = paths(disk.Chain)
+	h.change(above, func(i *simImage) { i.Backing = disk.Chain[0].Path })
+	return h, web
+}
+
+func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
+	h, _ := mergedByHand(t)
+	for n, certain := range map[int]bool{9: false, 10: false, 11: true} {
+		w := h.see(t)
+		err := w.Intact(w.Domain("web"), name(n))
+		var refused *chain.RefusedError
+		if (err == nil) != certain || err != nil && !errors.As(err, &refused) {
+			t.Errorf("%s: %v", name(n), err)
+		}
+	}
+}
+
+// What doctor says leads out: the lost one is given up, and the other is as it was.
+func TestTheWayOutOfAMergeByHandCostsTheLostSnapshotAlone(t *testing.T) {
+	h, web := mergedByHand(t)
+	remedy := staleRemedy(t, h)
+	stored := web.Snapshots[1].Disks[0].State[1]
+	if !strings.Contains(remedy, "doctor --forget "+name(9)+" web") || !strings.Contains(remedy, "mv "+stored+" "+stored+".old") {
+		t.Errorf("the remedy is %q", remedy)
+	}
+	must(os.Rename(stored, stored+".old"))
+	if remedy = staleRemedy(t, h); !strings.Contains(remedy, "--forget "+name(9)) {
+		t.Errorf("the remedy is %q: the lost snapshot comes first", remedy)
+	}
+	must(h.rotator(rule(5)).Forget(t.Context(), "web", []string{name(9)}))
+	w := h.see(t)
+	found := Diagnose(w, nil, noPolicies, hour(12))
+	must(Fix(t.Context(), h, w, found))
+	w = h.see(t)
+	for _, n := range []int{10, 11} {
+		must(w.Intact(w.Domain("web"), name(n)))
+	}
+	if p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{}); len(p.Refused) > 0 {
+		t.Errorf("refused: %v", p.Refused)
+	}
+}
+
+func staleRemedy(t *testing.T, h *simHost) string {
+	t.Helper()
+	for _, f := range Diagnose(h.see(t), nil, noPolicies, hour(12)) {
+		if f.Code == FindStale && !f.Fixable {
+			return f.Remedy
+		}
+	}
+	t.Fatal("doctor does not tell of it")
+	return ""
+}
+
+// libvirt 9.0 rewrites the metadata of the next snapshot as one is deleted; that one may
+// be defined again afterwards.
+func TestASnapshotDefinedAgainDoesNotStopItsDomain(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	web.Snapshots[2].Disks[0].State = web.Snapshots[2].Disks[0].State[:2]
+	w := h.see(t)
+	p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{})
+	if len(p.Refused) > 0 || len(p.Steps) == 0 || p.Steps[0].Op != OpRedefine {
+		t.Errorf("refused %v, steps %v", p.Refused, p.Steps)
+	}
+}
+
+// A clone that was defined with all layers of the original could not be started once one of
+// them has gone: they stay, though nothing builds on them but layers of the chain itself.
+func TestALayerThatACloneNamesStays(t *testing.T) {
+	h := newSim(t)
+	web := h.add("web")
+	h.disk(web, "vda", "web.qcow2")
+	h.take(web, []int{9, 10, 11})
+	clone := h.add("clone")
+	clone.State = ShutOff
+	h.disk(clone, "vda", "web.qcow2", "web."+name(9)+".qcow2", "web."+name(10)+".qcow2", "clone.qcow2")
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	h.runAll(t, r)
+	for _, l := range clone.Disks[0].Chain {
+		if _, err := os.Stat(l.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(web.Disks[0].Chain) != 4 || len(web.Snapshots) != 2 {
+		t.Errorf("%d layers, %d snapshots", len(web.Disks[0].Chain), len(web.Snapshots))
+	}
+}
