@@ -238,7 +238,10 @@ func noteFiles(has map[vfs.ID]string, d *rotate.Domain) {
 	note(d.Elsewhere...)
 	for i := range d.Snapshots {
 		for _, state := range d.States(&d.Snapshots[i]) {
-			note(append(state.Chain, state.Path)...)
+			note(state.Path) // what its headers tell of below may be merged
+		}
+		for _, sd := range d.Snapshots[i].Disks {
+			note(sd.State...)
 		}
 	}
 }
