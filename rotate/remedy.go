@@ -40,84 +40,82 @@ var findingCodes = map[string]string{CodeMismatch: FindMismatch, CodeBlockJob: F
 // remedyOf says what an administrator does about a refusal. No remedy costs a state that a
 // snapshot keeps, unless it names that snapshot.
 func remedyOf(d *Domain, r Refusal) string {
-	name := quoted(d.Name)
 	switch r.Code {
-	case CodeRemote:
-		return "run virt-rotate on that host"
-	case CodeState:
-		return "wait until that is over: virsh domstate " + name
-	case CodeTransient:
-		return "make it persistent: virsh dumpxml " + name + " > domain.xml; virsh define domain.xml"
-	case CodeManagedSave:
-		return "virsh start " + name + " goes on from the saved state; if that is not needed: virsh managedsave-remove " + name
 	case CodeInternal:
 		return internalRemedy(d, r)
-	case CodeBlockJob:
-		return "let it end; if nobody waits for it: virsh blockjob " + name + " " + quoted(r.Path) + " --abort"
-	case CodeNetworkDisk, CodeVolumeDisk, CodeDiskKind, CodeShareable, CodeTransDisk, CodeEncrypted:
-		return fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", r.Path)
-	case CodeDataFile, CodeFormat:
-		return "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off"
-	case CodeCorrupt:
-		return "shut the guest down and look at it: virt-rotate image check " + quoted(r.Path)
-	case CodeUnreadable:
-		return "see that it is there and can be read (is its storage mounted?); never let a guest start without a layer"
-	case CodeMismatch:
-		return "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md"
-	case CodeInactive:
-		return "make the persistent configuration name the running chain (virsh edit), before the guest stops"
-	case CodeLiveOnly:
-		return "to have the disk for good: virsh attach-device " + name + " DISK.xml --config; to be rid of it: virsh detach-disk " + name + " " + quoted(r.Path) + " --live"
-	case CodeNoDisk:
-		return "see disks and exclude_disks in the policy, or take the domain out of it"
-	case CodeOverlayDir, CodeNameTooLong:
-		return "set overlay_dir in the policy to a directory that is there"
-	case CodeComma:
-		return "start the guest: a snapshot of a running one is sound; or rename the image while the guest is off"
-	case CodeChainLong:
-		return "virt-rotate tree " + name + " shows who keeps the layers; release what is not needed, or raise max_chain"
-	case CodeNoSpace, CodeSize:
-		return "free space there, or lower min_free"
-	case CodeIOError:
-		return "free space where its images are, then: virsh resume " + name
-	case CodeRestart:
-		return "virt-rotate run " + name + " sees to it that the guest starts from the right image; then shut it down and start it"
-	case CodeForeign:
-		return "delete it with the program that took it"
-	case CodeStopped, CodeLeftover:
-		return "docs/recovery.md says what to look at"
-	case CodeStale:
-		return "virt-rotate doctor " + name + " tells which of the two files to look at"
 	case CodeForeignOverlay:
 		return foreignOverlayRemedy(d, r)
-	case CodeShared:
-		return "give each domain an image of its own, or undefine the one that does not belong"
-	case CodeIntent:
-		return "virt-rotate run " + name + "; if its file cannot be read, docs/recovery.md"
-	case CodeMethod:
-		return "use method = \"auto\", or put the images on XFS or btrfs"
-	case CodeNoGuestAgent:
-		return "see to the guest agent, or say quiesce = \"auto\""
-	case CodeHook:
-		return "see why the hook failed"
-	case CodeFault:
-		return "report it, with the output of virsh dumpxml " + name
-	case CodeTwoPolicies:
-		return "take the domain out of all policies but one with exclude"
-	case CodeMetadata:
-		return "what libvirt has on record there holds more than this version knows; a newer one may"
-	case CodeCheckpoints:
-		return "start the guest; or, if the backup program is not to go on from it: virsh checkpoint-list " + name + " and virsh checkpoint-delete while it runs"
-	case CodeLocalLocks:
-		return "mount the storage without nolock and local_lock (NFS 4 has locks of its own)"
-	case CodeDoubt:
-		return "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore"
-	case CodeInUse:
-		return "let the process end; a domain that runs on another host must not be defined here: undefine it once that host has its definition and the metadata of its snapshots, for both go from here with it"
 	case CodeDestroyed:
 		return destroyedRemedy(r)
 	}
+	name := quoted(d.Name)
+	for _, remedies := range []map[string]string{domainRemedies(name), storageRemedies(name), diskRemedies(name, r.Path)} {
+		if text := remedies[r.Code]; text != "" {
+			return text
+		}
+	}
 	return "see docs/recovery.md"
+}
+
+// domainRemedies are about a domain as a whole, by code.
+func domainRemedies(name string) map[string]string {
+	return map[string]string{
+		CodeRemote:       "run virt-rotate on that host",
+		CodeState:        "wait until that is over: virsh domstate " + name,
+		CodeTransient:    "make it persistent: virsh dumpxml " + name + " > domain.xml; virsh define domain.xml",
+		CodeManagedSave:  "virsh start " + name + " goes on from the saved state; if that is not needed: virsh managedsave-remove " + name,
+		CodeInactive:     "make the persistent configuration name the running chain (virsh edit), before the guest stops",
+		CodeNoDisk:       "see disks and exclude_disks in the policy, or take the domain out of it",
+		CodeIOError:      "free space where its images are, then: virsh resume " + name,
+		CodeRestart:      "virt-rotate run " + name + " sees to it that the guest starts from the right image; then shut it down and start it",
+		CodeForeign:      "delete it with the program that took it",
+		CodeStopped:      "docs/recovery.md says what to look at",
+		CodeLeftover:     "docs/recovery.md says what to look at",
+		CodeStale:        "virt-rotate doctor " + name + " tells which of the two files to look at",
+		CodeIntent:       "virt-rotate run " + name + "; if its file cannot be read, docs/recovery.md",
+		CodeNoGuestAgent: "see to the guest agent, or say quiesce = \"auto\"",
+		CodeHook:         "see why the hook failed",
+		CodeFault:        "report it, with the output of virsh dumpxml " + name,
+		CodeTwoPolicies:  "take the domain out of all policies but one with exclude",
+		CodeMetadata:     "what libvirt has on record there holds more than this version knows; a newer one may",
+		CodeCheckpoints:  "start the guest; or, if the backup program is not to go on from it: virsh checkpoint-list " + name + " and virsh checkpoint-delete while it runs",
+		CodeInUse:        "let the process end; a domain that runs on another host must not be defined here: undefine it once that host has its definition and the metadata of its snapshots, for both go from here with it",
+	}
+}
+
+// storageRemedies are about what its images lie on, and where they stand, by code.
+func storageRemedies(name string) map[string]string {
+	return map[string]string{
+		CodeDataFile:    "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off",
+		CodeFormat:      "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off",
+		CodeUnreadable:  "see that it is there and can be read (is its storage mounted?); never let a guest start without a layer",
+		CodeMismatch:    "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md",
+		CodeOverlayDir:  "set overlay_dir in the policy to a directory that is there",
+		CodeNameTooLong: "set overlay_dir in the policy to a directory that is there",
+		CodeComma:       "start the guest: a snapshot of a running one is sound; or rename the image while the guest is off",
+		CodeChainLong:   "virt-rotate tree " + name + " shows who keeps the layers; release what is not needed, or raise max_chain",
+		CodeNoSpace:     "free space there, or lower min_free",
+		CodeSize:        "free space there, or lower min_free",
+		CodeShared:      "give each domain an image of its own, or undefine the one that does not belong",
+		CodeMethod:      "use method = \"auto\", or put the images on XFS or btrfs",
+		CodeLocalLocks:  "mount the storage without nolock and local_lock (NFS 4 has locks of its own)",
+		CodeDoubt:       "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore",
+	}
+}
+
+// diskRemedies are about a disk or an image, by code.
+func diskRemedies(name, path string) map[string]string {
+	return map[string]string{
+		CodeBlockJob:    "let it end; if nobody waits for it: virsh blockjob " + name + " " + quoted(path) + " --abort",
+		CodeNetworkDisk: fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeVolumeDisk:  fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeDiskKind:    fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeShareable:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeTransDisk:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeEncrypted:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		CodeCorrupt:     "shut the guest down and look at it: virt-rotate image check " + quoted(path),
+		CodeLiveOnly:    "to have the disk for good: virsh attach-device " + name + " DISK.xml --config; to be rid of it: virsh detach-disk " + name + " " + quoted(path) + " --live",
+	}
 }
 
 func internalRemedy(d *Domain, r Refusal) string {
