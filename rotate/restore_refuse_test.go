@@ -41,8 +41,9 @@ var refusedRestores = map[string]struct {
 		web.Disks = nil
 		h.disk(web, "vda", "new.qcow2")
 	}, RestoreOptions{}, CodeFormat},
-	"moved states": {func(_ *simHost, web *simDomain) {
-		web.Snapshots[1].Disks[0].State = web.Snapshots[1].Disks[0].State[:1]
+	"moved states": {func(h *simHost, web *simDomain) {
+		h.create("old.qcow2", nil)
+		web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
 	}, RestoreOptions{}, CodeStale},
 	"a job of somebody else": {func(h *simHost, web *simDomain) {
 		h.jobs["web/vda"] = &simJob{}
