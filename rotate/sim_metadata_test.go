@@ -1,0 +1,67 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
+// is in none, or builds on nothing any more.
+func (d *Domain) onBranch(s *Snapshot) bool {
+	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
+}
+
+// inherit does what libvirt 9.0 does to a child of a snapshot that goes: its
+// stored disks become those of the parent, as if a merge had been done.
+func inherit(child, gone *Snapshot) {
+	for i := range child.Disks {
+		for _, sd := range gone.Disks {
+			if c := &child.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {
+				c.State, c.Inactive = slices.Clone(sd.State), slices.Clone(sd.Inactive)
+			}
+		}
+	}
+}
+
+// leave does what it does to all descendants: the overlays of the one that goes leave
+// their stored chains. Those on chains of disks are spared here: their redefinition
+// has more to do then.
+func leave(descendant, gone *Snapshot) {
+	for i := range descendant.Disks {
+		for _, sd := range gone.Disks {
+			if c := &descendant.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {
+				c.State, c.Inactive = without(c.State, sd.Overlay), without(c.Inactive, sd.Overlay)
+			}
+		}
+	}
+}
+
+func without(list []string, path string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(p string) bool { return p == path })
+}
+
+func (h *simHost) KeepMetadata(_ context.Context, domain string) (func() error, error) {
+	kept := h.find(domain).observed(nil).Snapshots
+	return func() error {
+		return h.call("put-back", func() error { h.find(domain).Snapshots = kept; return nil })
+	}, nil
+}
+
+func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {
+	return h.call("rehearse", func() error {
+		if d := h.find(domain); d.beyondUs && len(snapshots) > 0 {
+			return errors.New("an element that this version does not know")
+		}
+		return nil
+	})
+}
+
+func (h *simHost) RehearseConfig(_ context.Context, domain, snapshot string) error {
+	return h.call("rehearse configuration", func() error {
+		if odd := h.find(domain).oddities; odd != "" && (odd == snapshot || odd == "configuration" && snapshot == "") {
+			return errors.New("an element that this version does not know")
+		}
+		return nil
+	})
+}
