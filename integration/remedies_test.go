@@ -48,6 +48,8 @@ virsh attach-disk $D $DIR/more.qcow2 sda --targetbus scsi --driver qemu --subdri
 
 // unprinted are the codes whose remedies print no command that could cost a state.
 var unprinted = map[string]string{
+	"checkpoints": "to start the guest; the checkpoints are the backup program's, and no state of a snapshot", "metadata": "it prints no command",
+	"two-policies": "it prints no command", "local-locks": "it prints no command",
 	"remote": "words", "state": "virsh domstate looks", "block-job": "is stuck-job as a finding", "network-disk": "words: the policy",
 	"volume-disk": "words: the policy", "disk-type": "words: the policy", "shareable-disk": "words: the policy", "transient-disk": "words: the policy",
 	"encrypted": "words: the policy", "data-file": "words", "format": "words", "unreadable": "words", "chain-mismatch": "is wrong-backing-file as a finding",
@@ -247,6 +249,8 @@ var looking = map[string]string{
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
+	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
+	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused
 	"virt-rotate image rebase -u -b ../base.qcow2 -F qcow2 IMAGE": "",
 }
 
