@@ -278,3 +278,25 @@ func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 		}
 	}
 }
+
+// The engine moves all data before it relinks the layer above. If that is in use by then,
+// the state of the snapshot that goes is destroyed already: its metadata stays away.
+func TestALockThatIsMissedAfterDataWasMovedBringsNoSnapshotBack(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	moved := false
+	h.event = func(what string) error {
+		moved = moved || what == "block of merge"
+		if what == "call relink" {
+			return &vfs.BusyError{Path: h.img("web." + name(10) + ".qcow2"), Mode: vfs.LockWrite}
+		}
+		return nil
+	}
+	r := h.rotator(rule(2))
+	r.Options = coalesce()
+	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !moved || web.Snapshot(name(9)) != nil {
+		t.Fatalf("%+v, moved %v, snapshots %v", p, moved, snapshotNames(web))
+	}
+	h.event = func(string) error { return nil }
+	h.finishes(t, rule(2), coalesce())
+	h.checkDone(t)
+}

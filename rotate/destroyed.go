@@ -52,7 +52,8 @@ func (w *World) destroyedDisk(d *Domain, s *Snapshot, sd *SnapshotDisk) *Destroy
 	known := slices.IndexFunc(w.Lost[d.UUID], func(x Destroyed) bool { return x.Snapshot == s.Name && x.Disk == sd.Target })
 	x := w.writtenBelow(d, path)
 	if known >= 0 && (x == nil || !x.Sure) {
-		x = &w.Lost[d.UUID][known]
+		recorded := w.Lost[d.UUID][known] // a copy: the world stays as it is
+		x = &recorded
 	}
 	if x == nil {
 		return nil

@@ -244,6 +244,7 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 		return err
 	}
 	progress := func(done, total int64) {
+		r.merged = true // a lock that is missed from now on is no merge that has not begun
 		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
 	}
 	r.boundary("merge starts")

@@ -151,6 +151,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *Domain, g *group, steps [
 			} else {
 				err = r.merge(ctx, &g.merges[merge], s)
 			}
+			r.merged = r.merged || err == nil
 			merge++
 		case OpEndCopy:
 			err = r.endCopy(ctx, d.Name, s.Disk)

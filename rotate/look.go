@@ -245,7 +245,7 @@ func (k *looker) elsewhereOf(w *World, d *Domain) {
 		for _, path := range d.Disks[j].Inactive {
 			k.lone(w, path)
 		}
-		if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && !isForeignKind(c[0].Format) && exists(c[0].Path) {
+		if c := d.Disks[j].Chain; !d.State.Live() && len(c) > 0 && c[0].Problem != "" && (chain.Glance{Format: c[0].Format}).CanBuildOn("qcow2") && exists(c[0].Path) {
 			k.strange(w, Strange{Path: c[0].Path, Reason: c[0].Problem})
 		}
 	}

@@ -1,7 +1,6 @@
 package rotate
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -102,7 +101,7 @@ func (w *World) useless(path string, info vfs.Info) bool {
 }
 
 // noteLost puts on record what is seen to be lost.
-func (r *domainRun) noteLost(_ context.Context, d *Domain) error {
+func (r *domainRun) noteLost(d *Domain) error {
 	var sure []Destroyed
 	for _, x := range r.w.Destroyed(d) {
 		if x.Sure {

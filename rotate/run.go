@@ -188,7 +188,7 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 	moves := 0
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
-		if err := r.noteLost(ctx, d); err != nil {
+		if err := r.noteLost(d); err != nil {
 			return r.finish(ctx, p, err)
 		}
 	}

@@ -108,9 +108,3 @@ func (b *builder) doubts(trial *builder) []Refusal {
 	}
 	return found
 }
-
-// isForeignKind tells whether images of the format, as libvirt names it, build on
-// nothing but images of their own kind.
-func isForeignKind(format string) bool {
-	return slices.Contains([]string{"bochs", "cloop", "dmg", "luks", "parallels", "ploop", "vdi", "vhdx", "vmdk"}, format)
-}
