@@ -68,7 +68,7 @@ func (r *domainRun) keepBefore(ctx context.Context, d *Domain, g *group) (*forme
 	if len(g.drops) == 0 || len(g.merges) == 0 {
 		return nil, nil
 	}
-	putBack, err := r.Observer.Host.KeepMetadata(ctx, d.Name)
+	putBack, err := r.Host.KeepMetadata(ctx, d.Name)
 	return &former{putBack, slices.Clone(r.w.Released[d.UUID])}, err
 }
 

@@ -108,7 +108,7 @@ func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
 		web.State, web.cut = state, false
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
-		r.Observer.locks = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
+		r.Observer.Probes.LocksStayLocal = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
 		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
 			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeLocalLocks || !strings.Contains(p.Refused[0].Detail, "nolock") {
 				t.Errorf("%+v", p)

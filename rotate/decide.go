@@ -12,13 +12,14 @@ import (
 
 // Options say which parts of a rotation are wanted.
 type Options struct {
-	IgnoreEvery bool          // --now: a snapshot is due
-	NoSnapshot  bool          // only shorten chains
-	VerifyFull  bool          // a graft's new layers are read and compared in full
-	noGraft     bool          // a guest has outrun one: no other is tried
-	Detach      bool          // pull the disks off what they share with others
-	MaxParallel int           // domains that are worked on at a time; 0: 8
-	Reserved    *Reservations // overlay paths of other plans of the same run; Decide adds its own
+	IgnoreEvery    bool          // --now: a snapshot is due
+	NoSnapshot     bool          // only shorten chains
+	VerifyFull     bool          // a graft's new layers are read and compared in full
+	NoGraft        bool          // a guest has outrun one: no other is tried
+	GraftThreshold int64         // bytes in the layers that go from which on a graft is worth its cost; 0: GraftThreshold
+	Detach         bool          // pull the disks off what they share with others
+	MaxParallel    int           // domains that are worked on at a time; 0: 8
+	Reserved       *Reservations // overlay paths of other plans of the same run; Decide adds its own
 }
 
 func (o *Options) parallel() int {

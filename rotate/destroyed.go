@@ -208,7 +208,7 @@ func (b *builder) checkBases() {
 
 // Intact is an error if a state of the snapshot is destroyed, or if it is not certain where
 // it is: it must not be handed out.
-func (w *World) Intact(d *Domain, snapshot string) error {
+func Intact(w *World, d *Domain, snapshot string) error {
 	for _, x := range w.Destroyed(d) {
 		if x.Snapshot == snapshot {
 			return &DestroyedError{x, d.Name}

@@ -70,7 +70,7 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 			t.Errorf("lost: %v", got)
 		}
 		var lost *DestroyedError
-		if err := w.Intact(w.Domain("web"), name(10)); !errors.As(err, &lost) || lost.Since.IsZero() || time.Since(lost.Since) > time.Hour {
+		if err := Intact(w, w.Domain("web"), name(10)); !errors.As(err, &lost) || lost.Since.IsZero() || time.Since(lost.Since) > time.Hour {
 			t.Errorf("%v", err)
 		}
 		web.State = ShutOff
@@ -98,7 +98,7 @@ func TestStatesBelowTheImageAreSound(t *testing.T) {
 	if got := lostNames(w, w.Domain("web")); !slices.Equal(got, []string{name(10), name(11)}) {
 		t.Errorf("lost: %v", got)
 	}
-	if err := w.Intact(w.Domain("web"), name(9)); err != nil {
+	if err := Intact(w, w.Domain("web"), name(9)); err != nil {
 		t.Error(err)
 	}
 }

@@ -131,7 +131,7 @@ func TestAForeignJobIsNotTakenForOurs(t *testing.T) {
 		{Job{Type: "active-commit", Target: "/else"}, true, false},
 		{Job{Type: "copy", Target: "/base"}, true, false},
 	} {
-		if got := c.job.isFor(in, c.active); got != c.want {
+		if got := in.runs(&c.job, c.active); got != c.want {
 			t.Errorf("%+v, active %v: %v", c.job, c.active, got)
 		}
 	}

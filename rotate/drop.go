@@ -210,7 +210,7 @@ func (b *builder) obstacleAt(disk *Disk, k int) (string, *Strange) {
 		return why, nil
 	}
 	if s, path := b.doubtAbout(disk, k); s != nil {
-		return s.doubt(path), s
+		return doubtOf(s, path), s
 	}
 	return "", nil
 }

@@ -73,7 +73,7 @@ func (b *builder) resume(im *intentMerge, g *group) {
 			b.moved[f.Path] = disk.Chain[base]
 		}
 	}
-	if disk.Job == nil || !disk.Job.isFor(im, len(disk.Chain)-1 == base+len(im.Gone)) || disk.index(im.Gone[len(im.Gone)-1].Path) != base+len(im.Gone) {
+	if disk.Job == nil || !im.runs(disk.Job, len(disk.Chain)-1 == base+len(im.Gone)) || disk.index(im.Gone[len(im.Gone)-1].Path) != base+len(im.Gone) {
 		return
 	}
 	m := b.mergeAt(disk, base+1)
@@ -84,15 +84,6 @@ func (b *builder) resume(im *intentMerge, g *group) {
 	m.after = slices.Clone(disk.Chain)
 	disk.Job = nil
 	g.merges = append(g.merges, m)
-}
-
-// isFor tells whether the job can be the merge of the intent. libvirt tells
-// the layers of an active commit only.
-func (j *Job) isFor(im *intentMerge, active bool) bool {
-	if active {
-		return j.Type == "active-commit" && (j.Target == "" || j.Target == im.Base)
-	}
-	return j.Type == "commit"
 }
 
 // collect finds the files that the intent names and nothing uses any more.

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -267,26 +268,27 @@ func (r *domainRun) mergeOffline(ctx context.Context, m *merge, s Step) error {
 	return r.verify(ctx, m)
 }
 
+// startPatience is how long a start may take that cannot succeed, unless Rotator says
+// otherwise.
+const startPatience = 20 * time.Second
+
 // startFromMerged lets the domain start from the chain after the merge. A start that
 // has begun already is from the one before: the locks on the images, which the
 // caller has, make that fail, and until then they must not be given back.
 func (r *domainRun) startFromMerged(ctx context.Context, m *merge, before []Layer) error {
-	host := r.Observer.Host
+	host := r.Host
 	if err := host.Reconfigure(ctx, m.Domain, map[string][]Layer{m.Disk: m.after}); err != nil {
 		return err
 	}
 	r.boundary("on record")
 	active, err := true, error(nil)
-	for began := time.Now(); active && err == nil && time.Since(began) < startPatience; time.Sleep(20 * time.Millisecond) {
+	for began := time.Now(); active && err == nil && time.Since(began) < cmp.Or(r.StartPatience, startPatience); time.Sleep(20 * time.Millisecond) {
 		if active, err = host.Active(ctx, m.Domain); err == nil && !active {
 			return nil
 		}
 	}
 	return errors.Join(errMoved, err, host.Reconfigure(ctx, m.Domain, map[string][]Layer{m.Disk: before}))
 }
-
-// startPatience is how long a start may take that cannot succeed.
-var startPatience = 20 * time.Second
 
 // startedMeanwhile returns errMoved for an error that comes from the guest having
 // been started or stopped.
@@ -298,7 +300,7 @@ func (r *domainRun) startedMeanwhile(ctx context.Context, m *merge, err error) e
 	select {
 	case <-ctx.Done():
 		return err
-	case <-time.After(settleTime): // until libvirt, too, has noticed
+	case <-time.After(SettleTime): // until libvirt, too, has noticed
 	}
 	if r.look(ctx, m.Domain, maxAge) != nil {
 		return err

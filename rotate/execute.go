@@ -76,7 +76,7 @@ func (r *domainRun) beforeDrop(ctx context.Context, d *Domain, g *group, steps [
 			stay = append(stay, s.Snapshot)
 		}
 	}
-	if err := r.Observer.Host.Rehearse(ctx, d.Name, stay); err != nil {
+	if err := r.Host.Rehearse(ctx, d.Name, stay); err != nil {
 		return fmt.Errorf("nothing was changed, for the metadata of the snapshots that stay could not be brought in order afterwards: %w", err)
 	}
 	return r.release(d, g.drops)
@@ -100,12 +100,12 @@ func (r *domainRun) intentOf(d *Domain, g *group) *Intent {
 	}
 	in := &Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.drops, Garbage: g.garbage}
 	for i := range g.merges {
-		in.Merges = append(in.Merges, g.merges[i].intent())
+		in.Merges = append(in.Merges, intentOfMerge(&g.merges[i]))
 	}
 	return in
 }
 
-func (m *merge) intent() intentMerge {
+func intentOfMerge(m *merge) intentMerge {
 	im := intentMerge{Branch: m.branch, Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.offline && !m.Pull}
 	if m.Pull {
 		im.Pull = m.Top.Path
@@ -249,7 +249,7 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 			return r.verify(ctx, m)
 		}
 	}
-	if err := r.stillAllowed(m); err != nil {
+	if err := r.ask(r.w.Domain(m.Domain)).StillAllowed(m); err != nil {
 		return err
 	}
 	if m.offline {
@@ -259,46 +259,12 @@ func (r *domainRun) merge(ctx context.Context, m *merge, s Step) error {
 		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
 	}
 	r.boundary("merge starts")
-	if err := r.Observer.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
+	if err := r.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
 		return r.startedMeanwhile(ctx, m, r.explain(m, err))
 	}
 	r.boundary("merge is over")
 	r.merged = true
 	return r.verify(ctx, m)
-}
-
-// stillAllowed decides anew whether the merge may be done: hours can have gone
-// by since it was planned, and somebody can have begun to use its base.
-func (r *domainRun) stillAllowed(m *merge) error {
-	if m.Adopt {
-		return nil
-	}
-	b := newBuilder(r.w, r.w.Domain(m.Domain), r.rule, r.Clock(), r.o)
-	if b.checkDomain(); len(b.plan.Refused) > 0 {
-		return fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
-	}
-	disk := b.diskFor(m)
-	if disk == nil {
-		return errors.New("the layers are gone")
-	}
-	base := disk.index(m.Base.Path)
-	if m.detach {
-		return b.mayDetach(disk, m)
-	}
-	again := b.mergeAt(disk, base+1)
-	for range m.gone {
-		if why := b.obstacle(disk, base+1); why != "" {
-			return fmt.Errorf("no longer safe: %s", why)
-		}
-		b.absorb(disk, base+1, &again)
-	}
-	if m.Pull {
-		again = *m
-	}
-	if r := b.preflight([]merge{again}); r != nil {
-		return errors.New(r.Detail)
-	}
-	return nil
 }
 
 // renumber takes libvirt's present numbers for the layers of the merge. It
@@ -373,17 +339,17 @@ func (r *domainRun) redefine(ctx context.Context, domain string, s Step) error {
 		return errGone
 	}
 	if s.Snapshot == "" {
-		chain := newBuilder(r.w, d, r.rule, r.Clock(), r.o).startChain(s.Disk)
+		chain := r.ask(d).StartChain(s.Disk)
 		if len(chain) == 0 || chain[len(chain)-1].Path != s.Base {
 			return errors.New("refused meanwhile: the guest no longer writes to it")
 		}
-		return r.Observer.Host.Reconfigure(ctx, domain, map[string][]Layer{s.Disk: chain})
+		return r.Host.Reconfigure(ctx, domain, map[string][]Layer{s.Disk: chain})
 	}
-	fix, ok := fixes(r.w, d, r.rule)[s.Snapshot]
+	fix, ok := r.ask(d).Fixes()[s.Snapshot]
 	if !ok {
 		return nil
 	}
-	return r.Observer.Host.Redefine(ctx, domain, fix)
+	return r.Host.Redefine(ctx, domain, fix)
 }
 
 // deleteFile deletes a merged file if the intent names exactly that file and
@@ -430,26 +396,11 @@ func (r *domainRun) lookUntilClosed(ctx context.Context, domain, path string) er
 // removeUnused removes the file unless anything uses it. A file that is gone
 // already is no error.
 func removeUnused(w *World, d *Domain, f intentFile) error {
-	left, there := w.Left[f.Path]
-	if !there {
-		return nil
+	exactly, there, err := MayDelete(w, d, f)
+	if err != nil || !there {
+		return err
 	}
-	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks, branches: d.Branches}
-	switch who := b.usedElsewhere(f.Path, left.ID); {
-	case b.inChain(f.Path):
-		return errors.New("it is in a chain of the domain")
-	case who != "":
-		return fmt.Errorf("it is used by %s", who)
-	case left.InUse:
-		return errors.New("a process has it open")
-	case f.writtenSince(left):
-		return errors.New("it was written to after it was merged: a guest was started from it meanwhile; see docs/recovery.md")
-	case f.ID == vfs.ID{} && !left.Blank:
-		return errors.New("it holds data, and the intent does not name its inode")
-	case f.ID == vfs.ID{}:
-		f.ID = left.ID
-	}
-	err := vfs.RemoveExact(f.Path, f.ID)
+	err = vfs.RemoveExact(exactly.Path, exactly.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -123,7 +123,7 @@ func (r *domainRun) thawAfter(ctx context.Context, domain string) {
 	if err != nil || !in.Quiesce {
 		return
 	}
-	if err := r.Observer.Host.Thaw(ctx, domain); err != nil {
+	if err := r.Host.Thaw(ctx, domain); err != nil {
 		r.warn(domain, "the guest's file systems may be frozen (virsh domfsthaw "+domain+"): "+err.Error())
 	}
 }

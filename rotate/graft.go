@@ -20,9 +20,9 @@ import (
 // two files cannot have one: administrators, backup programs and other chains that
 // hold a path must not be surprised, so only what is this domain's alone is replaced.
 
-// graftThreshold is from how many bytes in the layers that go on a graft is taken to
-// be worth its fixed cost; see docs/benchmarks.md.
-var graftThreshold int64 = 256 * mib // tests choose another
+// GraftThreshold is from how many bytes in the layers that go on a graft is taken to
+// be worth its fixed cost, unless Options say otherwise; see docs/benchmarks.md.
+const GraftThreshold int64 = 256 * mib
 
 // A graft is what becomes of the upper part of a chain. The three lists are parallel,
 // lowest layer first; the last is the active one.
@@ -41,7 +41,7 @@ func (g *graft) active() *Layer { return &g.next[len(g.next)-1] }
 // done and pays. before is the world without the merges. It refuses where the policy
 // wants nothing but grafts and the file system cannot share extents.
 func (b *builder) graftInstead(before *builder, merges []merge) ([]merge, *Refusal) {
-	if b.rule.Method != policy.MethodGraft && b.rule.Method != policy.MethodAuto || b.o.noGraft {
+	if b.rule.Method != policy.MethodGraft && b.rule.Method != policy.MethodAuto || b.o.NoGraft {
 		return merges, nil
 	}
 	var out []merge
@@ -109,7 +109,7 @@ func (b *builder) noGraft(before *builder, merges []merge) string {
 	if why := before.notAlone(disk, first); why != "" {
 		return why
 	}
-	if active := disk.Active().Allocated; b.rule.Method == policy.MethodAuto && bytes < max(graftThreshold, 2*active) {
+	if active := disk.Active().Allocated; b.rule.Method == policy.MethodAuto && bytes < max(cmp.Or(b.o.GraftThreshold, GraftThreshold), 2*active) {
 		return fmt.Sprintf("there are no more than %s in the layers that go, and %s in the active one", Bytes(bytes), Bytes(active))
 	}
 	return ""
@@ -319,7 +319,7 @@ func (b *builder) followGraft(disk *Disk, im *intentMerge) {
 
 // followGrafts lets the snapshots of a domain whose guest a graft has moved have come
 // with the overlays that it has now: what the metadata says is mended later.
-func (d *Domain) followGrafts(in *Intent) {
+func followGrafts(d *Domain, in *Intent) {
 	if in == nil {
 		return
 	}

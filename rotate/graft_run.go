@@ -43,7 +43,7 @@ func (r *domainRun) graft(ctx context.Context, d *Domain, g *group, s Step) erro
 	if err != nil {
 		undone := r.undoGrafts(context.WithoutCancel(ctx), d.Name)
 		if errors.Is(err, ErrOutrun) && undone == nil && r.rule.Method == policy.MethodAuto {
-			r.o.noGraft = true
+			r.o.NoGraft = true
 			return fmt.Errorf("%w: %w", errOtherWay, err)
 		}
 		return errors.Join(err, undone)
@@ -114,28 +114,7 @@ func (r *domainRun) mayGraft(ctx context.Context, domain string, grafts []*merge
 		return errMoved
 	}
 	for _, m := range grafts {
-		if err := r.graftAllowed(d, m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *domainRun) graftAllowed(d *Domain, m *merge) error {
-	disk := diskOf(d, m.Disk)
-	if disk == nil {
-		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
-	}
-	first := disk.index(m.Base.Path)
-	if first < 0 || !slices.Equal(paths(disk.Chain[first:]), paths(m.graft.old)) {
-		return fmt.Errorf("the chain has changed: %v", paths(disk.Chain))
-	}
-	b := newBuilder(r.w, d, r.rule, r.Clock(), r.o)
-	if why := b.notAlone(b.disk(m.Disk), first); why != "" {
-		return fmt.Errorf("no longer safe: %s", why)
-	}
-	for i := range m.graft.merges {
-		if err := r.stillAllowed(&m.graft.merges[i]); err != nil {
+		if err := r.ask(d).GraftStillAllowed(m); err != nil {
 			return err
 		}
 	}
@@ -175,7 +154,7 @@ func (r *domainRun) buildAndCopy(ctx context.Context, d *Domain, grafts []*merge
 			r.Report(Event{Kind: EventProgress, Domain: d.Name, Step: s, Done: before + done, Total: total})
 		}
 		copied := CopySpec{Domain: d.Name, Disk: m.Disk, To: m.graft.active().Path, Format: "qcow2", Bandwidth: m.Bandwidth, Bytes: bytes}
-		if err := r.Observer.Host.Copy(ctx, copied, progress); err != nil {
+		if err := r.Host.Copy(ctx, copied, progress); err != nil {
 			return fmt.Errorf("copying the active layer of %s: %w", m.Disk, r.explain(m, err))
 		}
 		before += bytes
@@ -287,7 +266,7 @@ func (r *domainRun) pivotAll(ctx context.Context, d *Domain, grafts []*merge) er
 	}
 	r.boundary("ready to move")
 	for _, m := range grafts {
-		if err := r.Observer.Host.Pivot(context.WithoutCancel(ctx), d.Name, m.Disk); err != nil {
+		if err := r.Host.Pivot(context.WithoutCancel(ctx), d.Name, m.Disk); err != nil {
 			return r.startedMeanwhile(ctx, m, err)
 		}
 		r.boundary("moved")
@@ -354,7 +333,7 @@ func (r *domainRun) endCopy(ctx context.Context, domain, disk string) error {
 	if !d.State.Live() {
 		return nil
 	}
-	return r.Observer.Host.EndCopy(ctx, domain, disk)
+	return r.Host.EndCopy(ctx, domain, disk)
 }
 
 // removeClones removes the new layers of a graft to which the guest was not moved.

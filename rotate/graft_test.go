@@ -164,9 +164,9 @@ func TestAGraftHasToPay(t *testing.T) {
 		gone, active int64
 		graft        bool
 	}{
-		{graftThreshold, 0, true},
-		{graftThreshold - 1, 0, false},
-		{graftThreshold, graftThreshold, false},
+		{GraftThreshold, 0, true},
+		{GraftThreshold - 1, 0, false},
+		{GraftThreshold, GraftThreshold, false},
 		{1024 * mb, 512 * mb, true},
 		{1023 * mb, 512 * mb, false},
 	} {
@@ -262,11 +262,10 @@ func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 
 	h, web = sharing(t)
 	one(9, 10, 11)(h, web)
-	graftThreshold = 1
-	defer func() { graftThreshold = 256 * mib }()
 	h.copyFails = ErrOutrun
 	r = h.rotator(rule(1))
 	r.Options = coalesce()
+	r.Options.GraftThreshold = 1
 	outrun := false
 	r.Report = func(e Event) {
 		outrun = outrun || e.Kind == EventWarning && strings.Contains(e.Text, ErrOutrun.Error())

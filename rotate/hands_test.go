@@ -29,7 +29,7 @@ func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
 	h, _ := mergedByHand(t)
 	for n, certain := range map[int]bool{9: false, 10: false, 11: true} {
 		w := h.see(t)
-		err := w.Intact(w.Domain("web"), name(n))
+		err := Intact(w, w.Domain("web"), name(n))
 		var refused *chain.RefusedError
 		if (err == nil) != certain || err != nil && !errors.As(err, &refused) {
 			t.Errorf("%s: %v", name(n), err)
@@ -55,7 +55,7 @@ func TestTheWayOutOfAMergeByHandCostsTheLostSnapshotAlone(t *testing.T) {
 	must(Fix(t.Context(), h, w, found))
 	w = h.see(t)
 	for _, n := range []int{10, 11} {
-		must(w.Intact(w.Domain("web"), name(n)))
+		must(Intact(w, w.Domain("web"), name(n)))
 	}
 	if p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{}); len(p.Refused) > 0 {
 		t.Errorf("refused: %v", p.Refused)

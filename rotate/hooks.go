@@ -94,7 +94,7 @@ func (r *domainRun) firstHook(ctx context.Context, p *Plan) (ran bool) {
 	}
 	if err := r.hook(ctx, Before, p); err != nil && ctx.Err() == nil {
 		p.groups = nil
-		p.refuse(CodeHook, r.rule.Hooks.Before[0], "nothing was changed, for the before hook failed: "+err.Error())
+		p.Refuse(CodeHook, r.rule.Hooks.Before[0], "nothing was changed, for the before hook failed: "+err.Error())
 	}
 	return true
 }

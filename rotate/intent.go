@@ -53,6 +53,15 @@ type intentMerge struct {
 	Graft *intentGraft `json:"graft,omitempty"`
 }
 
+// runs tells whether the job can be the merge. libvirt tells the layers of an active
+// commit only.
+func (im *intentMerge) runs(j *Job, active bool) bool {
+	if active {
+		return j.Type == "active-commit" && (j.Target == "" || j.Target == im.Base)
+	}
+	return j.Type == "commit"
+}
+
 // An intentGraft names what takes the place of the layers of a graft: the lists are
 // parallel to Gone.
 type intentGraft struct {

@@ -26,7 +26,7 @@ type looker struct {
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.spaceAt, o.locks, vfs.AskUse, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
+	k := &looker{o.Inspect, o.cache(), o.Probes.SpaceAt, o.Probes.LocksStayLocal, vfs.AskUse, map[string]Layer{}, map[string]bool{}, o.Scan, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}

@@ -17,9 +17,9 @@ import (
 // done once more. An intent of ours tells this from what somebody else did.
 // What a guest uses that runs on, QEMU is asked.
 
-// settleTime is how long libvirt is given to take note of a merge that QEMU
+// SettleTime is how long libvirt is given to take note of a merge that QEMU
 // has just ended, before it is taken to have missed that.
-const settleTime = 500 * time.Millisecond
+const SettleTime = 500 * time.Millisecond
 
 // settled looks, and once more a moment later if libvirt may have missed the
 // end of a merge; then it asks QEMU.
@@ -28,9 +28,9 @@ func (o *Observer) settled(ctx context.Context, look func() (*World, error)) (*W
 	if err != nil || w.Remote || len(w.doubtful()) == 0 {
 		return w, err
 	}
-	wait := o.settle
+	wait := o.Probes.Settle
 	if wait == 0 {
-		wait = settleTime
+		wait = SettleTime
 	}
 	select {
 	case <-ctx.Done():

@@ -123,11 +123,11 @@ func (r *domainRun) dropMetadata(ctx context.Context, d *Domain, drops []string,
 			}
 		}
 	}
-	return r.Observer.Host.DropMetadata(ctx, d.Name, going)
+	return r.Host.DropMetadata(ctx, d.Name, going)
 }
 
 func (r *domainRun) reparent(ctx context.Context, d *Domain, s *Snapshot, parent string) error {
-	if err := r.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.Name, Parent: &parent}); err != nil {
+	if err := r.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.Name, Parent: &parent}); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.Name, err)
 	}
 	return nil

@@ -168,8 +168,7 @@ func TestAStartThatIsUnderWayKeepsTheOldChain(t *testing.T) {
 	r.Options = coalesce()
 	old := paths(web.Disks[0].Chain)
 	h.starting = true
-	startPatience = 50 * time.Millisecond
-	defer func() { startPatience = 20 * time.Second }()
+	r.StartPatience = 50 * time.Millisecond
 	p := h.runAll(t, r)["web"]
 	if p.Result == ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
 		t.Errorf("starts from %v: %+v", web.Disks[0].Inactive, p)

@@ -108,8 +108,8 @@ type leftover struct {
 	blank bool // it may only be deleted if no data was written into it
 }
 
-// refuse notes why something is not done.
-func (p *Plan) refuse(code, path, detail string) {
+// Refuse notes why something is not done.
+func (p *Plan) Refuse(code, path, detail string) {
 	p.Refused = append(p.Refused, Refusal{code, path, detail})
 }
 

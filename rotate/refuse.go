@@ -336,4 +336,4 @@ func (b *builder) adoptable(disk *Disk) bool {
 	})
 }
 
-func (b *builder) refuse(code, path, detail string) { b.plan.refuse(code, path, detail) }
+func (b *builder) refuse(code, path, detail string) { b.plan.Refuse(code, path, detail) }

@@ -27,15 +27,19 @@ func refusalsOf(w *World, d *Domain, rule *policy.Rule, now time.Time) []Refusal
 
 // findingOf turns a refusal into a finding, with what to do about it.
 func findingOf(d *Domain, r Refusal) Finding {
-	code, ok := findingCodes[r.Code]
-	if !ok {
-		code = r.Code
-	}
-	return Finding{Code: code, Domain: d.Name, Path: r.Path, Detail: r.Detail, Remedy: remedyOf(d, r)}
+	return Finding{Code: findingCode(r.Code), Domain: d.Name, Path: r.Path, Detail: r.Detail, Remedy: remedyOf(d, r)}
 }
 
-// findingCodes are the refusals that have another name as findings.
-var findingCodes = map[string]string{CodeMismatch: FindMismatch, CodeBlockJob: FindJob}
+// findingCode is the name that a refusal has as a finding.
+func findingCode(code string) string {
+	switch code {
+	case CodeMismatch:
+		return FindMismatch
+	case CodeBlockJob:
+		return FindJob
+	}
+	return code
+}
 
 // remedyOf says what an administrator does about a refusal. No remedy costs a state that a
 // snapshot keeps, unless it names that snapshot.

@@ -3,43 +3,14 @@ package rotate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
-	"time"
-
-	"github.com/virt-rotate/virt-rotate/policy"
 )
 
-// RestoreOptions say how a domain goes back to a snapshot.
-type RestoreOptions struct {
-	DiscardNewer bool         // what came after the snapshot is given up
-	WithConfig   bool         // the whole configuration goes back, not only the disks
-	Plan         bool         // only tell what would be done
-	Stop         *StopOptions // shut a guest that runs down first; nil: it is refused
-}
-
-// StopOptions say how a guest is shut down.
-type StopOptions struct {
-	Force    bool          // pull the plug of one that does not obey
-	Patience time.Duration // how long it may take
-}
-
-// A restore puts a new overlay on the layers that hold the snapshot's states and
-// lets the domain start from it. The layers above become a branch: the newest state
-// among them is kept as a snapshot of its own, unless it is to be given up.
+// A restore carries a Restoration out.
 type restore struct {
 	*domainRun
-	o        RestoreOptions
-	snap     Snapshot
-	switches []diskSwitch
-	newer    []string // snapshots that are given up
-}
-
-// A diskSwitch is one disk that gets another chain.
-type diskSwitch struct {
-	target string
-	onto   []Layer // the chain of the state, base first
-	path   string  // the new overlay
+	plan *Restoration
+	o    RestoreOptions
 }
 
 // Restore goes back to a snapshot. The caller holds the Lock. All disks of the snapshot
@@ -96,9 +67,13 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o Res
 	if o.Stop != nil {
 		w = w.withoutGuest(domain)
 	}
-	s := &restore{domainRun: &domainRun{Rotator: r, rule: restoreRule(chosen, domain), w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}, o: o}
-	p := s.plan(ctx, w.Domain(domain), snapshot)
-	if p.State, p.Warnings = state, s.warnings; len(p.Refused) > 0 {
+	run := &domainRun{Rotator: r, rule: RuleOr(chosen, domain), w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}
+	s := &restore{run, run.ask(w.Domain(domain)).Restore(snapshot, o), o}
+	if len(s.plan.Plan.Refused) == 0 {
+		s.rehearse(ctx)
+	}
+	p := s.plan.Plan
+	if p.State, s.warnings = state, p.Warnings; len(p.Refused) > 0 {
 		p.Steps = []Step{}
 	}
 	if len(p.Refused) > 0 || o.Plan {
@@ -121,172 +96,18 @@ func (w *World) withoutGuest(domain string) *World {
 	return &off
 }
 
-// restoreRule is the domain's rule; one without a policy gets one that drops nothing.
-func restoreRule(a policy.Assignment, domain string) *policy.Rule {
-	if rule := a.Rules[domain]; rule != nil {
-		return rule
-	}
-	return &policy.Rule{Name: "restore", MaxChain: 200, Method: policy.MethodAuto, Quiesce: policy.QuiesceNo, Keep: policy.Keep{Last: 1 << 20}}
-}
-
-// plan decides what to do, or why not.
-func (s *restore) plan(ctx context.Context, d *Domain, snapshot string) Plan {
-	b := newBuilder(s.w, d, s.rule, s.Clock(), s.domainRun.o)
-	switch {
-	case d.State.Live() && s.o.Stop == nil:
-		b.refuse(CodeState, "", "the guest runs: shut it down first, or say --stop")
-	case s.w.Intents[d.UUID] != nil:
-		b.refuse(CodeIntent, "", "an interrupted run is to be finished first: virt-rotate run "+d.Name)
-	}
-	if b.checkDomain(); len(b.plan.Refused) > 0 {
-		return b.plan
-	}
-	s.snap = *d.Snapshot(snapshot)
-	if b.checkStates(); len(b.plan.Refused) > 0 {
-		return b.plan
-	}
-	s.planPresent(b)
-	s.planSwitch(b)
-	if s.o.WithConfig {
-		s.planConfig(b)
-	}
-	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
-		s.planDiscard(b)
-	}
-	if len(b.plan.Refused) == 0 {
-		s.rehearse(ctx, b)
-	}
-	return b.plan
-}
-
 // rehearse sees that libvirt's records can be written back without loss: of the
 // snapshot, and the configuration that the domain starts from.
-func (s *restore) rehearse(ctx context.Context, b *builder) {
-	host, whole := s.Observer.Host, ""
+func (s *restore) rehearse(ctx context.Context) {
+	host, whole := s.Host, ""
 	if s.o.WithConfig {
-		whole = s.snap.Name
+		whole = s.plan.Snapshot.Name
 	}
-	if err := host.Rehearse(ctx, b.d.Name, []string{s.snap.Name}); err != nil {
-		b.refuse(CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
+	if err := host.Rehearse(ctx, s.plan.Plan.Domain, []string{s.plan.Snapshot.Name}); err != nil {
+		s.plan.Plan.Refuse(CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
 	}
-	if err := host.RehearseConfig(ctx, b.d.Name, whole); err != nil {
-		b.refuse(CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
-	}
-}
-
-// planPresent keeps the present state as a snapshot, unless nothing was written
-// since the newest one or it is to be given up.
-func (s *restore) planPresent(b *builder) {
-	newest := newestOf(b.snaps)
-	if s.o.DiscardNewer || newest != nil && b.untouched(newest) {
-		return
-	}
-	b.snapshot()
-	for i := range b.plan.Steps {
-		b.plan.Steps[i].Reason = "the present state is kept, too"
-	}
-}
-
-func newestOf(snaps []Snapshot) *Snapshot {
-	if len(snaps) == 0 {
-		return nil
-	}
-	return &snaps[len(snaps)-1]
-}
-
-// planSwitch finds the chain of each disk's state and a name for its new overlay.
-func (s *restore) planSwitch(b *builder) {
-	spec := &SnapshotSpec{Overlays: map[string]string{}}
-	if refused := b.placeOverlays(spec); refused != nil {
-		b.plan.Refused = append(b.plan.Refused, *refused)
-		return
-	}
-	for _, state := range b.d.States(&s.snap) {
-		disk := b.disk(state.Target)
-		if disk == nil {
-			s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
-			continue
-		}
-		onto, refused := s.chainOf(b.d, state)
-		if refused != nil {
-			b.plan.Refused = append(b.plan.Refused, *refused)
-			continue
-		}
-		path := spec.Overlays[state.Target]
-		if path == "" {
-			path = overlayPath(disk, stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
-		}
-		if refused := b.reserveOverlay(path, emptyOverlay); refused != nil {
-			b.plan.Refused = append(b.plan.Refused, *refused)
-		}
-		if len(onto)+1 > b.rule.MaxChain {
-			b.refuse(CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", plural(len(onto)+1, "layer"), b.rule.MaxChain))
-		}
-		s.switches = append(s.switches, diskSwitch{state.Target, onto, path})
-		b.add(Step{Op: OpSwitch, Snapshot: s.snap.Name, Disk: state.Target, Base: state.Path, Path: path,
-			Reason: "the disk goes back to the snapshot"})
-	}
-	if len(s.switches) == 0 && len(b.plan.Refused) == 0 {
-		reason := "the snapshot has no layers of its own: it is internal, or of memory only"
-		if len(s.warnings) > 0 {
-			reason = "the domain has none of the snapshot's disks any more: attach one first"
-		}
-		b.refuse(CodeNoDisk, "", reason)
-	}
-}
-
-// planConfig sees that every disk of the old configuration is there, and tells which
-// ones it lacks.
-func (s *restore) planConfig(b *builder) {
-	had := map[string]bool{}
-	for _, sd := range s.snap.Disks {
-		had[sd.Target] = true
-		if b.disk(sd.Target) == nil {
-			b.refuse(CodeNoDisk, sd.Target, "the configuration of the snapshot's time has this disk, the domain has not: go back without the configuration, or attach the disk first")
-		}
-	}
-	reason := "the configuration becomes that of the snapshot's time"
-	for i := range b.disks {
-		if t := b.disks[i].Target; !had[t] {
-			reason += ", which has no " + t + ": its image stays"
-		}
-	}
-	b.add(Step{Op: OpConfigure, Snapshot: s.snap.Name, Reason: reason})
-}
-
-// chainOf returns the layers below the new overlay, as their headers have them.
-func (s *restore) chainOf(d *Domain, state StateLayer) ([]Layer, *Refusal) {
-	if state.format() == "" {
-		return nil, &Refusal{CodeFormat, state.Path, "its format is not on record: it is in no chain any more"}
-	}
-	disk, known := s.w.StateChains[state.Path]
-	for i := range d.Disks {
-		if k := d.Disks[i].index(state.Path); k >= 0 {
-			disk, known = Disk{Target: state.Target, Chain: slices.Clone(d.Disks[i].Chain[:k+1])}, true
-		}
-	}
-	if !known {
-		return nil, &Refusal{CodeUnreadable, state.Path, "it was not looked at"}
-	}
-	if code, path, detail := ChainProblem(&disk); code != "" {
-		return nil, &Refusal{code, path, detail}
-	}
-	return disk.Chain, nil
-}
-
-// planDiscard gives up the snapshots that came after.
-func (s *restore) planDiscard(b *builder) {
-	for i := range slices.Backward(b.snaps) { // leaves first: libvirt changes the children of what goes
-		n := &b.snaps[i]
-		if n.Name == s.snap.Name || !b.d.descends(n, s.snap.Name) {
-			continue
-		}
-		if !n.Ours() {
-			b.refuse(CodeForeign, "", fmt.Sprintf("snapshot %s, which virt-rotate did not take, is newer: delete it first", n.Name))
-			continue
-		}
-		s.newer = append(s.newer, n.Name)
-		b.add(Step{Op: OpDropMetadata, Snapshot: n.Name, Reason: "what is newer than " + s.snap.Name + " is given up"})
+	if err := host.RehearseConfig(ctx, s.plan.Plan.Domain, whole); err != nil {
+		s.plan.Plan.Refuse(CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
 	}
 }
 
@@ -319,7 +140,7 @@ func (s *restore) run(ctx context.Context, p Plan) Plan {
 func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	d := s.w.Domain(p.Domain)
 	if d == nil {
-		return errors.New("the domain is gone")
+		return errGone
 	}
 	if d.State.Live() {
 		return errors.New("the guest was started meanwhile: nothing was switched")
@@ -327,19 +148,19 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	before, after := map[string][]Layer{}, map[string][]Layer{}
 	in := Intent{Domain: d.Name, UUID: d.UUID, Started: s.Clock()}
 	spec := &SnapshotSpec{Overlays: map[string]string{}}
-	for _, w := range s.switches {
-		spec.Overlays[w.target] = w.path
+	for _, w := range s.plan.Switches {
+		spec.Overlays[w.Target] = w.Path
 	}
 	if err := s.makeOverlays(spec, &in); err != nil {
 		return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 	}
-	for _, w := range s.switches {
-		top := w.onto[len(w.onto)-1]
-		if err := s.Engine.Overlay(ctx, w.path, top); err != nil {
+	for _, w := range s.plan.Switches {
+		top := w.Onto[len(w.Onto)-1]
+		if err := s.Engine.Overlay(ctx, w.Path, top); err != nil {
 			return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 		}
-		before[w.target] = diskOf(d, w.target).Chain
-		after[w.target] = append(slices.Clone(w.onto), Layer{Path: w.path, Format: "qcow2", Kind: "file"})
+		before[w.Target] = diskOf(d, w.Target).Chain
+		after[w.Target] = append(slices.Clone(w.Onto), Layer{Path: w.Path, Format: "qcow2", Kind: "file"})
 	}
 	s.boundary("overlays of the restore made")
 	if err := s.recordBranch(d, &in); err != nil {
@@ -354,7 +175,7 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 			s.did(d.Name, step)
 		}
 	}
-	if err := s.Observer.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.snap.Name, Overlays: spec.Overlays, Current: true}); err != nil {
+	if err := s.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
 		return err
 	}
 	if err := s.dropNewer(ctx, *d, p); err != nil {
@@ -370,7 +191,7 @@ func (s *restore) dropNewer(ctx context.Context, d Domain, p *Plan) error {
 		if step.Op != OpDropMetadata {
 			continue
 		}
-		if err := s.dropMetadata(ctx, &d, s.newer, step.Snapshot); err != nil {
+		if err := s.dropMetadata(ctx, &d, s.plan.Newer, step.Snapshot); err != nil {
 			return err
 		}
 		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n Snapshot) bool { return n.Name == step.Snapshot })
@@ -381,7 +202,7 @@ func (s *restore) dropNewer(ctx context.Context, d Domain, p *Plan) error {
 
 // reconfigure lets the domain start from other chains, unless a start is under way.
 func (s *restore) reconfigure(ctx context.Context, domain string, before, after map[string][]Layer) error {
-	host := s.Observer.Host
+	host := s.Host
 	undo, err := s.configure(ctx, domain, before, after)
 	if err != nil {
 		return err
@@ -395,7 +216,7 @@ func (s *restore) reconfigure(ctx context.Context, domain string, before, after 
 
 // configure writes the new configuration: other chains only, or all of it.
 func (s *restore) configure(ctx context.Context, domain string, before, after map[string][]Layer) (undo func() error, err error) {
-	host := s.Observer.Host
+	host := s.Host
 	if !s.o.WithConfig {
 		return func() error { return host.Reconfigure(ctx, domain, before) }, host.Reconfigure(ctx, domain, after)
 	}
@@ -405,7 +226,7 @@ func (s *restore) configure(ctx context.Context, domain string, before, after ma
 			chains[disk.Target] = disk.Chain
 		}
 	}
-	return host.Reinstate(ctx, domain, s.snap.Name, chains)
+	return host.Reinstate(ctx, domain, s.plan.Snapshot.Name, chains)
 }
 
 // recordBranch puts on record which layers may go once nobody keeps them: the new
@@ -413,15 +234,15 @@ func (s *restore) configure(ctx context.Context, domain string, before, after ma
 func (s *restore) recordBranch(d *Domain, in *Intent) error {
 	layers := append(stillThere(d, s.w.Released[d.UUID]), in.Created...)
 	for i := range d.Snapshots {
-		if slices.Contains(s.newer, d.Snapshots[i].Name) { // those of other branches
+		if slices.Contains(s.plan.Newer, d.Snapshots[i].Name) { // those of other branches
 			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
 		}
 	}
-	for _, w := range s.switches {
-		chain := diskOf(d, w.target).Chain
+	for _, w := range s.plan.Switches {
+		chain := diskOf(d, w.Target).Chain
 		for i, l := range chain {
 			blank := i == len(chain)-1 && l.Image != nil && l.Image.Blank
-			if (s.o.DiscardNewer || blank) && isOverlay(l.Path) && !hasLayer(w.onto, l.Path) {
+			if (s.o.DiscardNewer || blank) && isOverlay(l.Path) && !hasLayer(w.Onto, l.Path) {
 				layers = append(layers, intentFile{Path: l.Path, ID: l.ID})
 			}
 		}

@@ -59,6 +59,7 @@ type Event struct {
 // A Rotator carries rotations out.
 type Rotator struct {
 	Observer *Observer
+	Host     Host
 	Match    func(domains []string) policy.Assignment
 	Clock    func() time.Time
 	Options  Options
@@ -68,6 +69,9 @@ type Rotator struct {
 
 	// Hook runs a program of the policy; nil: none is run.
 	Hook func(context.Context, Hook) error
+
+	// StartPatience is how long a start may take that cannot succeed; 0: 20 s.
+	StartPatience time.Duration
 
 	storages storageLocks
 	crash    func(place string) // tests let a run die here; nil in a real one
@@ -237,6 +241,9 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 	return r.finish(ctx, p, nil)
 }
 
+// ask is what the run may ask about a domain as it is now.
+func (r *domainRun) ask(d *Domain) Case { return Case{r.w, d, r.rule, r.Clock(), r.o} }
+
 // skipped tells whether the policy leaves the domain alone in its present state.
 func (r *domainRun) skipped(domain string) bool {
 	d := r.w.Domain(domain)
@@ -251,7 +258,7 @@ func (r *domainRun) thaw(ctx context.Context, domain string) {
 	if in == nil || !in.Quiesce || !d.State.Live() {
 		return
 	}
-	if err := r.Observer.Host.Thaw(ctx, domain); err != nil {
+	if err := r.Host.Thaw(ctx, domain); err != nil {
 		r.frozen = true
 		r.warn(domain, "an earlier run may have left the guest's file systems frozen (virsh domfsthaw "+domain+"): "+err.Error())
 	}
@@ -264,7 +271,7 @@ func (r *domainRun) again(ctx context.Context, name string) (Plan, error) {
 	}
 	d := r.w.Domain(name)
 	if d == nil {
-		return Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: the domain is gone", name)
+		return Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: %w", name, errGone)
 	}
 	return r.decide(r.w, d, r.rule, r.Clock(), r.o), nil
 }

@@ -47,7 +47,7 @@ func (w *World) names() []string {
 // known, and what one keeps the other may drop. The other domains are rotated.
 func conflictPlan(d *Domain, c *policy.Conflict) Plan {
 	p := Plan{Domain: d.Name, Policy: conflictName(c), State: d.State, Steps: []Step{}, Refused: []Refusal{}}
-	p.refuse(CodeTwoPolicies, c.Problem.File, c.Problem.Text)
+	p.Refuse(CodeTwoPolicies, c.Problem.File, c.Problem.Text)
 	p.settle()
 	return p
 }

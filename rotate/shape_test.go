@@ -106,7 +106,7 @@ func (s *shape) checkTold(t *testing.T, p *Plan) {
 
 // withOptions returns a fresh rotator with the options of r: nothing of a plan is kept for the run.
 func (h *simHost) withOptions(r *Rotator) *Rotator {
-	return &Rotator{Observer: r.Observer, Clock: r.Clock, Report: r.Report, Match: r.Match, Options: r.Options}
+	return &Rotator{Observer: r.Observer, Host: r.Host, Clock: r.Clock, Report: r.Report, Match: r.Match, Options: r.Options}
 }
 
 func with(r *policy.Rule, change func(*policy.Rule)) *policy.Rule {

@@ -31,7 +31,7 @@ func (h *simHost) checkData(t *testing.T) {
 			h.reads(t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
 		}
 		seen := d.Domain
-		seen.followGrafts(intents[d.UUID]) // as every run does
+		followGrafts(&seen, intents[d.UUID]) // as every run does
 		for i := range seen.Snapshots {
 			h.checkStates(t, d, &seen.Snapshots[i])
 		}

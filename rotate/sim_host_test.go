@@ -147,7 +147,7 @@ func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error
 		}
 		gone := d.Snapshots[i]
 		for k := range d.Snapshots {
-			if s := &d.Snapshots[k]; d.descends(s, snapshot) && d.onBranch(s) {
+			if s := &d.Snapshots[k]; d.descends(s, snapshot) && onBranch(&d.Domain, s) {
 				leave(s, &gone)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 
 // onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
 // is in none, or builds on nothing any more.
-func (d *Domain) onBranch(s *Snapshot) bool {
+func onBranch(d *Domain, s *Snapshot) bool {
 	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
 }
 

@@ -351,6 +351,7 @@ func rule(last int) *policy.Rule {
 func (h *simHost) rotator(r *policy.Rule) *Rotator {
 	return &Rotator{
 		Observer: h.observer(),
+		Host:     h,
 		Engine:   simEngine{h},
 		Clock:    h.clock,
 		Report:   func(Event) {},
@@ -367,8 +368,8 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 }
 
 func (h *simHost) observer() *Observer {
-	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"), clones: h.cloning,
-		settle: time.Millisecond, spaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}
+	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
+		Probes: Probes{CanClone: h.cloning, Settle: time.Millisecond, SpaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}}
 }
 
 // cloning tells whether files can be cloned.

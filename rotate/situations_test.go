@@ -38,7 +38,7 @@ func situations() []situation {
 		situation{code: CodeDoubt, host: besideStrange},
 		situation{code: CodeLocalLocks, host: func(t *testing.T) (*simHost, *Rotator) {
 			h, r := three(rule(2))(t)
-			r.Observer.locks = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
+			r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
 			return h, r
 		}},
 		situation{code: CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, h.rotator(rule(3)) }},

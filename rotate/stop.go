@@ -9,7 +9,7 @@ import (
 // Stop shuts a guest down, by ACPI or, with force, by pulling the plug after that was
 // in vain.
 func (r *Rotator) Stop(ctx context.Context, domain string, force bool, patience time.Duration) error {
-	host := r.Observer.Host
+	host := r.Host
 	if err := host.Shutdown(ctx, domain, false); err != nil && !force {
 		return err
 	}

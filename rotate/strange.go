@@ -53,8 +53,8 @@ func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// remedy says what an administrator can do about it.
-func (s *Strange) remedy() string {
+// strangeRemedy says what an administrator can do about it.
+func strangeRemedy(s *Strange) string {
 	if s.Named {
 		return "mend it, let it be read, or take it out of the domain that names it"
 	}
@@ -64,8 +64,8 @@ func (s *Strange) remedy() string {
 	return "mend it, let it be read, move it away, or name it in [storage] ignore"
 }
 
-// doubt says that the image may build on the layer at path.
-func (s *Strange) doubt(path string) string {
+// doubtOf says that the image may build on the layer at path.
+func doubtOf(s *Strange, path string) string {
 	return fmt.Sprintf("%s may build on %s: %s", s.Path, path, s.Reason)
 }
 
@@ -101,7 +101,7 @@ func (b *builder) doubts(trial *builder) []Refusal {
 				why, strange := trial.obstacleAt(&disks[i], k)
 				if strange != nil && !told[strange.Path] {
 					told[strange.Path] = true
-					found = append(found, Refusal{CodeDoubt, strange.Path, "nothing is merged into or out of what it could build on: " + why + "; " + strange.remedy()})
+					found = append(found, Refusal{CodeDoubt, strange.Path, "nothing is merged into or out of what it could build on: " + why + "; " + strangeRemedy(strange)})
 				}
 			}
 		}

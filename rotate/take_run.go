@@ -84,11 +84,11 @@ func (r *domainRun) makeOverlays(spec *SnapshotSpec, in *Intent) error {
 // callSnapshot asks the host. With quiesce = "auto" an agent that does not
 // answer in time costs the freeze, not the snapshot; spec tells that afterwards.
 func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *SnapshotSpec) error {
-	err := r.Observer.Host.Snapshot(ctx, domain, *spec)
+	err := r.Host.Snapshot(ctx, domain, *spec)
 	if err == nil || !spec.Quiesce {
 		return err
 	}
-	if thawed := r.Observer.Host.Thaw(ctx, domain); thawed != nil {
+	if thawed := r.Host.Thaw(ctx, domain); thawed != nil {
 		r.frozen = true
 		err = fmt.Errorf("%w; thaw: %w", err, thawed)
 	}
@@ -97,7 +97,7 @@ func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *Snaps
 	}
 	r.warn(domain, "the guest agent did not freeze the file systems ("+err.Error()+"): the snapshot is crash-consistent only")
 	spec.Quiesce = false
-	return r.Observer.Host.Snapshot(ctx, domain, *spec)
+	return r.Host.Snapshot(ctx, domain, *spec)
 }
 
 // overlaysEmpty tells whether the overlays are still the empty files that we made.

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"maps"
@@ -17,12 +18,20 @@ import (
 // are usual there. What lies elsewhere is found in libvirt's storage pools and in the
 // directories of [storage] scan.
 
-// wideLimits are those of a search through a whole storage: one that has more in it is
-// not for images alone, and then only the directories of layers are searched.
-var wideLimits = vfs.Limits{Entries: 50_000, Depth: 32}
+// mostFiles is how many files a storage may hold to be searched as a whole, unless the
+// Observer says otherwise: one that has more in it is not for images alone, and then
+// only the directories of layers are searched.
+const mostFiles = 50_000
 
-// systemDirs are directories that are no storage for images, whatever is mounted there.
-var systemDirs = []string{"/", "/boot", "/dev", "/dev/shm", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var", "/var/lib", "/var/tmp"}
+// wideLimits are those of a search through a whole storage.
+func (o *Observer) wideLimits() vfs.Limits {
+	return vfs.Limits{Entries: cmp.Or(o.MostFiles, mostFiles), Depth: 32}
+}
+
+// isSystems tells whether a directory is no storage for images, whatever is mounted there.
+func isSystems(dir string) bool {
+	return slices.Contains([]string{"/", "/boot", "/dev", "/dev/shm", "/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var", "/var/lib", "/var/tmp"}, dir)
+}
 
 // storageOf returns the topmost directory of the file system that dir is on, or dir
 // itself where that is one of the system's.
@@ -36,7 +45,7 @@ func storageOf(dir string) string {
 		}
 		top = filepath.Dir(top)
 	}
-	if slices.Contains(systemDirs, top) {
+	if isSystems(top) {
 		return dir
 	}
 	return top
@@ -53,7 +62,7 @@ func deviceOf(dir string) (uint64, error) {
 // walk looks for images wherever users of the layers could be.
 func (k *looker) walk(w *World, o *Observer) {
 	walked := map[string]bool{}
-	storage := o.storage
+	storage := o.Probes.StorageOf
 	if storage == nil {
 		storage = storageOf
 	}
@@ -63,7 +72,7 @@ func (k *looker) walk(w *World, o *Observer) {
 		}
 		top := storage(dir)
 		if top != dir && !k.wide(w, o, top, walked) || top == dir {
-			k.below(w, dir, vfs.ScanLimits(), walked)
+			k.below(w, dir, vfs.ScanLimits(), false, walked)
 		}
 	}
 }
@@ -77,7 +86,7 @@ func (k *looker) wide(w *World, o *Observer, top string, walked map[string]bool)
 		}
 		return false
 	}
-	return k.below(w, top, wideLimits, walked)
+	return k.below(w, top, o.wideLimits(), true, walked)
 }
 
 // tooWide tells whether a storage holds too much; names are counted, no file is looked at.
@@ -89,7 +98,7 @@ func (o *Observer) tooWide(top string, ignore *ignored) bool {
 		o.wide = map[string]bool{}
 	}
 	if _, known := o.wide[top]; !known {
-		o.wide[top] = exceeds(top, wideLimits, ignore)
+		o.wide[top] = exceeds(top, o.wideLimits(), ignore)
 	}
 	return o.wide[top]
 }
@@ -107,13 +116,14 @@ func exceeds(dir string, limits vfs.Limits, ignore *ignored) bool {
 
 // below looks at the images in dir and in the directories below it: each of them
 // may be a user of a layer. What is not to be found out stands in doubt; of a directory
-// to scan its users may build on any layer. It tells whether it came to the end.
-func (k *looker) below(w *World, dir string, limits vfs.Limits, done map[string]bool) bool {
+// to scan its users may build on any layer. It tells whether it came to the end: only the
+// search through a whole storage is given up at its limits.
+func (k *looker) below(w *World, dir string, limits vfs.Limits, whole bool, done map[string]bool) bool {
 	walked := map[string]bool{dir: true}
 	limits.Skip = func(sub string) bool { return k.ignore.has(sub) || vfs.HoldsDevices(sub) }
 	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
 		var bound *vfs.BoundError
-		if errors.As(err, &bound) && limits.Entries == wideLimits.Entries {
+		if errors.As(err, &bound) && whole {
 			return false // it has become too much meanwhile
 		}
 		anywhere := k.scanned(found.Path)

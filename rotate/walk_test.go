@@ -42,7 +42,7 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 		}
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
-		r.Observer.storage = func(dir string) string {
+		r.Observer.Probes.StorageOf = func(dir string) string {
 			if whole {
 				return h.dir
 			}
@@ -78,8 +78,8 @@ func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
 	o := h.observer()
-	o.storage = func(string) string { return h.dir }
-	o.wide = map[string]bool{h.dir: true}
+	o.Probes.StorageOf = func(string) string { return h.dir }
+	o.MostFiles = 1
 	w, err := o.Observe(t.Context())
 	must(err)
 	if len(w.TooWide) == 0 || !slices.ContainsFunc(Diagnose(w, nil, noPolicies, hour(12)), func(f Finding) bool { return f.Code == FindWide && f.Note }) {

@@ -69,7 +69,7 @@ func (w *World) Domain(name string) *Domain {
 
 // An Observer looks at a host.
 type Observer struct {
-	Host     Host
+	Host     Looker
 	Inspect  chain.Inspector
 	StateDir string
 	Scan     []string // directories whose images count as users of their backing files
@@ -78,11 +78,10 @@ type Observer struct {
 	// that hold no images. An image that tells that it builds on a layer is a user all the same.
 	Ignore []string
 
-	spaceAt func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
-	settle  time.Duration                       // 0: settleTime
-	storage func(dir string) string             // nil: storageOf
-	clones  func(dir string) error              // nil: vfs.CanClone
-	locks   func(path string) (string, error)   // nil: vfs.LocksStayLocal
+	// MostFiles is how many files a storage may hold to be searched for users of layers, all
+	// of it; 0 is 50,000.
+	MostFiles int
+	Probes    Probes
 
 	cloneMu  sync.Mutex        // guards what follows
 	canClone map[string]string // what clones said of a directory
@@ -90,6 +89,16 @@ type Observer struct {
 
 	loadOnce sync.Once
 	headers  *headerCache
+}
+
+// Probes are what an Observer asks the system. Nil, or zero, is the real thing; tests have
+// others.
+type Probes struct {
+	SpaceAt        func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
+	StorageOf      func(dir string) string             // nil: the top of the file system, unless that is the system's
+	CanClone       func(dir string) error              // nil: vfs.CanClone
+	LocksStayLocal func(path string) (string, error)   // nil: vfs.LocksStayLocal
+	Settle         time.Duration                       // how long libvirt is given to notice the end of a job; 0: SettleTime
 }
 
 // cache is what is remembered of images' headers.
@@ -183,7 +192,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []Domain, pools 
 
 // lookBehind finds what the domain's snapshots have beside the chains of its disks.
 func (o *Observer) lookBehind(w *World, d *Domain) {
-	d.followGrafts(w.Intents[d.UUID])
+	followGrafts(d, w.Intents[d.UUID])
 	d.Branches = o.branches(d, w.Intents[d.UUID])
 }
 
@@ -194,7 +203,7 @@ func (o *Observer) tryClones(w *World) {
 	if o.canClone == nil {
 		o.canClone = map[string]string{}
 	}
-	try := o.clones
+	try := o.Probes.CanClone
 	if try == nil {
 		try = vfs.CanClone
 	}

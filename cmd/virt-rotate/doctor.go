@@ -61,7 +61,7 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	report := doctorReport{asUserOf(os.Geteuid(), rotate.Diagnose(w, c.Args().Slice(), rules, time.Now()))}
+	report := doctorReport{asUserOf(os.Geteuid(), rotate.Examine(w, c.Args().Slice(), rules, time.Now()))}
 	if report.Findings == nil {
 		report.Findings = []rotate.Finding{}
 	}

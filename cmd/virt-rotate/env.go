@@ -88,6 +88,7 @@ func (e *env) open(optional bool) (*session, error) {
 	store := newStore(nil)
 	store.Ignore = f.Storage.Ignore
 	r := &rotate.Rotator{
+		Host:     host,
 		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
 		Engine:   &rotate.Native{Store: *store, NewOverlay: newOverlay},
 		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,

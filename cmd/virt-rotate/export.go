@@ -97,7 +97,7 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	if err := w.Intact(d, r.arg(1)); err != nil {
+	if err := rotate.Intact(w, d, r.arg(1)); err != nil {
 		return nil, err
 	}
 	state, err := r.chooseState(d.States(d.Snapshot(r.arg(1))))

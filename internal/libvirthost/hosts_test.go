@@ -184,7 +184,7 @@ func (c *madeCase) checkReports(w *rotate.World, d *rotate.Domain, p *rotate.Pla
 	}
 	for i := range d.Snapshots {
 		d.States(&d.Snapshots[i])
-		_ = w.Intact(d, d.Snapshots[i].Name)
+		_ = rotate.Intact(w, d, d.Snapshots[i].Name)
 	}
 	w.Destroyed(d)
 }
