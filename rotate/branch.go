@@ -49,7 +49,7 @@ func (o *Observer) stateChains(w *World, n int) {
 		}
 		for i := range d.Snapshots {
 			for _, state := range d.States(&d.Snapshots[i]) {
-				if format := state.format(); format != "" && !d.uses(state.Path) {
+				if format := state.KnownFormat(); format != "" && !d.uses(state.Path) {
 					w.StateChains[state.Path] = look.chain(state.Target, state.Path, format)
 				}
 			}
@@ -57,8 +57,8 @@ func (o *Observer) stateChains(w *World, n int) {
 	})
 }
 
-// format is what libvirt has, or what overlays of ours have; "" where it is not known.
-func (s *StateLayer) format() string {
+// KnownFormat is what libvirt has, or what overlays of ours have; "" where it is not known.
+func (s *StateLayer) KnownFormat() string {
 	if s.Format == "" && isOverlay(s.Path) {
 		return "qcow2"
 	}

@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -316,9 +317,9 @@ func (b *builder) clone() *builder {
 	c.forest = b.forest.Clone()
 	c.disks, c.branches = cloneChains(b.disks), cloneChains(b.branches)
 	c.snaps = cloneSnapshots(b.snaps)
-	c.free = cloneMap(b.free)
-	c.moved = cloneMap(b.moved)
-	c.was = cloneMap(b.was)
+	c.free = maps.Clone(b.free)
+	c.moved = maps.Clone(b.moved)
+	c.was = maps.Clone(b.was)
 	c.plan.Steps = slices.Clone(b.plan.Steps)
 	c.plan.Refused = slices.Clone(b.plan.Refused)
 	c.plan.groups = slices.Clone(b.plan.groups)
@@ -329,14 +330,6 @@ func cloneChains(disks []Disk) []Disk {
 	c := slices.Clone(disks)
 	for i := range c {
 		c[i].Chain = slices.Clone(c[i].Chain)
-	}
-	return c
-}
-
-func cloneMap[K comparable, V any](m map[K]V) map[K]V {
-	c := make(map[K]V, len(m))
-	for k, v := range m {
-		c[k] = v
 	}
 	return c
 }

@@ -207,7 +207,7 @@ type SnapshotDisk struct {
 	Inactive []string // the same in the stored persistent configuration, where there is one
 	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
 
-	stored string // of a plan: what the metadata says that Overlay is; "" for Overlay itself
+	stored string `json:",omitempty"` // of a plan: what the metadata says that Overlay is; "" for Overlay itself
 }
 
 // A SnapshotSpec says what snapshot to take.

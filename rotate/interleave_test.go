@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -141,7 +142,7 @@ func (h *simHost) goBack(t *testing.T, d *simDomain, snapshot string) {
 		t.Fatalf("%+v %v", p, err)
 	}
 	for target, state := range d.states[snapshot] {
-		d.want[target] = cloneMap(state)
+		d.want[target] = maps.Clone(state)
 	}
 	d.State = Running
 	h.write(d, "vda", 3)

@@ -5,30 +5,6 @@ import (
 	"testing"
 )
 
-// Where domains contradict each other about what builds on what, all of it is kept.
-func TestAllLayersOfAContradictedChainAreKept(t *testing.T) {
-	layers := func(paths ...string) (all []Layer) {
-		for _, path := range paths {
-			all = append(all, Layer{Path: path, Kind: "network"})
-		}
-		return all
-	}
-	w := newWorld()
-	w.Domains = []Domain{
-		{Name: "a", Disks: []Disk{{Target: "vda", Chain: layers("/a", "/b")}}},
-		{Name: "b", Disks: []Disk{{Target: "vda", Chain: layers("/c", "/b", "/d")}}},
-	}
-	w.plant()
-	for _, path := range []string{"/b", "/c", "/d"} {
-		if l := w.Forest.Find(path); l == nil || !slices.Contains(l.Keepers, "disk b/vda") {
-			t.Errorf("%s: %+v", path, l)
-		}
-	}
-	if w.Domains[1].Disks[0].Problem == "" || !w.Forest.Find("/d").Active {
-		t.Errorf("%+v", w.Domains[1].Disks[0])
-	}
-}
-
 // A directory that a domain names is no image, and nothing is looked for beside it.
 func TestADirectoryThatADomainNamesIsNoImage(t *testing.T) {
 	h := newSim(t)
@@ -37,7 +13,7 @@ func TestADirectoryThatADomainNamesIsNoImage(t *testing.T) {
 	web.Elsewhere = []string{"/", h.dir, "/dev/null"}
 	w := h.see(t)
 	for _, dir := range []string{"/", "/dev", "/dev/shm", "/tmp"} {
-		if w.looksAt(dir) {
+		if _, looked := w.Dirs[dir]; looked {
 			t.Errorf("images are looked for in %s", dir)
 		}
 	}

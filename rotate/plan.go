@@ -71,8 +71,8 @@ type Plan struct {
 
 	Due      time.Time        `json:"-"` // when the next snapshot is due
 	Verdicts []policy.Verdict `json:"-"` // what retention says of each of our snapshots, oldest first
-	groups   []group
-	forget   bool // the domain's intent has nothing left to do
+	groups   []group          `json:"-"`
+	forget   bool             `json:"-"` // the domain's intent has nothing left to do
 }
 
 // A group is the part of a plan that is written down as one intent: either a

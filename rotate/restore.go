@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 )
 
@@ -220,7 +221,7 @@ func (s *restore) configure(ctx context.Context, domain string, before, after ma
 	if !s.o.WithConfig {
 		return func() error { return host.Reconfigure(ctx, domain, before) }, host.Reconfigure(ctx, domain, after)
 	}
-	chains := cloneMap(after)
+	chains := maps.Clone(after)
 	for _, disk := range s.w.Domain(domain).Disks { // those that the snapshot left out may have been merged since
 		if chains[disk.Target] == nil && !disk.ReadOnly {
 			chains[disk.Target] = disk.Chain

@@ -1,6 +1,8 @@
 package rotate
 
 import (
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,7 +22,7 @@ func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string,
 	if p.Result == ResultDone && !o.Plan {
 		for target, state := range web.states[snapshot] {
 			if diskOf(&web.Domain, target) != nil {
-				web.want[target] = cloneMap(state)
+				web.want[target] = maps.Clone(state)
 			}
 		}
 	}
@@ -32,7 +34,7 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := h.rotator(rule(7))
 	dry := back(t, h, r, web, name(10), RestoreOptions{Plan: true})
-	present := cloneMap(web.want["vda"])
+	present := maps.Clone(web.want["vda"])
 	p := back(t, h, r, web, name(10), RestoreOptions{})
 	if p.Result != ResultDone || len(p.Steps) != len(dry.Steps) || p.Steps[0].Op != OpSnapshot || p.Steps[1].Op != OpSwitch {
 		t.Fatalf("%+v\nplanned %+v", p, dry)
@@ -191,7 +193,7 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		switched := 0
 		for _, d := range web.Disks {
 			if d.Active().Path != first[d.Target] && h.load(d.Active().Path).Backing == states[d.Target] {
-				web.want[d.Target] = cloneMap(web.states[name(11)][d.Target])
+				web.want[d.Target] = maps.Clone(web.states[name(11)][d.Target])
 				switched++
 			}
 		}
@@ -364,7 +366,7 @@ func TestMergesBelowABranchGoOn(t *testing.T) {
 	}
 	for _, s := range web.Snapshots {
 		for _, path := range s.Disks[0].State {
-			if !exists(path) {
+			if _, err := os.Stat(path); err != nil {
 				t.Errorf("snapshot %s names %s, which is gone", s.Name, path)
 			}
 		}

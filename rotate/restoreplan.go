@@ -167,7 +167,7 @@ func (s *Restoration) planConfig(b *builder) {
 
 // chainOf returns the layers below the new overlay, as their headers have them.
 func chainOf(b *builder, state StateLayer) ([]Layer, *Refusal) {
-	if state.format() == "" {
+	if state.KnownFormat() == "" {
 		return nil, &Refusal{CodeFormat, state.Path, "its format is not on record: it is in no chain any more"}
 	}
 	disk, known := b.w.StateChains[state.Path]

@@ -163,7 +163,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 	if err := g.Wait(); err != nil {
 		return plans, err
 	}
-	return plans, errors.Join(r.saveLastRuns(w, plans), r.Observer.cache().save())
+	return plans, errors.Join(r.saveLastRuns(w, plans), r.Observer.Save())
 }
 
 // A domainRun is the rotation of one domain.

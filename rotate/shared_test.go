@@ -266,9 +266,9 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 	web.cut = false
 	xml := fmt.Sprintf("<domain><devices><disk><source file='%s'/><backingStore><source file=\"%s\"/></backingStore></disk></devices></domain>",
 		web.Disks[0].Active().Path, h.img("web.qcow2"))
-	head := make([]byte, savedHeader)
-	copy(head, savedMagic)
-	binary.NativeEndian.PutUint32(head[savedLength:], uint32(len(xml)))
+	head := make([]byte, 92) // libvirt's src/qemu/qemu_saveimage.h
+	copy(head, "LibvirtQemudSave")
+	binary.NativeEndian.PutUint32(head[20:], uint32(len(xml)))
 	must(os.WriteFile(h.img("far/web.save"), append(head, xml...), 0o600))
 	r := h.rotator(rule(2))
 	r.Observer.Inspect = func(path, format string) (chain.Image, error) {

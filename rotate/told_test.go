@@ -56,7 +56,7 @@ func (s situation) checkTold(t *testing.T) {
 	}
 	found := Diagnose(w, nil, rules, hour(12))
 	for _, r := range p.Refused {
-		if !slices.ContainsFunc(found, func(f Finding) bool { return f.tells(web, r) }) {
+		if !slices.ContainsFunc(found, func(f Finding) bool { return tells(f, web, r) }) {
 			t.Errorf("doctor does not tell %s, but %s", h.brief(r.Code+" "+r.Detail), findingLines(h, found))
 		}
 	}
@@ -66,7 +66,7 @@ func (s situation) checkTold(t *testing.T) {
 }
 
 // tells tells whether the finding is about that refusal.
-func (f Finding) tells(d *Domain, r Refusal) bool {
+func tells(f Finding, d *Domain, r Refusal) bool {
 	if f.Remedy == "" || f.Domain != d.Name || f.Note {
 		return false
 	}
@@ -91,7 +91,7 @@ func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 	rules := r.Match([]string{"web", "both", "db"})
 	p := conflictPlan(both, rules.Conflicts["both"])
 	found := Diagnose(w, []string{"both"}, rules, hour(12))
-	if len(found) != 1 || !found[0].tells(both, p.Refused[0]) {
+	if len(found) != 1 || !tells(found[0], both, p.Refused[0]) {
 		t.Errorf("%+v", found)
 	}
 	if s := ConflictStatus(w, both, rules.Conflicts["both"], nil); !reflect.DeepEqual(s.Refused, p.Refused) {

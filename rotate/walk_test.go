@@ -1,33 +1,12 @@
 package rotate
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
-
-func TestAStorageIsWhatIsMountedUnlessItIsTheSystems(t *testing.T) {
-	for dir, want := range map[string]string{
-		"/proc/sys/kernel": "/proc", // a mount of its own
-		"/proc":            "/proc",
-		"/dev/shm":         "/dev/shm",
-		"/etc":             "/etc", // on the root, or a mount
-		"/no/such/dir":     "/no/such/dir",
-	} {
-		if got := storageOf(dir); got != want {
-			t.Errorf("%s: %s, want %s", dir, got, want)
-		}
-	}
-	dir := tempDir(t)
-	if got := storageOf(dir); got != dir {
-		t.Errorf("%s: %s", dir, got)
-	}
-}
 
 // On a storage of its own, a clone beside the directory of the base counts, as that of
 // another host does.
@@ -61,20 +40,6 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 // A storage that holds too much is not searched, which is told; the directories of layers
 // are, and what is ignored does not count.
 func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
-	dir := tempDir(t)
-	for i := range 20 {
-		sub := filepath.Join(dir, fmt.Sprint("d", i%2))
-		must(os.MkdirAll(sub, 0o755))
-		must(os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), nil, 0o600))
-	}
-	for most, want := range map[int]bool{19: true, 25: false} {
-		if got := exceeds(dir, vfs.Limits{Entries: most, Depth: 3}, newIgnored(nil)); got != want {
-			t.Errorf("%d: %v", most, got)
-		}
-	}
-	if exceeds(dir, vfs.Limits{Entries: 15, Depth: 3}, newIgnored([]string{filepath.Join(dir, "d1")})) {
-		t.Error("what is ignored counts")
-	}
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
 	o := h.observer()

@@ -107,6 +107,9 @@ func (o *Observer) cache() *headerCache {
 	return o.headers
 }
 
+// Save keeps what is remembered of images' headers for the next run.
+func (o *Observer) Save() error { return o.cache().save() }
+
 // Observe looks at all domains of the host, their files, and the images in
 // the directories where those lie. It changes nothing.
 func (o *Observer) Observe(ctx context.Context) (*World, error) {
