@@ -217,7 +217,7 @@ func TestCommandsAreFoundInWords(t *testing.T) {
 func TestEveryCodeHasItsRemedyTriedOrNeedsNone(t *testing.T) {
 	t.Parallel()
 	known := map[string]bool{}
-	for _, file := range []string{"../rotate/refuse.go", "../rotate/doctor.go"} {
+	for _, file := range []string{"../rotate/host/codes.go", "../rotate/decide/diagnose.go"} {
 		text, err := os.ReadFile(file)
 		must(t, err)
 		for _, m := range regexp.MustCompile(`(?m)^\t(?:Code|Find)\w+\s*= "([a-z-]+)"`).FindAllSubmatch(text, -1) {

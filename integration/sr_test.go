@@ -13,7 +13,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/srtest"
 )
 
@@ -235,23 +235,23 @@ func TestADefinitionThatFailsIsTakenBack(t *testing.T) {
 	b := newDaemonBed(t)
 	b.define(guest.Spec{Name: "g"})
 	before := b.virsh("dumpxml", "g")
-	host, err := libvirthost.Open(b.host.URI())
+	h, err := libvirthost.Open(b.host.URI())
 	must(t, err)
-	defer host.Close()
-	active := rotate.Layer{Path: b.disk("g", "vda").Path, Kind: "file", Format: "qcow2"}
+	defer h.Close()
+	active := host.Layer{Path: b.disk("g", "vda").Path, Kind: "file", Format: "qcow2"}
 	snap := func(name string) libvirthost.NewSnapshot {
-		return libvirthost.NewSnapshot{Name: name, Time: time.Now(), Overlay: b.path("other.qcow2"), State: []rotate.Layer{active}}
+		return libvirthost.NewSnapshot{Name: name, Time: time.Now(), Overlay: b.path("other.qcow2"), State: []host.Layer{active}}
 	}
 	active.Path = b.path("other.qcow2")
 	for _, name := range []string{"g", "new"} {
-		text, err := host.PlainDomain(name, 1)
+		text, err := h.PlainDomain(name, 1)
 		must(t, err)
 		if name == "g" {
 			text = before
 		}
 		n := libvirthost.NewDomain{Name: name, XML: text, Disks: []libvirthost.NewDisk{{Active: active}},
 			Snapshots: []libvirthost.NewSnapshot{snap("fine"), snap("not/fine")}}
-		if _, err := host.Define(t.Context(), n); err == nil || !strings.Contains(err.Error(), "not/fine") {
+		if _, err := h.Define(t.Context(), n); err == nil || !strings.Contains(err.Error(), "not/fine") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

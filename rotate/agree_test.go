@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // everything is all of the host that a refused run must leave as it is: images, what
@@ -58,7 +60,7 @@ func (s situation) checkRun(t *testing.T) {
 	if len(p.Steps) > 0 {
 		return
 	}
-	if p.Result != ResultRefused || ran.Result != ResultRefused || !slices.Equal(p.Refused, ran.Refused) {
+	if p.Result != decide.ResultRefused || ran.Result != decide.ResultRefused || !slices.Equal(p.Refused, ran.Refused) {
 		t.Errorf("planned %s %+v, ran %s %+v", p.Result, p.Refused, ran.Result, ran.Refused)
 	}
 	if after := h.everything(t); after != before {
@@ -80,7 +82,7 @@ func ordinaries() []ordinary {
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
 	isOff := func(_ *testing.T, h *simHost, web *simDomain) {
 		one(8, 9, 10, 11)(h, web)
-		web.State, web.cut = ShutOff, true
+		web.State, web.cut = host.ShutOff, true
 	}
 	branched := func(t *testing.T, h *simHost, web *simDomain) {
 		one(7, 8, 9, 10)(h, web)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // held opens an image with QEMU's locks, as a process of somebody else does.
@@ -26,8 +28,8 @@ func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
 		before, files := snapshotNames(web), h.files(t)
 		release := held(t, h.img(layer+".qcow2"), vfs.LockWrite)
 		r := h.rotator(rule(1))
-		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
-			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeInUse || h.brief(p.Refused[0].Path) != h.brief(h.img(layer+".qcow2")) {
+		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || h.brief(p.Refused[0].Path) != h.brief(h.img(layer+".qcow2")) {
 				t.Errorf("%+v", p)
 			}
 		}
@@ -35,7 +37,7 @@ func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
 			t.Errorf("changed: %v %v", snapshotNames(web), h.files(t))
 		}
 		release()
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("afterwards: %+v", p)
 		}
 		h.checkDone(t)
@@ -49,7 +51,7 @@ func TestMergesWaitForAReader(t *testing.T) {
 		release := held(t, h.img(layer+".qcow2"), vfs.LockRead)
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
-		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
 			if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "open") {
 				t.Errorf("%s: %+v", h.brief(layer), p)
 			}
@@ -58,7 +60,7 @@ func TestMergesWaitForAReader(t *testing.T) {
 			t.Errorf("%s: %v", h.brief(layer), snapshotNames(web))
 		}
 		release()
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone || len(web.Snapshots) != 2 {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 2 {
 			t.Errorf("%s: afterwards: %+v", h.brief(layer), p)
 		}
 		h.checkDone(t)
@@ -71,12 +73,12 @@ func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	h.locked = func(MergeSpec) bool { return true }
+	h.locked = func(host.MergeSpec) bool { return true }
 	before, files := h.find("web").observed(nil).Snapshots, h.files(t)
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeInUse || !strings.Contains(p.Refused[0].Detail, "write") {
+	if p.Result != decide.ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || !strings.Contains(p.Refused[0].Detail, "write") {
 		t.Fatalf("%+v", p)
 	}
 	after := h.find("web").observed(nil).Snapshots
@@ -89,28 +91,28 @@ func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
 	}
 	h.checkData(t)
 	h.locked = nil
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("afterwards: %+v", p)
 	}
 	h.checkDone(t)
 }
 
-func sameSnapshot(a, b Snapshot) bool {
-	return a.Name == b.Name && a.Parent == b.Parent && a.Current == b.Current && slices.EqualFunc(a.Disks, b.Disks, func(x, y SnapshotDisk) bool {
+func sameSnapshot(a, b host.Snapshot) bool {
+	return a.Name == b.Name && a.Parent == b.Parent && a.Current == b.Current && slices.EqualFunc(a.Disks, b.Disks, func(x, y host.SnapshotDisk) bool {
 		return x.Target == y.Target && x.Overlay == y.Overlay && slices.Equal(x.State, y.State) && slices.Equal(x.Inactive, y.Inactive)
 	})
 }
 
 // On a share that is mounted without locks nothing is merged, and no metadata goes.
 func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web := off(t, 9, 10, 11)
 		web.State, web.cut = state, false
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
 		r.Observer.Probes.LocksStayLocal = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
-		for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
-			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeLocalLocks || !strings.Contains(p.Refused[0].Detail, "nolock") {
+		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLocalLocks || !strings.Contains(p.Refused[0].Detail, "nolock") {
 				t.Errorf("%+v", p)
 			}
 		}
@@ -129,10 +131,10 @@ func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {
 	h.disk(web, "vda", "web.qcow2")
 	h.disk(web, "vdb", "data.qcow2")
 	h.take(web, []int{9, 10, 11})
-	h.locked = func(m MergeSpec) bool { return m.Disk == "vdb" }
+	h.locked = func(m host.MergeSpec) bool { return m.Disk == "vdb" }
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || web.Snapshot(name(9)) != nil {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || web.Snapshot(name(9)) != nil {
 		t.Fatalf("%+v", p)
 	}
 	h.checkData(t)
@@ -147,13 +149,13 @@ func TestAGuestWithCheckpointsThatIsOffWaits(t *testing.T) {
 	web.Checkpoints = 1
 	h.write(web, "vda", 1)
 	r := h.rotator(rule(7))
-	for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+	for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
 		if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "1 checkpoint") {
 			t.Errorf("%+v", p)
 		}
 	}
-	web.State, web.cut = Running, false
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+	web.State, web.cut = host.Running, false
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("once it runs: %+v", p)
 	}
 }
@@ -162,12 +164,12 @@ func TestACommaInANameIsRefusedWhileTheGuestIsOff(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	h.disk(web, "vda", "a,b.qcow2")
-	web.State = ShutOff
+	web.State = host.ShutOff
 	r := h.rotator(rule(7))
-	if p := h.plan(t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeComma {
+	if p := h.plan(t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeComma {
 		t.Errorf("%+v", p)
 	}
-	web.State = Running
+	web.State = host.Running
 	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || len(p.Steps) != 1 {
 		t.Errorf("%+v", p)
 	}
@@ -185,7 +187,7 @@ func TestADiskThatOnlyTheRunningGuestHasIsLeftOut(t *testing.T) {
 	for range 3 {
 		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
 		p := h.runAll(t, r)["web"]
-		if p.Result != ResultPartly || len(p.Refused) != 1 || p.Refused[0].Code != CodeLiveOnly || p.Refused[0].Path != "sdc" {
+		if p.Result != decide.ResultPartly || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLiveOnly || p.Refused[0].Path != "sdc" {
 			t.Fatalf("%+v", p)
 		}
 		h.checkData(t)
@@ -209,7 +211,7 @@ func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
 	r := h.rotator(rule(2))
 	for n := range 5 {
 		h.now = hour(12 + n)
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		h.checkData(t)
@@ -220,8 +222,8 @@ func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
 	if want := 5; len(files) != want {
 		t.Errorf("files: %v", files)
 	}
-	found := Diagnose(h.see(t), nil, noPolicies, hour(17))
-	if len(found) != 1 || found[0].Code != FindTip || !found[0].Note || found[0].Path != last {
+	found := decide.Diagnose(h.see(t), nil, noPolicies, hour(17))
+	if len(found) != 1 || found[0].Code != decide.FindTip || !found[0].Note || found[0].Path != last {
 		t.Errorf("%+v", found)
 	}
 }
@@ -239,7 +241,7 @@ func TestADiskWithAnotherTargetIsTheSameDisk(t *testing.T) {
 	r := h.rotator(rule(2))
 	for n := range 4 {
 		h.now = hour(12 + n)
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		h.checkData(t)
@@ -266,7 +268,7 @@ func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 		}
 		r := h.rotator(rule(7))
 		p := h.runAll(t, r)["web"]
-		if p.Result != ResultDone || len(p.Refused) > 0 {
+		if p.Result != decide.ResultDone || len(p.Refused) > 0 {
 			t.Fatalf("%v: %+v", gone, p)
 		}
 		h.checkData(t)
@@ -293,7 +295,7 @@ func TestALockThatIsMissedAfterDataWasMovedBringsNoSnapshotBack(t *testing.T) {
 	}
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !moved || web.Snapshot(name(9)) != nil {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !moved || web.Snapshot(name(9)) != nil {
 		t.Fatalf("%+v, moved %v, snapshots %v", p, moved, snapshotNames(web))
 	}
 	h.event = func(string) error { return nil }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // dieAt runs r until it reaches a place, where it dies: nothing of it runs any
@@ -55,13 +57,13 @@ type crashScene struct {
 	name    string
 	build   func(h *simHost)
 	rule    *policy.Rule
-	options Options
+	options decide.Options
 	places  int // at least so many places at which to die
 }
 
 func crashScenes() []crashScene {
 	return []crashScene{
-		{"snapshot and one merge", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) }, rule(2), Options{}, 50},
+		{"snapshot and one merge", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) }, rule(2), decide.Options{}, 50},
 		{"two disks, neighbours", func(h *simHost) {
 			web := h.add("web")
 			web.Agent = true
@@ -69,36 +71,36 @@ func crashScenes() []crashScene {
 			h.disk(web, "vdb", "data.raw")
 			h.take(web, []int{8}, "vda")
 			h.take(web, []int{9, 10, 11})
-		}, rule(1), Options{}, 70},
+		}, rule(1), decide.Options{}, 70},
 		{"shut off", func(h *simHost) {
 			web := h.add("web")
 			one(9, 10, 11)(h, web)
-			web.State = ShutOff
-		}, rule(1), Options{}, 50},
+			web.State = host.ShutOff
+		}, rule(1), decide.Options{}, 50},
 		{"shut off, nothing is kept", func(h *simHost) {
 			web := h.add("web")
 			one(9, 10, 11)(h, web)
 			h.disk(web, "vdb", "data.raw")
 			h.take(web, []int{12}, "vdb")
-			web.State = ShutOff
-		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 40},
+			web.State = host.ShutOff
+		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 40},
 		{"shut off, pulled up", func(h *simHost) {
 			web := h.add("web")
 			one(7, 8, 9, 10, 11)(h, web)
 			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
 				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
 			}
-			web.State = ShutOff
-		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), Options{}, 40},
+			web.State = host.ShutOff
+		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), decide.Options{}, 40},
 		{"shut off, detached", func(h *simHost) {
 			golden(h)
-			h.find("web").State = ShutOff
-		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
-		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), Options{}, 15},
+			h.find("web").State = host.ShutOff
+		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), decide.Options{}, 15},
+		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), decide.Options{}, 15},
 		{"grafted", func(h *simHost) {
 			h.cannotClone = nil
 			one(9, 10, 11)(h, h.add("web"))
-		}, with(rule(2), func(r *policy.Rule) { r.Method = policy.MethodGraft }), Options{}, 60},
+		}, with(rule(2), func(r *policy.Rule) { r.Method = policy.MethodGraft }), decide.Options{}, 60},
 		{"grafted, two disks, separate ones", func(h *simHost) {
 			h.cannotClone = nil
 			web := h.add("web")
@@ -108,9 +110,9 @@ func crashScenes() []crashScene {
 			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
 				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
 			}
-		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodGraft }), Options{}, 60},
+		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodGraft }), decide.Options{}, 60},
 		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
-			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), Options{}, 30},
+			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 30},
 		{"separate ones", func(h *simHost) {
 			web := h.add("web")
 			one(7, 8, 9, 10, 11)(h, web)
@@ -126,7 +128,7 @@ func crashScenes() []crashScene {
 			h.take(web, []int{10, 11})
 			h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
 			h.picture("template.qcow2", "web.qcow2")
-		}, rule(1), Options{}, 50},
+		}, rule(1), decide.Options{}, 50},
 	}
 }
 
@@ -191,7 +193,7 @@ func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
 }
 
 // finishes runs until nothing is left to do.
-func (h *simHost) finishes(t *testing.T, r *policy.Rule, o Options) {
+func (h *simHost) finishes(t *testing.T, r *policy.Rule, o decide.Options) {
 	t.Helper()
 	for range 4 {
 		rotator := h.rotator(r)

@@ -10,6 +10,10 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // pivotedBelow is a domain on a cloud image with three snapshots, of which somebody has
@@ -33,12 +37,12 @@ func (h *simHost) pivotTo(d *simDomain, k int) {
 		h.change(into, func(i *simImage) { maps.Copy(i.Blocks, blocks) })
 	}
 	disk.Chain = disk.Chain[:k+1]
-	disk.Inactive = paths(disk.Chain)
+	disk.Inactive = host.Paths(disk.Chain)
 	h.write(d, "vda", 7)
 }
 
 // lostNames lists the snapshots that are lost, once each.
-func lostNames(w *World, d *Domain) []string {
+func lostNames(w *observe.World, d *host.Domain) []string {
 	var names []string
 	for _, x := range w.Destroyed(d) {
 		names = append(names, x.Snapshot)
@@ -50,13 +54,13 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 	for _, live := range []bool{true, false} {
 		h, web := pivotedBelow(t)
 		if !live {
-			web.State = ShutOff
+			web.State = host.ShutOff
 		}
 		before := h.files(t)
 		r := h.rotator(rule(3))
 		for range 2 {
 			p := h.runAll(t, r)["web"]
-			if p.Result != ResultRefused || p.Refused[0].Code != CodeDestroyed || len(p.Steps) > 0 {
+			if p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeDestroyed || len(p.Steps) > 0 {
 				t.Fatalf("%+v", p)
 			}
 			for _, name := range snapshotNames(web) {
@@ -69,12 +73,12 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 		if got := lostNames(w, w.Domain("web")); !slices.Equal(got, snapshotNames(web)) {
 			t.Errorf("lost: %v", got)
 		}
-		var lost *DestroyedError
-		if err := Intact(w, w.Domain("web"), name(10)); !errors.As(err, &lost) || lost.Since.IsZero() || time.Since(lost.Since) > time.Hour {
+		var lost *decide.DestroyedError
+		if err := decide.Intact(w, w.Domain("web"), name(10)); !errors.As(err, &lost) || lost.Since.IsZero() || time.Since(lost.Since) > time.Hour {
 			t.Errorf("%v", err)
 		}
-		web.State = ShutOff
-		if p, err := r.Restore(t.Context(), "web", name(9), RestoreOptions{}); err != nil || p.Result != ResultRefused {
+		web.State = host.ShutOff
+		if p, err := r.Restore(t.Context(), "web", name(9), decide.RestoreOptions{}); err != nil || p.Result != decide.ResultRefused {
 			t.Errorf("restore: %+v %v", p, err)
 		}
 		s := Status(w, w.Domain("web"), rule(3), nil, hour(12))
@@ -98,7 +102,7 @@ func TestStatesBelowTheImageAreSound(t *testing.T) {
 	if got := lostNames(w, w.Domain("web")); !slices.Equal(got, []string{name(10), name(11)}) {
 		t.Errorf("lost: %v", got)
 	}
-	if err := Intact(w, w.Domain("web"), name(9)); err != nil {
+	if err := decide.Intact(w, w.Domain("web"), name(9)); err != nil {
 		t.Error(err)
 	}
 }
@@ -106,10 +110,10 @@ func TestStatesBelowTheImageAreSound(t *testing.T) {
 // A guest that is off, and whose image is older than what builds on it, has not run on it.
 func TestAnImageThatWasPutInByHandIsNotTakenForWritten(t *testing.T) {
 	h, web := pivotedBelow(t)
-	web.State = ShutOff
+	web.State = host.ShutOff
 	must(os.Chtimes(h.img("cloud.qcow2"), time.Time{}, time.Now().Add(-time.Hour)))
 	p := h.plan(t, h.rotator(rule(3)), "web")
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "put the newest layer back") {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "put the newest layer back") {
 		t.Errorf("%+v", p.Refused)
 	}
 }
@@ -123,24 +127,24 @@ func TestARunningTemplateDestroysItsClones(t *testing.T) {
 	h.take(web, []int{9, 10})
 	template := h.add("other-template")
 	h.disk(template, "vda", "golden.qcow2")
-	template.State = ShutOff
+	template.State = host.ShutOff
 	r := h.rotator(rule(7))
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 		t.Fatalf("a template that is off: %+v", p)
 	}
 	h.checkData(t)
-	template.State = Running
-	if p := h.runAll(t, r)["web"]; p.Result != ResultRefused || p.Refused[0].Code != CodeDestroyed {
+	template.State = host.Running
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeDestroyed {
 		t.Fatalf("%+v", p)
 	}
-	template.State = ShutOff
+	template.State = host.ShutOff
 	h.now = hour(18)
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultRefused || !strings.Contains(p.Refused[0].Detail, "is lost since about") {
+	if p.Result != decide.ResultRefused || !strings.Contains(p.Refused[0].Detail, "is lost since about") {
 		t.Fatalf("after it has stopped: %+v", p)
 	}
 	must(r.Forget(t.Context(), "web", snapshotNames(web)))
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone || len(web.Snapshots) != 1 {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
 		t.Errorf("after they were given up: %+v, %v", p, snapshotNames(web))
 	}
 }
@@ -151,7 +155,7 @@ func TestNoSnapshotOnABaseThatIsWrittenTo(t *testing.T) {
 	h.disk(h.add("web"), "vda", "golden.qcow2", "web.qcow2")
 	h.disk(h.add("other-template"), "vda", "golden.qcow2")
 	p := h.plan(t, h.rotator(rule(7)), "web")
-	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "other-template") {
+	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "other-template") {
 		t.Errorf("%+v", p)
 	}
 }
@@ -168,20 +172,20 @@ func TestRotationGoesOnAfterForget(t *testing.T) {
 	}
 	for n := 13; n < 18; n++ {
 		h.now = hour(n)
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		h.write(web, "vda", n%4)
 		h.checkData(t)
 	}
 	if n := len(web.Disks[0].Chain); n != 3 {
-		t.Errorf("%d layers: %v", n, h.short(paths(web.Disks[0].Chain)))
+		t.Errorf("%d layers: %v", n, h.short(host.Paths(web.Disks[0].Chain)))
 	}
 	if files := h.short(h.files(t)); !slices.Equal(files, []string{"cloud", "web.S16", "web.S17", "web"}) && len(files) != 4 {
 		t.Errorf("files: %v", files)
 	}
-	found := Diagnose(h.see(t), nil, noPolicies, hour(17))
-	if len(found) != 1 || found[0].Code != FindUseless || !found[0].Note || h.brief(found[0].Path) != "web" {
+	found := decide.Diagnose(h.see(t), nil, noPolicies, hour(17))
+	if len(found) != 1 || found[0].Code != decide.FindUseless || !found[0].Note || h.brief(found[0].Path) != "web" {
 		t.Errorf("%+v", found)
 	}
 }
@@ -195,13 +199,13 @@ func TestOnlyWhatIsUnsoundIsForgotten(t *testing.T) {
 	if err := r.Forget(t.Context(), "web", []string{name(9)}); !errors.As(err, &refused) {
 		t.Errorf("a sound one: %v", err)
 	}
-	if err := r.Forget(t.Context(), "web", []string{"nonsense"}); !errors.Is(err, ErrNoSuchSnapshot) {
+	if err := r.Forget(t.Context(), "web", []string{"nonsense"}); !errors.Is(err, observe.ErrNoSuchSnapshot) {
 		t.Errorf("one that never was: %v", err)
 	}
-	if err := r.Forget(t.Context(), "nonsense", []string{name(9)}); !errors.Is(err, ErrNoSuchDomain) {
+	if err := r.Forget(t.Context(), "nonsense", []string{name(9)}); !errors.Is(err, observe.ErrNoSuchDomain) {
 		t.Errorf("of no domain: %v", err)
 	}
-	must(newJournal(r.Observer.StateDir).write(Intent{Domain: "web", UUID: web.UUID}))
+	must(journal.In(r.Observer.StateDir).Write(journal.Intent{Domain: "web", UUID: web.UUID}))
 	if err := r.Forget(t.Context(), "web", []string{name(9)}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "virt-rotate run web") {
 		t.Errorf("after an interruption: %v", err)
 	}

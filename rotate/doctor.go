@@ -9,13 +9,16 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // Examine is what doctor tells: Diagnose, and whether a process has an orphan open.
-func Examine(w *World, names []string, rules policy.Assignment, now time.Time) []Finding {
-	found := Diagnose(w, names, rules, now)
+func Examine(w *observe.World, names []string, rules policy.Assignment, now time.Time) []decide.Finding {
+	found := decide.Diagnose(w, names, rules, now)
 	for i := range found {
-		if found[i].Code == FindOrphan {
+		if found[i].Code == decide.FindOrphan {
 			found[i].Detail += inUseText(found[i].Path)
 		}
 	}
@@ -30,7 +33,7 @@ func inUseText(path string) string {
 }
 
 // Fix mends what is safe to mend, and notes it in found. The caller holds the Lock.
-func Fix(ctx context.Context, host Records, w *World, found []Finding) error {
+func Fix(ctx context.Context, host host.Records, w *observe.World, found []decide.Finding) error {
 	var errs []error
 	for i := range found {
 		f := &found[i]
@@ -46,13 +49,13 @@ func Fix(ctx context.Context, host Records, w *World, found []Finding) error {
 	return errors.Join(errs...)
 }
 
-func fix(ctx context.Context, host Records, w *World, f *Finding) error {
+func fix(ctx context.Context, host host.Records, w *observe.World, f *decide.Finding) error {
 	switch f.Code {
-	case FindMode:
+	case decide.FindMode:
 		return os.Chmod(f.Path, overlayMode)
-	case FindStale:
+	case decide.FindStale:
 		d := w.Domain(f.Domain)
-		return host.Redefine(ctx, d.Name, DoctorsFixes(w, d)[f.Snapshot])
+		return host.Redefine(ctx, d.Name, decide.DoctorsFixes(w, d)[f.Snapshot])
 	}
 	return errors.New("nothing here can mend it")
 }

@@ -11,6 +11,10 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A complaint is something wrong with a host whose domain "web" has two
@@ -27,57 +31,57 @@ type complaint struct {
 func complaints() []complaint {
 	overlay := "web." + name(11) + ".qcow2"
 	return []complaint{
-		{code: FindMode, spoil: func(t *testing.T, h *simHost, _ *simDomain) {
+		{code: decide.FindMode, spoil: func(t *testing.T, h *simHost, _ *simDomain) {
 			must(os.Chmod(h.img(overlay), 0o640))
 		}, detail: "mode 0640", remedy: "chmod 0600"},
-		{code: FindStale, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+		{code: decide.FindStale, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.Snapshots[1].Disks[0].State[0] = "/gone"
 		}, detail: name(11), remedy: "doctor --fix web"},
-		{code: FindStale, name: "state pulled away", spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+		{code: decide.FindStale, name: "state pulled away", spoil: func(_ *testing.T, h *simHost, web *simDomain) {
 			h.create("old.qcow2", nil)
 			web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
 		}, detail: "pulled or rebased it by hand", remedy: "qemu-img compare"},
-		{code: FindUnlisted, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+		{code: decide.FindUnlisted, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.Snapshots = web.Snapshots[:1]
 		}, detail: "list of snapshots may have been lost", remedy: "virt-rotate doctor --forget " + name(11) + " web"},
-		{code: FindMissing, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+		{code: decide.FindMissing, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
 			web.Snapshots[0].Disks[0].Overlay, web.Snapshots[0].Disks[0].State = h.img("x"), []string{h.img("lost")}
 		}, detail: "lost", remedy: "doctor --forget " + name(10) + " web"},
-		{code: FindMismatch, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+		{code: decide.FindMismatch, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
 			h.create("stray.qcow2", nil)
 			h.change(h.img(overlay), func(i *simImage) { i.Backing = h.img("stray.qcow2") })
 		}, detail: "stray.qcow2", remedy: "recovery.md"},
-		{code: FindConfig, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+		{code: decide.FindConfig, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
 			web.Disks[0].Inactive = []string{h.img("web.qcow2")}
 		}, detail: "persistent configuration names", remedy: "virsh edit"},
-		{code: FindOrphan, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+		{code: decide.FindOrphan, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
 			h.create("web."+name(3)+".qcow2", nil)
 		}, detail: name(3), remedy: "here or on another host"},
-		{code: FindJob, name: "foreign", spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
-			web.Disks[0].Job = &Job{Type: "copy", Ready: true}
+		{code: decide.FindJob, name: "foreign", spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+			web.Disks[0].Job = &host.Job{Type: "copy", Ready: true}
 		}, detail: "ready to pivot", remedy: "blockjob web vda --pivot"},
-		{code: FindFuture, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+		{code: decide.FindFuture, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.Snapshots[1].Time = hour(20)
 		}, detail: "in the future", remedy: "doctor --forget " + name(11)},
-		{code: FindAppArmor, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+		{code: decide.FindAppArmor, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.AppArmor = true
 		}, detail: "AppArmor", remedy: "/**\" rwk,"},
-		{code: FindUEFI, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
+		{code: decide.FindUEFI, note: true, spoil: func(_ *testing.T, _ *simHost, web *simDomain) {
 			web.UEFI = true
 		}, detail: "NVRAM", remedy: "back the NVRAM file up"},
-		{code: FindStrange, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+		{code: decide.FindStrange, spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
 			must(os.WriteFile(h.img("odd.qcow2"), []byte("{"), 0o600))
 		}, detail: "odd.qcow2", remedy: "nothing is merged"},
-		{code: FindIntent, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
-			must(newJournal(h.observer().StateDir).write(Intent{Domain: "web", UUID: web.UUID}))
+		{code: decide.FindIntent, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
+			must(journal.In(h.observer().StateDir).Write(journal.Intent{Domain: "web", UUID: web.UUID}))
 		}, detail: "interrupted", remedy: "virt-rotate run web"},
-		{code: FindIntent, name: "of a domain that is gone", spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
-			must(newJournal(h.observer().StateDir).write(Intent{Domain: "gone", UUID: "u"}))
+		{code: decide.FindIntent, name: "of a domain that is gone", spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
+			must(journal.In(h.observer().StateDir).Write(journal.Intent{Domain: "gone", UUID: "u"}))
 		}, detail: "not on this host", remedy: "intents"},
 	}
 }
 
-func spoiled(t *testing.T, spoil func(*testing.T, *simHost, *simDomain)) (*simHost, *World) {
+func spoiled(t *testing.T, spoil func(*testing.T, *simHost, *simDomain)) (*simHost, *observe.World) {
 	t.Helper()
 	h := newSim(t)
 	web := h.add("web")
@@ -90,7 +94,7 @@ func spoiled(t *testing.T, spoil func(*testing.T, *simHost, *simDomain)) (*simHo
 	return h, h.see(t)
 }
 
-func (h *simHost) see(t *testing.T) *World {
+func (h *simHost) see(t *testing.T) *observe.World {
 	t.Helper()
 	w, err := h.observer().Observe(context.Background())
 	must(err)
@@ -101,8 +105,8 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 	for _, c := range complaints() {
 		t.Run(c.code+" "+c.name, func(t *testing.T) {
 			_, w := spoiled(t, c.spoil)
-			found := Diagnose(w, nil, noPolicies, hour(12))
-			i := slices.IndexFunc(found, func(f Finding) bool { return f.Code == c.code })
+			found := decide.Diagnose(w, nil, noPolicies, hour(12))
+			i := slices.IndexFunc(found, func(f decide.Finding) bool { return f.Code == c.code })
 			if i < 0 {
 				t.Fatalf("no %s in %+v", c.code, found)
 			}
@@ -116,7 +120,7 @@ func TestDoctorTellsWhatIsWrongAndTheRemedy(t *testing.T) {
 
 func TestDoctorFindsNothingOnASoundHost(t *testing.T) {
 	_, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
-	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
+	if found := decide.Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -128,7 +132,7 @@ func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
 		other.Disks[0].Inactive = []string{"/elsewhere"}
 		other.AppArmor, other.UEFI = true, true
 	})
-	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
+	if found := decide.Diagnose(w, nil, noPolicies, hour(12)); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
@@ -136,21 +140,21 @@ func TestDoctorDoesNotJudgeDomainsThatAreNotOurs(t *testing.T) {
 func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 	h, w := spoiled(t, func(t *testing.T, h *simHost, web *simDomain) {
 		for _, c := range complaints() {
-			if c.name == "" && slices.Contains([]string{FindMode, FindStale, FindOrphan}, c.code) {
+			if c.name == "" && slices.Contains([]string{decide.FindMode, decide.FindStale, decide.FindOrphan}, c.code) {
 				c.spoil(t, h, web)
 			}
 		}
 	})
 	before := h.files(t)
-	found := Diagnose(w, nil, noPolicies, hour(12))
+	found := decide.Diagnose(w, nil, noPolicies, hour(12))
 	must(Fix(context.Background(), h, w, found))
 	for _, f := range found {
-		if want := f.Code != FindOrphan; f.Fixed != want {
+		if want := f.Code != decide.FindOrphan; f.Fixed != want {
 			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
 		}
 	}
-	left := Diagnose(h.see(t), nil, noPolicies, hour(12))
-	if len(left) != 1 || left[0].Code != FindOrphan {
+	left := decide.Diagnose(h.see(t), nil, noPolicies, hour(12))
+	if len(left) != 1 || left[0].Code != decide.FindOrphan {
 		t.Errorf("left: %+v", left)
 	}
 	if after := h.files(t); !slices.Equal(before, after) {
@@ -161,7 +165,7 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 
 func TestStatusTellsWhichLayerHoldsWhichSnapshotAndWhatIsDue(t *testing.T) {
 	h, w := spoiled(t, func(_ *testing.T, h *simHost, web *simDomain) { h.foreign(web, "F", 11) })
-	last := &LastRun{Time: hour(11), Result: ResultDone}
+	last := &LastRun{Time: hour(11), Result: decide.ResultDone}
 	s := Status(w, w.Domain("web"), rule(1), last, hour(12))
 	var layers []string
 	for _, l := range s.Disks[0].Chain {
@@ -193,10 +197,10 @@ func TestLastRunsForgetDomainsThatAreGone(t *testing.T) {
 	h, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
 	r := h.rotator(rule(3))
 	must(os.WriteFile(lastRunsFile(r.Observer.StateDir), []byte(`{"gone":{"time":"2026-01-01T00:00:00Z","result":"done"}}`), 0o600))
-	must(r.saveLastRuns(w, []Plan{{Domain: "web", Result: ResultFailed, Error: "why"}}))
+	must(r.saveLastRuns(w, []decide.Plan{{Domain: "web", Result: decide.ResultFailed, Error: "why"}}))
 	runs, err := LastRuns(r.Observer.StateDir)
 	must(err)
-	want := LastRun{Time: h.now.Truncate(time.Second), Result: ResultFailed, Error: "why"}
+	want := LastRun{Time: h.now.Truncate(time.Second), Result: decide.ResultFailed, Error: "why"}
 	if len(runs) != 1 || !reflect.DeepEqual(runs["uuid-of-web"], want) {
 		t.Errorf("%+v", runs)
 	}
@@ -226,7 +230,7 @@ func TestStatusAndPlanAgreeOnWhatIsDue(t *testing.T) {
 		if s.Due == nil || !s.Due.Equal(c.due) {
 			t.Errorf("%s: due %v, want %v", what, s.Due, c.due)
 		}
-		p := Decide(w, w.Domain("web"), rule(7), c.now, Options{})
+		p := decide.Decide(w, w.Domain("web"), rule(7), c.now, decide.Options{})
 		if takes := len(p.Steps) > 0; takes == s.Due.After(c.now) {
 			t.Errorf("%s: planned %t, due %v", what, takes, s.Due)
 		}
@@ -242,7 +246,7 @@ func TestTheLastRunTellsWhatWasRefused(t *testing.T) {
 	runs, err := LastRuns(r.Observer.StateDir)
 	must(err)
 	last := runs["uuid-of-web"]
-	if last.Result != ResultRefused || len(last.Refused) != 1 || last.Refused[0].Code != CodeManagedSave || last.Refused[0].Detail == "" {
+	if last.Result != decide.ResultRefused || len(last.Refused) != 1 || last.Refused[0].Code != host.CodeManagedSave || last.Refused[0].Detail == "" {
 		t.Errorf("%+v", last)
 	}
 	h.find("web").ManagedSave = false

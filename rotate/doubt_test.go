@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // What is not known for certain costs a merge, never data.
@@ -19,7 +23,7 @@ func TestLostSnapshotListsCostNothing(t *testing.T) {
 		web.Snapshots = web.Snapshots[:left]
 		before := h.files(t)
 		for range 2 {
-			if p := h.runAll(t, h.withOptions(h.rotator(rule(7))))["web"]; slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op != OpSnapshot }) {
+			if p := h.runAll(t, h.withOptions(h.rotator(rule(7))))["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpSnapshot }) {
 				t.Errorf("%d left: %+v", left, p.Steps)
 			}
 		}
@@ -40,7 +44,7 @@ func TestImagesThatWereMovedKeepTheirStates(t *testing.T) {
 		web.Snapshots[i].Disks[0].State = []string{"/old/x"}
 	}
 	p := h.plan(t, h.withOptions(h.rotator(rule(1))), "web")
-	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}
 }
@@ -71,7 +75,7 @@ func TestABaseThatGetsAUserAfterThePlanIsNotMergedInto(t *testing.T) {
 			r := h.rotator(rule(2))
 			r.Options = coalesce()
 			p := h.runAll(t, r)["web"]
-			if p.Result != ResultFailed || !strings.Contains(p.Error, "no longer safe") && !strings.Contains(p.Error, "refused meanwhile") {
+			if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "no longer safe") && !strings.Contains(p.Error, "refused meanwhile") {
 				t.Errorf("%+v", p)
 			}
 			if now := h.load(h.img("web.qcow2")); len(now.Blocks) != len(before.Blocks) {
@@ -111,7 +115,7 @@ func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultFailed || len(p.Steps) > 0 || !strings.Contains(p.Error, "nothing was changed") || len(web.Snapshots) != 3 {
+	if p.Result != decide.ResultFailed || len(p.Steps) > 0 || !strings.Contains(p.Error, "nothing was changed") || len(web.Snapshots) != 3 {
 		t.Errorf("%+v, %d snapshots", p, len(web.Snapshots))
 	}
 	h.checkNoIntent(t)
@@ -119,19 +123,19 @@ func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
 }
 
 func TestAForeignJobIsNotTakenForOurs(t *testing.T) {
-	in := &intentMerge{Disk: "vda", Base: "/base", Gone: []intentFile{{Path: "/s1"}}}
+	in := &journal.Merge{Disk: "vda", Base: "/base", Gone: []journal.File{{Path: "/s1"}}}
 	for _, c := range []struct {
-		job    Job
+		job    host.Job
 		active bool
 		want   bool
 	}{
-		{Job{Type: "commit"}, false, true},
-		{Job{Type: "active-commit"}, false, false},
-		{Job{Type: "active-commit", Target: "/base"}, true, true},
-		{Job{Type: "active-commit", Target: "/else"}, true, false},
-		{Job{Type: "copy", Target: "/base"}, true, false},
+		{host.Job{Type: "commit"}, false, true},
+		{host.Job{Type: "active-commit"}, false, false},
+		{host.Job{Type: "active-commit", Target: "/base"}, true, true},
+		{host.Job{Type: "active-commit", Target: "/else"}, true, false},
+		{host.Job{Type: "copy", Target: "/base"}, true, false},
 	} {
-		if got := in.runs(&c.job, c.active); got != c.want {
+		if got := in.Runs(&c.job, c.active); got != c.want {
 			t.Errorf("%+v, active %v: %v", c.job, c.active, got)
 		}
 	}
@@ -145,7 +149,7 @@ func TestHardLinkedLayersAreNotMerged(t *testing.T) {
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
 		p := h.plan(t, r, "web")
-		if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 			t.Errorf("%s: %+v", layer, p.Steps)
 		}
 	}
@@ -157,7 +161,7 @@ func TestADirectoryToScanThatIsNotThereStopsMerges(t *testing.T) {
 	r := h.rotator(rule(2))
 	r.Observer.Scan = []string{filepath.Join(h.dir, "not mounted")}
 	p := h.plan(t, r, "web")
-	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}
 }
@@ -167,7 +171,7 @@ func TestAnotherNameOfALayerIsNoUserOfIt(t *testing.T) {
 	one(9, 10, 11)(h, h.add("web"))
 	must(os.Symlink(h.img("web."+name(9)+".qcow2"), h.img("alias.qcow2")))
 	p := h.plan(t, h.withOptions(h.rotator(rule(2))), "web")
-	if !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+	if !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("no merge: %+v", p)
 	}
 }
@@ -182,21 +186,23 @@ func TestACloneBehindASymbolicLinkIsAUser(t *testing.T) {
 	r.Options = coalesce()
 	r.Observer.Scan = []string{filepath.Join(h.dir, "far", "link")}
 	p := h.plan(t, r, "web")
-	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}
 }
 
 func TestOrderTaken(t *testing.T) {
-	snap := func(name, parent string, n int) Snapshot { return Snapshot{Name: name, Parent: parent, Time: hour(n)} }
-	for want, snaps := range map[string][]Snapshot{
+	snap := func(name, parent string, n int) host.Snapshot {
+		return host.Snapshot{Name: name, Parent: parent, Time: hour(n)}
+	}
+	for want, snaps := range map[string][]host.Snapshot{
 		"S1 S2 S3":    {snap("S1", "", 1), snap("S2", "S1", 2), snap("S3", "S2", 3)},
 		"S1 S2 S3 ":   {snap("S1", "", 9), snap("S2", "S1", 1), snap("S3", "S2", 5)},                      // clocks
 		"S1 S2 S3 S4": {snap("S1", "", 1), snap("S4", "S1", 4), snap("S2", "S1", 2), snap("S3", "S2", 3)}, // reverted to S1
 		"":            nil,
 	} {
 		var got []string
-		for _, s := range inOrderTaken(snaps) {
+		for _, s := range host.InOrderTaken(snaps) {
 			got = append(got, s.Name)
 		}
 		if strings.Join(got, " ") != strings.TrimSpace(want) {

@@ -9,18 +9,20 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 func TestWhenASnapshotIsTaken(t *testing.T) {
 	closed := with(rule(2), func(r *policy.Rule) { r.Window = policy.Window{Start: 60, End: 300} })
 	shapes := []shape{
 		{name: "not due", build: one(10, 11), now: hour(11).Add(30 * time.Minute)},
-		{name: "asked for now", build: one(11), now: hour(11).Add(30 * time.Minute), options: Options{IgnoreEvery: true}, steps: `
+		{name: "asked for now", build: one(11), now: hour(11).Add(30 * time.Minute), options: decide.Options{IgnoreEvery: true}, steps: `
 			snapshot p-20260101T113000Z vda: web.p-20260101T113000Z on web.S11`, reason: "asked for now"},
 		{name: "a little early", build: one(11), now: hour(12).Add(-3 * time.Minute), steps: `
 			snapshot p-20260101T115700Z vda: web.p-20260101T115700Z on web.S11`, reason: "due every 1h"},
 		{name: "not wanted", build: one(10, 11), options: coalesce()},
-		{name: "not wanted, though asked for now", build: one(10, 11), options: Options{IgnoreEvery: true, NoSnapshot: true}},
+		{name: "not wanted, though asked for now", build: one(10, 11), options: decide.Options{IgnoreEvery: true, NoSnapshot: true}},
 		{name: "a foreign one does not count", build: func(h *simHost, web *simDomain) {
 			one(10)(h, web)
 			h.foreign(web, "mine", 12)
@@ -86,9 +88,9 @@ func TestAFullChainRefusesTheSnapshotAlone(t *testing.T) {
 		redefine S10
 		redefine S11
 		delete web.S9`
-	for _, p := range []Plan{h.plan(t, h.rotator(r), "web"), h.runAll(t, h.rotator(r))["web"]} {
+	for _, p := range []decide.Plan{h.plan(t, h.rotator(r), "web"), h.runAll(t, h.rotator(r))["web"]} {
 		h.wantSteps(t, p, want)
-		if len(p.Refused) != 1 || p.Refused[0].Code != CodeChainLong || !strings.Contains(p.Refused[0].Detail, "4 layers long") {
+		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeChainLong || !strings.Contains(p.Refused[0].Detail, "4 layers long") {
 			t.Errorf("refused: %+v", p.Refused)
 		}
 	}
@@ -111,14 +113,14 @@ func TestQuiesce(t *testing.T) {
 		name        string
 		quiesce     policy.Quiesce
 		agent, mute bool
-		state       State
+		state       host.State
 		failed      bool // the snapshot is not taken
 		asked       bool // the guest is asked to freeze
 	}{
 		{name: "auto without agent", quiesce: policy.QuiesceAuto},
 		{name: "auto with agent", quiesce: policy.QuiesceAuto, agent: true, asked: true},
 		{name: "auto with an agent that does not answer", quiesce: policy.QuiesceAuto, agent: true, mute: true, asked: true},
-		{name: "auto, paused", quiesce: policy.QuiesceAuto, agent: true, state: Paused},
+		{name: "auto, paused", quiesce: policy.QuiesceAuto, agent: true, state: host.Paused},
 		{name: "yes with agent", quiesce: policy.QuiesceYes, agent: true, asked: true},
 		{name: "yes without agent", quiesce: policy.QuiesceYes, failed: true},
 		{name: "yes with an agent that does not answer", quiesce: policy.QuiesceYes, agent: true, mute: true, failed: true, asked: true},
@@ -218,13 +220,13 @@ func TestABlockDeviceNeedsAnOverlayDirectory(t *testing.T) {
 	}
 	d := w.Domain("web")
 	d.Disks[0].Kind, d.Disks[0].Chain[0].Kind = "block", "block"
-	p := Decide(w, d, r, hour(12), Options{})
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeOverlayDir || p.Refused[0].Path != h.img("web.qcow2") {
+	p := decide.Decide(w, d, r, hour(12), decide.Options{})
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeOverlayDir || p.Refused[0].Path != h.img("web.qcow2") {
 		t.Errorf("refused: %+v", p.Refused)
 	}
 	r.OverlayDir = filepath.Dir(h.img("web.qcow2"))
 	w.Dirs[r.OverlayDir] = 1
-	p = Decide(w, d, r, hour(12), Options{})
+	p = decide.Decide(w, d, r, hour(12), decide.Options{})
 	h.wantSteps(t, p, "snapshot S12 vda: web.S12 on web")
 }
 
@@ -239,11 +241,11 @@ func TestTheForecastOfAnOverlayIsTheLastOnesSize(t *testing.T) {
 	}
 	w.Domain("web").Disks[0].Active().Allocated = 3 << 30
 	w.Spaces[1] = vfs.Space{FS: 1, Total: 4 << 30, Free: 4 << 30}
-	if p := Decide(w, w.Domain("web"), r, hour(12), Options{}); len(p.Steps) != 1 || p.Steps[0].Bytes != 3<<30 {
+	if p := decide.Decide(w, w.Domain("web"), r, hour(12), decide.Options{}); len(p.Steps) != 1 || p.Steps[0].Bytes != 3<<30 {
 		t.Errorf("%+v", p)
 	}
 	r.MinFree = policy.MinFree{Percent: 50}
-	if p := Decide(w, w.Domain("web"), r, hour(12), Options{}); len(p.Refused) != 1 ||
+	if p := decide.Decide(w, w.Domain("web"), r, hour(12), decide.Options{}); len(p.Refused) != 1 ||
 		!strings.Contains(p.Refused[0].Detail, "can need 3.0 GiB: of 4.0 GiB free on its file system, min_free = 50% keeps 2.0 GiB") {
 		t.Errorf("%+v", p)
 	}
@@ -253,10 +255,10 @@ func TestAGuestThatIsShutOffIsSkipped(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	web.State, web.cut = ShutOff, true
+	web.State, web.cut = host.ShutOff, true
 	skip := with(rule(1), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
-	for _, p := range []Plan{h.plan(t, h.rotator(skip), "web"), h.runAll(t, h.rotator(skip))["web"]} {
-		if p.Result != ResultSkipped || len(p.Steps) != 0 || !strings.Contains(p.Waiting, "shut off") {
+	for _, p := range []decide.Plan{h.plan(t, h.rotator(skip), "web"), h.runAll(t, h.rotator(skip))["web"]} {
+		if p.Result != decide.ResultSkipped || len(p.Steps) != 0 || !strings.Contains(p.Waiting, "shut off") {
 			t.Errorf("%+v", p)
 		}
 	}
@@ -269,7 +271,7 @@ func TestLeftoversOfAGuestThatIsShutOffAreMended(t *testing.T) {
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	dieAt(h, r, "after merge")
-	web.State, web.cut = ShutOff, true
+	web.State, web.cut = host.ShutOff, true
 	skip := with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
 	h.wantSteps(t, h.runAll(t, h.rotator(skip))["web"], `
 		redefine S10

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // interrupted returns a host on which a run died at a place.
@@ -83,7 +85,7 @@ func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
 			h.mu.Unlock()
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("%s: %s", p.Result, p.Error)
 	}
 	h.checkDone(t)
@@ -97,9 +99,9 @@ func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"pull", "copy", "backup", "unknown"} {
-		w.Domain("web").Disks[0].Job = &Job{Type: kind}
-		p := Decide(w, w.Domain("web"), r, hour(12), Options{})
-		if len(p.Refused) != 1 || p.Refused[0].Code != CodeBlockJob || !strings.Contains(p.Refused[0].Detail, kind) {
+		w.Domain("web").Disks[0].Job = &host.Job{Type: kind}
+		p := decide.Decide(w, w.Domain("web"), r, hour(12), decide.Options{})
+		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeBlockJob || !strings.Contains(p.Refused[0].Detail, kind) {
 			t.Errorf("%s: %+v", kind, p)
 		}
 	}
@@ -130,7 +132,7 @@ func TestALeftoverThatIsNeededIsRefusedEachTime(t *testing.T) {
 		r.Options = coalesce()
 		for n := range 3 {
 			p := h.runAll(t, r)["web"]
-			if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || p.Refused[0].Path != path ||
+			if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path ||
 				!strings.Contains(p.Refused[0].Detail, h.img("clone.qcow2")) {
 				t.Errorf("%s, run %d: %s %+v", place, n, p.Result, p.Refused)
 			}
@@ -181,7 +183,7 @@ func TestOverlaysOfASnapshotThatWasInterrupted(t *testing.T) {
 			for range 2 {
 				p := h.runAll(t, r)["web"]
 				h.wantSteps(t, p, c.steps)
-				if c.steps = ""; c.stays != "" && (len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover ||
+				if c.steps = ""; c.stays != "" && (len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover ||
 					p.Refused[0].Path != path || !strings.Contains(p.Refused[0].Detail, c.stays)) {
 					t.Errorf("refused: %+v", p.Refused)
 				}
@@ -215,15 +217,15 @@ func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
 	must(os.WriteFile(h.img("lost.qcow2"), nil, 0o600))
 	info, err := vfs.Lstat(h.img("lost.qcow2"))
 	must(err)
-	in := Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []intentMerge{{Disk: "vda", Base: "/base", Gone: []intentFile{{Path: h.img("lost.qcow2"), ID: info.ID}}}}}
-	must(newJournal(filepath.Join(h.dir, "state")).write(in))
+	in := journal.Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []journal.Merge{{Disk: "vda", Base: "/base", Gone: []journal.File{{Path: h.img("lost.qcow2"), ID: info.ID}}}}}
+	must(journal.In(filepath.Join(h.dir, "state")).Write(in))
 	r := h.rotator(rule(2))
 	h.runAll(t, r)
 	if _, err := os.Stat(h.img("lost.qcow2")); err != nil {
 		t.Error(err)
 	}
 	w, err := r.Observer.Observe(t.Context())
-	if err != nil || len(Diagnose(w, nil, noPolicies, hour(12))) != 1 || Diagnose(w, nil, policy.Assignment{}, hour(12))[0].Code != FindIntent {
-		t.Errorf("doctor: %+v, %v", Diagnose(w, nil, noPolicies, hour(12)), err)
+	if err != nil || len(decide.Diagnose(w, nil, noPolicies, hour(12))) != 1 || decide.Diagnose(w, nil, policy.Assignment{}, hour(12))[0].Code != decide.FindIntent {
+		t.Errorf("doctor: %+v, %v", decide.Diagnose(w, nil, noPolicies, hour(12)), err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
 	"github.com/virt-rotate/virt-rotate/qcow2"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // Part of an overlay would pass for one that a guest has written to, and be left
@@ -25,13 +27,13 @@ func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
 	f, err := fs.Create("/overlay", 0o600)
 	must(err)
 	must(f.Close())
-	n := &Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ string, _ int64, _, _ string) error {
+	n := &engine.Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ string, _ int64, _, _ string) error {
 		if _, err := f.WriteAt(make([]byte, 4096), 0); err != nil {
 			return err
 		}
 		return syscall.ENOSPC
 	}}
-	if err := n.Overlay(t.Context(), "/overlay", Layer{}); !errors.Is(err, syscall.ENOSPC) {
+	if err := n.Overlay(t.Context(), "/overlay", host.Layer{}); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("%v", err)
 	}
 	if info, err := fs.Stat("/overlay"); err != nil || info.Size != 0 {
@@ -54,11 +56,11 @@ func withoutName() []byte {
 func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
 	for _, finished := range []bool{true, false} {
 		dir := t.TempDir()
-		n := &Native{Store: *images.Store(vfs.OS(), dir), NewOverlay: func(f vfs.File, _ string, size int64, backing, format string) error {
+		n := &engine.Native{Store: *images.Store(vfs.OS(), dir), NewOverlay: func(f vfs.File, _ string, size int64, backing, format string) error {
 			return qcow2.Create(f, qcow2.CreateOptions{Size: size, Backing: backing, BackingFormat: format})
 		}}
-		base := Layer{Path: filepath.Join(dir, "base"), Format: "raw", Size: 1 << 20}
-		top := Layer{Path: filepath.Join(dir, "top"), Format: "qcow2"}
+		base := host.Layer{Path: filepath.Join(dir, "base"), Format: "raw", Size: 1 << 20}
+		top := host.Layer{Path: filepath.Join(dir, "top"), Format: "qcow2"}
 		other := filepath.Join(dir, "other")
 		must(os.WriteFile(base.Path, make([]byte, base.Size), 0o600))
 		must(os.WriteFile(top.Path, nil, 0o600))
@@ -67,10 +69,10 @@ func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
 		if finished {
 			time.AfterFunc(300*time.Millisecond, func() {
 				must(os.WriteFile(other, nil, 0o600))
-				must(n.Overlay(context.Background(), other, Layer{Path: "/elsewhere", Format: "raw", Size: 1 << 20}))
+				must(n.Overlay(context.Background(), other, host.Layer{Path: "/elsewhere", Format: "raw", Size: 1 << 20}))
 			})
 		}
-		err := n.Check(t.Context(), EngineMerge{Base: base, Top: top, Chain: []Layer{base, top}})
+		err := n.Check(t.Context(), engine.Merge{Base: base, Top: top, Chain: []host.Layer{base, top}})
 		if (err == nil) != finished || err != nil && !strings.Contains(err.Error(), other) {
 			t.Errorf("finished %v: %v", finished, err)
 		}

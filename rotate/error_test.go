@@ -9,6 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 var errSim = errors.New("simulated failure")
@@ -48,7 +52,7 @@ func (s *crashScene) fails(t *testing.T, n int, want string) bool {
 	}
 	told := errors.Is(err, errSim)
 	for _, p := range plans {
-		told = told || strings.Contains(p.Error, errSim.Error()) && p.Result == ResultFailed
+		told = told || strings.Contains(p.Error, errSim.Error()) && p.Result == decide.ResultFailed
 	}
 	if !told && at != "call quiesced snapshot" {
 		t.Errorf("call %d, %q: nobody was told: %v %+v", n, at, err, plans)
@@ -84,11 +88,11 @@ func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
 	for _, p := range h.runAll(t, h.rotator(rule(1))) {
 		results[p.Result]++
 	}
-	if results[ResultFailed] != 1 || results[ResultDone] != 1 || results[ResultRefused] != 1 {
+	if results[decide.ResultFailed] != 1 || results[decide.ResultDone] != 1 || results[decide.ResultRefused] != 1 {
 		t.Errorf("results: %v", results)
 	}
 	runs, err := LastRuns(filepath.Join(h.dir, "state"))
-	if err != nil || runs["uuid-of-web2"].Result != ResultRefused || len(runs) != 3 {
+	if err != nil || runs["uuid-of-web2"].Result != decide.ResultRefused || len(runs) != 3 {
 		t.Errorf("last runs: %+v, %v", runs, err)
 	}
 }
@@ -115,7 +119,7 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 			}
 		}
 		p := h.runAll(t, r)["web"]
-		if p.Result != ResultFailed || len(web.Snapshots) > 0 {
+		if p.Result != decide.ResultFailed || len(web.Snapshots) > 0 {
 			t.Errorf("%s: %+v", place, p)
 		}
 		if place != "call snapshot" {
@@ -139,7 +143,7 @@ func TestAnOverlayThatSomebodyElseMadeStays(t *testing.T) {
 			_ = os.WriteFile(path, nil, 0o600)
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, "file exists") {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "file exists") {
 		t.Errorf("%+v", p)
 	}
 	if _, err := os.Stat(path); err != nil {
@@ -161,13 +165,13 @@ func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
 		return errSim
 	}
 	p := h.runAll(t, h.rotator(rule(1)))["web"]
-	if p.Result != ResultFailed || !strings.Contains(p.Error, "holds data") {
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "holds data") {
 		t.Errorf("%+v", p)
 	}
 	h.event = func(string) error { return nil }
 	for range 2 { // and the next runs say so too
 		p = h.runAll(t, h.rotator(rule(1)))["web"]
-		if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || p.Refused[0].Path != path {
+		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path {
 			t.Errorf("%+v", p)
 		}
 	}
@@ -189,7 +193,7 @@ func TestAJobThatIsGoneIsNotTakenForDone(t *testing.T) {
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultFailed || !strings.Contains(p.Error, "nothing was deleted") {
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "nothing was deleted") {
 		t.Errorf("%+v", p)
 	}
 	h.checkData(t)
@@ -212,7 +216,7 @@ func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) 
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultFailed || !strings.Contains(p.Error, "persistent configuration") || !strings.Contains(p.Error, "nothing was deleted") {
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "persistent configuration") || !strings.Contains(p.Error, "nothing was deleted") {
 		t.Errorf("%+v", p)
 	}
 	if _, err := os.Stat(h.img("web." + name(9) + ".qcow2")); err != nil {
@@ -231,10 +235,10 @@ func TestABrokenIntentStopsItsDomainAlone(t *testing.T) {
 		must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
 		must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte(text), 0o600))
 		plans := h.runAll(t, h.rotator(rule(1)))
-		if p := plans["web"]; p.Result != ResultRefused || p.Refused[0].Code != CodeIntent || len(p.Steps) > 0 {
+		if p := plans["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeIntent || len(p.Steps) > 0 {
 			t.Errorf("%s: %+v", text, p)
 		}
-		if p := plans["db"]; p.Result != ResultDone || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+		if p := plans["db"]; p.Result != decide.ResultDone || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 			t.Errorf("%s: another domain: %+v", text, p)
 		}
 		h.checkData(t)
@@ -246,7 +250,7 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 	one()(h, h.add("web"))
 	h.disk(h.add("other"), "vda", "other.qcow2")
 	_, err := h.rotator(rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
-	if !errors.Is(err, ErrNoSuchDomain) || !errors.Is(err, ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
+	if !errors.Is(err, observe.ErrNoSuchDomain) || !errors.Is(err, observe.ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("%v", err)
 	}
 	if len(h.find("web").Snapshots) > 0 {
@@ -256,7 +260,7 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 
 // The domain is undefined while it is worked on.
 func TestADomainThatGoesAwayEndsItsRun(t *testing.T) {
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h := newSim(t)
 		web := h.add("web")
 		one(9, 10, 11)(h, web)
@@ -271,7 +275,7 @@ func TestADomainThatGoesAwayEndsItsRun(t *testing.T) {
 		}
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
-		if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, "the domain is gone") {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "the domain is gone") {
 			t.Errorf("%s: %+v", state, p)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // threeDomains are a, b and c with three snapshots each.
@@ -24,20 +26,20 @@ func threeDomains(t *testing.T) *simHost {
 // A drive without a medium is no matter.
 func TestDrivesWithoutAMediumAreNoMatter(t *testing.T) {
 	for _, device := range []string{"cdrom", "floppy"} {
-		for _, state := range []State{Running, ShutOff} {
+		for _, state := range []host.State{host.Running, host.ShutOff} {
 			h := newSim(t)
 			web := h.add("web")
 			web.State = state
-			web.Disks = append(web.Disks, Disk{Target: "hda", Device: device, ReadOnly: device == "cdrom"})
+			web.Disks = append(web.Disks, host.Disk{Target: "hda", Device: device, ReadOnly: device == "cdrom"})
 			h.disk(web, "vda", "web.qcow2")
 			h.take(web, []int{9, 10, 11}, "vda")
 			p := h.runAll(t, h.rotator(rule(1)))["web"]
-			if p.Result != ResultDone || p.Error != "" {
+			if p.Result != decide.ResultDone || p.Error != "" {
 				t.Errorf("%s, %s: %+v", device, state, p)
 			}
 			w := h.see(t)
 			Status(w, w.Domain("web"), rule(1), nil, hour(12))
-			if found := Diagnose(w, nil, noPolicies, hour(12)); slices.ContainsFunc(found, func(f Finding) bool { return !f.Note }) {
+			if found := decide.Diagnose(w, nil, noPolicies, hour(12)); slices.ContainsFunc(found, func(f decide.Finding) bool { return !f.Note }) {
 				t.Errorf("%s, %s: %+v", device, state, found)
 			}
 			if len(w.Faults) > 0 {
@@ -81,11 +83,11 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 			h.event = func(what string) error { fault(what); return nil }
 			r.crash = fault
 			plans := h.runAll(t, r)
-			if p := plans["b"]; p.Result != ResultFailed || !strings.Contains(p.Error, "a fault at") || stacks == 0 {
+			if p := plans["b"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "a fault at") || stacks == 0 {
 				t.Errorf("b: %+v, told %d times", p, stacks)
 			}
 			for _, other := range []string{"a", "c"} {
-				if p := plans[other]; p.Result != ResultDone {
+				if p := plans[other]; p.Result != decide.ResultDone {
 					t.Errorf("%s: %+v", other, p)
 				}
 			}
@@ -95,7 +97,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 			h.checkData(t)
 			h.event = func(string) error { return nil }
 			h.afterCrash(jobsDie)
-			h.finishes(t, rule(2), Options{})
+			h.finishes(t, rule(2), decide.Options{})
 			h.checkDone(t)
 		})
 	}
@@ -120,15 +122,15 @@ func TestAFaultInLookingIsTheDomains(t *testing.T) {
 		}
 	}
 	plans := h.runAll(t, r)
-	if p := plans["b"]; p.Result != ResultRefused || !strings.Contains(p.Refused[0].Detail, "a fault of virt-rotate") || told == 0 {
+	if p := plans["b"]; p.Result != decide.ResultRefused || !strings.Contains(p.Refused[0].Detail, "a fault of virt-rotate") || told == 0 {
 		t.Errorf("%+v, told %d times", p, told)
 	}
-	if plans["a"].Result != ResultDone || plans["c"].Result != ResultDone {
+	if plans["a"].Result != decide.ResultDone || plans["c"].Result != decide.ResultDone {
 		t.Errorf("%+v", plans)
 	}
 	w, err := r.Observer.Observe(t.Context())
 	must(err)
-	if found := Diagnose(w, nil, noPolicies, hour(12)); len(found) != 1 || found[0].Domain != "b" {
+	if found := decide.Diagnose(w, nil, noPolicies, hour(12)); len(found) != 1 || found[0].Domain != "b" {
 		t.Errorf("%+v", found)
 	}
 	h.checkData(t)

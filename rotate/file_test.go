@@ -8,9 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"golang.org/x/sys/unix"
 )
 
 func mkdir(path string) error { return os.Mkdir(path, 0o755) }
@@ -44,7 +45,7 @@ func TestAFileThatIsClosedSoonIsDeletedThen(t *testing.T) {
 			time.AfterFunc(150*time.Millisecond, func() { f.Close() })
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("%s: %s", p.Result, p.Error)
 	}
 	h.checkDone(t)
@@ -99,8 +100,8 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 		}, "is used by"},
 		{"the disk of another domain", func(_ *testing.T, h *simHost, path string) {
 			d := h.add("other")
-			d.Disks = append(d.Disks, Disk{Target: "vda", Kind: "file", Device: "disk", Inactive: []string{path},
-				Chain: []Layer{{Path: h.img("web.qcow2"), Format: "qcow2", Kind: "file"}, {Path: path, Format: "qcow2", Kind: "file"}}})
+			d.Disks = append(d.Disks, host.Disk{Target: "vda", Kind: "file", Device: "disk", Inactive: []string{path},
+				Chain: []host.Layer{{Path: h.img("web.qcow2"), Format: "qcow2", Kind: "file"}, {Path: path, Format: "qcow2", Kind: "file"}}})
 			d.want["vda"] = h.read(path)
 		}, "is used by disk other/vda"},
 		{"a disk of another domain after its restart", func(_ *testing.T, h *simHost, path string) {
@@ -129,7 +130,7 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 			if _, err := os.Lstat(path); err != nil {
 				t.Fatal("the file is gone")
 			}
-			if !strings.Contains(p.Error, c.error) || c.error != "" && p.Result != ResultFailed {
+			if !strings.Contains(p.Error, c.error) || c.error != "" && p.Result != decide.ResultFailed {
 				t.Errorf("%s: %q", p.Result, p.Error)
 			}
 			r = h.rotator(rule(2))

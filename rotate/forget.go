@@ -6,6 +6,10 @@ import (
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // Forget gives up snapshots of a domain whose states are lost, doubtful or no longer
@@ -21,10 +25,10 @@ func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string)
 	}
 	d := w.Domain(domain)
 	if d == nil {
-		return fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
+		return fmt.Errorf("%s: %w", domain, observe.ErrNoSuchDomain)
 	}
-	rule := RuleOr(r.Match(w.names()), domain)
-	plan, err := Forget(w, d, snapshots, r.Clock())
+	rule := decide.RuleOr(r.Match(w.Names()), domain)
+	plan, err := decide.Forget(w, d, snapshots, r.Clock())
 	if err != nil {
 		return err
 	}
@@ -35,14 +39,14 @@ func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string)
 // A forgetting is one call of Forget.
 type forgetting struct {
 	*domainRun
-	plan *Forgetting
-	d    *Domain
+	plan *decide.Forgetting
+	d    *host.Domain
 }
 
 // forget first puts on record what is free, then lets the metadata go.
 func (f *forgetting) forget(ctx context.Context) error {
 	layers := append(stillThere(f.d, f.w.Released[f.d.UUID]), f.plan.Free...)
-	record := f.w.record(f.d)
+	record := f.w.Record(f.d)
 	record.Snapshots = nil
 	for _, x := range f.w.Lost[f.d.UUID] {
 		if !slices.Contains(f.plan.Names, x.Snapshot) {
@@ -54,9 +58,9 @@ func (f *forgetting) forget(ctx context.Context) error {
 	}
 	for _, path := range f.plan.Abandoned {
 		info, err := vfs.Lstat(path)
-		switch file := (intentFile{Path: path, ID: info.ID}); {
+		switch file := (journal.File{Path: path, ID: info.ID}); {
 		case err != nil:
-		case isOverlay(path):
+		case host.IsOverlay(path):
 			layers = append(layers, file)
 		default:
 			record.Useless = append(record.Useless, file)
@@ -68,7 +72,7 @@ func (f *forgetting) forget(ctx context.Context) error {
 	record.Useless = onceEach(record.Useless)
 	first := record
 	first.Snapshots = f.w.Lost[f.d.UUID]
-	if err := saveLost(f.Observer.StateDir, f.d, first); err != nil {
+	if err := journal.SaveLost(f.Observer.StateDir, f.d, first); err != nil {
 		return err
 	}
 	for _, name := range f.plan.Names {
@@ -76,13 +80,13 @@ func (f *forgetting) forget(ctx context.Context) error {
 			return err
 		}
 	}
-	return saveLost(f.Observer.StateDir, f.d, record)
+	return journal.SaveLost(f.Observer.StateDir, f.d, record)
 }
 
-func onceEach(files []intentFile) []intentFile {
-	var once []intentFile
+func onceEach(files []journal.File) []journal.File {
+	var once []journal.File
 	for _, f := range files {
-		if !slices.ContainsFunc(once, func(o intentFile) bool { return o.Path == f.Path }) {
+		if !slices.ContainsFunc(once, func(o journal.File) bool { return o.Path == f.Path }) {
 			once = append(once, f)
 		}
 	}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 func grafts(r *policy.Rule) { r.Method = policy.MethodGraft }
@@ -48,13 +50,13 @@ func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 		delete web.S11
 		delete web.S12`)
 	h.checkDone(t)
-	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
+	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 	h.now = hour(14)
 	h.runAll(t, r)
 	h.checkDone(t)
-	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
+	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 }
@@ -68,28 +70,28 @@ func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 	r := h.rotator(with(rule(1), grafts))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultDone {
+	if p.Result != decide.ResultDone {
 		t.Fatalf("%+v", p)
 	}
 	h.checkDone(t)
-	if have, want := h.short(paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
+	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 }
 
 // The plan of several merges on one chain is one that can be carried out.
 func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
-	h, _ := middle(t, Running)
+	h, _ := middle(t, host.Running)
 	h.cannotClone = nil
 	r := h.rotator(with(rule(1), func(r *policy.Rule) { hourly(r); grafts(r) }))
 	r.Options = coalesce()
 	planned := h.plan(t, r, "web")
 	seen := map[string]bool{}
 	for _, s := range planned.Steps {
-		if s.Op == OpDeleteFile && seen[s.Path] {
+		if s.Op == decide.OpDeleteFile && seen[s.Path] {
 			t.Errorf("%s goes twice", s.Path)
 		}
-		seen[s.Path] = seen[s.Path] || s.Op == OpDeleteFile
+		seen[s.Path] = seen[s.Path] || s.Op == decide.OpDeleteFile
 	}
 	h.wantSteps(t, h.runAll(t, r)["web"], strings.Join(h.lines(t, planned.Steps), "\n"))
 	h.checkDone(t)
@@ -129,7 +131,7 @@ func TestWhatSpeaksAgainstAGraft(t *testing.T) {
 			r := h.rotator(rule)
 			r.Options = coalesce()
 			p := h.plan(t, r, "web")
-			i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+			i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 			if i < 0 || p.Steps[i].Method == "graft" || !strings.Contains(p.Steps[i].Reason, "by a commit: ") || !strings.Contains(p.Steps[i].Reason, c.why) {
 				t.Errorf("want a commit because of %q:\n%v\n%+v", c.why, p.Steps, p.Refused)
 			}
@@ -140,7 +142,7 @@ func TestWhatSpeaksAgainstAGraft(t *testing.T) {
 }
 
 func TestAGraftThatCannotBeIsRefused(t *testing.T) {
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web := sharing(t)
 		h.cannotClone = errors.New("this file system cannot")
 		one(9, 10, 11)(h, web)
@@ -148,7 +150,7 @@ func TestAGraftThatCannotBeIsRefused(t *testing.T) {
 		r := h.rotator(with(rule(2), grafts))
 		r.Options = coalesce()
 		p := h.runAll(t, r)["web"]
-		if p.Result != ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != CodeMethod ||
+		if p.Result != decide.ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeMethod ||
 			!strings.Contains(p.Refused[0].Detail, "this file system cannot") || len(p.Steps) > 0 {
 			t.Errorf("%s: %+v", state, p)
 		}
@@ -164,9 +166,9 @@ func TestAGraftHasToPay(t *testing.T) {
 		gone, active int64
 		graft        bool
 	}{
-		{GraftThreshold, 0, true},
-		{GraftThreshold - 1, 0, false},
-		{GraftThreshold, GraftThreshold, false},
+		{decide.GraftThreshold, 0, true},
+		{decide.GraftThreshold - 1, 0, false},
+		{decide.GraftThreshold, decide.GraftThreshold, false},
 		{1024 * mb, 512 * mb, true},
 		{1023 * mb, 512 * mb, false},
 	} {
@@ -182,8 +184,8 @@ func TestAGraftHasToPay(t *testing.T) {
 			s.Free = 1 << 50
 			w.Spaces[fs] = s
 		}
-		p := Decide(w, w.Domain("web"), rule(2), h.now, coalesce())
-		i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+		p := decide.Decide(w, w.Domain("web"), rule(2), h.now, coalesce())
+		i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 		if i < 0 || (p.Steps[i].Method == "graft") != c.graft {
 			t.Errorf("%+v: %+v", c, p)
 		}
@@ -203,8 +205,8 @@ func TestAGraftNeedsRoomForTheActiveLayer(t *testing.T) {
 		s.Free = 10 << 30
 		w.Spaces[fs] = s
 	}
-	p := Decide(w, w.Domain("web"), with(rule(2), grafts), h.now, coalesce())
-	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace || !strings.Contains(p.Refused[0].Detail, "10.0 GiB free") {
+	p := decide.Decide(w, w.Domain("web"), with(rule(2), grafts), h.now, coalesce())
+	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace || !strings.Contains(p.Refused[0].Detail, "10.0 GiB free") {
 		t.Errorf("%+v", p)
 	}
 }
@@ -222,16 +224,16 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 			h.disk(web, "vda", "web.qcow2")
 			h.disk(web, "vdb", "data.qcow2")
 			h.take(web, []int{9, 10, 11})
-			before := paths(web.Disks[0].Chain)
+			before := host.Paths(web.Disks[0].Chain)
 			files := h.files(t)
 			fail(h)
 			r := h.rotator(with(rule(2), grafts))
 			r.Options = coalesce()
-			if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, broken.Error()) {
+			if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, broken.Error()) {
 				t.Fatalf("%+v", p)
 			}
 			h.checkData(t)
-			if have := paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.jobs) > 0 {
+			if have := host.Paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.jobs) > 0 {
 				t.Errorf("the chain is %v, jobs %v", h.short(have), h.jobs)
 			}
 			if left := h.files(t); !slices.Equal(left, files) {
@@ -241,7 +243,7 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 			h.finishes(t, with(rule(2), grafts), coalesce())
 			h.checkDone(t)
 			if len(web.Disks[0].Chain) != 3 {
-				t.Errorf("%v", h.short(paths(web.Disks[0].Chain)))
+				t.Errorf("%v", h.short(host.Paths(web.Disks[0].Chain)))
 			}
 		})
 	}
@@ -252,27 +254,27 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
-	h.copyFails = fmt.Errorf("copying: %w", ErrOutrun)
+	h.copyFails = fmt.Errorf("copying: %w", host.ErrOutrun)
 	r := h.rotator(with(rule(2), grafts))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != ResultFailed || !strings.Contains(p.Error, ErrOutrun.Error()) {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, host.ErrOutrun.Error()) {
 		t.Errorf("%+v", p)
 	}
 	h.checkData(t)
 
 	h, web = sharing(t)
 	one(9, 10, 11)(h, web)
-	h.copyFails = ErrOutrun
+	h.copyFails = host.ErrOutrun
 	r = h.rotator(rule(1))
 	r.Options = coalesce()
 	r.Options.GraftThreshold = 1
 	outrun := false
 	r.Report = func(e Event) {
-		outrun = outrun || e.Kind == EventWarning && strings.Contains(e.Text, ErrOutrun.Error())
+		outrun = outrun || e.Kind == EventWarning && strings.Contains(e.Text, host.ErrOutrun.Error())
 	}
 	p := h.runAll(t, r)["web"]
-	if !outrun || p.Result != ResultDone || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Method == "commit" }) ||
-		slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Method == "graft" }) {
+	if !outrun || p.Result != decide.ResultDone || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Method == "commit" }) ||
+		slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Method == "graft" }) {
 		t.Errorf("%+v", p)
 	}
 	h.checkDone(t)
@@ -280,7 +282,7 @@ func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 
 // cutOff lets a run die when the guest may have been moved, which libvirt misses. It
 // returns the layers on which the guest is.
-func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
+func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	t.Helper()
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
@@ -292,7 +294,7 @@ func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
 	}
 	must(h.Pivot(context.Background(), "web", "vda"))
 	next := slices.Clone(web.Disks[0].Chain)
-	web.Disks[0].Chain, web.Disks[0].Inactive = slices.Clone(old), paths(old)
+	web.Disks[0].Chain, web.Disks[0].Inactive = slices.Clone(old), host.Paths(old)
 	return h, web, r, next
 }
 
@@ -300,17 +302,17 @@ func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
 // nothing is deleted before it has.
 func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 	h, web, r, next := cutOff(t)
-	h.qemu = map[string][]string{"vda": paths(next)}
+	h.qemu = map[string][]string{"vda": host.Paths(next)}
 	holdBytes(t, next[len(next)-1].Path, 100, 2)
 	files := h.files(t)
 	p := h.runAll(t, r)["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || p.Refused[0].Path != next[len(next)-1].Path {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || p.Refused[0].Path != next[len(next)-1].Path {
 		t.Fatalf("%+v", p)
 	}
-	if !slices.Equal(web.Disks[0].Inactive, paths(next)) || !slices.Equal(h.files(t), files) {
+	if !slices.Equal(web.Disks[0].Inactive, host.Paths(next)) || !slices.Equal(h.files(t), files) {
 		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(h.files(t)))
 	}
-	if found := Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) {
+	if found := decide.Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	web.Disks[0].Chain = slices.Clone(next) // the restart
@@ -320,19 +322,19 @@ func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 
 // A guest that has stopped, or was started again, may have written to either.
 func TestAGuestThatStoppedWhileItWasMovedIsLeftToAPerson(t *testing.T) {
-	for _, state := range []State{ShutOff, Running} {
+	for _, state := range []host.State{host.ShutOff, host.Running} {
 		h, web, r, next := cutOff(t)
 		web.State = state
 		files := h.files(t)
 		p := h.runAll(t, r)["web"]
-		if p.Result != ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || p.Refused[0].Path != next[len(next)-1].Path {
+		if p.Result != decide.ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || p.Refused[0].Path != next[len(next)-1].Path {
 			t.Errorf("%s: %+v", state, p)
 		}
 		if !slices.Equal(h.files(t), files) {
 			t.Errorf("%s: files %v, were %v", state, h.short(h.files(t)), h.short(files))
 		}
-		web.State = ShutOff // what the manual says: the newer one is put in as the disk
-		must(h.Reconfigure(context.Background(), "web", map[string][]Layer{"vda": next}))
+		web.State = host.ShutOff // what the manual says: the newer one is put in as the disk
+		must(h.Reconfigure(context.Background(), "web", map[string][]host.Layer{"vda": next}))
 		h.finishes(t, with(rule(2), grafts), coalesce())
 		h.checkDone(t)
 	}
@@ -359,22 +361,22 @@ func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
 func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 	h, web, r := diedReady(t)
 	files := h.files(t)
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		web.State = state
 		p := h.runAll(t, r)["web"]
-		if len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || !strings.Contains(p.Refused[0].Detail, "docs/recovery.md") {
+		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || !strings.Contains(p.Refused[0].Detail, "docs/recovery.md") {
 			t.Errorf("%s: %+v", state, p)
 		}
 		if now := h.files(t); !slices.Equal(now, files) {
 			t.Errorf("%s: files are %q, were %q", state, now, files)
 		}
 	}
-	web.State = Running
+	web.State = host.Running
 	next := h.img("web." + name(11) + "_1.qcow2")
 	late := time.Now().Add(time.Minute)
 	must(os.Chtimes(next, late, late)) // who has written to it since?
-	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
-	if p := h.runAll(t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped {
+	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
+	if p := h.runAll(t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped {
 		t.Errorf("the new image was written to after the move: %+v", p)
 	}
 	now := time.Now()
@@ -385,7 +387,7 @@ func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 
 // Who moves the new image away has decided that the former one is right.
 func TestAGuestWhoseNewImageWasMovedAwayIsGraftedAgain(t *testing.T) {
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web, r := diedReady(t)
 		web.State = state
 		must(os.Rename(h.img("web."+name(11)+"_1.qcow2"), filepath.Join(h.dir, "kept")))
@@ -402,7 +404,7 @@ func TestNoRoomForATrialCloneIsToldAsNoSpace(t *testing.T) {
 	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
 	r := h.rotator(with(rule(2), grafts))
 	r.Options = coalesce()
-	if p := h.plan(t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace {
+	if p := h.plan(t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace {
 		t.Errorf("%+v", p)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // mergedByHand is a domain with three snapshots whose lowest overlay somebody has merged
@@ -20,7 +22,7 @@ func mergedByHand(t *testing.T) (*simHost, *simDomain) {
 	disk := &web.Disks[0]
 	above := disk.Chain[2].Path
 	disk.Chain = append(disk.Chain[:1:1], disk.Chain[2:]...)
-	disk.Inactive = paths(disk.Chain)
+	disk.Inactive = host.Paths(disk.Chain)
 	h.change(above, func(i *simImage) { i.Backing = disk.Chain[0].Path })
 	return h, web
 }
@@ -29,7 +31,7 @@ func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
 	h, _ := mergedByHand(t)
 	for n, certain := range map[int]bool{9: false, 10: false, 11: true} {
 		w := h.see(t)
-		err := Intact(w, w.Domain("web"), name(n))
+		err := decide.Intact(w, w.Domain("web"), name(n))
 		var refused *chain.RefusedError
 		if (err == nil) != certain || err != nil && !errors.As(err, &refused) {
 			t.Errorf("%s: %v", name(n), err)
@@ -51,21 +53,21 @@ func TestTheWayOutOfAMergeByHandCostsTheLostSnapshotAlone(t *testing.T) {
 	}
 	must(h.rotator(rule(5)).Forget(t.Context(), "web", []string{name(9)}))
 	w := h.see(t)
-	found := Diagnose(w, nil, noPolicies, hour(12))
+	found := decide.Diagnose(w, nil, noPolicies, hour(12))
 	must(Fix(t.Context(), h, w, found))
 	w = h.see(t)
 	for _, n := range []int{10, 11} {
-		must(Intact(w, w.Domain("web"), name(n)))
+		must(decide.Intact(w, w.Domain("web"), name(n)))
 	}
-	if p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{}); len(p.Refused) > 0 {
+	if p := decide.Decide(w, w.Domain("web"), rule(5), hour(13), decide.Options{}); len(p.Refused) > 0 {
 		t.Errorf("refused: %v", p.Refused)
 	}
 }
 
 func staleRemedy(t *testing.T, h *simHost) string {
 	t.Helper()
-	for _, f := range Diagnose(h.see(t), nil, noPolicies, hour(12)) {
-		if f.Code == FindStale && !f.Fixable {
+	for _, f := range decide.Diagnose(h.see(t), nil, noPolicies, hour(12)) {
+		if f.Code == decide.FindStale && !f.Fixable {
 			return f.Remedy
 		}
 	}
@@ -82,8 +84,8 @@ func TestASnapshotDefinedAgainDoesNotStopItsDomain(t *testing.T) {
 	h.take(web, []int{9, 10, 11})
 	web.Snapshots[2].Disks[0].State = web.Snapshots[2].Disks[0].State[:2]
 	w := h.see(t)
-	p := Decide(w, w.Domain("web"), rule(5), hour(13), Options{})
-	if len(p.Refused) > 0 || len(p.Steps) == 0 || p.Steps[0].Op != OpRedefine {
+	p := decide.Decide(w, w.Domain("web"), rule(5), hour(13), decide.Options{})
+	if len(p.Refused) > 0 || len(p.Steps) == 0 || p.Steps[0].Op != decide.OpRedefine {
 		t.Errorf("refused %v, steps %v", p.Refused, p.Steps)
 	}
 }
@@ -96,7 +98,7 @@ func TestALayerThatACloneNamesStays(t *testing.T) {
 	h.disk(web, "vda", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
 	clone := h.add("clone")
-	clone.State = ShutOff
+	clone.State = host.ShutOff
 	h.disk(clone, "vda", "web.qcow2", "web."+name(9)+".qcow2", "web."+name(10)+".qcow2", "clone.qcow2")
 	r := h.rotator(rule(2))
 	r.Options = coalesce()

@@ -6,42 +6,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
-
-// When says when a hook runs.
-type When string
-
-// A domain that has something to do gets Before, and, if that was started, exactly one
-// of the others, unless virt-rotate itself is killed. A domain that is refused
-// without anything to do gets Failed alone.
-const (
-	Before When = "before"
-	After  When = "after"
-	Failed When = "failed"
-)
-
-// A Hook is one program of the policy that a plan would run, or that was run.
-type Hook struct {
-	When    When              `json:"when"`
-	Command []string          `json:"command"`
-	Error   string            `json:"error,omitempty"`
-	Env     map[string]string `json:"-"` // what it is told, see docs/policy.md
-	Timeout time.Duration     `json:"-"`
-	Output  func(line string) `json:"-"` // takes what it says; from one goroutine
-}
 
 // maxHookError bounds what a hook is told of errors: an environment has no room
 // for pages. In bytes.
 const maxHookError = 4000
 
-func command(rule *policy.Rule, when When) []string {
+func command(rule *policy.Rule, when decide.When) []string {
 	switch when {
-	case Before:
+	case decide.Before:
 		return rule.Hooks.Before
-	case After:
+	case decide.After:
 		return rule.Hooks.After
 	default:
 		return rule.Hooks.Failed
@@ -49,18 +28,18 @@ func command(rule *policy.Rule, when When) []string {
 }
 
 // plannedHooks lists the hooks that a run of the plan would start if all goes well.
-func plannedHooks(rule *policy.Rule, p *Plan) []Hook {
-	var whens []When
-	if len(p.groups) > 0 {
-		whens = append(whens, Before)
+func plannedHooks(rule *policy.Rule, p *decide.Plan) []decide.Hook {
+	var whens []decide.When
+	if len(p.Groups) > 0 {
+		whens = append(whens, decide.Before)
 	}
-	if last := lastWhen(p, len(p.groups) > 0); last != "" {
+	if last := lastWhen(p, len(p.Groups) > 0); last != "" {
 		whens = append(whens, last)
 	}
-	var hooks []Hook
+	var hooks []decide.Hook
 	for _, when := range whens {
 		if argv := command(rule, when); len(argv) > 0 {
-			hooks = append(hooks, Hook{When: when, Command: argv})
+			hooks = append(hooks, decide.Hook{When: when, Command: argv})
 		}
 	}
 	return hooks
@@ -69,14 +48,14 @@ func plannedHooks(rule *policy.Rule, p *Plan) []Hook {
 // lastWhen says which hook ends the work on a domain; "" for none. Begun tells whether
 // there was any: a domain whose turn had not come when the run was interrupted has
 // nothing to tell.
-func lastWhen(p *Plan, begun bool) When {
+func lastWhen(p *decide.Plan, begun bool) decide.When {
 	switch {
-	case p.Result == ResultCanceled && !begun:
+	case p.Result == decide.ResultCanceled && !begun:
 		return ""
-	case p.Result == ResultCanceled, p.Result == ResultFailed, len(p.Refused) > 0:
-		return Failed
+	case p.Result == decide.ResultCanceled, p.Result == decide.ResultFailed, len(p.Refused) > 0:
+		return decide.Failed
 	case begun:
-		return After
+		return decide.After
 	}
 	return ""
 }
@@ -84,7 +63,7 @@ func lastWhen(p *Plan, begun bool) When {
 // firstHook runs the hook before the first step of a domain. It tells whether one was
 // run: time has gone by since the plan was made then. Where it fails, the plan
 // is refused.
-func (r *domainRun) firstHook(ctx context.Context, p *Plan) (ran bool) {
+func (r *domainRun) firstHook(ctx context.Context, p *decide.Plan) (ran bool) {
 	if r.begun {
 		return false
 	}
@@ -92,9 +71,9 @@ func (r *domainRun) firstHook(ctx context.Context, p *Plan) (ran bool) {
 	if r.Hook == nil || len(r.rule.Hooks.Before) == 0 {
 		return false
 	}
-	if err := r.hook(ctx, Before, p); err != nil && ctx.Err() == nil {
-		p.groups = nil
-		p.Refuse(CodeHook, r.rule.Hooks.Before[0], "nothing was changed, for the before hook failed: "+err.Error())
+	if err := r.hook(ctx, decide.Before, p); err != nil && ctx.Err() == nil {
+		p.Groups = nil
+		p.Refuse(host.CodeHook, r.rule.Hooks.Before[0], "nothing was changed, for the before hook failed: "+err.Error())
 	}
 	return true
 }
@@ -102,7 +81,7 @@ func (r *domainRun) firstHook(ctx context.Context, p *Plan) (ran bool) {
 // lastHook runs the hook that ends the work on a domain, also where the run has been
 // told to stop: what before began may need it. An error is a warning: what
 // was done is done.
-func (r *domainRun) lastHook(ctx context.Context, p *Plan) {
+func (r *domainRun) lastHook(ctx context.Context, p *decide.Plan) {
 	when := lastWhen(p, r.begun)
 	if r.Hook == nil || when == "" || len(command(r.rule, when)) == 0 {
 		return
@@ -112,8 +91,8 @@ func (r *domainRun) lastHook(ctx context.Context, p *Plan) {
 	}
 }
 
-func (r *domainRun) hook(ctx context.Context, when When, p *Plan) error {
-	h := Hook{When: when, Command: command(r.rule, when), Env: r.hookEnv(when, p), Timeout: r.rule.Hooks.Timeout}
+func (r *domainRun) hook(ctx context.Context, when decide.When, p *decide.Plan) error {
+	h := decide.Hook{When: when, Command: command(r.rule, when), Env: r.hookEnv(when, p), Timeout: r.rule.Hooks.Timeout}
 	last := ""
 	h.Output = func(line string) {
 		last = line
@@ -126,12 +105,12 @@ func (r *domainRun) hook(ctx context.Context, when When, p *Plan) error {
 	if err != nil {
 		h.Error = err.Error()
 	}
-	r.hooks = append(r.hooks, Hook{When: when, Command: h.Command, Error: h.Error})
+	r.hooks = append(r.hooks, decide.Hook{When: when, Command: h.Command, Error: h.Error})
 	return err
 }
 
 // hookEnv is what a hook is told. Before knows what is planned, the others what was done.
-func (r *domainRun) hookEnv(when When, p *Plan) map[string]string {
+func (r *domainRun) hookEnv(when decide.When, p *decide.Plan) map[string]string {
 	env := map[string]string{
 		"VIRT_ROTATE_HOOK": string(when), "VIRT_ROTATE_DOMAIN": p.Domain, "VIRT_ROTATE_POLICY": p.Policy,
 		"VIRT_ROTATE_STEPS": operations(p.Steps), "VIRT_ROTATE_UUID": "", "VIRT_ROTATE_STATE": "",
@@ -139,13 +118,13 @@ func (r *domainRun) hookEnv(when When, p *Plan) map[string]string {
 	if d := r.w.Domain(p.Domain); d != nil {
 		env["VIRT_ROTATE_UUID"], env["VIRT_ROTATE_STATE"] = d.UUID, string(d.State)
 	}
-	if when == Before {
+	if when == decide.Before {
 		return env
 	}
 	env["VIRT_ROTATE_RESULT"], env["VIRT_ROTATE_ERROR"] = p.Result, problems(p)
 	env["VIRT_ROTATE_SNAPSHOT"] = ""
 	for _, s := range p.Steps {
-		if s.Op == OpSnapshot {
+		if s.Op == decide.OpSnapshot {
 			env["VIRT_ROTATE_SNAPSHOT"] = s.Snapshot
 		}
 	}
@@ -155,7 +134,7 @@ func (r *domainRun) hookEnv(when When, p *Plan) map[string]string {
 }
 
 // operations lists what kinds of steps there are, in order.
-func operations(steps []Step) string {
+func operations(steps []decide.Step) string {
 	var ops []string
 	for _, s := range steps {
 		if !slices.Contains(ops, string(s.Op)) {
@@ -166,7 +145,7 @@ func operations(steps []Step) string {
 }
 
 // problems puts what went wrong into one line.
-func problems(p *Plan) string {
+func problems(p *decide.Plan) string {
 	var errs []string
 	if p.Error != "" {
 		errs = append(errs, p.Error)

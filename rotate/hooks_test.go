@@ -10,13 +10,16 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // A hookLog is what happens to domains, hooks and changes of the host, in order.
 type hookLog struct {
 	mu    sync.Mutex
 	lines []string
-	hooks []Hook
+	hooks []decide.Hook
 }
 
 func (l *hookLog) add(line string) {
@@ -33,9 +36,9 @@ func hooked() *policy.Rule {
 }
 
 // watch notes hooks and what changes the host. do is what the hooks do.
-func (h *simHost) watch(r *Rotator, do func(ctx context.Context, k Hook) error) *hookLog {
+func (h *simHost) watch(r *Rotator, do func(ctx context.Context, k decide.Hook) error) *hookLog {
 	l := &hookLog{}
-	r.Hook = func(ctx context.Context, k Hook) error {
+	r.Hook = func(ctx context.Context, k decide.Hook) error {
 		l.add(string(k.When) + " " + k.Env["VIRT_ROTATE_DOMAIN"])
 		l.mu.Lock()
 		l.hooks = append(l.hooks, k)
@@ -61,7 +64,7 @@ func TestHooksStandAroundTheSteps(t *testing.T) {
 	r := h.rotator(hooked())
 	l := h.watch(r, nil)
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultDone || len(p.Steps) == 0 || len(p.Warnings) > 0 {
+	if p.Result != decide.ResultDone || len(p.Steps) == 0 || len(p.Warnings) > 0 {
 		t.Fatalf("%+v", p)
 	}
 	n := len(l.lines)
@@ -88,7 +91,7 @@ func TestHooksStandAroundTheSteps(t *testing.T) {
 		t.Errorf("%+v", k)
 	}
 	l.lines = nil
-	if p := h.runAll(t, r)["web"]; p.Result != ResultNothing || len(l.lines) > 0 || len(p.Hooks) > 0 {
+	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultNothing || len(l.lines) > 0 || len(p.Hooks) > 0 {
 		t.Errorf("with nothing to do: %q %+v", l.lines, p)
 	}
 	h.checkDone(t)
@@ -102,8 +105,8 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	h.take(db, []int{9, 10, 11})
 	chain, snaps := fmt.Sprint(h.find("web").Disks), fmt.Sprint(h.find("web").Snapshots)
 	r := h.rotator(hooked())
-	h.watch(r, func(_ context.Context, k Hook) error {
-		if k.When == Before && k.Env["VIRT_ROTATE_DOMAIN"] == "web" {
+	h.watch(r, func(_ context.Context, k decide.Hook) error {
+		if k.When == decide.Before && k.Env["VIRT_ROTATE_DOMAIN"] == "web" {
 			k.Output("the database does not answer")
 			return errors.New("exit status 3")
 		}
@@ -117,14 +120,14 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	}
 	plans := h.runAll(t, r)
 	web := plans["web"]
-	if web.Result != ResultRefused || len(web.Steps) > 0 || len(web.Refused) != 1 || web.Refused[0].Code != CodeHook || web.Refused[0].Path != "/before" ||
+	if web.Result != decide.ResultRefused || len(web.Steps) > 0 || len(web.Refused) != 1 || web.Refused[0].Code != host.CodeHook || web.Refused[0].Path != "/before" ||
 		!strings.Contains(web.Refused[0].Detail, "exit status 3 (its last words: the database does not answer)") {
 		t.Errorf("%+v", web)
 	}
 	if !slices.Equal(said, []string{"web: before hook: the database does not answer"}) {
 		t.Errorf("said %q", said)
 	}
-	if len(web.Hooks) != 2 || web.Hooks[0].Error == "" || web.Hooks[1].When != Failed || web.Hooks[1].Error != "" {
+	if len(web.Hooks) != 2 || web.Hooks[0].Error == "" || web.Hooks[1].When != decide.Failed || web.Hooks[1].Error != "" {
 		t.Errorf("hooks %+v", web.Hooks)
 	}
 	if now := fmt.Sprint(h.find("web").Disks); now != chain {
@@ -133,10 +136,10 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	if now := fmt.Sprint(h.find("web").Snapshots); now != snaps {
 		t.Errorf("the snapshots were %s, are %s", snaps, now)
 	}
-	if intents, err := newJournal(r.Observer.StateDir).load(); err != nil || len(intents) > 0 {
+	if intents, err := journal.In(r.Observer.StateDir).Load(); err != nil || len(intents) > 0 {
 		t.Errorf("intents %v, %v", intents, err)
 	}
-	if plans["db"].Result != ResultDone {
+	if plans["db"].Result != decide.ResultDone {
 		t.Errorf("the other domain: %+v", plans["db"])
 	}
 	h.checkData(t)
@@ -151,9 +154,9 @@ func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
 		result string
 		told   string
 	}{
-		{"a step fails", one(9, 10, 11), "call merge", []string{"before web", "failed web"}, ResultFailed, errSim.Error()},
-		{"refused", func(h *simHost, web *simDomain) { one(9, 10, 11)(h, web); web.ManagedSave = true }, "", []string{"failed web"}, ResultRefused, "refused (managed-save)"},
-		{"a failure before any step", func(h *simHost, web *simDomain) { one(9)(h, web); web.beyondUs = true }, "call snapshot", []string{"before web", "failed web"}, ResultFailed, errSim.Error()},
+		{"a step fails", one(9, 10, 11), "call merge", []string{"before web", "failed web"}, decide.ResultFailed, errSim.Error()},
+		{"refused", func(h *simHost, web *simDomain) { one(9, 10, 11)(h, web); web.ManagedSave = true }, "", []string{"failed web"}, decide.ResultRefused, "refused (managed-save)"},
+		{"a failure before any step", func(h *simHost, web *simDomain) { one(9)(h, web); web.beyondUs = true }, "call snapshot", []string{"before web", "failed web"}, decide.ResultFailed, errSim.Error()},
 	} {
 		h := newSim(t)
 		c.build(h, h.add("web"))
@@ -181,14 +184,14 @@ func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
 	r := h.rotator(hooked())
-	l := h.watch(r, func(_ context.Context, k Hook) error {
-		if k.When == After {
+	l := h.watch(r, func(_ context.Context, k decide.Hook) error {
+		if k.When == decide.After {
 			return errors.New("exit status 1")
 		}
 		return nil
 	})
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultDone || len(p.Warnings) != 1 || p.Warnings[0] != "the after hook failed: exit status 1" || len(p.Refused) > 0 {
+	if p.Result != decide.ResultDone || len(p.Warnings) != 1 || p.Warnings[0] != "the after hook failed: exit status 1" || len(p.Refused) > 0 {
 		t.Errorf("%+v", p)
 	}
 	if slices.Contains(l.lines, "failed web") {
@@ -209,39 +212,39 @@ func TestAnInterruptedRunEndsWhatItBegan(t *testing.T) {
 		}
 		return nil
 	}
-	l := h.watch(r, func(ctx context.Context, k Hook) error {
-		if k.When != Before && ctx.Err() != nil {
+	l := h.watch(r, func(ctx context.Context, k decide.Hook) error {
+		if k.When != decide.Before && ctx.Err() != nil {
 			t.Error("the last hook has a context that is over")
 		}
 		return nil
 	})
 	plans, err := r.Run(ctx, nil)
-	if err != nil || plans[0].Result != ResultCanceled || l.lines[len(l.lines)-1] != "failed web" {
+	if err != nil || plans[0].Result != decide.ResultCanceled || l.lines[len(l.lines)-1] != "failed web" {
 		t.Errorf("%v %+v %q", err, plans, l.lines)
 	}
-	if env := l.hooks[1].Env; env["VIRT_ROTATE_RESULT"] != ResultCanceled {
+	if env := l.hooks[1].Env; env["VIRT_ROTATE_RESULT"] != decide.ResultCanceled {
 		t.Errorf("%q", env)
 	}
 }
 
 func TestWhichHookEndsTheWork(t *testing.T) {
-	refused := []Refusal{{Code: CodeNoSpace}}
+	refused := []decide.Refusal{{Code: host.CodeNoSpace}}
 	for _, c := range []struct {
-		p     Plan
+		p     decide.Plan
 		begun bool
-		want  When
+		want  decide.When
 	}{
-		{Plan{Result: ResultNothing}, false, ""},
-		{Plan{Result: ResultSkipped}, false, ""},
-		{Plan{Result: ResultNothing}, true, After},
-		{Plan{Result: ResultDone}, true, After},
-		{Plan{Result: ResultPlanned}, true, After},
-		{Plan{Result: ResultPartly, Refused: refused}, true, Failed},
-		{Plan{Result: ResultRefused, Refused: refused}, false, Failed},
-		{Plan{Result: ResultFailed}, false, Failed},
-		{Plan{Result: ResultCanceled}, true, Failed},
-		{Plan{Result: ResultCanceled}, false, ""},
-		{Plan{Result: ResultCanceled, Refused: refused}, false, ""},
+		{decide.Plan{Result: decide.ResultNothing}, false, ""},
+		{decide.Plan{Result: decide.ResultSkipped}, false, ""},
+		{decide.Plan{Result: decide.ResultNothing}, true, decide.After},
+		{decide.Plan{Result: decide.ResultDone}, true, decide.After},
+		{decide.Plan{Result: decide.ResultPlanned}, true, decide.After},
+		{decide.Plan{Result: decide.ResultPartly, Refused: refused}, true, decide.Failed},
+		{decide.Plan{Result: decide.ResultRefused, Refused: refused}, false, decide.Failed},
+		{decide.Plan{Result: decide.ResultFailed}, false, decide.Failed},
+		{decide.Plan{Result: decide.ResultCanceled}, true, decide.Failed},
+		{decide.Plan{Result: decide.ResultCanceled}, false, ""},
+		{decide.Plan{Result: decide.ResultCanceled, Refused: refused}, false, ""},
 	} {
 		if got := lastWhen(&c.p, c.begun); got != c.want {
 			t.Errorf("%s, begun %t: %q, want %q", c.p.Result, c.begun, got, c.want)
@@ -255,8 +258,8 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	r := h.rotator(hooked())
-	l := h.watch(r, func(_ context.Context, k Hook) error {
-		if k.When == Before {
+	l := h.watch(r, func(_ context.Context, k decide.Hook) error {
+		if k.When == decide.Before {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			web.ManagedSave = true
@@ -264,7 +267,7 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 		return nil
 	})
 	p := h.runAll(t, r)["web"]
-	if want := []string{"before web", "failed web"}; p.Result != ResultRefused || len(p.Steps) > 0 || !slices.Equal(l.lines, want) {
+	if want := []string{"before web", "failed web"}; p.Result != decide.ResultRefused || len(p.Steps) > 0 || !slices.Equal(l.lines, want) {
 		t.Errorf("%+v %q", p, l.lines)
 	}
 }
@@ -275,11 +278,11 @@ func TestAPlanTellsItsHooksAndRunsNone(t *testing.T) {
 	r := h.rotator(hooked())
 	l := h.watch(r, nil)
 	p := h.plan(t, r, "web")
-	if len(l.lines) > 0 || len(p.Hooks) != 2 || p.Hooks[0].When != Before || p.Hooks[1].When != After || p.Hooks[1].Command[0] != "/after" {
+	if len(l.lines) > 0 || len(p.Hooks) != 2 || p.Hooks[0].When != decide.Before || p.Hooks[1].When != decide.After || p.Hooks[1].Command[0] != "/after" {
 		t.Errorf("%q %+v", l.lines, p.Hooks)
 	}
 	h.find("web").ManagedSave = true
-	if p = h.plan(t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != Failed {
+	if p = h.plan(t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != decide.Failed {
 		t.Errorf("refused: %q %+v", l.lines, p.Hooks)
 	}
 }

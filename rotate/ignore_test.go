@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // Whether the base is merged into, with files that somebody has said to build on nothing.
@@ -40,7 +43,7 @@ func TestIgnoredImagesEndDoubtsAndNothingElse(t *testing.T) {
 		{"ignored, but the disk of a domain that is off", func(h *simHost) {
 			other := h.add("other")
 			h.disk(other, "vda", "web.qcow2", "clone.qcow2")
-			other.State, other.cut = ShutOff, true
+			other.State, other.cut = host.ShutOff, true
 			unreadable(h.img("clone.qcow2"))
 		}, []string{"clone.qcow2"}, false},
 		{"ignored, but a domain has it after a restart", func(h *simHost) {
@@ -68,7 +71,7 @@ func TestIgnoredImagesEndDoubtsAndNothingElse(t *testing.T) {
 			if c.merges {
 				h.checkData(t)
 			}
-			if merged := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }); merged != c.merges || (h.pinned() != before) != c.merges {
+			if merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }); merged != c.merges || (h.pinned() != before) != c.merges {
 				t.Errorf("merged: %t, base written: %t, want %t", merged, h.pinned() != before, c.merges)
 			}
 		})

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // A baton lets one of several goroutines run at a time. Each hands it on at every event
@@ -70,7 +72,7 @@ func (b *baton) end() {
 }
 
 // interleaved runs the rotation of n domains, one step of any of them at a time.
-func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[string]Plan {
+func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[string]decide.Plan {
 	t.Helper()
 	b := &baton{rng: rand.New(rand.NewPCG(seed, 7))}
 	started := false
@@ -86,7 +88,7 @@ func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[s
 	}
 	r.crash = func(string) { b.hand() }
 	r.storages.blocked = b.block
-	r.Ended = func(Plan) { b.end() }
+	r.Ended = func(decide.Plan) { b.end() }
 	r.Options.MaxParallel = n
 	plans := h.runAll(t, r)
 	h.event, r.crash, r.storages.blocked, r.Ended = func(string) error { return nil }, nil, nil, nil
@@ -127,7 +129,7 @@ func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
 			h.goBack(t, d, name(6+rng.IntN(3)))
 		}
 		if rng.IntN(4) == 0 {
-			d.State = ShutOff
+			d.State = host.ShutOff
 		}
 	}
 	return h, r, n
@@ -136,20 +138,20 @@ func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
 // goBack restores a snapshot of the domain and starts it.
 func (h *simHost) goBack(t *testing.T, d *simDomain, snapshot string) {
 	t.Helper()
-	d.State = ShutOff
-	p, err := h.rotator(rule(20)).Restore(context.Background(), d.Name, snapshot, RestoreOptions{})
-	if err != nil || p.Result != ResultDone {
+	d.State = host.ShutOff
+	p, err := h.rotator(rule(20)).Restore(context.Background(), d.Name, snapshot, decide.RestoreOptions{})
+	if err != nil || p.Result != decide.ResultDone {
 		t.Fatalf("%+v %v", p, err)
 	}
 	for target, state := range d.states[snapshot] {
 		d.want[target] = maps.Clone(state)
 	}
-	d.State = Running
+	d.State = host.Running
 	h.write(d, "vda", 3)
 }
 
 // whole is all of what a run leaves, without the directory.
-func (h *simHost) whole(t *testing.T, plans map[string]Plan) string {
+func (h *simHost) whole(t *testing.T, plans map[string]decide.Plan) string {
 	var out strings.Builder
 	for _, d := range h.domains {
 		p := plans[d.Name]
@@ -158,7 +160,7 @@ func (h *simHost) whole(t *testing.T, plans map[string]Plan) string {
 			fmt.Fprintln(&out, "  ", line)
 		}
 		for i := range d.Disks {
-			fmt.Fprintln(&out, "  ", d.Disks[i].Target, h.short(paths(d.Disks[i].Chain)))
+			fmt.Fprintln(&out, "  ", d.Disks[i].Target, h.short(host.Paths(d.Disks[i].Chain)))
 		}
 		for i := range d.Snapshots {
 			s := &d.Snapshots[i]

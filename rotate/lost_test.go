@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // missed lets libvirt miss the end of a merge of ours: the images are merged,
@@ -23,25 +26,25 @@ func missed(t *testing.T) (*simHost, *simDomain, *Rotator) {
 		t.Fatal("no merge")
 	}
 	h.afterCrash(jobsFinish)
-	web.Disks[0].Chain, web.Disks[0].Inactive = old, paths(old)
+	web.Disks[0].Chain, web.Disks[0].Inactive = old, host.Paths(old)
 	return h, web, r
 }
 
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 	h, web, r := missed(t)
-	web.State = ShutOff
+	web.State = host.ShutOff
 	skip := h.rotator(with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip }))
 	skip.Options = r.Options
-	if p := h.runAll(t, skip)["web"]; slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op != OpRedefine }) || len(p.Refused) > 0 {
+	if p := h.runAll(t, skip)["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpRedefine }) || len(p.Refused) > 0 {
 		t.Errorf("while the guest is off: %+v", p)
 	}
 	if left := h.files(t); !slices.ContainsFunc(left, func(f string) bool { return strings.Contains(f, name(9)) }) {
 		t.Fatalf("the merged layer is gone: %q", left)
 	}
-	web.State = Running // it starts from the XML, through the merged layer
+	web.State = host.Running // it starts from the XML, through the merged layer
 	hold(t, h.img("web."+name(9)+".qcow2"))
 	p := h.plan(t, r, "web")
-	i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+	i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 	if i < 0 || p.Steps[i].Top != h.img("web."+name(9)+".qcow2") {
 		t.Errorf("no second merge: %+v", p)
 	}
@@ -50,10 +53,10 @@ func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 func TestAGuestOnAChainThatLibvirtMissedWaitsForItsRestart(t *testing.T) {
 	h, web, r := missed(t)
 	p := h.runAll(t, r)["web"] // nobody has the merged layer open here
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || len(p.Steps) > 0 {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || len(p.Steps) > 0 {
 		t.Fatalf("%+v", p)
 	}
-	if !slices.Equal(web.Disks[0].Inactive, paths(web.Disks[0].Chain)) {
+	if !slices.Equal(web.Disks[0].Inactive, host.Paths(web.Disks[0].Chain)) {
 		t.Error("the configuration was changed")
 	}
 }
@@ -63,18 +66,18 @@ func TestAGuestOnAChainThatLibvirtMissedWaitsForItsRestart(t *testing.T) {
 func TestAMergeThatWasCutOffIsDoneAgainBeforeASnapshot(t *testing.T) {
 	for _, open := range []bool{true, false} {
 		h, web, r := missed(t)
-		web.State = ShutOff
+		web.State = host.ShutOff
 		h.write(web, "vda", 3)
 		shut := h.img("strange.qcow2")
 		if !open { // nothing may be merged beside an image that cannot be read
 			must(os.WriteFile(shut, []byte("broken"), 0o600))
 		}
-		r.Options = Options{IgnoreEvery: true}
+		r.Options = decide.Options{IgnoreEvery: true}
 		p := h.runAll(t, r)["web"]
 		h.checkData(t)
-		left, err := newJournal(r.Observer.StateDir).load()
+		left, err := journal.In(r.Observer.StateDir).Load()
 		must(err)
-		if taken := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpSnapshot }); taken != open || p.Result == ResultFailed || open != (left[web.UUID] == nil) {
+		if taken := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpSnapshot }); taken != open || p.Result == decide.ResultFailed || open != (left[web.UUID] == nil) {
 			t.Errorf("merges can be done: %v: %+v, intents %+v", open, p, left)
 		}
 		_ = os.Remove(shut)

@@ -3,6 +3,9 @@ package rotate
 import (
 	"slices"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // A directory that a domain names is no image, and nothing is looked for beside it.
@@ -22,7 +25,7 @@ func TestADirectoryThatADomainNamesIsNoImage(t *testing.T) {
 // A layer that another domain names goes under no circumstances: that domain could not be
 // started, though its data is in the layer above.
 func TestALayerThatAnotherDomainNamesStays(t *testing.T) {
-	for _, state := range []State{Running, ShutOff} {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
 		for _, top := range []string{"other.qcow2", ""} {
 			h := newSim(t)
 			web := h.add("web")
@@ -35,8 +38,8 @@ func TestALayerThatAnotherDomainNamesStays(t *testing.T) {
 			}
 			h.disk(other, "vda", images...)
 			r := merging(h, rule(1))
-			for _, p := range []Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
-				if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge || s.Op == OpDeleteFile }) {
+			for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+				if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge || s.Op == decide.OpDeleteFile }) {
 					t.Errorf("%s %q: %v", state, top, h.lines(t, p.Steps))
 				}
 			}
@@ -53,7 +56,7 @@ func TestWhatAHeaderNamesBesideTheChainIsKept(t *testing.T) {
 	h.disk(other, "vda", "else.qcow2", "other.qcow2")
 	h.change(h.img("other.qcow2"), func(i *simImage) { i.Backing = h.img("web." + name(9) + ".qcow2") })
 	r := merging(h, rule(2))
-	if p := h.plan(t, r, "web"); slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge || s.Op == OpDeleteFile }) {
+	if p := h.plan(t, r, "web"); slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge || s.Op == decide.OpDeleteFile }) {
 		t.Errorf("%v", h.lines(t, p.Steps))
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // off is a host with one domain that is shut off and has snapshots of these hours.
@@ -16,7 +18,7 @@ func off(t *testing.T, hours ...int) (*simHost, *simDomain) {
 	h := newSim(t)
 	web := h.add("web")
 	one(hours...)(h, web)
-	web.State, web.cut = ShutOff, true
+	web.State, web.cut = host.ShutOff, true
 	return h, web
 }
 
@@ -43,15 +45,15 @@ func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 	if len(p.Steps) > 0 || !strings.Contains(p.Waiting, "nothing was written since "+name(10)) {
 		t.Errorf("%+v", p)
 	}
-	r.Options = Options{IgnoreEvery: true}
-	if p := h.runAll(t, r)["web"]; len(p.Steps) != 1 || p.Steps[0].Op != OpSnapshot {
+	r.Options = decide.Options{IgnoreEvery: true}
+	if p := h.runAll(t, r)["web"]; len(p.Steps) != 1 || p.Steps[0].Op != decide.OpSnapshot {
 		t.Errorf("asked for: %+v", p)
 	}
 }
 
 func TestAMergeThatIsCutOffWhileTheGuestIsOffIsDoneAgain(t *testing.T) {
 	h, web, r := missed(t)
-	web.State = ShutOff
+	web.State = host.ShutOff
 	h.runAll(t, r)
 	h.checkDone(t)
 	if slices.ContainsFunc(h.files(t), func(f string) bool { return strings.Contains(f, name(9)) }) {
@@ -69,12 +71,12 @@ func TestAGuestThatStoppedInAPivotIsLeftAlone(t *testing.T) {
 		t.Fatal("no merge")
 	}
 	h.afterCrash(jobsDie)
-	web.State = ShutOff
+	web.State = host.ShutOff
 	p := h.runAll(t, h.rotator(nothing))["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeStopped || len(p.Steps) > 0 {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || len(p.Steps) > 0 {
 		t.Errorf("%+v", p)
 	}
-	web.State = Running
+	web.State = host.Running
 	h.runAll(t, h.rotator(nothing))
 	h.checkDone(t)
 }
@@ -85,7 +87,7 @@ func TestWhatTheEngineWouldRefuseIsRefusedBeforeAnythingIsDone(t *testing.T) {
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if p.Result != ResultFailed || !strings.Contains(p.Error, "nothing was changed: web.qcow2: refcounts are dirty") || len(web.Snapshots) != 3 {
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "nothing was changed: web.qcow2: refcounts are dirty") || len(web.Snapshots) != 3 {
 		t.Errorf("%+v", p)
 	}
 }
@@ -93,11 +95,11 @@ func TestWhatTheEngineWouldRefuseIsRefusedBeforeAnythingIsDone(t *testing.T) {
 // Guests start and stop at any moment of a run: it plans anew.
 func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 	for _, c := range []struct {
-		from, to State
+		from, to host.State
 		at       string
 	}{
-		{ShutOff, Running, "call check"}, {ShutOff, Running, "call drop-metadata"}, {ShutOff, Running, "call engine"}, {ShutOff, Running, "call redefine"},
-		{Running, ShutOff, "call rehearse"}, {Running, ShutOff, "call drop-metadata"}, {Running, ShutOff, "call merge"}, {Running, ShutOff, "call redefine"},
+		{host.ShutOff, host.Running, "call check"}, {host.ShutOff, host.Running, "call drop-metadata"}, {host.ShutOff, host.Running, "call engine"}, {host.ShutOff, host.Running, "call redefine"},
+		{host.Running, host.ShutOff, "call rehearse"}, {host.Running, host.ShutOff, "call drop-metadata"}, {host.Running, host.ShutOff, "call merge"}, {host.Running, host.ShutOff, "call redefine"},
 	} {
 		h := newSim(t)
 		web := h.add("web")
@@ -113,7 +115,7 @@ func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
 		p := h.runAll(t, r)["web"]
-		if !turned || p.Result != ResultDone || len(web.Disks[0].Chain) != 3 {
+		if !turned || p.Result != decide.ResultDone || len(web.Disks[0].Chain) != 3 {
 			t.Errorf("%s at %s: %+v", c.to, c.at, p)
 		}
 		h.checkDone(t)
@@ -132,10 +134,10 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 		if !dieAt(h, r, "on record") {
 			t.Fatal("the merge was not put on record")
 		}
-		web.State, web.Disks[0].Chain = Running, old // it was started on the old chain in that moment
-		h.qemu = map[string][]string{"vda": paths(old)}
+		web.State, web.Disks[0].Chain = host.Running, old // it was started on the old chain in that moment
+		h.qemu = map[string][]string{"vda": host.Paths(old)}
 		h.write(web, "vda", 3)
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("keep %d: %+v", last, p)
 		}
 		h.checkDone(t)
@@ -156,7 +158,7 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // more than a tick of the clock of files
 	h.change(top, func(i *simImage) { i.Blocks[3] = 999 })
 	p := h.runAll(t, r)["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeLeftover || !slices.Contains(h.files(t), top) {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || !slices.Contains(h.files(t), top) {
 		t.Errorf("%+v", p)
 	}
 }
@@ -166,11 +168,11 @@ func TestAStartThatIsUnderWayKeepsTheOldChain(t *testing.T) {
 	web.cut = false
 	r := h.rotator(rule(2))
 	r.Options = coalesce()
-	old := paths(web.Disks[0].Chain)
+	old := host.Paths(web.Disks[0].Chain)
 	h.starting = true
 	r.StartPatience = 50 * time.Millisecond
 	p := h.runAll(t, r)["web"]
-	if p.Result == ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
+	if p.Result == decide.ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
 		t.Errorf("starts from %v: %+v", web.Disks[0].Inactive, p)
 	}
 	h.starting = false

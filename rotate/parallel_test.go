@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // many adds domains with a disk each, half of them on the second file system.
@@ -46,7 +47,7 @@ func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
 		return nil
 	}
 	for name, p := range h.runAll(t, h.rotator(rule(1))) {
-		if p.Result != ResultDone {
+		if p.Result != decide.ResultDone {
 			t.Errorf("%s: %+v", name, p)
 		}
 	}
@@ -63,7 +64,7 @@ func TestManyDomainsInParallel(t *testing.T) {
 	for n := 12; n < 15; n++ {
 		h.now = hour(n)
 		for name, p := range h.runAll(t, r) {
-			if p.Result != ResultDone {
+			if p.Result != decide.ResultDone {
 				t.Errorf("%s: %+v", name, p)
 			}
 		}
@@ -91,7 +92,7 @@ func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
 		}
 	}
 	for name, p := range h.runAll(t, r) {
-		if p.Result != ResultDone {
+		if p.Result != decide.ResultDone {
 			t.Errorf("%s: %s %s", name, p.Result, h.brief(p.Error))
 		}
 	}
@@ -115,13 +116,13 @@ func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
 			t.Fatalf("%s: %v", place, err)
 		}
 		for _, p := range plans {
-			if p.Result != ResultCanceled || !strings.Contains(p.Error, "interrupted") {
+			if p.Result != decide.ResultCanceled || !strings.Contains(p.Error, "interrupted") {
 				t.Errorf("%s: %+v", place, p)
 			}
 		}
 		h.checkData(t)
 		h.event = func(string) error { return nil }
-		h.finishes(t, rule(2), Options{})
+		h.finishes(t, rule(2), decide.Options{})
 		h.checkDone(t)
 	}
 }
@@ -163,7 +164,7 @@ func TestMaxParallelBoundsTheDomainsAtWork(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			at[e.Domain] = true
-			if e.Kind == EventDone && e.Step.Op == OpDeleteFile { // the last step of each
+			if e.Kind == EventDone && e.Step.Op == decide.OpDeleteFile { // the last step of each
 				delete(at, e.Domain)
 			}
 			most = max(most, len(at))
@@ -172,7 +173,7 @@ func TestMaxParallelBoundsTheDomainsAtWork(t *testing.T) {
 		if err != nil || most > limit || limit == 1 && most != 1 {
 			t.Errorf("%d at a time, at most %d wanted: %v", most, limit, err)
 		}
-		sum := Summarize(plans)
+		sum := decide.Summarize(plans)
 		if sum.Domains != 6 || sum.Done != 6 || sum.Taken != 6 || sum.Merged == 0 || sum.Freed == 0 || sum.Failed+sum.Refused+sum.Nothing != 0 {
 			t.Errorf("%+v", sum)
 		}

@@ -5,11 +5,13 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // missedPivot lets libvirt miss that QEMU has moved the guest onto the base
 // of an active commit.
-func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
+func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	t.Helper()
 	h := newSim(t)
 	web := h.add("web")
@@ -23,7 +25,7 @@ func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []Layer) {
 		t.Fatal("no pivot")
 	}
 	h.afterCrash(jobsDie)
-	web.Disks[0].Chain, web.Disks[0].Inactive = old, paths(old)
+	web.Disks[0].Chain, web.Disks[0].Inactive = old, host.Paths(old)
 	return h, web, r, old
 }
 
@@ -32,17 +34,17 @@ func TestAGuestWhosePivotLibvirtMissedStartsFromTheBase(t *testing.T) {
 	base, top := old[0].Path, old[1].Path
 	holdBytes(t, base, 100, 2) // QEMU reads and writes it
 	p := h.runAll(t, r)["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeRestart || p.Refused[0].Path != base || p.Result != ResultPartly {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || p.Refused[0].Path != base || p.Result != decide.ResultPartly {
 		t.Fatalf("%+v", p)
 	}
-	if found := Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindRestart }) ||
-		slices.ContainsFunc(found, func(f Finding) bool { return f.Code == FindConfig }) {
+	if found := decide.Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) ||
+		slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindConfig }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	if have := web.Disks[0].Inactive; !slices.Equal(have, []string{base}) {
 		t.Errorf("the guest would start from %v", have)
 	}
-	if p = h.runAll(t, r)["web"]; p.Result != ResultRefused || len(p.Steps) > 0 || p.Refused[0].Code != CodeRestart {
+	if p = h.runAll(t, r)["web"]; p.Result != decide.ResultRefused || len(p.Steps) > 0 || p.Refused[0].Code != host.CodeRestart {
 		t.Errorf("the second time: %+v", p)
 	}
 	web.Disks[0].Chain = old[:1] // the restart
@@ -63,13 +65,13 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 		"it writes to nothing that is locked":       {1, false, false},
 	} {
 		h, web, r, old := missedPivot(t)
-		h.qemu = map[string][]string{web.Disks[0].Target: paths(old[:c.chain])}
+		h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(old[:c.chain])}
 		if c.locked {
 			holdBytes(t, old[0].Path, 100, 2)
 			holdBytes(t, old[1].Path, 100, 2)
 		}
 		p := h.plan(t, r, "web")
-		if missed := len(p.Refused) > 0 && p.Refused[0].Code == CodeRestart; missed != c.missed {
+		if missed := len(p.Refused) > 0 && p.Refused[0].Code == host.CodeRestart; missed != c.missed {
 			t.Errorf("%s: %+v", name, p)
 		}
 	}
@@ -77,13 +79,13 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 
 func TestAGuestThatQEMURunsOnTheOldChainIsMergedAgain(t *testing.T) {
 	h, web, r := missed(t)
-	h.qemu = map[string][]string{web.Disks[0].Target: paths(web.Disks[0].Chain)}
-	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge }) {
+	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
+	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p)
 	}
-	h.qemu[web.Disks[0].Target] = slices.Delete(paths(web.Disks[0].Chain), 1, 2)
+	h.qemu[web.Disks[0].Target] = slices.Delete(host.Paths(web.Disks[0].Chain), 1, 2)
 	hold(t, h.img("web."+name(9)+".qcow2")) // open, but in no chain
-	if p := h.plan(t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != CodeRestart {
+	if p := h.plan(t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != host.CodeRestart {
 		t.Errorf("%+v", p)
 	}
 }
@@ -100,7 +102,7 @@ func TestWhereQEMUIsNotAskedLocksAreTheEvidence(t *testing.T) {
 		if len(p.Refused) > 0 {
 			t.Errorf("%s: %+v", name, p)
 		}
-		if !slices.Equal(web.Disks[0].Inactive, paths(old)) {
+		if !slices.Equal(web.Disks[0].Inactive, host.Paths(old)) {
 			t.Errorf("%s: the configuration has changed", name)
 		}
 	}

@@ -6,15 +6,18 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // The keys are a contract with the scripts of administrators.
 func TestTheKeysOfAPlanInJSON(t *testing.T) {
-	full := Plan{
-		Domain: "web", Policy: "p", State: Running, Result: ResultPartly, Error: "e", Waiting: "w",
-		Steps:   []Step{{OpMerge, "s", "vda", "commit", "/top", "/base", "/path", 7, "because"}},
-		Refused: []Refusal{{CodeNoSpace, "/path", "full"}},
-		Hooks:   []Hook{{When: Failed, Command: []string{"/bin/x", "y"}, Error: "exit status 1"}}, Warnings: []string{"w"},
+	full := decide.Plan{
+		Domain: "web", Policy: "p", State: host.Running, Result: decide.ResultPartly, Error: "e", Waiting: "w",
+		Steps:   []decide.Step{{Op: decide.OpMerge, Snapshot: "s", Disk: "vda", Method: "commit", Top: "/top", Base: "/base", Path: "/path", Bytes: 7, Reason: "because"}},
+		Refused: []decide.Refusal{{Code: host.CodeNoSpace, Path: "/path", Detail: "full"}},
+		Hooks:   []decide.Hook{{When: decide.Failed, Command: []string{"/bin/x", "y"}, Error: "exit status 1"}}, Warnings: []string{"w"},
 	}
 	const want = `{"name":"web","policy":"p","state":"running",` +
 		`"steps":[{"op":"merge","snapshot":"s","disk":"vda","method":"commit","top":"/top","base":"/base","path":"/path","bytes":7,"reason":"because"}],` +

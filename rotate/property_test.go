@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // Whatever guests, policies, foreign snapshots and clones there are: each run
@@ -58,7 +59,7 @@ func newRandomHost(t *testing.T, seed uint64) *randomHost {
 	for i := range h.IntN(3) {
 		other := h.addRandom(fmt.Sprintf("other%d", i), true)
 		if h.IntN(2) == 0 {
-			other.State, other.cut = ShutOff, h.IntN(2) == 0
+			other.State, other.cut = host.ShutOff, h.IntN(2) == 0
 		}
 	}
 	return h
@@ -90,7 +91,7 @@ func (h *randomHost) meddle() {
 	h.count++
 	switch h.IntN(8) {
 	case 0:
-		if d.State == Running {
+		if d.State == host.Running {
 			h.freeze(d, fmt.Sprintf("mine%d", h.count), "", h.now)
 		}
 	case 1:
@@ -160,7 +161,7 @@ func (h *randomHost) expected(d *simDomain) []string {
 	}
 	due := len(taken) == 0 || h.rule.Due(taken[len(taken)-1].Time, h.now)
 	if due && !h.rule.Keep.None() {
-		taken = append(taken, policy.Snapshot{Name: "p-" + h.now.Format(stamp), Time: h.now})
+		taken = append(taken, policy.Snapshot{Name: "p-" + h.now.Format(host.Stamp), Time: h.now})
 		names = append(names, taken[len(taken)-1].Name)
 	}
 	for _, v := range h.rule.Keep.Apply(taken, h.now) {
@@ -179,7 +180,7 @@ func (h *randomHost) checkShortest(t *testing.T, d *simDomain) {
 	}
 	users := h.users(t)
 	for i := range d.Disks {
-		chain := paths(d.Disks[i].Chain)
+		chain := host.Paths(d.Disks[i].Chain)
 		for k := 1; k < len(chain); k++ {
 			above := ""
 			if k+1 < len(chain) {
@@ -206,8 +207,8 @@ func (h *randomHost) users(t *testing.T) map[string]int {
 
 // tookWith tells whether a snapshot, or a foreign one, came into being with the overlay.
 func (d *simDomain) tookWith(overlay string, foreign bool) bool {
-	return overlay != "" && slices.ContainsFunc(d.Snapshots, func(s Snapshot) bool {
-		return (!foreign || !strings.HasPrefix(s.Name, "p-")) && slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay == overlay })
+	return overlay != "" && slices.ContainsFunc(d.Snapshots, func(s host.Snapshot) bool {
+		return (!foreign || !strings.HasPrefix(s.Name, "p-")) && slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool { return sd.Overlay == overlay })
 	})
 }
 

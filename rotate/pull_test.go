@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // middle has snapshots of half an hour each, of which the policy drops those in
 // between, on a guest in the given state.
-func middle(t *testing.T, state State) (*simHost, *simDomain) {
+func middle(t *testing.T, state host.State) (*simHost, *simDomain) {
 	t.Helper()
 	h := newSim(t)
 	web := h.add("web")
@@ -36,7 +38,7 @@ func (h *simHost) fat(path string) {
 }
 
 func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
-	h, web := middle(t, ShutOff)
+	h, web := middle(t, host.ShutOff)
 	upper := web.Disks[0].Chain[3].Path // S10's overlay: it has the state of S11
 	h.fat(upper)
 	web.states[name(11)]["vda"] = h.read(upper)
@@ -65,19 +67,19 @@ func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
 // inner layers cannot be.
 func TestWhatCannotBePulledIsCommitted(t *testing.T) {
 	for _, c := range []struct {
-		state State
+		state host.State
 		keep  policy.Keep
 		want  string
 	}{
-		{ShutOff, policy.Keep{Last: 2}, "offline-commit"},
-		{Running, policy.Keep{Last: 1, Hourly: 10}, "commit"},
+		{host.ShutOff, policy.Keep{Last: 2}, "offline-commit"},
+		{host.Running, policy.Keep{Last: 1, Hourly: 10}, "commit"},
 	} {
 		h, _ := middle(t, c.state)
 		r := h.rotator(with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = c.keep, policy.MethodPull }))
 		r.Options = coalesce()
 		merged := 0
 		for _, s := range h.runAll(t, r)["web"].Steps {
-			if s.Op == OpMerge {
+			if s.Op == decide.OpMerge {
 				merged++
 				if s.Method != c.want {
 					t.Errorf("%s: %s", c.state, s)
@@ -93,7 +95,7 @@ func TestWhatCannotBePulledIsCommitted(t *testing.T) {
 
 // A guest that runs is pulled into its active layer, when that is what can be merged.
 func TestALiveGuestsActiveLayerIsPulledInto(t *testing.T) {
-	h, web := middle(t, Running)
+	h, web := middle(t, host.Running)
 	r := h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 3}, policy.MethodPull }))
 	h.releases(web, 3)
 	r.Options = coalesce()
@@ -105,17 +107,17 @@ func TestALiveGuestsActiveLayerIsPulledInto(t *testing.T) {
 }
 
 func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
-	for _, state := range []State{ShutOff, Running} {
+	for _, state := range []host.State{host.ShutOff, host.Running} {
 		h := newSim(t)
 		golden(h)
 		web := h.find("web")
 		web.State = state
 		r := h.rotator(rule(7))
-		r.Options = Options{NoSnapshot: true, Detach: true}
+		r.Options = decide.Options{NoSnapshot: true, Detach: true}
 		before := h.load(h.img("golden.qcow2"))
 		p := h.runAll(t, r)["web"]
 		want := "offline-pull vda: golden into web\nredefine S9\nredefine S10\nredefine S11"
-		if state == Running {
+		if state == host.Running {
 			want = "pull vda: golden into web.S11"
 		}
 		h.wantSteps(t, p, want)
@@ -124,7 +126,7 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 		}
 		h.checkDone(t)
 		chain := h.walk(web.Disks[0].Active().Path)
-		if n := map[State]int{ShutOff: 4, Running: 1}[state]; len(chain) != n {
+		if n := map[host.State]int{host.ShutOff: 4, host.Running: 1}[state]; len(chain) != n {
 			t.Errorf("%s: %v", state, chain)
 		}
 		if after := h.load(h.img("golden.qcow2")); len(after.Blocks) != len(before.Blocks) {
@@ -134,13 +136,13 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
 		h.now = h.now.Add(time.Hour)
-		r.Match, r.Options = h.rotator(rule(3)).Match, Options{}
+		r.Match, r.Options = h.rotator(rule(3)).Match, decide.Options{}
 		for range 6 { // the snapshots go one by one, and their layers with them
 			h.runAll(t, r)
 			h.checkData(t)
 			h.now = h.now.Add(2 * time.Hour)
 		}
-		if state == Running { // the image that the domain was given stays, though nobody uses it
+		if state == host.Running { // the image that the domain was given stays, though nobody uses it
 			must(os.Remove(h.img("web.qcow2")))
 		}
 		h.checkDone(t)
@@ -170,7 +172,7 @@ func TestADetachThatDoesNotFitIsRefused(t *testing.T) {
 	r := h.rotator(with(rule(7), func(r *policy.Rule) { r.Detach, r.MinFree = true, policy.MinFree{Percent: 50} }))
 	r.Options = coalesce()
 	p := h.runAll(t, r)["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeNoSpace || len(p.Steps) > 0 {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace || len(p.Steps) > 0 {
 		t.Errorf("%+v %+v", p.Refused, p.Steps)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"slices"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // A decision rests on the world alone: what becomes of the files afterwards is no matter
@@ -16,7 +18,7 @@ func TestADecisionRestsOnTheWorldAlone(t *testing.T) {
 	must(os.Symlink(h.img("web.qcow2"), link))
 	web.Snapshots[0].Disks[0].State = []string{link}
 	w := h.see(t)
-	decide := func() Plan { return Decide(w, w.Domain("web"), rule(1), hour(12), Options{}) }
+	decide := func() decide.Plan { return decide.Decide(w, w.Domain("web"), rule(1), hour(12), decide.Options{}) }
 	first := decide()
 	if len(first.Steps) == 0 || len(first.Refused) > 0 {
 		t.Fatalf("%+v", first)

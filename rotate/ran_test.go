@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 func allocated(t *testing.T, path string) int64 {
@@ -30,8 +31,8 @@ func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
 	}
 	r := h.rotator(rule(2))
 	var mu sync.Mutex
-	var ended []Plan
-	r.Ended = func(p Plan) {
+	var ended []decide.Plan
+	r.Ended = func(p decide.Plan) {
 		mu.Lock()
 		defer mu.Unlock()
 		ended = append(ended, p)
@@ -69,9 +70,9 @@ func TestARunThatFailsTellsWhatItDid(t *testing.T) {
 	}
 	r := h.rotator(rule(2))
 	told := 0
-	r.Ended = func(p Plan) {
+	r.Ended = func(p decide.Plan) {
 		told++
-		if p.Result != ResultFailed || p.Ran.Merged == 0 || p.Ran.Freed != 0 {
+		if p.Result != decide.ResultFailed || p.Ran.Merged == 0 || p.Ran.Freed != 0 {
 			t.Errorf("%+v %+v", p, p.Ran)
 		}
 	}

@@ -10,18 +10,20 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A recorded world is a host as it was seen once, with what was decided on its domain
 // "web": decisions need nothing else. Those in testdata/worlds were made from the
 // simulated host by VIRT_ROTATE_RECORD=1 go test -run Shapes ./rotate.
 type recorded struct {
-	World   *World    `json:"world"`
-	Rule    string    `json:"rule"` // TOML
-	Options Options   `json:"options"`
-	Now     time.Time `json:"now"`
-	Steps   []Step    `json:"steps"`
-	Refused []Refusal `json:"refused"`
+	World   *observe.World   `json:"world"`
+	Rule    string           `json:"rule"` // TOML
+	Options decide.Options   `json:"options"`
+	Now     time.Time        `json:"now"`
+	Steps   []decide.Step    `json:"steps"`
+	Refused []decide.Refusal `json:"refused"`
 }
 
 const recordedHome = "/host" // in place of the test's directory
@@ -30,11 +32,11 @@ var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
 // record sees that a world that is saved is decided on as the one that was seen, and
 // keeps it as test data if that is wanted.
-func (h *simHost) record(t *testing.T, name string, rule *policy.Rule, o Options) {
+func (h *simHost) record(t *testing.T, name string, rule *policy.Rule, o decide.Options) {
 	t.Helper()
 	w := h.see(t)
 	now := h.clock()
-	p := Decide(w, w.Domain("web"), rule, now, o)
+	p := decide.Decide(w, w.Domain("web"), rule, now, o)
 	data, err := json.MarshalIndent(recorded{w, inTOML(rule), o, now, p.Steps, p.Refused}, "", " ")
 	must(err)
 	text := []byte(strings.ReplaceAll(string(data), h.dir, recordedHome))
@@ -61,7 +63,7 @@ func decideRecorded(t *testing.T, text []byte) {
 	must(json.Unmarshal(text, &r))
 	f, err := policy.Parse("recorded", []byte(r.Rule))
 	must(err)
-	p := Decide(r.World, r.World.Domain("web"), &f.Rules[0], r.Now, r.Options)
+	p := decide.Decide(r.World, r.World.Domain("web"), &f.Rules[0], r.Now, r.Options)
 	have, err := json.MarshalIndent([]any{p.Steps, p.Refused}, "", " ")
 	must(err)
 	want, err := json.MarshalIndent([]any{r.Steps, r.Refused}, "", " ")

@@ -8,6 +8,9 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A refusalCase breaks one thing of a domain with two snapshots on one disk.
@@ -25,83 +28,83 @@ func onImage(name string, do func(*simImage)) func(*simHost, *simDomain) {
 	return func(h *simHost, _ *simDomain) { h.change(h.img(name), do) }
 }
 
-func onDisk(do func(*Disk)) func(*simHost, *simDomain) {
+func onDisk(do func(*host.Disk)) func(*simHost, *simDomain) {
 	return func(_ *simHost, web *simDomain) { do(&web.Disks[0]) }
 }
 
 func refusals() []refusalCase {
 	return []refusalCase{
-		{code: CodeRemote, break_: func(h *simHost, _ *simDomain) { h.remote = true }, detail: "another host"},
-		{code: CodeUnreadable, name: "domain", break_: func(_ *simHost, web *simDomain) { web.Problem = "no such thing" }, detail: "no such thing"},
-		{code: CodeManagedSave, break_: func(_ *simHost, web *simDomain) { web.ManagedSave = true }, detail: "virsh managedsave-remove"},
-		{code: CodeTransient, break_: func(_ *simHost, web *simDomain) { web.Transient = true }, detail: "no persistent configuration"},
-		{code: CodeInternal, name: "snapshot", break_: func(_ *simHost, web *simDomain) { web.Snapshots[1].Internal = true }, detail: "snapshot S11 is an internal one"},
-		{code: CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
-		{code: CodeState, name: "migrating", break_: func(_ *simHost, web *simDomain) { web.State = "migrating" }, detail: "is migrating"},
-		{code: CodeNetworkDisk, break_: onDisk(func(d *Disk) { d.Kind = "network" }), path: "vda"},
-		{code: CodeVolumeDisk, break_: onDisk(func(d *Disk) { d.Kind = "volume" }), path: "vda", detail: "type='volume'"},
-		{code: CodeDiskKind, name: "disk", break_: onDisk(func(d *Disk) { d.Kind = "vhostuser" }), path: "vda", detail: `"vhostuser"`},
-		{code: CodeDiskKind, name: "lun", break_: onDisk(func(d *Disk) { d.Device = "lun" }), path: "vda", detail: "lun"},
-		{code: CodeDiskKind, name: "layer", break_: onDisk(func(d *Disk) { d.Chain[0].Kind = "network" }), path: "web", detail: `"network"`},
-		{code: CodeShareable, break_: onDisk(func(d *Disk) { d.Shareable = true }), path: "vda", detail: "shareable"},
-		{code: CodeTransDisk, break_: onDisk(func(d *Disk) { d.Transient = true }), path: "vda", detail: "<transient/>"},
-		{code: CodeEncrypted, name: "disk", break_: onDisk(func(d *Disk) { d.Encrypted = true }), path: "vda", detail: "encrypted"},
-		{code: CodeEncrypted, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Encrypted = true }), path: "web", detail: "encrypted"},
-		{code: CodeDataFile, break_: onImage("web.qcow2", func(i *simImage) { i.DataFile = true }), path: "web", detail: "another file"},
-		{code: CodeCorrupt, break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.Corrupt = true }), path: "web.S10", detail: "qemu-img check"},
-		{code: CodeFormat, break_: onDisk(func(d *Disk) { d.Chain[0].Format = "vmdk" }), path: "web", detail: `"vmdk"`},
-		{code: CodeUnreadable, name: "file gone", break_: func(h *simHost, _ *simDomain) { must(os.Remove(h.img("web.qcow2"))) }, path: "web", detail: "no such file"},
-		{code: CodeUnreadable, name: "header", break_: func(h *simHost, _ *simDomain) {
+		{code: host.CodeRemote, break_: func(h *simHost, _ *simDomain) { h.remote = true }, detail: "another host"},
+		{code: host.CodeUnreadable, name: "domain", break_: func(_ *simHost, web *simDomain) { web.Problem = "no such thing" }, detail: "no such thing"},
+		{code: host.CodeManagedSave, break_: func(_ *simHost, web *simDomain) { web.ManagedSave = true }, detail: "virsh managedsave-remove"},
+		{code: host.CodeTransient, break_: func(_ *simHost, web *simDomain) { web.Transient = true }, detail: "no persistent configuration"},
+		{code: host.CodeInternal, name: "snapshot", break_: func(_ *simHost, web *simDomain) { web.Snapshots[1].Internal = true }, detail: "snapshot S11 is an internal one"},
+		{code: host.CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
+		{code: host.CodeState, name: "migrating", break_: func(_ *simHost, web *simDomain) { web.State = "migrating" }, detail: "is migrating"},
+		{code: host.CodeNetworkDisk, break_: onDisk(func(d *host.Disk) { d.Kind = "network" }), path: "vda"},
+		{code: host.CodeVolumeDisk, break_: onDisk(func(d *host.Disk) { d.Kind = "volume" }), path: "vda", detail: "type='volume'"},
+		{code: host.CodeDiskKind, name: "disk", break_: onDisk(func(d *host.Disk) { d.Kind = "vhostuser" }), path: "vda", detail: `"vhostuser"`},
+		{code: host.CodeDiskKind, name: "lun", break_: onDisk(func(d *host.Disk) { d.Device = "lun" }), path: "vda", detail: "lun"},
+		{code: host.CodeDiskKind, name: "layer", break_: onDisk(func(d *host.Disk) { d.Chain[0].Kind = "network" }), path: "web", detail: `"network"`},
+		{code: host.CodeShareable, break_: onDisk(func(d *host.Disk) { d.Shareable = true }), path: "vda", detail: "shareable"},
+		{code: host.CodeTransDisk, break_: onDisk(func(d *host.Disk) { d.Transient = true }), path: "vda", detail: "<transient/>"},
+		{code: host.CodeEncrypted, name: "disk", break_: onDisk(func(d *host.Disk) { d.Encrypted = true }), path: "vda", detail: "encrypted"},
+		{code: host.CodeEncrypted, name: "image", break_: onImage("web.qcow2", func(i *simImage) { i.Encrypted = true }), path: "web", detail: "encrypted"},
+		{code: host.CodeDataFile, break_: onImage("web.qcow2", func(i *simImage) { i.DataFile = true }), path: "web", detail: "another file"},
+		{code: host.CodeCorrupt, break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.Corrupt = true }), path: "web.S10", detail: "qemu-img check"},
+		{code: host.CodeFormat, break_: onDisk(func(d *host.Disk) { d.Chain[0].Format = "vmdk" }), path: "web", detail: `"vmdk"`},
+		{code: host.CodeUnreadable, name: "file gone", break_: func(h *simHost, _ *simDomain) { must(os.Remove(h.img("web.qcow2"))) }, path: "web", detail: "no such file"},
+		{code: host.CodeUnreadable, name: "header", break_: func(h *simHost, _ *simDomain) {
 			must(os.WriteFile(h.img("web.qcow2"), []byte("?"), 0o600))
 		}, path: "web", detail: "malformed"},
-		{code: CodeUnreadable, name: "disk without a chain", break_: onDisk(func(d *Disk) { d.Chain = nil }), path: "vda", detail: "names no image"},
-		{code: CodeUnreadable, name: "a target twice", break_: func(_ *simHost, web *simDomain) {
-			web.Disks = append(web.Disks, Disk{Target: "vda", Device: "cdrom", Kind: "file", ReadOnly: true})
+		{code: host.CodeUnreadable, name: "disk without a chain", break_: onDisk(func(d *host.Disk) { d.Chain = nil }), path: "vda", detail: "names no image"},
+		{code: host.CodeUnreadable, name: "a target twice", break_: func(_ *simHost, web *simDomain) {
+			web.Disks = append(web.Disks, host.Disk{Target: "vda", Device: "cdrom", Kind: "file", ReadOnly: true})
 		}, path: "vda", detail: "two disks"},
-		{code: CodeStale, name: "state pulled away by hand", break_: func(h *simHost, web *simDomain) {
+		{code: host.CodeStale, name: "state pulled away by hand", break_: func(h *simHost, web *simDomain) {
 			h.create("old.qcow2", nil)
 			web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
 		}, path: "old", detail: "snapshot S11 has its state of vda there"},
-		{code: CodeForeignOverlay, break_: func(h *simHost, web *simDomain) {
+		{code: host.CodeForeignOverlay, break_: func(h *simHost, web *simDomain) {
 			disk := &web.Disks[0]
 			h.create("backup.qcow2", disk.Chain)
-			disk.Chain = append(disk.Chain, Layer{Path: h.img("backup.qcow2"), Format: "qcow2", Kind: "file"})
-			disk.Inactive = paths(disk.Chain)
+			disk.Chain = append(disk.Chain, host.Layer{Path: h.img("backup.qcow2"), Format: "qcow2", Kind: "file"})
+			disk.Inactive = host.Paths(disk.Chain)
 		}, path: "backup", detail: "another program"},
-		{code: CodeShared, break_: func(h *simHost, web *simDomain) {
+		{code: host.CodeShared, break_: func(h *simHost, web *simDomain) {
 			other := h.add("other")
-			other.State = ShutOff
+			other.State = host.ShutOff
 			h.disk(other, "vda", "web.qcow2", "web."+name(10)+".qcow2", "web."+name(11)+".qcow2")
 		}, path: "web.S11", detail: "disk other/vda"},
-		{code: CodeIntent, break_: func(h *simHost, _ *simDomain) {
+		{code: host.CodeIntent, break_: func(h *simHost, _ *simDomain) {
 			must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
 			must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte("{"), 0o600))
 		}, detail: "intent of an earlier run"},
-		{code: CodeMismatch, name: "other backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "/else.qcow2" }),
+		{code: host.CodeMismatch, name: "other backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "/else.qcow2" }),
 			path: "web.S11", detail: `the backing file "/else`},
-		{code: CodeMismatch, name: "no backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "" }),
+		{code: host.CodeMismatch, name: "no backing file", break_: onImage("web."+name(11)+".qcow2", func(i *simImage) { i.Backing = "" }),
 			path: "web.S11", detail: "names no backing file"},
-		{code: CodeMismatch, name: "base is none", break_: onImage("web.qcow2", func(i *simImage) { i.Backing = "below.qcow2" }),
+		{code: host.CodeMismatch, name: "base is none", break_: onImage("web.qcow2", func(i *simImage) { i.Backing = "below.qcow2" }),
 			path: "web", detail: `names the backing file "below"`},
-		{code: CodeMismatch, name: "other backing format", break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.BackingFormat = "raw" }),
+		{code: host.CodeMismatch, name: "other backing format", break_: onImage("web."+name(10)+".qcow2", func(i *simImage) { i.BackingFormat = "raw" }),
 			path: "web.S10", detail: "takes web for raw, libvirt for qcow2"},
-		{code: CodeInactive, name: "names another layer", break_: onDisk(func(d *Disk) { d.Inactive = d.Inactive[:2] }),
+		{code: host.CodeInactive, name: "names another layer", break_: onDisk(func(d *host.Disk) { d.Inactive = d.Inactive[:2] }),
 			path: "web.S11", detail: "its persistent configuration names web.S10"},
-		{code: CodeLiveOnly, break_: onDisk(func(d *Disk) { d.Inactive = nil }), path: "vda", detail: "attach-device with --config"},
-		{code: CodeInactive, name: "is longer", break_: onDisk(func(d *Disk) { d.Inactive = append([]string{"/more"}, d.Inactive...) }),
+		{code: host.CodeLiveOnly, break_: onDisk(func(d *host.Disk) { d.Inactive = nil }), path: "vda", detail: "attach-device with --config"},
+		{code: host.CodeInactive, name: "is longer", break_: onDisk(func(d *host.Disk) { d.Inactive = append([]string{"/more"}, d.Inactive...) }),
 			path: "web.S11", detail: "longer chain"},
-		{code: CodeNoDisk, name: "policy covers none", rule: func(r *policy.Rule) { r.Disks = []string{"sd*"} }, detail: "none of the domain's writable disks"},
-		{code: CodeNoDisk, name: "only a CD-ROM", break_: onDisk(func(d *Disk) { d.Device = "cdrom" })},
-		{code: CodeNoDisk, name: "read-only", break_: onDisk(func(d *Disk) { d.ReadOnly = true })},
-		{code: CodeBlockJob, break_: func(h *simHost, _ *simDomain) { h.jobs["web/vda"] = &simJob{} }, path: "vda", detail: `type "commit"`},
-		{code: CodeIOError, break_: func(_ *simHost, web *simDomain) { web.State, web.IOError = Paused, true }, detail: "I/O error"},
-		{code: CodeNoGuestAgent, rule: func(r *policy.Rule) { r.Quiesce = policy.QuiesceYes }, detail: "no guest agent"},
-		{code: CodeChainLong, rule: func(r *policy.Rule) { r.MaxChain = 3 }, path: "vda", detail: "4 layers long: max_chain is 3"},
-		{code: CodeOverlayDir, name: "not there", rule: func(r *policy.Rule) { r.OverlayDir = "/no/such/directory" }, path: "/no/such/directory"},
-		{code: CodeNameTooLong, rule: func(r *policy.Rule) { r.Name = strings.Repeat("n", 240) }, detail: "255 bytes"},
-		{code: CodeNoSpace, name: "snapshot", rule: func(r *policy.Rule) { r.MinFree = policy.MinFree{Percent: 60} },
+		{code: host.CodeNoDisk, name: "policy covers none", rule: func(r *policy.Rule) { r.Disks = []string{"sd*"} }, detail: "none of the domain's writable disks"},
+		{code: host.CodeNoDisk, name: "only a CD-ROM", break_: onDisk(func(d *host.Disk) { d.Device = "cdrom" })},
+		{code: host.CodeNoDisk, name: "read-only", break_: onDisk(func(d *host.Disk) { d.ReadOnly = true })},
+		{code: host.CodeBlockJob, break_: func(h *simHost, _ *simDomain) { h.jobs["web/vda"] = &simJob{} }, path: "vda", detail: `type "commit"`},
+		{code: host.CodeIOError, break_: func(_ *simHost, web *simDomain) { web.State, web.IOError = host.Paused, true }, detail: "I/O error"},
+		{code: host.CodeNoGuestAgent, rule: func(r *policy.Rule) { r.Quiesce = policy.QuiesceYes }, detail: "no guest agent"},
+		{code: host.CodeChainLong, rule: func(r *policy.Rule) { r.MaxChain = 3 }, path: "vda", detail: "4 layers long: max_chain is 3"},
+		{code: host.CodeOverlayDir, name: "not there", rule: func(r *policy.Rule) { r.OverlayDir = "/no/such/directory" }, path: "/no/such/directory"},
+		{code: host.CodeNameTooLong, rule: func(r *policy.Rule) { r.Name = strings.Repeat("n", 240) }, detail: "255 bytes"},
+		{code: host.CodeNoSpace, name: "snapshot", rule: func(r *policy.Rule) { r.MinFree = policy.MinFree{Percent: 60} },
 			path: "web.S12", detail: "an overlay there can need 1.0 MiB: of 50.0 GiB free on its file system, min_free = 60% keeps 60.0 GiB"},
-		{code: CodeNoSpace, name: "file system not known", break_: func(h *simHost, _ *simDomain) {
+		{code: host.CodeNoSpace, name: "file system not known", break_: func(h *simHost, _ *simDomain) {
 			h.space = func(string) (vfs.Space, error) { return vfs.Space{}, os.ErrPermission }
 		}, others: true, rule: func(r *policy.Rule) { r.Keep.Last = 1 }, path: "web", detail: "not known"},
 	}
@@ -123,7 +126,7 @@ func TestRefusals(t *testing.T) {
 				c.rule(r)
 			}
 			p := h.plan(t, h.rotator(r), "web")
-			if len(p.Steps) > 0 || p.Result != ResultRefused {
+			if len(p.Steps) > 0 || p.Result != decide.ResultRefused {
 				t.Errorf("%s, with steps %v", p.Result, h.lines(t, p.Steps))
 			}
 			if len(p.Refused) == 0 || len(p.Refused) > 1 && !c.others {
@@ -132,7 +135,7 @@ func TestRefusals(t *testing.T) {
 			c.compare(t, h, p.Refused)
 		})
 	}
-	for _, code := range []string{CodeSize, CodeLeftover} { // in tests of their own
+	for _, code := range []string{host.CodeSize, host.CodeLeftover} { // in tests of their own
 		seen[code] = true
 	}
 	for _, code := range allCodes() {
@@ -142,13 +145,13 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func (c *refusalCase) compare(t *testing.T, h *simHost, refused []Refusal) {
+func (c *refusalCase) compare(t *testing.T, h *simHost, refused []decide.Refusal) {
 	t.Helper()
 	for _, r := range refused {
 		if r.Code != c.code {
 			continue
 		}
-		if path := h.brief(r.Path); c.path != "" && path != c.path || c.path == "" && c.code != CodeNameTooLong && path != "" {
+		if path := h.brief(r.Path); c.path != "" && path != c.path || c.path == "" && c.code != host.CodeNameTooLong && path != "" {
 			t.Errorf("path: %q, want %q", path, c.path)
 		}
 		if !strings.Contains(h.brief(r.Detail), c.detail) || r.Detail == "" {
@@ -160,10 +163,10 @@ func (c *refusalCase) compare(t *testing.T, h *simHost, refused []Refusal) {
 }
 
 func allCodes() []string {
-	return []string{CodeRemote, CodeState, CodeTransient, CodeManagedSave, CodeInternal,
-		CodeBlockJob, CodeNetworkDisk, CodeVolumeDisk, CodeDiskKind, CodeShareable, CodeTransDisk, CodeEncrypted,
-		CodeDataFile, CodeFormat, CodeCorrupt, CodeUnreadable, CodeMismatch, CodeInactive, CodeNoDisk, CodeOverlayDir,
-		CodeNameTooLong, CodeChainLong, CodeNoSpace, CodeSize, CodeIOError, CodeLeftover, CodeNoGuestAgent}
+	return []string{host.CodeRemote, host.CodeState, host.CodeTransient, host.CodeManagedSave, host.CodeInternal,
+		host.CodeBlockJob, host.CodeNetworkDisk, host.CodeVolumeDisk, host.CodeDiskKind, host.CodeShareable, host.CodeTransDisk, host.CodeEncrypted,
+		host.CodeDataFile, host.CodeFormat, host.CodeCorrupt, host.CodeUnreadable, host.CodeMismatch, host.CodeInactive, host.CodeNoDisk, host.CodeOverlayDir,
+		host.CodeNameTooLong, host.CodeChainLong, host.CodeNoSpace, host.CodeSize, host.CodeIOError, host.CodeLeftover, host.CodeNoGuestAgent}
 }
 
 // What the policy leaves out is no reason to refuse the rest.
@@ -204,29 +207,29 @@ func TestMergesAreRefusedWithFigures(t *testing.T) {
 	const gib = 1 << 30
 	cases := []struct {
 		name, code, path, detail string
-		change                   func(w *World, web *Domain, r *policy.Rule)
+		change                   func(w *observe.World, web *host.Domain, r *policy.Rule)
 	}{
-		{"no space", CodeNoSpace, "web", "merging web.S9 into it can need 300.0 MiB: of 50.0 GiB free on its file system, min_free = 50GiB keeps 50.0 GiB",
-			func(_ *World, web *Domain, r *policy.Rule) {
+		{"no space", host.CodeNoSpace, "web", "merging web.S9 into it can need 300.0 MiB: of 50.0 GiB free on its file system, min_free = 50GiB keeps 50.0 GiB",
+			func(_ *observe.World, web *host.Domain, r *policy.Rule) {
 				web.Disks[0].Chain[1].Allocated = 300 << 20
 				r.MinFree = policy.MinFree{Size: 50 * gib}
 			}},
-		{"never more than the disk's size", CodeNoSpace, "web", "can need 25.2 MiB",
-			func(_ *World, web *Domain, r *policy.Rule) {
+		{"never more than the disk's size", host.CodeNoSpace, "web", "can need 25.2 MiB",
+			func(_ *observe.World, web *host.Domain, r *policy.Rule) {
 				web.Disks[0].Chain[0].Allocated = 1000 << 20
 				web.Disks[0].Chain[1].Allocated = 900 << 20
 				r.MinFree = policy.MinFree{Size: 50 * gib}
 			}},
-		{"raw block device too small", CodeSize, "web", "can need 2.0 GiB: the device has 1.0 GiB",
-			func(_ *World, web *Domain, _ *policy.Rule) {
+		{"raw block device too small", host.CodeSize, "web", "can need 2.0 GiB: the device has 1.0 GiB",
+			func(_ *observe.World, web *host.Domain, _ *policy.Rule) {
 				base := &web.Disks[0].Chain[0]
 				base.Kind, base.Format, base.Allocated = "block", "raw", gib
 				base.Image.Format = "raw"
 				web.Disks[0].Chain[1].Image.BackingFormat = "raw"
 				web.Disks[0].Chain[1].Size = 2 * gib
 			}},
-		{"qcow2 block device too small for the tables", CodeSize, "web", "can need 1.0 GiB: the device has 1.0 GiB",
-			func(_ *World, web *Domain, _ *policy.Rule) {
+		{"qcow2 block device too small for the tables", host.CodeSize, "web", "can need 1.0 GiB: the device has 1.0 GiB",
+			func(_ *observe.World, web *host.Domain, _ *policy.Rule) {
 				base := &web.Disks[0].Chain[0]
 				base.Kind, base.Allocated = "block", gib
 			}},
@@ -241,7 +244,7 @@ func TestMergesAreRefusedWithFigures(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.change(w, w.Domain("web"), r)
-			p := Decide(w, w.Domain("web"), r, hour(12), coalesce())
+			p := decide.Decide(w, w.Domain("web"), r, hour(12), coalesce())
 			if len(p.Steps) != 0 || len(p.Refused) != 1 {
 				t.Fatalf("steps %v, refused %+v", h.lines(t, p.Steps), p.Refused)
 			}

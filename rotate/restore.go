@@ -5,19 +5,23 @@ import (
 	"errors"
 	"maps"
 	"slices"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // A restore carries a Restoration out.
 type restore struct {
 	*domainRun
-	plan *Restoration
-	o    RestoreOptions
+	plan *decide.Restoration
+	o    decide.RestoreOptions
 }
 
 // Restore goes back to a snapshot. The caller holds the Lock. All disks of the snapshot
 // that the domain has go back, or none. What can be refused is refused before a guest is
 // stopped for it; when that is done, all is looked at and planned anew.
-func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
+func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (decide.Plan, error) {
 	if o.Stop != nil {
 		return r.stopAndRestore(ctx, domain, snapshot, o)
 	}
@@ -31,13 +35,13 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o Restor
 }
 
 // stopAndRestore shuts the guest down once it is certain that nothing else is refused.
-func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o RestoreOptions) (Plan, error) {
+func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (decide.Plan, error) {
 	_, first, err := r.newRestore(ctx, domain, snapshot, o)
 	if err != nil || len(first.Refused) > 0 || o.Plan {
 		return first, err
 	}
 	if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
-		return Plan{}, err
+		return decide.Plan{}, err
 	}
 	o.Stop = nil
 	p, err := r.Restore(ctx, domain, snapshot, o)
@@ -50,82 +54,58 @@ func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o
 // newRestore looks and plans, for a guest that is to be stopped as if that was done. A
 // plan that is refused has no steps; of a domain that several policies match there is
 // nothing else.
-func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o RestoreOptions) (*restore, Plan, error) {
+func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (*restore, decide.Plan, error) {
 	seen := r.Clock()
 	w, err := r.Observer.Observe(ctx)
 	if err != nil {
-		return nil, Plan{}, err
+		return nil, decide.Plan{}, err
 	}
 	d, err := w.WithSnapshot(domain, snapshot)
 	if err != nil {
-		return nil, Plan{}, err
+		return nil, decide.Plan{}, err
 	}
-	chosen := r.Match(w.names())
+	chosen := r.Match(w.Names())
 	if c := chosen.Conflicts[domain]; c != nil {
-		return nil, conflictPlan(d, c), nil
+		return nil, decide.ConflictPlan(d, c), nil
 	}
 	state := d.State
 	if o.Stop != nil {
-		w = w.withoutGuest(domain)
+		w = w.WithoutGuest(domain)
 	}
-	run := &domainRun{Rotator: r, rule: RuleOr(chosen, domain), w: w, seen: seen, o: Options{Reserved: &Reservations{}}, start: seen}
+	run := &domainRun{Rotator: r, rule: decide.RuleOr(chosen, domain), w: w, seen: seen, o: decide.Options{Reserved: &decide.Reservations{}}, start: seen}
 	s := &restore{run, run.ask(w.Domain(domain)).Restore(snapshot, o), o}
 	if len(s.plan.Plan.Refused) == 0 {
 		s.rehearse(ctx)
 	}
 	p := s.plan.Plan
 	if p.State, s.warnings = state, p.Warnings; len(p.Refused) > 0 {
-		p.Steps = []Step{}
+		p.Steps = []decide.Step{}
 	}
 	if len(p.Refused) > 0 || o.Plan {
-		p.settle()
+		p.Settle()
 	}
 	return s, p, nil
-}
-
-// withoutGuest is the world in which the guest has been shut down. One in a state in which
-// it cannot simply be is left as it is, and one whose disk has a job has it still: to
-// stop it would cost somebody a backup.
-func (w *World) withoutGuest(domain string) *World {
-	off := *w
-	off.Domains = slices.Clone(w.Domains)
-	d := off.Domain(domain)
-	switch d.State {
-	case Running, Paused:
-		d.State, d.IOError, d.Agent = ShutOff, false, false
-	}
-	return &off
 }
 
 // rehearse sees that libvirt's records can be written back without loss: of the
 // snapshot, and the configuration that the domain starts from.
 func (s *restore) rehearse(ctx context.Context) {
-	host, whole := s.Host, ""
+	h, whole := s.Host, ""
 	if s.o.WithConfig {
 		whole = s.plan.Snapshot.Name
 	}
-	if err := host.Rehearse(ctx, s.plan.Plan.Domain, []string{s.plan.Snapshot.Name}); err != nil {
-		s.plan.Plan.Refuse(CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
+	if err := h.Rehearse(ctx, s.plan.Plan.Domain, []string{s.plan.Snapshot.Name}); err != nil {
+		s.plan.Plan.Refuse(host.CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
 	}
-	if err := host.RehearseConfig(ctx, s.plan.Plan.Domain, whole); err != nil {
-		s.plan.Plan.Refuse(CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
+	if err := h.RehearseConfig(ctx, s.plan.Plan.Domain, whole); err != nil {
+		s.plan.Plan.Refuse(host.CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
 	}
-}
-
-// descends tells whether the snapshot was taken above the one of that name.
-func (d *Domain) descends(s *Snapshot, name string) bool {
-	for up := d.Snapshot(s.Parent); up != nil; up = d.Snapshot(up.Parent) {
-		if up.Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // run carries the plan out.
-func (s *restore) run(ctx context.Context, p Plan) Plan {
-	if len(p.groups) > 0 { // the present state
-		if err := s.group(ctx, &p, &p.groups[0]); err != nil {
+func (s *restore) run(ctx context.Context, p decide.Plan) decide.Plan {
+	if len(p.Groups) > 0 { // the present state
+		if err := s.group(ctx, &p, &p.Groups[0]); err != nil {
 			return s.finish(ctx, p, err)
 		}
 	}
@@ -138,7 +118,7 @@ func (s *restore) run(ctx context.Context, p Plan) Plan {
 
 // switchOver makes the overlays, lets the domain start from them, all disks at
 // once, and brings libvirt's list in order.
-func (s *restore) switchOver(ctx context.Context, p *Plan) error {
+func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 	d := s.w.Domain(p.Domain)
 	if d == nil {
 		return errGone
@@ -146,9 +126,9 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	if d.State.Live() {
 		return errors.New("the guest was started meanwhile: nothing was switched")
 	}
-	before, after := map[string][]Layer{}, map[string][]Layer{}
-	in := Intent{Domain: d.Name, UUID: d.UUID, Started: s.Clock()}
-	spec := &SnapshotSpec{Overlays: map[string]string{}}
+	before, after := map[string][]host.Layer{}, map[string][]host.Layer{}
+	in := journal.Intent{Domain: d.Name, UUID: d.UUID, Started: s.Clock()}
+	spec := &host.SnapshotSpec{Overlays: map[string]string{}}
 	for _, w := range s.plan.Switches {
 		spec.Overlays[w.Target] = w.Path
 	}
@@ -160,8 +140,8 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 		if err := s.Engine.Overlay(ctx, w.Path, top); err != nil {
 			return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 		}
-		before[w.Target] = diskOf(d, w.Target).Chain
-		after[w.Target] = append(slices.Clone(w.Onto), Layer{Path: w.Path, Format: "qcow2", Kind: "file"})
+		before[w.Target] = host.DiskOf(d, w.Target).Chain
+		after[w.Target] = append(slices.Clone(w.Onto), host.Layer{Path: w.Path, Format: "qcow2", Kind: "file"})
 	}
 	s.boundary("overlays of the restore made")
 	if err := s.recordBranch(d, &in); err != nil {
@@ -172,11 +152,11 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 	}
 	s.boundary("switched")
 	for _, step := range p.Steps {
-		if step.Op == OpSwitch || step.Op == OpConfigure {
+		if step.Op == decide.OpSwitch || step.Op == decide.OpConfigure {
 			s.did(d.Name, step)
 		}
 	}
-	if err := s.Host.Redefine(ctx, d.Name, SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
+	if err := s.Host.Redefine(ctx, d.Name, host.SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
 		return err
 	}
 	if err := s.dropNewer(ctx, *d, p); err != nil {
@@ -187,22 +167,22 @@ func (s *restore) switchOver(ctx context.Context, p *Plan) error {
 
 // dropNewer drops the metadata of what is given up, leaves first. What is gone is no
 // branch above the next one any more: d is this function's own.
-func (s *restore) dropNewer(ctx context.Context, d Domain, p *Plan) error {
+func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) error {
 	for _, step := range p.Steps {
-		if step.Op != OpDropMetadata {
+		if step.Op != decide.OpDropMetadata {
 			continue
 		}
 		if err := s.dropMetadata(ctx, &d, s.plan.Newer, step.Snapshot); err != nil {
 			return err
 		}
-		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n Snapshot) bool { return n.Name == step.Snapshot })
+		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n host.Snapshot) bool { return n.Name == step.Snapshot })
 		s.did(d.Name, step)
 	}
 	return nil
 }
 
 // reconfigure lets the domain start from other chains, unless a start is under way.
-func (s *restore) reconfigure(ctx context.Context, domain string, before, after map[string][]Layer) error {
+func (s *restore) reconfigure(ctx context.Context, domain string, before, after map[string][]host.Layer) error {
 	host := s.Host
 	undo, err := s.configure(ctx, domain, before, after)
 	if err != nil {
@@ -216,7 +196,7 @@ func (s *restore) reconfigure(ctx context.Context, domain string, before, after 
 }
 
 // configure writes the new configuration: other chains only, or all of it.
-func (s *restore) configure(ctx context.Context, domain string, before, after map[string][]Layer) (undo func() error, err error) {
+func (s *restore) configure(ctx context.Context, domain string, before, after map[string][]host.Layer) (undo func() error, err error) {
 	host := s.Host
 	if !s.o.WithConfig {
 		return func() error { return host.Reconfigure(ctx, domain, before) }, host.Reconfigure(ctx, domain, after)
@@ -232,7 +212,7 @@ func (s *restore) configure(ctx context.Context, domain string, before, after ma
 
 // recordBranch puts on record which layers may go once nobody keeps them: the new
 // overlays, and what is given up.
-func (s *restore) recordBranch(d *Domain, in *Intent) error {
+func (s *restore) recordBranch(d *host.Domain, in *journal.Intent) error {
 	layers := append(stillThere(d, s.w.Released[d.UUID]), in.Created...)
 	for i := range d.Snapshots {
 		if slices.Contains(s.plan.Newer, d.Snapshots[i].Name) { // those of other branches
@@ -240,17 +220,17 @@ func (s *restore) recordBranch(d *Domain, in *Intent) error {
 		}
 	}
 	for _, w := range s.plan.Switches {
-		chain := diskOf(d, w.Target).Chain
+		chain := host.DiskOf(d, w.Target).Chain
 		for i, l := range chain {
 			blank := i == len(chain)-1 && l.Image != nil && l.Image.Blank
-			if (s.o.DiscardNewer || blank) && isOverlay(l.Path) && !hasLayer(w.Onto, l.Path) {
-				layers = append(layers, intentFile{Path: l.Path, ID: l.ID})
+			if (s.o.DiscardNewer || blank) && host.IsOverlay(l.Path) && !hasLayer(w.Onto, l.Path) {
+				layers = append(layers, journal.File{Path: l.Path, ID: l.ID})
 			}
 		}
 	}
 	return s.saveReleased(d, layers)
 }
 
-func hasLayer(layers []Layer, path string) bool {
-	return slices.ContainsFunc(layers, func(l Layer) bool { return l.Path == path })
+func hasLayer(layers []host.Layer, path string) bool {
+	return slices.ContainsFunc(layers, func(l host.Layer) bool { return l.Path == path })
 }

@@ -8,58 +8,61 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // refusedRestores are all the reasons for which a domain does not go back to its snapshot
 // of 9 o'clock, but that its guest runs.
 var refusedRestores = map[string]struct {
 	spoil func(h *simHost, web *simDomain)
-	o     RestoreOptions
+	o     decide.RestoreOptions
 	code  string
 }{
-	"managed save":  {func(_ *simHost, web *simDomain) { web.ManagedSave = true }, RestoreOptions{}, CodeManagedSave},
-	"a foreign one": {func(h *simHost, web *simDomain) { h.foreign(web, "mine", 11) }, RestoreOptions{DiscardNewer: true}, CodeForeign},
+	"managed save":  {func(_ *simHost, web *simDomain) { web.ManagedSave = true }, decide.RestoreOptions{}, host.CodeManagedSave},
+	"a foreign one": {func(h *simHost, web *simDomain) { h.foreign(web, "mine", 11) }, decide.RestoreOptions{DiscardNewer: true}, host.CodeForeign},
 	"corrupt": {func(h *simHost, web *simDomain) {
 		h.change(web.Disks[0].Chain[0].Path, func(i *simImage) { i.Corrupt = true })
-	}, RestoreOptions{}, CodeCorrupt},
-	"no room":                 {func(h *simHost, _ *simDomain) { full(h) }, RestoreOptions{DiscardNewer: true}, CodeNoSpace},
-	"no room for the present": {func(h *simHost, _ *simDomain) { full(h) }, RestoreOptions{}, CodeNoSpace},
+	}, decide.RestoreOptions{}, host.CodeCorrupt},
+	"no room":                 {func(h *simHost, _ *simDomain) { full(h) }, decide.RestoreOptions{DiscardNewer: true}, host.CodeNoSpace},
+	"no room for the present": {func(h *simHost, _ *simDomain) { full(h) }, decide.RestoreOptions{}, host.CodeNoSpace},
 	"a half-run run": {func(h *simHost, web *simDomain) {
-		must(newJournal(h.dir + "/state").write(Intent{Domain: "web", UUID: web.UUID}))
-	}, RestoreOptions{}, CodeIntent},
-	"metadata beyond us":          {func(_ *simHost, web *simDomain) { web.beyondUs = true }, RestoreOptions{}, CodeMetadata},
-	"configuration beyond us":     {func(_ *simHost, web *simDomain) { web.oddities = "configuration" }, RestoreOptions{}, CodeMetadata},
-	"its configuration beyond us": {func(_ *simHost, web *simDomain) { web.oddities = name(9) }, RestoreOptions{WithConfig: true}, CodeMetadata},
+		must(journal.In(h.dir + "/state").Write(journal.Intent{Domain: "web", UUID: web.UUID}))
+	}, decide.RestoreOptions{}, host.CodeIntent},
+	"metadata beyond us":          {func(_ *simHost, web *simDomain) { web.beyondUs = true }, decide.RestoreOptions{}, host.CodeMetadata},
+	"configuration beyond us":     {func(_ *simHost, web *simDomain) { web.oddities = "configuration" }, decide.RestoreOptions{}, host.CodeMetadata},
+	"its configuration beyond us": {func(_ *simHost, web *simDomain) { web.oddities = name(9) }, decide.RestoreOptions{WithConfig: true}, host.CodeMetadata},
 	"no disk of it is left": {func(h *simHost, web *simDomain) {
 		web.Disks = nil
 		h.disk(web, "vdx", "new.qcow2")
-	}, RestoreOptions{}, CodeNoDisk},
+	}, decide.RestoreOptions{}, host.CodeNoDisk},
 	"a disk of the configuration is gone": {func(h *simHost, web *simDomain) {
-		web.Snapshots[0].Disks = append(web.Snapshots[0].Disks, SnapshotDisk{Target: "vdq"})
-	}, RestoreOptions{WithConfig: true}, CodeNoDisk},
+		web.Snapshots[0].Disks = append(web.Snapshots[0].Disks, host.SnapshotDisk{Target: "vdq"})
+	}, decide.RestoreOptions{WithConfig: true}, host.CodeNoDisk},
 	"its state is in no chain, and of no known format": {func(h *simHost, web *simDomain) {
 		web.Disks = nil
 		h.disk(web, "vda", "new.qcow2")
-	}, RestoreOptions{}, CodeFormat},
+	}, decide.RestoreOptions{}, host.CodeFormat},
 	"moved states": {func(h *simHost, web *simDomain) {
 		h.create("old.qcow2", nil)
 		web.Snapshots[1].Disks[0].State = []string{h.img("old.qcow2")}
-	}, RestoreOptions{}, CodeStale},
+	}, decide.RestoreOptions{}, host.CodeStale},
 	"a job of somebody else": {func(h *simHost, web *simDomain) {
 		h.jobs["web/vda"] = &simJob{}
-	}, RestoreOptions{}, CodeBlockJob},
-	"an unknown state": {func(_ *simHost, web *simDomain) { web.State = "migrating" }, RestoreOptions{}, CodeState},
+	}, decide.RestoreOptions{}, host.CodeBlockJob},
+	"an unknown state": {func(_ *simHost, web *simDomain) { web.State = "migrating" }, decide.RestoreOptions{}, host.CodeState},
 	"a shared disk": {func(h *simHost, web *simDomain) {
 		h.disk(h.add("other"), "vda", "web.qcow2", "web."+name(9)+".qcow2", "web."+name(10)+".qcow2")
-	}, RestoreOptions{}, CodeShared},
+	}, decide.RestoreOptions{}, host.CodeShared},
 }
 
 func full(h *simHost) {
 	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
 }
 
-func hasCode(p *Plan, code string) bool {
-	return slices.ContainsFunc(p.Refused, func(r Refusal) bool { return r.Code == code })
+func hasCode(p *decide.Plan, code string) bool {
+	return slices.ContainsFunc(p.Refused, func(r decide.Refusal) bool { return r.Code == code })
 }
 
 func TestRestoreIsRefused(t *testing.T) {
@@ -68,16 +71,16 @@ func TestRestoreIsRefused(t *testing.T) {
 		c.spoil(h, web)
 		before := h.files(t)
 		p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), c.o)
-		if err != nil || p.Result != ResultRefused || !hasCode(&p, c.code) || len(p.Steps) > 0 || !slices.Equal(before, h.files(t)) {
+		if err != nil || p.Result != decide.ResultRefused || !hasCode(&p, c.code) || len(p.Steps) > 0 || !slices.Equal(before, h.files(t)) {
 			t.Errorf("%s: %+v, %v", what, p, err)
 		}
 	}
 	h, web := off(t, 9)
-	if _, err := h.rotator(rule(7)).Restore(t.Context(), "web", "nonsense", RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "no such snapshot") {
+	if _, err := h.rotator(rule(7)).Restore(t.Context(), "web", "nonsense", decide.RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "no such snapshot") {
 		t.Error(err)
 	}
-	web.State = Running
-	if p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), RestoreOptions{}); err != nil || !hasCode(&p, CodeState) {
+	web.State = host.Running
+	if p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{}); err != nil || !hasCode(&p, host.CodeState) {
 		t.Errorf("running: %+v, %v", p, err)
 	}
 }
@@ -87,7 +90,7 @@ func TestRestoreIsRefused(t *testing.T) {
 func TestARestoreThatWouldBeRefusedDoesNotStopTheGuest(t *testing.T) {
 	short := with(rule(7), func(r *policy.Rule) { r.MaxChain = 2 })
 	for what, c := range refusedRestores {
-		for _, state := range []State{Running, Paused} {
+		for _, state := range []host.State{host.Running, host.Paused} {
 			h, web := off(t, 9, 10)
 			web.State, web.cut, web.obeys = state, false, true
 			c.spoil(h, web)
@@ -99,12 +102,12 @@ func TestARestoreThatWouldBeRefusedDoesNotStopTheGuest(t *testing.T) {
 		}
 	}
 	h, web := off(t, 9, 10)
-	web.State, web.cut = Running, false
-	h.wontStop(t, "a long chain", h.rotator(short), RestoreOptions{}, CodeChainLong)
+	web.State, web.cut = host.Running, false
+	h.wontStop(t, "a long chain", h.rotator(short), decide.RestoreOptions{}, host.CodeChainLong)
 }
 
 // wontStop wants a restore of web that stops the guest to be refused before.
-func (h *simHost) wontStop(t *testing.T, what string, r *Rotator, o RestoreOptions, code string) {
+func (h *simHost) wontStop(t *testing.T, what string, r *Rotator, o decide.RestoreOptions, code string) {
 	t.Helper()
 	h.event = func(call string) error {
 		if call == "call shutdown" || call == "call redefine" || call == "call reconfigure" {
@@ -112,29 +115,29 @@ func (h *simHost) wontStop(t *testing.T, what string, r *Rotator, o RestoreOptio
 		}
 		return nil
 	}
-	o.Stop = &StopOptions{Patience: time.Second}
+	o.Stop = &decide.StopOptions{Patience: time.Second}
 	p, err := r.Restore(t.Context(), "web", name(9), o)
-	if err != nil || p.Result != ResultRefused || !hasCode(&p, code) || len(p.Steps) > 0 {
+	if err != nil || p.Result != decide.ResultRefused || !hasCode(&p, code) || len(p.Steps) > 0 {
 		t.Errorf("%s: %+v, %v", what, p, err)
 	}
 }
 
 func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 	h, web := off(t, 9, 10)
-	web.State, web.cut, web.obeys = Running, false, true
+	web.State, web.cut, web.obeys = host.Running, false, true
 	r := h.rotator(rule(7))
-	stop := &StopOptions{Patience: time.Second}
+	stop := &decide.StopOptions{Patience: time.Second}
 	before := h.files(t)
-	dry := back(t, h, r, web, name(9), RestoreOptions{Stop: stop, Plan: true})
-	if web.State != Running || dry.Result != ResultPlanned || len(dry.Steps) != 2 || dry.State != Running || !slices.Equal(before, h.files(t)) {
+	dry := back(t, h, r, web, name(9), decide.RestoreOptions{Stop: stop, Plan: true})
+	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 2 || dry.State != host.Running || !slices.Equal(before, h.files(t)) {
 		t.Errorf("the guest is %s: %+v", web.State, dry)
 	}
 	web.obeys = false
-	if _, err := r.Restore(t.Context(), "web", name(9), RestoreOptions{Stop: &StopOptions{}}); err == nil || web.State != Running || !slices.Equal(before, h.files(t)) {
+	if _, err := r.Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{}}); err == nil || web.State != host.Running || !slices.Equal(before, h.files(t)) {
 		t.Errorf("the guest does not obey: %v, %s", err, web.State)
 	}
 	web.obeys = true
-	if p := back(t, h, r, web, name(9), RestoreOptions{Stop: stop}); p.Result != ResultDone || web.State != ShutOff || len(p.Steps) != len(dry.Steps) {
+	if p := back(t, h, r, web, name(9), decide.RestoreOptions{Stop: stop}); p.Result != decide.ResultDone || web.State != host.ShutOff || len(p.Steps) != len(dry.Steps) {
 		t.Errorf("%+v", p)
 	}
 }
@@ -143,7 +146,7 @@ func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 // once it is off.
 func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 	h, web := off(t, 9, 10)
-	web.State, web.cut, web.obeys = Running, false, true
+	web.State, web.cut, web.obeys = host.Running, false, true
 	before := h.files(t)
 	h.event = func(call string) error {
 		switch call {
@@ -154,8 +157,8 @@ func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 		}
 		return nil
 	}
-	p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), RestoreOptions{Stop: &StopOptions{Patience: time.Second}})
-	if err != nil || !hasCode(&p, CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, h.files(t)) {
+	p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{Patience: time.Second}})
+	if err != nil || !hasCode(&p, host.CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, h.files(t)) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }

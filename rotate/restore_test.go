@@ -9,19 +9,22 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // back restores a snapshot of web and lets the simulation know what its disks must
 // read from now on.
-func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string, o RestoreOptions) Plan {
+func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string, o decide.RestoreOptions) decide.Plan {
 	t.Helper()
 	p, err := r.Restore(t.Context(), "web", snapshot, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Result == ResultDone && !o.Plan {
+	if p.Result == decide.ResultDone && !o.Plan {
 		for target, state := range web.states[snapshot] {
-			if diskOf(&web.Domain, target) != nil {
+			if host.DiskOf(&web.Domain, target) != nil {
 				web.want[target] = maps.Clone(state)
 			}
 		}
@@ -33,10 +36,10 @@ func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string,
 func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := h.rotator(rule(7))
-	dry := back(t, h, r, web, name(10), RestoreOptions{Plan: true})
+	dry := back(t, h, r, web, name(10), decide.RestoreOptions{Plan: true})
 	present := maps.Clone(web.want["vda"])
-	p := back(t, h, r, web, name(10), RestoreOptions{})
-	if p.Result != ResultDone || len(p.Steps) != len(dry.Steps) || p.Steps[0].Op != OpSnapshot || p.Steps[1].Op != OpSwitch {
+	p := back(t, h, r, web, name(10), decide.RestoreOptions{})
+	if p.Result != decide.ResultDone || len(p.Steps) != len(dry.Steps) || p.Steps[0].Op != decide.OpSnapshot || p.Steps[1].Op != decide.OpSwitch {
 		t.Fatalf("%+v\nplanned %+v", p, dry)
 	}
 	if len(web.Snapshots) != 4 || len(web.states) != 4 {
@@ -47,18 +50,18 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 		t.Errorf("the present state is kept as %v, it was %v", got, present)
 	}
 	// Rotation goes on: on the new branch, and with the old one.
-	web.State, web.cut = Running, false
+	web.State, web.cut = host.Running, false
 	h.write(web, "vda", 5)
 	for n := range 6 {
 		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		h.checkData(t)
 		h.write(web, "vda", n)
 	}
 	for _, s := range web.Snapshots { // libvirt's own operations need them
-		if !slices.Contains(h.files(t), s.overlay("vda")) {
+		if !slices.Contains(h.files(t), s.OverlayOf("vda")) {
 			t.Errorf("the overlay of %s is gone", s.Name)
 		}
 	}
@@ -69,8 +72,8 @@ func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 	web.cut = false
 	before, files := slices.Clone(web.Disks[0].Inactive), h.files(t)
 	h.starting = true
-	p := back(t, h, h.rotator(rule(7)), web, name(9), RestoreOptions{DiscardNewer: true})
-	if p.Result != ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(h.files(t), files) {
+	p := back(t, h, h.rotator(rule(7)), web, name(9), decide.RestoreOptions{DiscardNewer: true})
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(h.files(t), files) {
 		t.Errorf("%+v, starts from %v", p, web.Disks[0].Inactive)
 	}
 }
@@ -79,11 +82,11 @@ func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := h.rotator(rule(7))
-	back(t, h, r, web, name(9), RestoreOptions{})
+	back(t, h, r, web, name(9), decide.RestoreOptions{})
 	if n := len(h.files(t)); n != 6 { // base, three overlays, that of the present, the new one
 		t.Fatalf("%d files: %q", n, h.files(t))
 	}
-	web.State, web.cut = Running, false
+	web.State, web.cut = host.Running, false
 	h.write(web, "vda", 5)
 	two := with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1} })
 	r = h.rotator(two)
@@ -101,8 +104,8 @@ func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 func TestRestoreThatDiscardsTheNewer(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := h.rotator(rule(7))
-	p := back(t, h, r, web, name(9), RestoreOptions{DiscardNewer: true})
-	if p.Result != ResultDone || len(web.Snapshots) != 1 {
+	p := back(t, h, r, web, name(9), decide.RestoreOptions{DiscardNewer: true})
+	if p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
 		t.Fatalf("%+v, %+v", p, web.Snapshots)
 	}
 	r.Options = coalesce()
@@ -121,12 +124,12 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 		for second := 9; second <= first; second++ {
 			h, web := off(t, 9, 10, 11)
 			r := h.rotator(rule(7))
-			back(t, h, r, web, name(first), RestoreOptions{})
+			back(t, h, r, web, name(first), decide.RestoreOptions{})
 			web.cut = false
 			h.write(web, "vda", 5)
 			h.now = h.now.Add(2 * time.Hour)
-			p := back(t, h, r, web, name(second), RestoreOptions{DiscardNewer: true})
-			if p.Result != ResultDone {
+			p := back(t, h, r, web, name(second), decide.RestoreOptions{DiscardNewer: true})
+			if p.Result != decide.ResultDone {
 				t.Errorf("to %d, then to %d: %+v", first, second, p)
 			}
 			if n := len(web.Snapshots); n != second-8 {
@@ -146,13 +149,13 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 
 // A disk that was taken out since the snapshot stays out; the others go back.
 func TestTheDisksThatAreLeftGoBack(t *testing.T) {
-	for _, o := range []RestoreOptions{{}, {DiscardNewer: true}, {Plan: true}} {
+	for _, o := range []decide.RestoreOptions{{}, {DiscardNewer: true}, {Plan: true}} {
 		h := newSim(t)
 		web := h.add("web")
 		h.disk(web, "vda", "web.qcow2")
 		h.disk(web, "vdb", "data.qcow2")
 		h.take(web, []int{9, 10})
-		web.State = ShutOff
+		web.State = host.ShutOff
 		web.Disks = web.Disks[:1]
 		delete(web.want, "vdb")
 		before := h.files(t)
@@ -160,7 +163,7 @@ func TestTheDisksThatAreLeftGoBack(t *testing.T) {
 		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "has the disk vdb, the domain has not") || !strings.Contains(p.Warnings[0], "data.qcow2") {
 			t.Errorf("%+v: warnings %q", o, p.Warnings)
 		}
-		if want := map[bool]string{false: ResultDone, true: ResultPlanned}[o.Plan]; p.Result != want || p.Steps[len(p.Steps)-1].Disk == "vdb" {
+		if want := map[bool]string{false: decide.ResultDone, true: decide.ResultPlanned}[o.Plan]; p.Result != want || p.Steps[len(p.Steps)-1].Disk == "vdb" {
 			t.Errorf("%+v: %+v", o, p)
 		}
 		if missing := slices.DeleteFunc(before, func(f string) bool { return slices.Contains(h.files(t), f) }); len(missing) > 0 {
@@ -183,7 +186,7 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		for _, d := range web.Disks {
 			first[d.Target], states[d.Target] = d.Active().Path, d.Chain[len(d.Chain)-2].Path
 		}
-		died := dieWith(h, r, func() { _, _ = r.Restore(t.Context(), "web", name(11), RestoreOptions{}) }, func(string) bool { count++; return count == n })
+		died := dieWith(h, r, func() { _, _ = r.Restore(t.Context(), "web", name(11), decide.RestoreOptions{}) }, func(string) bool { count++; return count == n })
 		if !died {
 			if n < 20 {
 				t.Errorf("only %d places to die at", n-1)
@@ -204,7 +207,7 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		r.Options = coalesce()
 		h.runAll(t, r)
 		h.checkData(t)
-		if left, _ := newJournal(r.Observer.StateDir).load(); len(left) > 0 {
+		if left, _ := journal.In(r.Observer.StateDir).Load(); len(left) > 0 {
 			t.Fatalf("place %d: intents left: %+v", n, left)
 		}
 	}
@@ -216,13 +219,13 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 	for _, to := range []int{9, 10, 11} {
 		h, web := off(t, 9, 10, 11)
 		r := h.rotator(rule(3))
-		r.Options = Options{IgnoreEvery: true}
-		back(t, h, h.rotator(rule(7)), web, name(to), RestoreOptions{})
-		web.State, web.cut = Running, false
+		r.Options = decide.Options{IgnoreEvery: true}
+		back(t, h, h.rotator(rule(7)), web, name(to), decide.RestoreOptions{})
+		web.State, web.cut = host.Running, false
 		for range 8 {
 			h.write(web, "vda", h.written%16)
 			h.now = h.now.Add(hour(1).Sub(hour(0)))
-			if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+			if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 				t.Errorf("back to %d: %+v", to, p)
 			}
 			h.checkData(t)
@@ -240,19 +243,19 @@ func TestRestoreWithTheConfiguration(t *testing.T) {
 	web.cut = false
 	r := h.rotator(rule(7))
 	h.starting = true
-	if p := back(t, h, r, web, name(9), RestoreOptions{WithConfig: true}); p.Result != ResultFailed || web.config != "" {
+	if p := back(t, h, r, web, name(9), decide.RestoreOptions{WithConfig: true}); p.Result != decide.ResultFailed || web.config != "" {
 		t.Errorf("started meanwhile: %+v, configuration of %q", p, web.config)
 	}
 	h.starting = false
 	h.disk(web, "vdb", "new.qcow2")
-	p := back(t, h, r, web, name(9), RestoreOptions{WithConfig: true})
+	p := back(t, h, r, web, name(9), decide.RestoreOptions{WithConfig: true})
 	last := p.Steps[len(p.Steps)-1]
-	if p.Result != ResultDone || web.config != name(9) || last.Op != OpConfigure || !strings.Contains(last.Reason, "has no vdb") {
+	if p.Result != decide.ResultDone || web.config != name(9) || last.Op != decide.OpConfigure || !strings.Contains(last.Reason, "has no vdb") {
 		t.Errorf("%+v, configuration of %q", p, web.config)
 	}
 	web.Disks = web.Disks[1:]
-	p, err := r.Restore(t.Context(), "web", name(10), RestoreOptions{WithConfig: true})
-	if err != nil || len(p.Refused) == 0 || p.Refused[0].Code != CodeNoDisk {
+	p, err := r.Restore(t.Context(), "web", name(10), decide.RestoreOptions{WithConfig: true})
+	if err != nil || len(p.Refused) == 0 || p.Refused[0].Code != host.CodeNoDisk {
 		t.Errorf("without the disk: %+v, %v", p, err)
 	}
 }
@@ -266,9 +269,9 @@ func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
 	h.disk(web, "vda", "web.qcow2")
 	h.disk(web, "vdb", "data.raw")
 	h.take(web, []int{6, 7, 8, 9, 10})
-	web.State, web.cut = ShutOff, true
+	web.State, web.cut = host.ShutOff, true
 	r := h.rotator(rule(20))
-	back(t, h, r, web, name(6), RestoreOptions{})
+	back(t, h, r, web, name(6), decide.RestoreOptions{})
 	for i := range web.Snapshots { // 6 and 7, 8 and 9, 10 and the present are of one hour each
 		web.Snapshots[i].Time = hour(1).Add(time.Duration(i) * 30 * time.Minute)
 	}
@@ -278,23 +281,23 @@ func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
 }
 
 func TestLayersOfABranchAreMerged(t *testing.T) {
-	for _, state := range []State{ShutOff, Running} {
+	for _, state := range []host.State{host.ShutOff, host.Running} {
 		h, web, r := branched(t)
-		web.State, web.cut = state, state == ShutOff
-		if state == Running {
+		web.State, web.cut = state, state == host.ShutOff
+		if state == host.Running {
 			h.write(web, "vda", 5)
 		}
 		p := h.runAll(t, r)["web"]
 		merged := 0
 		for _, s := range p.Steps {
-			if s.Op == OpMerge {
+			if s.Op == decide.OpMerge {
 				merged++
 				if s.Method != "offline-commit" || !strings.Contains(s.Reason, "on a branch") {
 					t.Errorf("%s: %s, %s", state, s, s.Reason)
 				}
 			}
 		}
-		if p.Result != ResultDone || merged == 0 {
+		if p.Result != decide.ResultDone || merged == 0 {
 			t.Errorf("%s: %d merges: %+v", state, merged, p)
 		}
 		h.checkData(t)
@@ -302,7 +305,7 @@ func TestLayersOfABranchAreMerged(t *testing.T) {
 		if again := h.runAll(t, r)["web"]; len(again.Steps) > 0 {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
-		web.State, web.cut = Running, false
+		web.State, web.cut = host.Running, false
 		r = h.rotator(rule(2))
 		for range 8 { // until the branch is gone, snapshot by snapshot
 			h.now = h.now.Add(2 * time.Hour)
@@ -350,18 +353,18 @@ func (r *Rotator) rule() *policy.Rule {
 // snapshots' metadata follows.
 func TestMergesBelowABranchGoOn(t *testing.T) {
 	h, web := off(t, 5, 6, 7, 8, 9, 10, 11)
-	back(t, h, h.rotator(rule(9)), web, name(11), RestoreOptions{})
-	web.State, web.cut = Running, false
+	back(t, h, h.rotator(rule(9)), web, name(11), decide.RestoreOptions{})
+	web.State, web.cut = host.Running, false
 	r := h.rotator(rule(8))
 	for n := range 4 {
 		h.write(web, "vda", n)
 		h.now = h.now.Add(hour(1).Sub(hour(0)))
-		if p := h.runAll(t, r)["web"]; p.Result != ResultDone {
+		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("%+v", p)
 		}
 		h.checkData(t)
 		if n := len(web.Disks[0].Chain); n != 8 { // the base, and one for each snapshot that is on it
-			t.Errorf("%d layers: %q", n, h.short(paths(web.Disks[0].Chain)))
+			t.Errorf("%d layers: %q", n, h.short(host.Paths(web.Disks[0].Chain)))
 		}
 	}
 	for _, s := range web.Snapshots {

@@ -10,10 +10,14 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+	"golang.org/x/sync/errgroup"
 )
 
 // maxAge is how old the view of the other domains may be when a decision on
@@ -29,10 +33,6 @@ const maxRounds = 500
 
 // maxMoves bounds how often that may be because a guest was started or stopped.
 const maxMoves = 5
-
-// defaultParallel is how many domains are worked on at a time unless Options say
-// otherwise. Merges are further limited to one for each file system.
-const defaultParallel = 8
 
 // An EventKind says what an Event tells.
 type EventKind string
@@ -51,24 +51,24 @@ const (
 type Event struct {
 	Kind        EventKind
 	Domain      string
-	Step        Step
+	Step        decide.Step
 	Done, Total int64 // bytes, of a merge
 	Text        string
 }
 
 // A Rotator carries rotations out.
 type Rotator struct {
-	Observer *Observer
-	Host     Host
+	Observer *observe.Observer
+	Host     host.Host
 	Match    func(domains []string) policy.Assignment
 	Clock    func() time.Time
-	Options  Options
-	Engine   Engine      // for guests that are shut off
-	Report   func(Event) // called from several goroutines; never nil
-	Ended    func(Plan)  // is told of each domain as its work ends, from several goroutines; may be nil
+	Options  decide.Options
+	Engine   engine.Engine     // for guests that are shut off
+	Report   func(Event)       // called from several goroutines; never nil
+	Ended    func(decide.Plan) // is told of each domain as its work ends, from several goroutines; may be nil
 
 	// Hook runs a program of the policy; nil: none is run.
-	Hook func(context.Context, Hook) error
+	Hook func(context.Context, decide.Hook) error
 
 	// StartPatience is how long a start may take that cannot succeed; 0: 20 s.
 	StartPatience time.Duration
@@ -85,31 +85,25 @@ func (r *Rotator) boundary(place string) {
 	failpoint(place)
 }
 
-// ErrNoSuchDomain says that a domain was named that the host does not have.
-var ErrNoSuchDomain = errors.New("no such domain")
-
-// ErrNoPolicy says that a domain was named that no policy covers.
-var ErrNoPolicy = errors.New("no policy covers the domain")
-
 // Plan decides for the named domains, or for all that a policy covers. It changes nothing.
-func (r *Rotator) Plan(ctx context.Context, names []string) ([]Plan, *World, error) {
+func (r *Rotator) Plan(ctx context.Context, names []string) ([]decide.Plan, *observe.World, error) {
 	w, err := r.Observer.Observe(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	chosen, err := Select(w, r.Match, names)
+	chosen, err := observe.Select(w, r.Match, names)
 	if err != nil {
 		return nil, nil, err
 	}
 	o := r.Options
-	o.Reserved = &Reservations{}
+	o.Reserved = &decide.Reservations{}
 	now := r.Clock()
 	r.tellFaults(w.Faults...)
-	plans := []Plan{}
+	plans := []decide.Plan{}
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		if c := chosen.Conflicts[d.Name]; c != nil {
-			plans = append(plans, conflictPlan(d, c))
+			plans = append(plans, decide.ConflictPlan(d, c))
 		} else if rule := chosen.Rules[d.Name]; rule != nil {
 			p := r.decide(w, d, rule, now, o)
 			p.Hooks = plannedHooks(rule, &p)
@@ -130,7 +124,7 @@ func Lock(stateDir string) (*vfs.RunLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sweep(stateDir); err != nil {
+	if err := journal.Sweep(stateDir); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
@@ -139,23 +133,23 @@ func Lock(stateDir string) (*vfs.RunLock, error) {
 // Run carries out what Plan decides. The caller holds the Lock. What happened
 // to each domain is in its Plan: the steps are those that were carried out.
 // Running again after a crash or an error is safe.
-func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
+func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error) {
 	seen := r.Clock()
 	plans, w, err := r.Plan(ctx, names)
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := Select(w, r.Match, names)
+	chosen, err := observe.Select(w, r.Match, names)
 	if err != nil {
 		return nil, err
 	}
 	o := r.Options
-	o.Reserved = &Reservations{}
+	o.Reserved = &decide.Reservations{}
 	var g errgroup.Group
-	g.SetLimit(o.parallel())
+	g.SetLimit(o.Parallel())
 	for i := range plans {
 		g.Go(func() error {
-			d := &domainRun{Rotator: r, rule: ruleFor(chosen, plans[i].Domain), w: w, seen: seen, o: o, start: r.Clock()}
+			d := &domainRun{Rotator: r, rule: decide.RuleFor(chosen, plans[i].Domain), w: w, seen: seen, o: o, start: r.Clock()}
 			plans[i] = d.contained(ctx, plans[i])
 			return nil
 		})
@@ -170,10 +164,10 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]Plan, error) {
 type domainRun struct {
 	*Rotator
 	rule *policy.Rule
-	w    *World    // the last view of the host
-	seen time.Time // when all of it was looked at
-	o    Options
-	done []Step
+	w    *observe.World // the last view of the host
+	seen time.Time      // when all of it was looked at
+	o    decide.Options
+	done []decide.Step
 	// merged tells that a merge of the present group has moved data.
 	merged bool
 	// frozen tells that the guest may be frozen and could not be thawed.
@@ -181,14 +175,14 @@ type domainRun struct {
 
 	start    time.Time
 	begun    bool // the first step, or the hook before it
-	hooks    []Hook
+	hooks    []decide.Hook
 	warnings []string
 }
 
 // run carries out one group of steps after the other and decides anew before
 // each, so that every group rests on the world as it is.
-func (r *domainRun) run(ctx context.Context, p Plan) Plan {
-	var last []Step
+func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
+	var last []decide.Step
 	moves := 0
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
@@ -196,24 +190,24 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 			return r.finish(ctx, p, err)
 		}
 	}
-	if p.forget {
+	if p.Forget {
 		if err := r.endIntent(r.w.Domain(p.Domain)); err != nil {
 			return r.finish(ctx, p, err)
 		}
 	}
-	for round := 0; len(p.groups) > 0 && ctx.Err() == nil; round++ {
+	for round := 0; len(p.Groups) > 0 && ctx.Err() == nil; round++ {
 		var err error
 		if p, err = r.again(ctx, p.Domain); err != nil {
 			return r.finish(ctx, p, err)
 		}
-		if len(p.groups) == 0 {
+		if len(p.Groups) == 0 {
 			break
 		}
 		if r.firstHook(ctx, &p) {
 			continue // what was planned may have changed meanwhile
 		}
-		g := &p.groups[0]
-		steps := p.Steps[g.first : g.first+g.steps]
+		g := &p.Groups[0]
+		steps := p.Steps[g.First : g.First+g.Steps]
 		if round == maxRounds || slices.Equal(steps, last) {
 			return r.finish(ctx, p, fmt.Errorf("%s: %s had no lasting effect: giving up for now", p.Domain, steps[0]))
 		}
@@ -242,7 +236,9 @@ func (r *domainRun) run(ctx context.Context, p Plan) Plan {
 }
 
 // ask is what the run may ask about a domain as it is now.
-func (r *domainRun) ask(d *Domain) Case { return Case{r.w, d, r.rule, r.Clock(), r.o} }
+func (r *domainRun) ask(d *host.Domain) decide.Case {
+	return decide.Case{World: r.w, Domain: d, Rule: r.rule, Now: r.Clock(), Options: r.o}
+}
 
 // skipped tells whether the policy leaves the domain alone in its present state.
 func (r *domainRun) skipped(domain string) bool {
@@ -265,20 +261,20 @@ func (r *domainRun) thaw(ctx context.Context, domain string) {
 }
 
 // again looks at the domain and decides afresh.
-func (r *domainRun) again(ctx context.Context, name string) (Plan, error) {
+func (r *domainRun) again(ctx context.Context, name string) (decide.Plan, error) {
 	if err := r.look(ctx, name, maxAge); err != nil {
-		return Plan{Domain: name, Policy: r.rule.Name}, err
+		return decide.Plan{Domain: name, Policy: r.rule.Name}, err
 	}
 	d := r.w.Domain(name)
 	if d == nil {
-		return Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: %w", name, errGone)
+		return decide.Plan{Domain: name, Policy: r.rule.Name}, fmt.Errorf("%s: %w", name, errGone)
 	}
 	return r.decide(r.w, d, r.rule, r.Clock(), r.o), nil
 }
 
 // look renews the view of the domain, and of the whole host when that is older than age.
 func (r *domainRun) look(ctx context.Context, name string, age time.Duration) error {
-	var w *World
+	var w *observe.World
 	var err error
 	if now := r.Clock(); now.Sub(r.seen) > age || now.Before(r.seen) {
 		w, err = r.Observer.Observe(ctx)
@@ -288,30 +284,30 @@ func (r *domainRun) look(ctx context.Context, name string, age time.Duration) er
 	}
 	if err == nil {
 		r.w = w
-		r.tellFaults(w.faultsOf(name)...)
+		r.tellFaults(w.FaultsOf(name)...)
 	}
 	return err
 }
 
 // finish turns the last plan into the report of the run.
-func (r *domainRun) finish(ctx context.Context, p Plan, err error) Plan {
-	p.Steps, p.groups = r.done, nil
+func (r *domainRun) finish(ctx context.Context, p decide.Plan, err error) decide.Plan {
+	p.Steps, p.Groups = r.done, nil
 	if p.Steps == nil {
-		p.Steps = []Step{}
+		p.Steps = []decide.Step{}
 	}
 	switch {
 	case ctx.Err() != nil:
-		p.Result, p.Error = ResultCanceled, canceledText(err)
+		p.Result, p.Error = decide.ResultCanceled, canceledText(err)
 	case err != nil:
-		p.Result, p.Error = ResultFailed, err.Error()
+		p.Result, p.Error = decide.ResultFailed, err.Error()
 	case len(p.Refused) > 0 && len(p.Steps) > 0:
-		p.Result = ResultPartly
+		p.Result = decide.ResultPartly
 	case len(p.Refused) > 0:
-		p.Result = ResultRefused
+		p.Result = decide.ResultRefused
 	case len(p.Steps) > 0:
-		p.Result = ResultDone
-	case p.Result == "" || p.Result == ResultPlanned:
-		p.Result = ResultNothing
+		p.Result = decide.ResultDone
+	case p.Result == "" || p.Result == decide.ResultPlanned:
+		p.Result = decide.ResultNothing
 	}
 	return p
 }
@@ -325,13 +321,13 @@ func canceledText(err error) string {
 }
 
 // did notes a step that is done.
-func (r *domainRun) did(domain string, s Step) {
+func (r *domainRun) did(domain string, s decide.Step) {
 	r.done = append(r.done, s)
 	r.Report(Event{Kind: EventDone, Domain: domain, Step: s})
 	r.boundary("after " + string(s.Op))
 }
 
-func (r *domainRun) starts(domain string, s Step) {
+func (r *domainRun) starts(domain string, s decide.Step) {
 	r.boundary("before " + string(s.Op))
 	r.Report(Event{Kind: EventStep, Domain: domain, Step: s})
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // contested has the guests web, db and both, which two policies match.
@@ -30,7 +32,7 @@ func contested(t *testing.T) (*simHost, *Rotator, *int) {
 		return a
 	}
 	ran := new(int)
-	r.Hook = func(_ context.Context, k Hook) error {
+	r.Hook = func(_ context.Context, k decide.Hook) error {
 		if k.Env["VIRT_ROTATE_DOMAIN"] == "both" {
 			*ran++
 		}
@@ -39,16 +41,16 @@ func contested(t *testing.T) (*simHost, *Rotator, *int) {
 	return h, r, ran
 }
 
-func isConflict(p *Plan) bool {
-	return p.Result == ResultRefused && len(p.Steps) == 0 && p.Policy == "a and b" && len(p.Refused) == 1 &&
-		p.Refused[0] == Refusal{CodeTwoPolicies, "/p.toml", "policies a and b"}
+func isConflict(p *decide.Plan) bool {
+	return p.Result == decide.ResultRefused && len(p.Steps) == 0 && p.Policy == "a and b" && len(p.Refused) == 1 &&
+		p.Refused[0] == decide.Refusal{Code: host.CodeTwoPolicies, Path: "/p.toml", Detail: "policies a and b"}
 }
 
 func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
 	h, r, ran := contested(t)
 	var ended []string
-	r.Ended = func(p Plan) { ended = append(ended, p.Domain+" "+p.Ran.UUID) }
-	r.Options = Options{MaxParallel: 1}
+	r.Ended = func(p decide.Plan) { ended = append(ended, p.Domain+" "+p.Ran.UUID) }
+	r.Options = decide.Options{MaxParallel: 1}
 	plans, _, err := r.Plan(t.Context(), nil)
 	if err != nil || len(plans) != 3 || !isConflict(&plans[1]) {
 		t.Errorf("plan: %+v, %v", plans, err)
@@ -57,7 +59,7 @@ func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
 	if err != nil || len(done) != 3 || !isConflict(&done[1]) || len(done[1].Hooks) > 0 || *ran > 0 {
 		t.Errorf("%d hooks, run: %+v, %v", *ran, done, err)
 	}
-	if done[0].Result != ResultDone || done[2].Result != ResultDone || !slices.Contains(ended, "both uuid-of-both") || len(ended) != 3 {
+	if done[0].Result != decide.ResultDone || done[2].Result != decide.ResultDone || !slices.Contains(ended, "both uuid-of-both") || len(ended) != 3 {
 		t.Errorf("%+v, told of %q", done, ended)
 	}
 	if n := len(h.find("both").Snapshots); n != 3 {
@@ -65,14 +67,14 @@ func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
 	}
 	h.checkData(t)
 	last, err := LastRuns(filepath.Join(h.dir, "state"))
-	if err != nil || last["uuid-of-both"].Result != ResultRefused {
+	if err != nil || last["uuid-of-both"].Result != decide.ResultRefused {
 		t.Errorf("%+v, %v", last, err)
 	}
 }
 
 func TestOnlyTheNamedDomainsConflictCounts(t *testing.T) {
 	_, r, _ := contested(t)
-	if plans, err := r.Run(t.Context(), []string{"web"}); err != nil || len(plans) != 1 || plans[0].Result != ResultDone {
+	if plans, err := r.Run(t.Context(), []string{"web"}); err != nil || len(plans) != 1 || plans[0].Result != decide.ResultDone {
 		t.Errorf("web: %+v, %v", plans, err)
 	}
 	if plans, err := r.Run(t.Context(), []string{"both"}); err != nil || len(plans) != 1 || !isConflict(&plans[0]) {
@@ -83,7 +85,7 @@ func TestOnlyTheNamedDomainsConflictCounts(t *testing.T) {
 func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 	h, r, _ := contested(t)
 	before := h.files(t)
-	for state, o := range map[State]RestoreOptions{ShutOff: {}, Running: {Stop: &StopOptions{Force: true}}} {
+	for state, o := range map[host.State]decide.RestoreOptions{host.ShutOff: {}, host.Running: {Stop: &decide.StopOptions{Force: true}}} {
 		h.find("both").State = state
 		p, err := r.Restore(t.Context(), "both", name(9), o)
 		if err != nil || !isConflict(&p) || !slices.Equal(before, h.files(t)) || h.find("both").State != state {

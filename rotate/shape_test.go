@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // A shape is a host, and what is to be done to its domain "web".
@@ -15,7 +16,7 @@ type shape struct {
 	name    string
 	build   func(h *simHost, web *simDomain)
 	rule    *policy.Rule // keep the last 2 if nil
-	options Options
+	options decide.Options
 	now     time.Time // 12 o'clock if zero
 	steps   string
 	waiting string // part of what is put off
@@ -24,7 +25,7 @@ type shape struct {
 }
 
 // coalesce plans merges alone.
-func coalesce() Options { return Options{NoSnapshot: true} }
+func coalesce() decide.Options { return decide.Options{NoSnapshot: true} }
 
 func (s *shape) host(t *testing.T) *simHost {
 	h := newSim(t)
@@ -38,7 +39,7 @@ func (s *shape) host(t *testing.T) *simHost {
 	return h
 }
 
-func (h *simHost) plan(t *testing.T, r *Rotator, domain string) Plan {
+func (h *simHost) plan(t *testing.T, r *Rotator, domain string) decide.Plan {
 	t.Helper()
 	plans, _, err := r.Plan(context.Background(), []string{domain})
 	if err != nil {
@@ -48,13 +49,13 @@ func (h *simHost) plan(t *testing.T, r *Rotator, domain string) Plan {
 }
 
 // runAll runs to the end and returns the plans by domain.
-func (h *simHost) runAll(t *testing.T, r *Rotator) map[string]Plan {
+func (h *simHost) runAll(t *testing.T, r *Rotator) map[string]decide.Plan {
 	t.Helper()
 	plans, err := r.Run(context.Background(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	by := map[string]Plan{}
+	by := map[string]decide.Plan{}
 	for _, p := range plans {
 		by[p.Domain] = p
 	}
@@ -87,7 +88,7 @@ func (s *shape) check(t *testing.T) {
 	}
 }
 
-func (s *shape) checkTold(t *testing.T, p *Plan) {
+func (s *shape) checkTold(t *testing.T, p *decide.Plan) {
 	t.Helper()
 	if !strings.Contains(p.Waiting, s.waiting) || s.waiting == "" && p.Waiting != "" {
 		t.Errorf("waiting: %q, want %q", p.Waiting, s.waiting)

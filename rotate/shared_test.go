@@ -11,6 +11,8 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // aboveShared is what happens to web above a base that somebody else needs:
@@ -29,20 +31,20 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 			one(9, 10, 11)(h, web)
 			other := h.add("other")
 			h.disk(other, "vda", "web.qcow2", "clone.qcow2")
-			other.State = ShutOff
+			other.State = host.ShutOff
 		}, steps: aboveShared, reason: "clone"},
 		{name: "a domain that is shut off, elsewhere, its XML lists the top only", build: func(h *simHost, web *simDomain) {
 			one(9, 10, 11)(h, web)
 			other := h.add("other")
 			h.disk(other, "vda", "web.qcow2", "far/middle.qcow2", "far/clone.qcow2")
-			other.State, other.cut = ShutOff, true
+			other.State, other.cut = host.ShutOff, true
 		}, steps: aboveShared, reason: "far/middle"},
 		{name: "a domain that is shut off, its image does not name the backing format", build: func(h *simHost, web *simDomain) {
 			one(9, 10, 11)(h, web)
 			other := h.add("other")
 			h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
 			h.change(h.img("far/clone.qcow2"), func(i *simImage) { i.BackingFormat = "" })
-			other.State, other.cut = ShutOff, true
+			other.State, other.cut = host.ShutOff, true
 		}, steps: aboveShared, reason: "far/clone"},
 		{name: "a domain that has the disk only after a restart", build: func(h *simHost, web *simDomain) {
 			one(9, 10, 11)(h, web)
@@ -85,7 +87,7 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 			h.disk(web, "vda", "web.qcow2")
 			h.disk(web, "vdb", "web.qcow2")
 			for _, n := range []int{9, 10, 11} {
-				spec := SnapshotSpec{Name: name(n), Description: mark("p"), Overlays: map[string]string{
+				spec := host.SnapshotSpec{Name: name(n), Description: host.Mark("p"), Overlays: map[string]string{
 					"vda": h.img("a." + name(n) + ".qcow2"), "vdb": h.img("b." + name(n) + ".qcow2")}}
 				h.grow(web, spec, hour(n))
 			}
@@ -106,7 +108,7 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 			h.wantSteps(t, ran, s.steps)
 			h.checkData(t)
 			if len(h.find("web").Disks[0].Chain) != 4 {
-				t.Errorf("chain: %v", h.short(paths(h.find("web").Disks[0].Chain)))
+				t.Errorf("chain: %v", h.short(host.Paths(h.find("web").Disks[0].Chain)))
 			}
 			if h.pinned() != before {
 				t.Error("the shared base was written")
@@ -121,8 +123,8 @@ func (h *simHost) pinned() string {
 	return string(data)
 }
 
-func briefReasons(h *simHost, steps []Step) []Step {
-	out := []Step{}
+func briefReasons(h *simHost, steps []decide.Step) []decide.Step {
+	out := []decide.Step{}
 	for _, s := range steps {
 		s.Reason = h.brief(s.Reason)
 		out = append(out, s)
@@ -184,13 +186,13 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 		{"in another directory", func(h *simHost) {
 			other := h.add("other")
 			h.disk(other, "vda", "far/clone.qcow2")
-			other.State, other.cut = ShutOff, true
+			other.State, other.cut = host.ShutOff, true
 			broken(h, "far/clone.qcow2")
 		}, "", false},
 		{"in another directory, beside a clone", func(h *simHost) {
 			other := h.add("other")
 			h.disk(other, "vda", "far/else.qcow2")
-			other.State, other.cut = ShutOff, true
+			other.State, other.cut = host.ShutOff, true
 			h.picture("img/second.qcow2", "golden.qcow2")
 			h.picture("far/second.qcow2", "golden.qcow2")
 			broken(h, "far/else.qcow2")
@@ -217,7 +219,7 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 				}
 				return
 			}
-			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != CodeDoubt || h.brief(p.Refused[0].Path) != c.path ||
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDoubt || h.brief(p.Refused[0].Path) != c.path ||
 				c.named == strings.Contains(p.Refused[0].Detail, "[storage] ignore") {
 				t.Errorf("%+v", p)
 			}
@@ -251,7 +253,7 @@ func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
 			warned++
 		}
 		if len(p.Refused) > 0 {
-			if p.Refused[0].Code != CodeChainLong || warned < 2 {
+			if p.Refused[0].Code != host.CodeChainLong || warned < 2 {
 				t.Fatalf("%+v after %d warnings", p.Refused, warned)
 			}
 			return
@@ -280,10 +282,12 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 	r.Observer.Scan = []string{filepath.Join(h.dir, "far")}
 	before := h.pinned()
 	p := h.runAll(t, r)["web"]
-	if h.pinned() != before || slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpSnapshot || s.Op == OpMerge && s.Base == h.img("web.qcow2") }) {
+	if h.pinned() != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
+		return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.img("web.qcow2")
+	}) {
 		t.Errorf("%+v", p)
 	}
-	if len(p.Refused) != 1 || p.Refused[0].Code != CodeShared || !strings.Contains(p.Refused[0].Detail, "web.save") {
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeShared || !strings.Contains(p.Refused[0].Detail, "web.save") {
 		t.Errorf("%+v", p.Refused)
 	}
 }
@@ -320,7 +324,7 @@ func TestABackingNameThatIsNotHereMayMeanALayer(t *testing.T) {
 		r := h.rotator(rule(2))
 		r.Options = coalesce()
 		p := h.plan(t, r, "web")
-		if len(p.Steps) != want || (want == 0) != (len(p.Refused) == 1 && p.Refused[0].Code == CodeDoubt && strings.Contains(p.Refused[0].Detail, "which is not here")) {
+		if len(p.Steps) != want || (want == 0) != (len(p.Refused) == 1 && p.Refused[0].Code == host.CodeDoubt && strings.Contains(p.Refused[0].Detail, "which is not here")) {
 			t.Errorf("%s: %v, refused %+v", h.brief(name), h.lines(t, p.Steps), p.Refused)
 		}
 	}
@@ -332,7 +336,7 @@ func TestALostImageOfAnotherDomainBlocksNothing(t *testing.T) {
 		one(9, 10, 11)(h, web)
 		other := h.add("other")
 		h.disk(other, "vda", "far/other.qcow2")
-		other.State = ShutOff
+		other.State = host.ShutOff
 	}, options: coalesce()}
 	h := s.host(t)
 	must(os.Remove(h.img("far/other.qcow2")))
@@ -422,8 +426,8 @@ func TestABranchThatNoDiskUsesKeepsItsBase(t *testing.T) {
 	branch := disk.Chain[1]
 	disk.Chain, disk.Inactive = disk.Chain[:1], nil
 	h.create("back.qcow2", disk.Chain)
-	disk.Chain = append(disk.Chain[:1:1], Layer{Path: h.img("back.qcow2"), Format: "qcow2", Kind: "file"})
-	disk.Inactive = paths(disk.Chain)
+	disk.Chain = append(disk.Chain[:1:1], host.Layer{Path: h.img("back.qcow2"), Format: "qcow2", Kind: "file"})
+	disk.Inactive = host.Paths(disk.Chain)
 	web.want["vda"] = h.read(disk.Active().Path)
 	h.take(web, []int{10, 11})
 	web.Snapshots[0], web.Snapshots[1] = old[0], old[1]
@@ -432,6 +436,6 @@ func TestABranchThatNoDiskUsesKeepsItsBase(t *testing.T) {
 	h.runAll(t, r)
 	h.checkData(t)
 	if _, err := os.Stat(branch.Path); err != nil || filepath.Base(disk.Chain[0].Path) != "web.qcow2" {
-		t.Errorf("branch: %v; chain: %v", err, h.short(paths(disk.Chain)))
+		t.Errorf("branch: %v; chain: %v", err, h.short(host.Paths(disk.Chain)))
 	}
 }

@@ -8,30 +8,35 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // checkData sees that every guest, every snapshot that libvirt lists, and
 // every image of nobody reads what it must. It holds at every moment.
 func (h *simHost) checkData(t *testing.T) {
 	t.Helper()
-	intents, err := newJournal(filepath.Join(h.dir, "state")).load()
+	intents, err := journal.In(filepath.Join(h.dir, "state")).Load()
 	must(err)
 	for _, d := range h.domains {
 		for i := range d.Disks {
 			disk := &d.Disks[i]
 			walked := h.walk(disk.Active().Path)
-			if !d.State.Live() && !slices.Equal(walked, paths(disk.Chain)) {
+			if !d.State.Live() && !slices.Equal(walked, host.Paths(disk.Chain)) {
 				// Cut off before libvirt was told: a guest would start on libvirt's chain.
-				if got := h.over(paths(disk.Chain)); !maps.Equal(got, d.want[disk.Target]) {
+				if got := h.over(host.Paths(disk.Chain)); !maps.Equal(got, d.want[disk.Target]) {
 					t.Fatalf("%s/%s: started from libvirt's chain it would read %v, not %v", d.Name, disk.Target, got, d.want[disk.Target])
 				}
-			} else if !slices.Equal(walked, paths(disk.Chain)) {
-				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.short(walked), h.short(paths(disk.Chain)))
+			} else if !slices.Equal(walked, host.Paths(disk.Chain)) {
+				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.short(walked), h.short(host.Paths(disk.Chain)))
 			}
 			h.reads(t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
 		}
 		seen := d.Domain
-		followGrafts(&seen, intents[d.UUID]) // as every run does
+		observe.FollowGrafts(&seen, intents[d.UUID]) // as every run does
 		for i := range seen.Snapshots {
 			h.checkStates(t, d, &seen.Snapshots[i])
 		}
@@ -50,11 +55,11 @@ func (h *simHost) over(layers []string) blocks {
 	return all
 }
 
-func (h *simHost) checkStates(t *testing.T, d *simDomain, s *Snapshot) {
+func (h *simHost) checkStates(t *testing.T, d *simDomain, s *host.Snapshot) {
 	t.Helper()
 	for i := range s.Disks {
 		if sd := &s.Disks[i]; sd.Overlay != "" {
-			h.reads(t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, stateLayer(&d.Domain, sd), d.states[s.Name][sd.Target])
+			h.reads(t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, host.StateOf(&d.Domain, sd), d.states[s.Name][sd.Target])
 		}
 	}
 }
@@ -109,9 +114,9 @@ func (h *simHost) checkDone(t *testing.T) {
 }
 
 // checkSnapshotDisk compares the state by the metadata with the one by the chain.
-func (h *simHost) checkSnapshotDisk(t *testing.T, d *simDomain, s *Snapshot, sd *SnapshotDisk) {
+func (h *simHost) checkSnapshotDisk(t *testing.T, d *simDomain, s *host.Snapshot, sd *host.SnapshotDisk) {
 	t.Helper()
-	if by := stateLayer(&d.Domain, sd); sd.Overlay != "" && by != sd.State[len(sd.State)-1] {
+	if by := host.StateOf(&d.Domain, sd); sd.Overlay != "" && by != sd.State[len(sd.State)-1] {
 		t.Fatalf("%s/%s/%s: its state is in %s, its metadata names %v", d.Name, s.Name, sd.Target, by, sd.State)
 	}
 }
@@ -158,26 +163,26 @@ func (h *simHost) brief(text string) string {
 }
 
 // lines writes each step as a line that tells all of its fields but bytes and reason.
-func (h *simHost) lines(t *testing.T, steps []Step) []string {
+func (h *simHost) lines(t *testing.T, steps []decide.Step) []string {
 	t.Helper()
 	var lines []string
 	for _, s := range steps {
 		if s.Reason == "" {
 			t.Errorf("%s: no reason", s)
 		}
-		known := Step{Op: s.Op, Reason: s.Reason, Bytes: s.Bytes}
+		known := decide.Step{Op: s.Op, Reason: s.Reason, Bytes: s.Bytes}
 		line := ""
 		switch s.Op {
-		case OpSnapshot:
+		case decide.OpSnapshot:
 			known.Snapshot, known.Disk, known.Path, known.Base = s.Snapshot, s.Disk, s.Path, s.Base
 			line = fmt.Sprintf("snapshot %s %s: %s on %s", s.Snapshot, s.Disk, s.Path, s.Base)
-		case OpMerge:
+		case decide.OpMerge:
 			known.Disk, known.Method, known.Top, known.Base = s.Disk, s.Method, s.Top, s.Base
 			line = fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.From(), s.Into())
-		case OpDropMetadata, OpRedefine:
+		case decide.OpDropMetadata, decide.OpRedefine:
 			known.Snapshot = s.Snapshot
 			line = fmt.Sprintf("%s %s", s.Op, s.Snapshot)
-		case OpDeleteFile:
+		case decide.OpDeleteFile:
 			known.Disk, known.Path = s.Disk, s.Path
 			line = "delete " + s.Path
 		}
@@ -190,7 +195,7 @@ func (h *simHost) lines(t *testing.T, steps []Step) []string {
 }
 
 // wantSteps compares the steps of a plan with the lines of want.
-func (h *simHost) wantSteps(t *testing.T, p Plan, want string) {
+func (h *simHost) wantSteps(t *testing.T, p decide.Plan, want string) {
 	t.Helper()
 	have := strings.Join(h.lines(t, p.Steps), "\n")
 	want = strings.ReplaceAll(strings.TrimSpace(want), "\t", "")

@@ -7,12 +7,14 @@ import (
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // simEngine merges the images of a simHost.
 type simEngine struct{ h *simHost }
 
-func (e simEngine) Overlay(_ context.Context, path string, below Layer) error {
+func (e simEngine) Overlay(_ context.Context, path string, below host.Layer) error {
 	must(os.WriteFile(path, make([]byte, 4096), 0o600)) // the header is written last
 	return e.h.call("overlay", func() error {
 		e.h.store(path, simImage{Format: "qcow2", Size: below.Size, Backing: below.Path, BackingFormat: below.Format, Blocks: blocks{}})
@@ -20,11 +22,11 @@ func (e simEngine) Overlay(_ context.Context, path string, below Layer) error {
 	})
 }
 
-func (e simEngine) Check(context.Context, EngineMerge) error {
+func (e simEngine) Check(context.Context, engine.Merge) error {
 	return e.h.call("check", func() error { return e.h.engineRefuses })
 }
 
-func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done, total int64), then func() error) error {
+func (e simEngine) Merge(ctx context.Context, m engine.Merge, progress func(done, total int64), then func() error) error {
 	h := e.h
 	var data blocks
 	var below, format string
@@ -33,7 +35,7 @@ func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done,
 			return &vfs.BusyError{Path: m.Top.Path, Mode: vfs.LockRead}
 		}
 		data = blocks{}
-		base := slices.IndexFunc(m.Chain, func(l Layer) bool { return l.Path == m.Base.Path })
+		base := slices.IndexFunc(m.Chain, func(l host.Layer) bool { return l.Path == m.Base.Path })
 		if !m.Pull {
 			base++
 		} else if base > 0 {
@@ -84,7 +86,7 @@ func (e simEngine) Merge(ctx context.Context, m EngineMerge, progress func(done,
 }
 
 // Graft builds the new layers.
-func (e simEngine) Graft(_ context.Context, g EngineGraft) error {
+func (e simEngine) Graft(_ context.Context, g engine.Graft) error {
 	h := e.h
 	first := len(g.Chain) - len(g.Next)
 	below := ""
@@ -122,7 +124,7 @@ func (e simEngine) Graft(_ context.Context, g EngineGraft) error {
 // userOf returns the domain that has the image in a chain.
 func (h *simHost) userOf(path string) *simDomain {
 	for _, d := range h.domains {
-		if d.uses(path) {
+		if d.Uses(path) {
 			return d
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // Remote says what the test wants.
@@ -34,7 +36,7 @@ func (h *simHost) guestsWrite() {
 		return
 	}
 	for _, d := range h.domains {
-		if d.State == Running {
+		if d.State == host.Running {
 			h.write(d, d.Disks[h.guests.IntN(len(d.Disks))].Target, h.guests.IntN(16))
 		}
 	}
@@ -49,8 +51,8 @@ func (h *simHost) find(name string) *simDomain {
 	return nil
 }
 
-func (h *simHost) Domains(_ context.Context, names ...string) ([]Domain, error) {
-	var found []Domain
+func (h *simHost) Domains(_ context.Context, names ...string) ([]host.Domain, error) {
+	var found []host.Domain
 	err := h.call("domains", func() error {
 		for _, d := range h.domains {
 			if len(names) == 0 || slices.Contains(names, d.Name) {
@@ -66,7 +68,7 @@ func (h *simHost) Domains(_ context.Context, names ...string) ([]Domain, error) 
 }
 
 // observed is what libvirt tells of the domain, sharing nothing with it.
-func (d *simDomain) observed(jobs map[string]*simJob) Domain {
+func (d *simDomain) observed(jobs map[string]*simJob) host.Domain {
 	c := d.Domain
 	c.Disks = slices.Clone(d.Disks)
 	for i := range c.Disks {
@@ -81,18 +83,18 @@ func (d *simDomain) observed(jobs map[string]*simJob) Domain {
 			}
 		}
 		if j := jobs[d.Name+"/"+disk.Target]; j != nil {
-			disk.Job = &Job{Type: "commit", Done: 1, Size: 2}
+			disk.Job = &host.Job{Type: "commit", Done: 1, Size: 2}
 			switch {
 			case j.pull:
 				disk.Job.Type = "pull"
 			case j.copyTo != "":
-				disk.Job = &Job{Type: "copy", Ready: len(j.todo) == 0, Target: j.copyTo}
+				disk.Job = &host.Job{Type: "copy", Ready: len(j.todo) == 0, Target: j.copyTo}
 			case j.active:
-				disk.Job = &Job{Type: "active-commit", Ready: len(j.todo) == 0}
+				disk.Job = &host.Job{Type: "active-commit", Ready: len(j.todo) == 0}
 			}
 		}
 	}
-	c.Snapshots = cloneSnapshots(d.Snapshots)
+	c.Snapshots = host.CloneSnapshots(d.Snapshots)
 	for i := range c.Snapshots {
 		for k := range c.Snapshots[i].Disks {
 			sd := &c.Snapshots[i].Disks[k]
@@ -102,7 +104,7 @@ func (d *simDomain) observed(jobs map[string]*simJob) Domain {
 	return c
 }
 
-func (h *simHost) Snapshot(_ context.Context, domain string, spec SnapshotSpec) error {
+func (h *simHost) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec) error {
 	what := "snapshot"
 	if spec.Quiesce {
 		what = "quiesced snapshot"
@@ -113,7 +115,7 @@ func (h *simHost) Snapshot(_ context.Context, domain string, spec SnapshotSpec) 
 			return errors.New("guest agent is not responding")
 		}
 		for target, path := range spec.Overlays {
-			disk := diskOf(&d.Domain, target)
+			disk := host.DiskOf(&d.Domain, target)
 			if info, err := os.Stat(path); err != nil {
 				return err
 			} else if info.Size() != 0 {
@@ -141,13 +143,13 @@ func (h *simHost) Thaw(context.Context, string) error {
 func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error {
 	return h.call("drop-metadata", func() error {
 		d := h.find(domain)
-		i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Name == snapshot })
+		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == snapshot })
 		if i < 0 {
 			return nil
 		}
 		gone := d.Snapshots[i]
 		for k := range d.Snapshots {
-			if s := &d.Snapshots[k]; d.descends(s, snapshot) && onBranch(&d.Domain, s) {
+			if s := &d.Snapshots[k]; d.Descends(s, snapshot) && onBranch(&d.Domain, s) {
 				leave(s, &gone)
 			}
 		}
@@ -166,10 +168,10 @@ func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error
 	})
 }
 
-func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) error {
+func (h *simHost) Redefine(_ context.Context, domain string, fix host.SnapshotFix) error {
 	return h.call("redefine", func() error {
 		d := h.find(domain)
-		i := slices.IndexFunc(d.Snapshots, func(s Snapshot) bool { return s.Name == fix.Snapshot })
+		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == fix.Snapshot })
 		if i < 0 {
 			return fmt.Errorf("no snapshot %s", fix.Snapshot)
 		}
@@ -185,9 +187,9 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 				sd.Overlay = path
 			}
 			if chain := fix.Chains[sd.Target]; chain != nil {
-				sd.State, sd.Cut = paths(chain), false
+				sd.State, sd.Cut = host.Paths(chain), false
 				if sd.Inactive != nil {
-					sd.Inactive = paths(chain)
+					sd.Inactive = host.Paths(chain)
 				}
 			}
 		}
@@ -195,16 +197,16 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix SnapshotFix) er
 	})
 }
 
-func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[string][]Layer) error {
+func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[string][]host.Layer) error {
 	return h.call("reconfigure", func() error {
 		for target, chain := range chains {
 			d := &h.find(domain).Domain
-			disk := diskOf(d, target)
-			disk.Inactive = paths(chain)
+			disk := host.DiskOf(d, target)
+			disk.Inactive = host.Paths(chain)
 			if !d.State.Live() {
 				disk.Chain = nil
 				for _, l := range chain {
-					disk.Chain = append(disk.Chain, Layer{Path: l.Path, Format: l.Format, Kind: l.Kind})
+					disk.Chain = append(disk.Chain, host.Layer{Path: l.Path, Format: l.Format, Kind: l.Kind})
 				}
 			}
 		}
@@ -212,11 +214,11 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
-func (h *simHost) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]Layer) (func() error, error) {
+func (h *simHost) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]host.Layer) (func() error, error) {
 	d := h.find(domain)
-	before, config := map[string][]Layer{}, d.config
+	before, config := map[string][]host.Layer{}, d.config
 	for target := range chains {
-		before[target] = slices.Clone(diskOf(&d.Domain, target).Chain)
+		before[target] = slices.Clone(host.DiskOf(&d.Domain, target).Chain)
 	}
 	d.config = snapshot
 	return func() error {
@@ -230,7 +232,7 @@ func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil
 func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {
 	return h.call("shutdown", func() error {
 		if d := h.find(domain); force || d.obeys {
-			d.State = ShutOff
+			d.State = host.ShutOff
 		}
 		return nil
 	})
@@ -249,7 +251,7 @@ func (h *simHost) QEMUChains(_ context.Context, domain string) (map[string][]str
 }
 
 // Merge starts a job, or follows the one that runs.
-func (h *simHost) Merge(ctx context.Context, m MergeSpec, progress func(done, total int64)) error {
+func (h *simHost) Merge(ctx context.Context, m host.MergeSpec, progress func(done, total int64)) error {
 	job := m.Domain + "/" + m.Disk
 	if err := h.call("merge", func() error { return h.startJob(m, job) }); err != nil {
 		return err
@@ -270,10 +272,10 @@ func (h *simHost) Merge(ctx context.Context, m MergeSpec, progress func(done, to
 }
 
 // Copy starts a copy, and copies all blocks.
-func (h *simHost) Copy(ctx context.Context, c CopySpec, progress func(done, total int64)) error {
+func (h *simHost) Copy(ctx context.Context, c host.CopySpec, progress func(done, total int64)) error {
 	job := c.Domain + "/" + c.Disk
 	err := h.call("copy", func() error {
-		disk := diskOf(&h.find(c.Domain).Domain, c.Disk)
+		disk := host.DiskOf(&h.find(c.Domain).Domain, c.Disk)
 		if h.jobs[job] != nil || !h.find(c.Domain).State.Live() {
 			return errors.New("another job runs on the disk, or the domain does not")
 		}
@@ -313,12 +315,12 @@ func (h *simHost) Pivot(_ context.Context, domain, target string) error {
 			return h.pivotFails
 		}
 		delete(h.jobs, domain+"/"+target)
-		disk := diskOf(&h.find(domain).Domain, target)
+		disk := host.DiskOf(&h.find(domain).Domain, target)
 		disk.Chain = nil
 		for _, path := range h.walk(j.copyTo) {
-			disk.Chain = append(disk.Chain, Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
+			disk.Chain = append(disk.Chain, host.Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
 		}
-		disk.Inactive = paths(disk.Chain)
+		disk.Inactive = host.Paths(disk.Chain)
 		return nil
 	})
 }
@@ -328,12 +330,12 @@ func (h *simHost) EndCopy(_ context.Context, domain, target string) error {
 	return h.call("end-copy", func() error { delete(h.jobs, domain+"/"+target); return nil })
 }
 
-func (h *simHost) startJob(m MergeSpec, job string) error {
+func (h *simHost) startJob(m host.MergeSpec, job string) error {
 	h.merging[m.Base.FS]++
 	h.mostAtOnce[m.Base.FS] = max(h.mostAtOnce[m.Base.FS], h.merging[m.Base.FS])
 	if h.locked != nil && h.locked(m) {
 		h.merging[m.Base.FS]--
-		return fmt.Errorf("%w: Failed to get \"write\" lock", ErrNotStarted)
+		return fmt.Errorf("%w: Failed to get \"write\" lock", host.ErrNotStarted)
 	}
 	if h.jobs[job] != nil && m.Adopt {
 		return nil
@@ -349,13 +351,13 @@ func (h *simHost) startJob(m MergeSpec, job string) error {
 	return err
 }
 
-func (h *simHost) newJob(m MergeSpec, job string) error {
+func (h *simHost) newJob(m host.MergeSpec, job string) error {
 	d := h.find(m.Domain)
 	if !d.State.Live() {
 		return errors.New("domain is not running")
 	}
-	disk := diskOf(&d.Domain, m.Disk)
-	base, top := disk.index(m.Base.Path), disk.index(m.Top.Path)
+	disk := host.DiskOf(&d.Domain, m.Disk)
+	base, top := disk.Index(m.Base.Path), disk.Index(m.Top.Path)
 	if base < 0 || top <= base || m.Base.Index != uint(base+1) || m.Top.Index != uint(top+1) {
 		return fmt.Errorf("invalid base %s[%d] or top %s[%d]", m.Base.Path, m.Base.Index, m.Top.Path, m.Top.Index)
 	}
@@ -420,8 +422,8 @@ func (h *simHost) finishJob(job string) {
 	}
 	delete(h.jobs, job)
 	domain, target := filepath.Split(job)
-	disk := diskOf(&h.find(filepath.Clean(domain)).Domain, target)
-	base, top := disk.index(j.base), disk.index(j.top)
+	disk := host.DiskOf(&h.find(filepath.Clean(domain)).Domain, target)
+	base, top := disk.Index(j.base), disk.Index(j.top)
 	if j.pull {
 		h.finishPull(j, disk, base, top)
 		return
@@ -434,11 +436,11 @@ func (h *simHost) finishJob(job string) {
 		h.change(disk.Chain[top+1].Path, func(i *simImage) { i.Backing, i.BackingFormat = j.base, disk.Chain[base].Format })
 	}
 	disk.Chain = slices.Delete(disk.Chain, base+1, top+1)
-	disk.Inactive = paths(disk.Chain)
+	disk.Inactive = host.Paths(disk.Chain)
 }
 
 // finishPull copies what is left and lets the active layer build on what is below.
-func (h *simHost) finishPull(j *simJob, disk *Disk, base, top int) {
+func (h *simHost) finishPull(j *simJob, disk *host.Disk, base, top int) {
 	h.change(j.top, func(i *simImage) {
 		for b := range j.data {
 			i.fill(b, j.data)
@@ -449,7 +451,7 @@ func (h *simHost) finishPull(j *simJob, disk *Disk, base, top int) {
 		}
 	})
 	disk.Chain = slices.Delete(disk.Chain, base, top)
-	disk.Inactive = paths(disk.Chain)
+	disk.Inactive = host.Paths(disk.Chain)
 }
 
 // fill gives the image a block of data that it lacks.

@@ -4,17 +4,19 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // onBranch tells whether a state of the snapshot is in no disk's chain: its overlay
 // is in none, or builds on nothing any more.
-func onBranch(d *Domain, s *Snapshot) bool {
-	return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Overlay != "" && !d.hasBelow(sd.Overlay) })
+func onBranch(d *host.Domain, s *host.Snapshot) bool {
+	return slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool { return sd.Overlay != "" && !d.HasBelow(sd.Overlay) })
 }
 
 // inherit does what libvirt 9.0 does to a child of a snapshot that goes: its
 // stored disks become those of the parent, as if a merge had been done.
-func inherit(child, gone *Snapshot) {
+func inherit(child, gone *host.Snapshot) {
 	for i := range child.Disks {
 		for _, sd := range gone.Disks {
 			if c := &child.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {
@@ -27,7 +29,7 @@ func inherit(child, gone *Snapshot) {
 // leave does what it does to all descendants: the overlays of the one that goes leave
 // their stored chains. Those on chains of disks are spared here: their redefinition
 // has more to do then.
-func leave(descendant, gone *Snapshot) {
+func leave(descendant, gone *host.Snapshot) {
 	for i := range descendant.Disks {
 		for _, sd := range gone.Disks {
 			if c := &descendant.Disks[i]; c.Target == sd.Target && sd.Overlay != "" {

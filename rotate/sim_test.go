@@ -17,6 +17,10 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // blocks is what is in an image, or what a guest reads: block → value.
@@ -60,7 +64,7 @@ type simHost struct {
 	pools         []string
 	starting      bool // a process is being started for every domain
 	remote        bool
-	locked        func(MergeSpec) bool // somebody else has an image of the merge open
+	locked        func(host.MergeSpec) bool // somebody else has an image of the merge open
 	cannotClone   error
 	copyFails     error
 	pivotFails    error
@@ -70,7 +74,7 @@ type simHost struct {
 // A simDomain is a domain of the host. Its Disks and Snapshots are what
 // libvirt keeps; want and states are what guests and backups must read.
 type simDomain struct {
-	Domain
+	host.Domain
 	cut      bool   // the XML lists the active layer only
 	config   string // the snapshot whose configuration it has; "" for its own
 	obeys    bool   // the guest shuts down when asked
@@ -230,7 +234,7 @@ func (h *simHost) clock() time.Time {
 // add adds a running domain.
 func (h *simHost) add(name string) *simDomain {
 	d := &simDomain{
-		Domain: Domain{Name: name, UUID: "uuid-of-" + name, State: Running},
+		Domain: host.Domain{Name: name, UUID: "uuid-of-" + name, State: host.Running},
 		want:   map[string]blocks{}, states: map[string]map[string]blocks{},
 	}
 	h.domains = append(h.domains, d)
@@ -240,21 +244,21 @@ func (h *simHost) add(name string) *simDomain {
 // disk gives the domain a disk on a new image, or on images that are there
 // already, base first, which form a chain.
 func (h *simHost) disk(d *simDomain, target string, images ...string) {
-	disk := Disk{Target: target, Kind: "file", Device: "disk"}
+	disk := host.Disk{Target: target, Kind: "file", Device: "disk"}
 	for _, name := range images {
 		path := h.img(name)
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			h.create(name, disk.Chain)
 		}
-		disk.Chain = append(disk.Chain, Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
+		disk.Chain = append(disk.Chain, host.Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
 	}
-	disk.Inactive = paths(disk.Chain)
+	disk.Inactive = host.Paths(disk.Chain)
 	d.Disks = append(d.Disks, disk)
 	d.want[target] = h.read(disk.Active().Path)
 }
 
 // create makes an image with a block of its own on the last of chain.
-func (h *simHost) create(name string, below []Layer) {
+func (h *simHost) create(name string, below []host.Layer) {
 	h.written++
 	i := simImage{Format: "qcow2", Size: simSize, Blocks: blocks{h.written % 16: h.written}}
 	if n := len(below); n > 0 {
@@ -268,7 +272,7 @@ func (h *simHost) create(name string, below []Layer) {
 
 // picture makes an image that no domain uses on an image that is there.
 func (h *simHost) picture(name, backing string) {
-	h.create(name, []Layer{{Path: h.img(backing), Format: h.load(h.img(backing)).Format}})
+	h.create(name, []host.Layer{{Path: h.img(backing), Format: h.load(h.img(backing)).Format}})
 	h.pictures[h.img(name)] = h.read(h.img(name))
 }
 
@@ -276,7 +280,7 @@ func (h *simHost) picture(name, backing string) {
 func (h *simHost) write(d *simDomain, target string, block int) {
 	h.written++
 	d.want[target][block] = h.written
-	disk := diskOf(&d.Domain, target)
+	disk := host.DiskOf(&d.Domain, target)
 	h.change(disk.Active().Path, func(i *simImage) { i.Blocks[block] = h.written })
 	if j := h.jobs[d.Name+"/"+target]; j != nil && j.copyTo != "" {
 		h.change(j.copyTo, func(i *simImage) { i.Blocks[block] = h.written })
@@ -284,13 +288,13 @@ func (h *simHost) write(d *simDomain, target string, block int) {
 }
 
 // name is the name of the snapshot that the policy p takes at n o'clock.
-func name(n int) string { return "p-" + hour(n).Format(stamp) }
+func name(n int) string { return "p-" + hour(n).Format(host.Stamp) }
 
 // take lets virt-rotate have taken snapshots at these hours, of the targets or of all disks,
 // with a write of the guest after each.
 func (h *simHost) take(d *simDomain, hours []int, targets ...string) {
 	for _, n := range hours {
-		h.freeze(d, name(n), mark("p"), hour(n), targets...)
+		h.freeze(d, name(n), host.Mark("p"), hour(n), targets...)
 	}
 }
 
@@ -300,13 +304,13 @@ func (h *simHost) foreign(d *simDomain, name string, n int) {
 }
 
 func (h *simHost) freeze(d *simDomain, name, description string, at time.Time, targets ...string) {
-	spec := SnapshotSpec{Name: name, Description: description, Overlays: map[string]string{}}
+	spec := host.SnapshotSpec{Name: name, Description: description, Overlays: map[string]string{}}
 	for i := range d.Disks {
 		disk := &d.Disks[i]
 		if len(targets) > 0 && !slices.Contains(targets, disk.Target) || disk.ReadOnly {
 			continue
 		}
-		spec.Overlays[disk.Target] = filepath.Join(filepath.Dir(disk.Active().Path), stem(disk)+"."+name+".qcow2")
+		spec.Overlays[disk.Target] = filepath.Join(filepath.Dir(disk.Active().Path), decide.Stem(disk)+"."+name+".qcow2")
 	}
 	h.grow(d, spec, at)
 	for _, target := range slices.Sorted(maps.Keys(spec.Overlays)) {
@@ -315,8 +319,8 @@ func (h *simHost) freeze(d *simDomain, name, description string, at time.Time, t
 }
 
 // grow does what taking a snapshot does.
-func (h *simHost) grow(d *simDomain, spec SnapshotSpec, at time.Time) {
-	snap := Snapshot{Name: spec.Name, Description: spec.Description, Time: at.Truncate(time.Second), Current: true}
+func (h *simHost) grow(d *simDomain, spec host.SnapshotSpec, at time.Time) {
+	snap := host.Snapshot{Name: spec.Name, Description: spec.Description, Time: at.Truncate(time.Second), Current: true}
 	for i := range d.Snapshots {
 		if d.Snapshots[i].Current {
 			snap.Parent, d.Snapshots[i].Current = d.Snapshots[i].Name, false
@@ -325,14 +329,14 @@ func (h *simHost) grow(d *simDomain, spec SnapshotSpec, at time.Time) {
 	d.states[spec.Name] = map[string]blocks{}
 	for i := range d.Disks {
 		disk := &d.Disks[i]
-		sd := SnapshotDisk{Target: disk.Target, State: paths(disk.Chain), Inactive: slices.Clone(disk.Inactive)}
+		sd := host.SnapshotDisk{Target: disk.Target, State: host.Paths(disk.Chain), Inactive: slices.Clone(disk.Inactive)}
 		if path, ok := spec.Overlays[disk.Target]; ok {
 			sd.Overlay = path
 			d.states[spec.Name][disk.Target] = h.read(disk.Active().Path)
 			below := disk.Active()
 			h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: below.Path, BackingFormat: below.Format, Blocks: blocks{}})
-			disk.Chain = append(disk.Chain, Layer{Path: path, Format: "qcow2", Kind: "file"})
-			disk.Inactive = paths(disk.Chain)
+			disk.Chain = append(disk.Chain, host.Layer{Path: path, Format: "qcow2", Kind: "file"})
+			disk.Inactive = host.Paths(disk.Chain)
 		}
 		snap.Disks = append(snap.Disks, sd)
 	}
@@ -367,9 +371,9 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 	}
 }
 
-func (h *simHost) observer() *Observer {
-	return &Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
-		Probes: Probes{CanClone: h.cloning, Settle: time.Millisecond, SpaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}}
+func (h *simHost) observer() *observe.Observer {
+	return &observe.Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
+		Probes: observe.Probes{CanClone: h.cloning, Settle: time.Millisecond, SpaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}}
 }
 
 // cloning tells whether files can be cloned.
@@ -377,12 +381,12 @@ func (h *simHost) cloning(string) error { return h.cannotClone }
 
 // releases lets virt-rotate have dropped snapshots without merging their layers.
 func (h *simHost) releases(d *simDomain, which ...int) {
-	var layers []intentFile
+	var layers []journal.File
 	for _, i := range slices.Backward(which) {
 		for _, f := range overlaysOf(&d.Domain, &d.Snapshots[i]) {
 			info, err := vfs.Stat(f.Path)
 			must(err)
-			layers = append(layers, intentFile{Path: f.Path, ID: info.ID})
+			layers = append(layers, journal.File{Path: f.Path, ID: info.ID})
 		}
 		for k := range d.Snapshots {
 			if d.Snapshots[k].Parent == d.Snapshots[i].Name {
@@ -391,5 +395,5 @@ func (h *simHost) releases(d *simDomain, which ...int) {
 		}
 		d.Snapshots = slices.Delete(d.Snapshots, i, i+1)
 	}
-	must(saveReleased(filepath.Join(h.dir, "state"), &d.Domain, layers))
+	must(journal.SaveReleased(filepath.Join(h.dir, "state"), &d.Domain, layers))
 }

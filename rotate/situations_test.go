@@ -7,13 +7,15 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A situation is a host whose domain "web" is refused with a code.
 type situation struct {
 	code, name string
 	host       func(t *testing.T) (*simHost, *Rotator)
-	change     func(w *World, web *Domain) // what no host of ours can show; nil: nothing
+	change     func(w *observe.World, web *host.Domain) // what no host of ours can show; nil: nothing
 }
 
 // situations are those of refusals, and those that need more than one thing that is broken.
@@ -23,7 +25,7 @@ func situations() []situation {
 		all = append(all, situation{code: c.code, name: c.name, host: c.host})
 	}
 	return append(all,
-		situation{code: CodeSize, host: three(rule(2)), change: func(_ *World, web *Domain) {
+		situation{code: host.CodeSize, host: three(rule(2)), change: func(_ *observe.World, web *host.Domain) {
 			base := &web.Disks[0].Chain[0]
 			base.Kind, base.Format, base.Allocated, base.Image.Format = "block", "raw", 1<<30, "raw"
 			web.Disks[0].Chain[1].Image.BackingFormat = "raw"
@@ -31,25 +33,25 @@ func situations() []situation {
 				web.Disks[0].Chain[1+i].Size = 2 << 30
 			}
 		}},
-		situation{code: CodeLeftover, host: leftoverInUse},
-		situation{code: CodeMethod, host: cannotGraft},
-		situation{code: CodeRestart, host: func(t *testing.T) (*simHost, *Rotator) { h, _, r := missed(t); return h, r }},
-		situation{code: CodeStopped, host: stoppedInPivot},
-		situation{code: CodeDoubt, host: besideStrange},
-		situation{code: CodeLocalLocks, host: func(t *testing.T) (*simHost, *Rotator) {
+		situation{code: host.CodeLeftover, host: leftoverInUse},
+		situation{code: host.CodeMethod, host: cannotGraft},
+		situation{code: host.CodeRestart, host: func(t *testing.T) (*simHost, *Rotator) { h, _, r := missed(t); return h, r }},
+		situation{code: host.CodeStopped, host: stoppedInPivot},
+		situation{code: host.CodeDoubt, host: besideStrange},
+		situation{code: host.CodeLocalLocks, host: func(t *testing.T) (*simHost, *Rotator) {
 			h, r := three(rule(2))(t)
 			r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
 			return h, r
 		}},
-		situation{code: CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, h.rotator(rule(3)) }},
-		situation{code: CodeComma, host: func(t *testing.T) (*simHost, *Rotator) {
+		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, h.rotator(rule(3)) }},
+		situation{code: host.CodeComma, host: func(t *testing.T) (*simHost, *Rotator) {
 			h := newSim(t)
 			web := h.add("web")
 			h.disk(web, "vda", "a,b.qcow2")
-			web.State = ShutOff
+			web.State = host.ShutOff
 			return h, h.rotator(rule(7))
 		}},
-		situation{code: CodeInUse, host: func(t *testing.T) (*simHost, *Rotator) {
+		situation{code: host.CodeInUse, host: func(t *testing.T) (*simHost, *Rotator) {
 			h, _ := off(t, 9, 10, 11)
 			t.Cleanup(held(t, h.img("web.qcow2"), vfs.LockWrite))
 			return h, h.rotator(rule(1))
@@ -58,12 +60,12 @@ func situations() []situation {
 
 // notOfAPlan are the codes with which Decide never refuses, and why.
 var notOfAPlan = map[string]string{
-	CodeHook:        "a hook fails only when it is run",
-	CodeFault:       "a fault is of the program, not of the domain: TestAFaultInLookingIsTheDomains",
-	CodeTwoPolicies: "there is no rule to decide by: TestDoctorTellsOfTwoPolicies",
-	CodeForeign:     "of a restore: what is newer is looked at only then",
-	CodeMetadata:    "of a restore, which rehearses what it would write",
-	CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",
+	host.CodeHook:        "a hook fails only when it is run",
+	host.CodeFault:       "a fault is of the program, not of the domain: TestAFaultInLookingIsTheDomains",
+	host.CodeTwoPolicies: "there is no rule to decide by: TestDoctorTellsOfTwoPolicies",
+	host.CodeForeign:     "of a restore: what is newer is looked at only then",
+	host.CodeMetadata:    "of a restore, which rehearses what it would write",
+	host.CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",
 }
 
 func (c refusalCase) host(t *testing.T) (*simHost, *Rotator) {
@@ -118,7 +120,7 @@ func stoppedInPivot(t *testing.T) (*simHost, *Rotator) {
 		t.Fatal("no merge")
 	}
 	h.afterCrash(jobsDie)
-	web.State = ShutOff
+	web.State = host.ShutOff
 	return h, h.rotator(nothing)
 }
 

@@ -13,18 +13,22 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A DomainStatus tells how a domain stands under its policy.
 type DomainStatus struct {
 	Name      string           `json:"name"`
 	Policy    string           `json:"policy"`
-	State     State            `json:"state"`
+	State     host.State       `json:"state"`
 	Disks     []DiskStatus     `json:"disks"`
 	Snapshots []SnapshotStatus `json:"snapshots"`
 	LastRun   *LastRun         `json:"last-run"`
 	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
-	Refused   []Refusal        `json:"refused"`
+	Refused   []decide.Refusal `json:"refused"`
 	Waiting   string           `json:"waiting,omitempty"` // what is put off, and until when
 }
 
@@ -57,29 +61,29 @@ type SnapshotStatus struct {
 
 // A LastRun is how the last run ended for a domain.
 type LastRun struct {
-	Time    time.Time `json:"time"`
-	Result  string    `json:"result"`
-	Error   string    `json:"error,omitempty"`
-	Refused []Refusal `json:"refused,omitempty"`
+	Time    time.Time        `json:"time"`
+	Result  string           `json:"result"`
+	Error   string           `json:"error,omitempty"`
+	Refused []decide.Refusal `json:"refused,omitempty"`
 }
 
 // Status tells how d stands. It is pure. A fault in it is told as what is refused.
-func Status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) (s DomainStatus) {
-	if f := Contain(d.Name, func() { s = status(w, d, rule, last, now) }); f != nil {
+func Status(w *observe.World, d *host.Domain, rule *policy.Rule, last *LastRun, now time.Time) (s DomainStatus) {
+	if f := host.Contain(d.Name, func() { s = status(w, d, rule, last, now) }); f != nil {
 		return DomainStatus{Name: d.Name, Policy: rule.Name, State: d.State, LastRun: last,
-			Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: []Refusal{{CodeFault, "", f.Error()}}}
+			Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: []decide.Refusal{{Code: host.CodeFault, Detail: f.Error()}}}
 	}
 	return s
 }
 
-func status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
-	p := Decide(w, d, rule, now, Options{})
+func status(w *observe.World, d *host.Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
+	p := decide.Decide(w, d, rule, now, decide.Options{})
 	s := newStatus(w, d, &p, last)
 	if !rule.Keep.None() {
 		due := p.Due.UTC()
 		s.Due = &due
 	}
-	verdicts := Retention(d, rule, now)
+	verdicts := decide.Retention(d, rule, now)
 	for i := range d.Snapshots {
 		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
 	}
@@ -88,7 +92,7 @@ func status(w *World, d *Domain, rule *policy.Rule, last *LastRun, now time.Time
 }
 
 // tellLost marks the snapshots that are lost.
-func (s *DomainStatus) tellLost(lost []Destroyed) {
+func (s *DomainStatus) tellLost(lost []journal.Destroyed) {
 	for _, x := range lost {
 		for i := range s.Snapshots {
 			if st := &s.Snapshots[i]; st.Name == x.Snapshot && !st.Lost {
@@ -99,8 +103,8 @@ func (s *DomainStatus) tellLost(lost []Destroyed) {
 }
 
 // ConflictStatus tells how d stands, which several policies match: it stays as it is.
-func ConflictStatus(w *World, d *Domain, c *policy.Conflict, last *LastRun) DomainStatus {
-	p := conflictPlan(d, c)
+func ConflictStatus(w *observe.World, d *host.Domain, c *policy.Conflict, last *LastRun) DomainStatus {
+	p := decide.ConflictPlan(d, c)
 	s := newStatus(w, d, &p, last)
 	for i := range d.Snapshots {
 		st := snapshotStatus(&d.Snapshots[i], nil)
@@ -112,7 +116,7 @@ func ConflictStatus(w *World, d *Domain, c *policy.Conflict, last *LastRun) Doma
 	return s
 }
 
-func newStatus(w *World, d *Domain, p *Plan, last *LastRun) DomainStatus {
+func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) DomainStatus {
 	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
 		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
 	for i := range d.Disks {
@@ -123,7 +127,7 @@ func newStatus(w *World, d *Domain, p *Plan, last *LastRun) DomainStatus {
 	return s
 }
 
-func snapshotStatus(s *Snapshot, verdicts []policy.Verdict) SnapshotStatus {
+func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
 	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate"}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
@@ -133,7 +137,7 @@ func snapshotStatus(s *Snapshot, verdicts []policy.Verdict) SnapshotStatus {
 	return st
 }
 
-func diskStatus(w *World, d *Domain, disk *Disk) DiskStatus {
+func diskStatus(w *observe.World, d *host.Domain, disk *host.Disk) DiskStatus {
 	ds := DiskStatus{Target: disk.Target, Chain: []LayerStatus{}}
 	for i := range disk.Chain {
 		l := &disk.Chain[i]
@@ -150,9 +154,9 @@ func diskStatus(w *World, d *Domain, disk *Disk) DiskStatus {
 }
 
 // stateOf returns the snapshot whose state layer i of the disk holds, or "".
-func stateOf(d *Domain, disk *Disk, i int) string {
+func stateOf(d *host.Domain, disk *host.Disk, i int) string {
 	for j := range d.Snapshots {
-		if k := disk.index(d.Snapshots[j].overlay(disk.Target)); k == i+1 {
+		if k := disk.Index(d.Snapshots[j].OverlayOf(disk.Target)); k == i+1 {
 			return d.Snapshots[j].Name
 		}
 	}
@@ -180,7 +184,7 @@ func LastRuns(stateDir string) (map[string]LastRun, error) {
 
 // saveLastRuns notes how the run ended for the domains of plans. Domains that
 // are gone are forgotten.
-func (r *Rotator) saveLastRuns(w *World, plans []Plan) error {
+func (r *Rotator) saveLastRuns(w *observe.World, plans []decide.Plan) error {
 	runs, err := LastRuns(r.Observer.StateDir)
 	if err != nil {
 		runs = map[string]LastRun{} // only a report: a broken one is written anew
@@ -189,7 +193,7 @@ func (r *Rotator) saveLastRuns(w *World, plans []Plan) error {
 	for i := range w.Domains {
 		d := &w.Domains[i]
 		known[d.UUID] = true
-		if k := slices.IndexFunc(plans, func(p Plan) bool { return p.Domain == d.Name }); k >= 0 {
+		if k := slices.IndexFunc(plans, func(p decide.Plan) bool { return p.Domain == d.Name }); k >= 0 {
 			runs[d.UUID] = LastRun{r.Clock().UTC().Truncate(time.Second), plans[k].Result, plans[k].Error, plans[k].Refused}
 		}
 	}

@@ -9,12 +9,14 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
-// codesInSource are the codes that refuse.go declares.
+// codesInSource are the codes that host declares.
 func codesInSource(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("refuse.go")
+	text, err := os.ReadFile("host/codes.go")
 	must(err)
 	var codes []string
 	for _, m := range regexp.MustCompile(`(?m)^\tCode\w+ += "([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
@@ -50,13 +52,13 @@ func (s situation) checkTold(t *testing.T) {
 	}
 	rules := r.Match([]string{"web"})
 	rule := rules.Rules["web"]
-	p := Decide(w, web, rule, hour(12), Options{})
-	if !slices.ContainsFunc(p.Refused, func(r Refusal) bool { return r.Code == s.code }) {
+	p := decide.Decide(w, web, rule, hour(12), decide.Options{})
+	if !slices.ContainsFunc(p.Refused, func(r decide.Refusal) bool { return r.Code == s.code }) {
 		t.Fatalf("refused: %+v", p.Refused)
 	}
-	found := Diagnose(w, nil, rules, hour(12))
+	found := decide.Diagnose(w, nil, rules, hour(12))
 	for _, r := range p.Refused {
-		if !slices.ContainsFunc(found, func(f Finding) bool { return tells(f, web, r) }) {
+		if !slices.ContainsFunc(found, func(f decide.Finding) bool { return tells(f, web, r) }) {
 			t.Errorf("doctor does not tell %s, but %s", h.brief(r.Code+" "+r.Detail), findingLines(h, found))
 		}
 	}
@@ -66,17 +68,17 @@ func (s situation) checkTold(t *testing.T) {
 }
 
 // tells tells whether the finding is about that refusal.
-func tells(f Finding, d *Domain, r Refusal) bool {
+func tells(f decide.Finding, d *host.Domain, r decide.Refusal) bool {
 	if f.Remedy == "" || f.Domain != d.Name || f.Note {
 		return false
 	}
-	if r.Code == CodeUnreadable && r.Detail == d.Problem {
-		return f.Code == FindStrange && f.Detail == d.Problem
+	if r.Code == host.CodeUnreadable && r.Detail == d.Problem {
+		return f.Code == decide.FindStrange && f.Detail == d.Problem
 	}
-	return f.Code == findingOf(d, r).Code && (f.Path == r.Path || f.Path == "" || r.Path == "")
+	return f.Code == decide.FindingOf(d, r).Code && (f.Path == r.Path || f.Path == "" || r.Path == "")
 }
 
-func findingLines(h *simHost, found []Finding) string {
+func findingLines(h *simHost, found []decide.Finding) string {
 	text := ""
 	for _, f := range found {
 		text += "\n" + h.brief(f.Code+" "+f.Path+": "+f.Detail)
@@ -89,8 +91,8 @@ func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 	w := h.see(t)
 	both := w.Domain("both")
 	rules := r.Match([]string{"web", "both", "db"})
-	p := conflictPlan(both, rules.Conflicts["both"])
-	found := Diagnose(w, []string{"both"}, rules, hour(12))
+	p := decide.ConflictPlan(both, rules.Conflicts["both"])
+	found := decide.Diagnose(w, []string{"both"}, rules, hour(12))
 	if len(found) != 1 || !tells(found[0], both, p.Refused[0]) {
 		t.Errorf("%+v", found)
 	}
@@ -104,12 +106,12 @@ func TestDoctorTellsAllOfADomainThatCannotBeRead(t *testing.T) {
 	h, w := spoiled(t, func(_ *testing.T, _ *simHost, web *simDomain) {
 		web.Problem, web.ManagedSave, web.State = "no such thing", true, "migrating"
 	})
-	found := Diagnose(w, nil, policy.Assignment{Rules: map[string]*policy.Rule{"web": rule(1)}}, hour(12))
+	found := decide.Diagnose(w, nil, policy.Assignment{Rules: map[string]*policy.Rule{"web": rule(1)}}, hour(12))
 	var codes []string
 	for _, f := range found {
 		codes = append(codes, f.Code)
 	}
-	if !slices.Equal(codes, []string{FindStrange, CodeManagedSave, CodeState}) {
+	if !slices.Equal(codes, []string{decide.FindStrange, host.CodeManagedSave, host.CodeState}) {
 		t.Errorf("%v%s", codes, findingLines(h, found))
 	}
 }

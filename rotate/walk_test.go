@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // On a storage of its own, a clone beside the directory of the base counts, as that of
@@ -28,7 +29,7 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 			return dir
 		}
 		p := h.plan(t, r, "web")
-		merged := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == OpMerge })
+		merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 		if merged == whole {
 			t.Errorf("whole storage %v: %v", whole, h.lines(t, p.Steps))
 		}
@@ -47,7 +48,7 @@ func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
 	o.MostFiles = 1
 	w, err := o.Observe(t.Context())
 	must(err)
-	if len(w.TooWide) == 0 || !slices.ContainsFunc(Diagnose(w, nil, noPolicies, hour(12)), func(f Finding) bool { return f.Code == FindWide && f.Note }) {
+	if len(w.TooWide) == 0 || !slices.ContainsFunc(decide.Diagnose(w, nil, noPolicies, hour(12)), func(f decide.Finding) bool { return f.Code == decide.FindWide && f.Note }) {
 		t.Errorf("%v", w.TooWide)
 	}
 }
@@ -68,7 +69,7 @@ func TestAStorageThatIsMountedBelowIsLookedAt(t *testing.T) {
 	h.disk(other, "vda", "img/mounted/other.qcow2")
 	h.picture("img/mounted/clone.qcow2", "web.qcow2")
 	w := h.see(t)
-	l := w.Forest.Find(w.key(h.img("img/web.qcow2")))
+	l := w.Forest.Find(w.Key(h.img("img/web.qcow2")))
 	if l == nil || len(l.Children) != 1 {
 		t.Errorf("the clone is not seen: %+v", l)
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // testDriver is libvirt's in-memory hypervisor: one domain, "test", without disks.
@@ -168,7 +170,7 @@ func TestADomainWhoseDiskIsMissingIsRefusedAndNothingIsWritten(t *testing.T) {
 		t.Fatalf("%v: %q, %q", err, out, errs)
 	}
 	refused := report.Domains[0].Refused
-	if code != exitRefused || len(refused) != 1 || refused[0].Code != rotate.CodeUnreadable || refused[0].Path != "/guest/diskimage1" {
+	if code != exitRefused || len(refused) != 1 || refused[0].Code != host.CodeUnreadable || refused[0].Path != "/guest/diskimage1" {
 		t.Errorf("exit %d, %+v", code, report)
 	}
 	if left, _ := filepath.Glob(filepath.Join(flags[3], "intents", "*")); len(left) > 0 {
@@ -198,23 +200,23 @@ func TestHelpRepeatsTheExitStatuses(t *testing.T) {
 }
 
 func TestExitStatusOfPlans(t *testing.T) {
-	step := []rotate.Step{{Op: rotate.OpMerge}}
-	refused := []rotate.Refusal{{Code: rotate.CodeNoSpace}}
+	step := []decide.Step{{Op: decide.OpMerge}}
+	refused := []decide.Refusal{{Code: host.CodeNoSpace}}
 	for _, c := range []struct {
 		name  string
-		plans []rotate.Plan
+		plans []decide.Plan
 		want  int
 	}{
 		{"nothing", nil, exitDone},
-		{"done", []rotate.Plan{{Result: rotate.ResultDone, Steps: step}}, exitDone},
-		{"skipped", []rotate.Plan{{Result: rotate.ResultSkipped}}, exitDone},
-		{"failed", []rotate.Plan{{Result: rotate.ResultFailed}}, exitFailed},
-		{"one failed", []rotate.Plan{{Result: rotate.ResultFailed}, {Result: rotate.ResultDone, Steps: step}}, exitSome},
-		{"refused", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}}, exitRefused},
-		{"refused, others had nothing to do", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}, {Result: rotate.ResultNothing}}, exitRefused},
-		{"one refused, one done", []rotate.Plan{{Result: rotate.ResultRefused, Refused: refused}, {Result: rotate.ResultDone, Steps: step}}, exitSome},
-		{"partly", []rotate.Plan{{Result: rotate.ResultPartly, Refused: refused, Steps: step}}, exitSome},
-		{"canceled", []rotate.Plan{{Result: rotate.ResultCanceled}}, exitFailed},
+		{"done", []decide.Plan{{Result: decide.ResultDone, Steps: step}}, exitDone},
+		{"skipped", []decide.Plan{{Result: decide.ResultSkipped}}, exitDone},
+		{"failed", []decide.Plan{{Result: decide.ResultFailed}}, exitFailed},
+		{"one failed", []decide.Plan{{Result: decide.ResultFailed}, {Result: decide.ResultDone, Steps: step}}, exitSome},
+		{"refused", []decide.Plan{{Result: decide.ResultRefused, Refused: refused}}, exitRefused},
+		{"refused, others had nothing to do", []decide.Plan{{Result: decide.ResultRefused, Refused: refused}, {Result: decide.ResultNothing}}, exitRefused},
+		{"one refused, one done", []decide.Plan{{Result: decide.ResultRefused, Refused: refused}, {Result: decide.ResultDone, Steps: step}}, exitSome},
+		{"partly", []decide.Plan{{Result: decide.ResultPartly, Refused: refused, Steps: step}}, exitSome},
+		{"canceled", []decide.Plan{{Result: decide.ResultCanceled}}, exitFailed},
 	} {
 		if got := exitCode(plansExit(c.plans)); got != c.want {
 			t.Errorf("%s: exit %d, want %d", c.name, got, c.want)

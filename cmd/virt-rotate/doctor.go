@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // doctorReport is the JSON of doctor.
 type doctorReport struct {
-	Findings []rotate.Finding `json:"findings"`
+	Findings []decide.Finding `json:"findings"`
 }
 
 func doctorCommand(e *env) *cli.Command {
@@ -54,16 +55,16 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 	}
 	for _, name := range c.Args().Slice() {
 		if w.Domain(name) == nil {
-			return fmt.Errorf("%s: %w", name, rotate.ErrNoSuchDomain)
+			return fmt.Errorf("%s: %w", name, observe.ErrNoSuchDomain)
 		}
 	}
-	rules, err := rotate.Select(w, s.rotator.Match, nil)
+	rules, err := observe.Select(w, s.rotator.Match, nil)
 	if err != nil {
 		return err
 	}
 	report := doctorReport{asUserOf(os.Geteuid(), rotate.Examine(w, c.Args().Slice(), rules, time.Now()))}
 	if report.Findings == nil {
-		report.Findings = []rotate.Finding{}
+		report.Findings = []decide.Finding{}
 	}
 	var fixed error
 	if c.Bool("fix") {
@@ -87,22 +88,22 @@ func (e *env) forget(c *cli.Context, s *session) error {
 
 // asUserOf says once that an ordinary user cannot read the images, instead of each time
 // that this is in the way.
-func asUserOf(uid int, found []rotate.Finding) []rotate.Finding {
+func asUserOf(uid int, found []decide.Finding) []decide.Finding {
 	if uid == 0 {
 		return found
 	}
-	denied := func(f rotate.Finding) bool { return strings.Contains(f.Detail, syscall.EACCES.Error()) }
+	denied := func(f decide.Finding) bool { return strings.Contains(f.Detail, syscall.EACCES.Error()) }
 	n := len(found)
 	found = slices.DeleteFunc(slices.Clone(found), denied)
 	if len(found) < n {
-		found = append([]rotate.Finding{{Code: rotate.FindRoot, Detail: fmt.Sprintf("%d images or directories cannot be read by this user: what is with them is not told", n-len(found)),
+		found = append([]decide.Finding{{Code: decide.FindRoot, Detail: fmt.Sprintf("%d images or directories cannot be read by this user: what is with them is not told", n-len(found)),
 			Remedy: "run it as root"}}, found...)
 	}
 	return found
 }
 
 // doctorExit is an error while something is left that is not as it should be.
-func doctorExit(found []rotate.Finding) error {
+func doctorExit(found []decide.Finding) error {
 	for _, f := range found {
 		if !f.Fixed && !f.Note {
 			return &exitError{code: exitFailed}
@@ -111,7 +112,7 @@ func doctorExit(found []rotate.Finding) error {
 	return nil
 }
 
-func doctorText(w io.Writer, found []rotate.Finding) {
+func doctorText(w io.Writer, found []decide.Finding) {
 	if len(found) == 0 {
 		fmt.Fprintln(w, "nothing found: all is in order")
 	}

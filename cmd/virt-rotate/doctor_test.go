@@ -5,22 +5,22 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // What an ordinary user cannot read is no alarm about each image: it is said once.
 func TestDoctorTellsAUserOnceThatHeCannotReadTheImages(t *testing.T) {
 	denied := "open /images/web.qcow2: " + syscall.EACCES.Error()
-	found := []rotate.Finding{
+	found := []decide.Finding{
 		{Code: "unreadable", Domain: "web", Detail: denied},
-		{Code: rotate.FindOrphan, Path: "/images/x"},
-		{Code: rotate.FindStrange, Path: "/images/web.qcow2", Detail: denied},
+		{Code: decide.FindOrphan, Path: "/images/x"},
+		{Code: decide.FindStrange, Path: "/images/web.qcow2", Detail: denied},
 	}
 	if got := asUserOf(0, found); len(got) != 3 {
 		t.Errorf("root: %+v", got)
 	}
 	got := asUserOf(1000, found)
-	if len(got) != 2 || got[0].Code != rotate.FindRoot || !strings.Contains(got[0].Detail, "2 images") || !strings.Contains(got[0].Remedy, "root") || got[1].Code != rotate.FindOrphan {
+	if len(got) != 2 || got[0].Code != decide.FindRoot || !strings.Contains(got[0].Detail, "2 images") || !strings.Contains(got[0].Remedy, "root") || got[1].Code != decide.FindOrphan {
 		t.Errorf("a user: %+v", got)
 	}
 	if got := asUserOf(1000, found[1:2]); len(got) != 1 {

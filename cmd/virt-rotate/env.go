@@ -12,10 +12,11 @@ import (
 	"slices"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // env is what the commands share: the global flags and where output goes.
@@ -89,8 +90,8 @@ func (e *env) open(optional bool) (*session, error) {
 	store.Ignore = f.Storage.Ignore
 	r := &rotate.Rotator{
 		Host:     host,
-		Observer: &rotate.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
-		Engine:   &rotate.Native{Store: *store, NewOverlay: newOverlay},
+		Observer: &observe.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
+		Engine:   &engine.Native{Store: *store, NewOverlay: newOverlay},
 		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,
 	}
 	return &session{f, host, r}, nil
@@ -135,12 +136,12 @@ func (e *env) with(optional bool, do func(*session) error) error {
 }
 
 // assigned looks at the host and returns what is assigned to each domain asked for.
-func (s *session) assigned(ctx context.Context, names []string) (*rotate.World, policy.Assignment, error) {
+func (s *session) assigned(ctx context.Context, names []string) (*observe.World, policy.Assignment, error) {
 	w, err := s.rotator.Observer.Observe(ctx)
 	if err != nil {
 		return nil, policy.Assignment{}, err
 	}
-	a, err := rotate.Select(w, s.policy.Match, names)
+	a, err := observe.Select(w, s.policy.Match, names)
 	return w, a, err
 }
 

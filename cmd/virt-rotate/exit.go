@@ -5,10 +5,10 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // Exit statuses.
@@ -66,8 +66,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.As(err, &problems), errors.Is(err, rotate.ErrNoSuchDomain), errors.Is(err, rotate.ErrNoPolicy),
-		errors.Is(err, rotate.ErrNoSuchSnapshot):
+	case errors.As(err, &problems), errors.Is(err, observe.ErrNoSuchDomain), errors.Is(err, observe.ErrNoPolicy),
+		errors.Is(err, observe.ErrNoSuchSnapshot):
 		return exitUsage
 	case errors.As(err, &held):
 		return exitLocked
@@ -86,14 +86,14 @@ func errorText(err error) string {
 }
 
 // plansExit is the exit status of a run or a plan.
-func plansExit(plans []rotate.Plan) error {
+func plansExit(plans []decide.Plan) error {
 	failed, refused, changed, fine := 0, 0, 0, 0
 	for _, p := range plans {
 		if len(p.Steps) > 0 {
 			changed++
 		}
 		switch {
-		case p.Result == rotate.ResultFailed, p.Result == rotate.ResultCanceled:
+		case p.Result == decide.ResultFailed, p.Result == decide.ResultCanceled:
 			failed++
 		case len(p.Refused) > 0:
 			refused++

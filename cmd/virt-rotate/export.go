@@ -8,9 +8,9 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 func exportCommand(e *env) *cli.Command {
@@ -97,7 +97,7 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 	if err != nil {
 		return nil, usagef("%w", err)
 	}
-	if err := rotate.Intact(w, d, r.arg(1)); err != nil {
+	if err := decide.Intact(w, d, r.arg(1)); err != nil {
 		return nil, err
 	}
 	state, err := r.chooseState(d.States(d.Snapshot(r.arg(1))))
@@ -114,7 +114,7 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 }
 
 // chooseState takes the disk that --disk names, or the only one.
-func (r *imageRun) chooseState(states []rotate.StateLayer) (*rotate.StateLayer, error) {
+func (r *imageRun) chooseState(states []host.StateLayer) (*host.StateLayer, error) {
 	var targets []string
 	for i := range states {
 		if states[i].Target == r.String("disk") || len(states) == 1 && r.String("disk") == "" {

@@ -9,7 +9,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/qcow2"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
@@ -182,7 +182,7 @@ func isRefusal(err error) bool {
 	var unsupportedVHD *vhd.UnsupportedError
 	var unsupportedXVA *xva.UnsupportedError
 	var unknown *chain.UnknownFormatError
-	var destroyed *rotate.DestroyedError
+	var destroyed *decide.DestroyedError
 	return errors.As(err, &refused) || errors.As(err, &destroyed) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
 		errors.As(err, &changed) || errors.As(err, &local) || errors.As(err, &unsupported) || errors.As(err, &unsupportedVHD) ||
 		errors.As(err, &unsupportedXVA) || errors.Is(err, xva.ErrNotXVA)

@@ -16,7 +16,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/images"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 func ok(t *testing.T, err error) {
@@ -42,8 +43,8 @@ func sharing(t *testing.T, fstype string) string {
 // A grafting is a chain of a guest that runs, and what is to take its place.
 type grafting struct {
 	t *testing.T
-	rotate.EngineGraft
-	engine rotate.Native
+	engine.Graft
+	engine engine.Native
 	first  int
 	shown  []*images.Content // by each layer
 	was    []images.Info
@@ -58,10 +59,10 @@ func newGrafting(t *testing.T, dir string, tree *images.Tree, first int, goes []
 	patterns := t.TempDir()
 	ok(t, images.WritePatterns(patterns))
 	ok(t, tree.Build(t.Context(), dir, patterns))
-	g := &grafting{t: t, first: first, engine: rotate.Native{Store: *newStore(nil), NewOverlay: newOverlay}}
+	g := &grafting{t: t, first: first, engine: engine.Native{Store: *newStore(nil), NewOverlay: newOverlay}}
 	g.Goes = goes
 	for i := range tree.Layers {
-		l := rotate.Layer{Path: filepath.Join(dir, tree.Layers[i].Name), Format: tree.Layers[i].Format}
+		l := host.Layer{Path: filepath.Join(dir, tree.Layers[i].Name), Format: tree.Layers[i].Format}
 		ok(t, os.Chown(l.Path, 1000+i, 2000+i))
 		c, err := images.QemuRead(t.Context(), l.Path, l.Format, t.TempDir())
 		ok(t, err)
@@ -263,7 +264,7 @@ func TestGraftShowsWhatTheOldLayersDid(t *testing.T) {
 			tree := randomChain(rand.New(rand.NewPCG(uint64(n), 5)), c.base, c.options, c.absolute, c.grows)
 			g := newGrafting(t, dir, tree, c.first, c.goes)
 			g.Full = n%4 == 3
-			ok(t, g.engine.Graft(t.Context(), g.EngineGraft))
+			ok(t, g.engine.Graft(t.Context(), g.Graft))
 			g.done()
 		})
 	}
@@ -355,7 +356,7 @@ func TestGraftFindsWhatIsWrong(t *testing.T) {
 					c.tamper(g) // all else has been built
 					return newOverlay(f, like, size, backing, format)
 				}
-				err := g.engine.Graft(t.Context(), g.EngineGraft)
+				err := g.engine.Graft(t.Context(), g.Graft)
 				if err == nil || !strings.Contains(err.Error(), g.Next[c.wrong]) {
 					t.Errorf("got %v, want what is wrong with %s", err, g.Next[c.wrong])
 				}
@@ -371,7 +372,7 @@ func TestGraftFindsAnOverlayOnAnOldLayer(t *testing.T) {
 	g.engine.NewOverlay = func(f vfs.File, like string, size int64, _, format string) error {
 		return newOverlay(f, like, size, "l3", format)
 	}
-	if err := g.engine.Graft(t.Context(), g.EngineGraft); err == nil || !strings.Contains(err.Error(), g.Next[4]) {
+	if err := g.engine.Graft(t.Context(), g.Graft); err == nil || !strings.Contains(err.Error(), g.Next[4]) {
 		t.Errorf("got %v, want what is wrong with %s", err, g.Next[4])
 	}
 	g.untouched()

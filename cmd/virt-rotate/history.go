@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/policy"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // A recorder writes what became of each domain into the history. What goes wrong with that
@@ -34,7 +34,7 @@ func newRecorder(command, stateDir string, warn func(string)) *recorder {
 }
 
 // record may be called from several goroutines.
-func (r *recorder) record(p rotate.Plan) {
+func (r *recorder) record(p decide.Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.store.Append(entry(r.command, &p))
@@ -48,7 +48,7 @@ func (r *recorder) record(p rotate.Plan) {
 }
 
 // entry is the record of a domain whose work is over.
-func entry(command string, p *rotate.Plan) history.Entry {
+func entry(command string, p *decide.Plan) history.Entry {
 	e := history.Entry{Command: command, Domain: p.Domain, Policy: p.Policy, Result: p.Result, Error: p.Error, Warnings: p.Warnings,
 		Start: p.Ran.Start.UTC(), End: p.Ran.End.UTC(), UUID: p.Ran.UUID,
 		Merged: p.Ran.Merged, Freed: p.Ran.Freed, Allocated: p.Ran.Allocated, Layers: p.Ran.Layers}
@@ -179,23 +179,23 @@ func didText(x *history.Entry) string {
 	if x.Command != "run" {
 		texts = append(texts, x.Command)
 	}
-	if n := countOps(x, string(rotate.OpSnapshot)); n > 0 {
+	if n := countOps(x, string(decide.OpSnapshot)); n > 0 {
 		texts = append(texts, "snapshot taken")
 	}
-	if n := countOps(x, string(rotate.OpDropMetadata)); n > 0 {
+	if n := countOps(x, string(decide.OpDropMetadata)); n > 0 {
 		texts = append(texts, plural(n, "snapshot")+" dropped")
 	}
-	if n := countOps(x, string(rotate.OpMerge)); n > 0 {
-		texts = append(texts, fmt.Sprintf("%s of %s", plural(n, "merge"), rotate.Bytes(x.Merged)))
+	if n := countOps(x, string(decide.OpMerge)); n > 0 {
+		texts = append(texts, fmt.Sprintf("%s of %s", plural(n, "merge"), host.Bytes(x.Merged)))
 	}
 	if x.Freed > 0 {
-		texts = append(texts, rotate.Bytes(x.Freed)+" freed")
+		texts = append(texts, host.Bytes(x.Freed)+" freed")
 	}
 	if len(x.Steps) > 0 && len(texts) == 0 {
 		texts = append(texts, plural(len(x.Steps)+x.LeftOut, "step"))
 	}
 	for _, f := range x.Refused {
-		texts = append(texts, strings.TrimSuffix("refused: "+refusalPlace(rotate.Refusal(f))+": "+f.Detail, ": "))
+		texts = append(texts, strings.TrimSuffix("refused: "+refusalPlace(decide.Refusal(f))+": "+f.Detail, ": "))
 	}
 	if x.Error != "" {
 		texts = append(texts, x.Error)

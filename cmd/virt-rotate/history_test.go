@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"golang.org/x/sys/unix"
 )
 
 // stateDir is the directory that the flags of policyFile name.
@@ -43,8 +44,8 @@ func TestHistoryTellsWhatRunsDid(t *testing.T) {
 		t.Fatalf("%+v", report)
 	}
 	e := report.Entries[0]
-	if e.Domain != "test" || e.Policy != "p" || e.Command != "run" || e.Result != rotate.ResultRefused || e.Runs != 2 || len(e.UUID) != 36 ||
-		len(e.Refused) != 1 || e.Refused[0].Code != rotate.CodeUnreadable || e.Steps == nil || e.Start.After(e.End) || time.Since(e.End) > time.Minute {
+	if e.Domain != "test" || e.Policy != "p" || e.Command != "run" || e.Result != decide.ResultRefused || e.Runs != 2 || len(e.UUID) != 36 ||
+		len(e.Refused) != 1 || e.Refused[0].Code != host.CodeUnreadable || e.Steps == nil || e.Start.After(e.End) || time.Since(e.End) > time.Minute {
 		t.Errorf("%+v", e)
 	}
 	out, _, code := call(t, append(flags, "history", "test", "--since=1h", "-n", "5")...)

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // hookPolicy has a failed hook that runs a line of shell; the one domain of the test driver is
@@ -65,7 +65,7 @@ func TestAFailedHookThatFailsIsAWarning(t *testing.T) {
 			t.Fatalf("%s: %v, %q, %q", name, err, out, errs)
 		}
 		d := report.Domains[0]
-		if code != exitRefused || len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], c.want) || d.Result != rotate.ResultRefused ||
+		if code != exitRefused || len(d.Warnings) != 1 || !strings.Contains(d.Warnings[0], c.want) || d.Result != decide.ResultRefused ||
 			len(d.Hooks) != 1 || d.Hooks[0].Error == "" || !strings.Contains(errs, c.want) {
 			t.Errorf("%s: exit %d, %+v, stderr %q", name, code, d, errs)
 		}

@@ -6,11 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // plansText writes plans, or what was done of them, for people.
-func plansText(plans []rotate.Plan) func(io.Writer) {
+func plansText(plans []decide.Plan) func(io.Writer) {
 	return func(w io.Writer) {
 		for i := range plans {
 			planText(w, &plans[i])
@@ -19,7 +20,7 @@ func plansText(plans []rotate.Plan) func(io.Writer) {
 }
 
 // runText is plansText with a line of figures where several domains were rotated.
-func runText(plans []rotate.Plan, sum *rotate.Summary) func(io.Writer) {
+func runText(plans []decide.Plan, sum *decide.Summary) func(io.Writer) {
 	return func(w io.Writer) {
 		plansText(plans)(w)
 		if len(plans) > 0 && sum.Domains > 1 {
@@ -29,7 +30,7 @@ func runText(plans []rotate.Plan, sum *rotate.Summary) func(io.Writer) {
 }
 
 // summaryText leaves out what there was none of.
-func summaryText(s *rotate.Summary) string {
+func summaryText(s *decide.Summary) string {
 	text := plural(s.Domains, "domain") + ":"
 	for _, part := range []struct {
 		n    int
@@ -39,23 +40,23 @@ func summaryText(s *rotate.Summary) string {
 			text += fmt.Sprintf(" %d %s,", part.n, part.what)
 		}
 	}
-	return text + fmt.Sprintf(" %s; %s merged, %s given back", plural(s.Steps, "step"), rotate.Bytes(s.Merged), rotate.Bytes(s.Freed))
+	return text + fmt.Sprintf(" %s; %s merged, %s given back", plural(s.Steps, "step"), host.Bytes(s.Merged), host.Bytes(s.Freed))
 }
 
-func planText(w io.Writer, p *rotate.Plan) {
+func planText(w io.Writer, p *decide.Plan) {
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
-	hooksText(w, p, func(h *rotate.Hook) bool { return h.When == rotate.Before })
+	hooksText(w, p, func(h *decide.Hook) bool { return h.When == decide.Before })
 	for i := range p.Steps {
 		s := &p.Steps[i]
-		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == rotate.OpRedefine && s.Snapshot != "" {
+		if i > 0 && s.Op == p.Steps[i-1].Op && s.Op == decide.OpRedefine && s.Snapshot != "" {
 			continue // one line tells them all
 		}
 		fmt.Fprintf(w, "  %-13s  %s\n", s.Op, stepText(p.Steps[i:]))
-		if (s.Op != rotate.OpRedefine || s.Snapshot == "") && (i == 0 || s.Op != p.Steps[i-1].Op || s.Reason != p.Steps[i-1].Reason) {
+		if (s.Op != decide.OpRedefine || s.Snapshot == "") && (i == 0 || s.Op != p.Steps[i-1].Op || s.Reason != p.Steps[i-1].Reason) {
 			fmt.Fprintf(w, "  %-13s    %s\n", "", s.Reason)
 		}
 	}
-	hooksText(w, p, func(h *rotate.Hook) bool { return h.When != rotate.Before })
+	hooksText(w, p, func(h *decide.Hook) bool { return h.When != decide.Before })
 	for _, r := range p.Refused {
 		fmt.Fprintf(w, "  %-13s  %s: %s\n", "refused", refusalPlace(r), r.Detail)
 	}
@@ -71,7 +72,7 @@ func planText(w io.Writer, p *rotate.Plan) {
 }
 
 // hooksText writes the hooks that which picks.
-func hooksText(w io.Writer, p *rotate.Plan, which func(*rotate.Hook) bool) {
+func hooksText(w io.Writer, p *decide.Plan, which func(*decide.Hook) bool) {
 	for i := range p.Hooks {
 		if h := &p.Hooks[i]; which(h) {
 			fmt.Fprintf(w, "  %-13s  %s: %s\n", "hook", h.When, strings.Join(h.Command, " "))
@@ -79,48 +80,48 @@ func hooksText(w io.Writer, p *rotate.Plan, which func(*rotate.Hook) bool) {
 	}
 }
 
-func refusalPlace(r rotate.Refusal) string {
+func refusalPlace(r decide.Refusal) string {
 	if r.Path == "" {
 		return r.Code
 	}
 	return r.Code + ": " + r.Path
 }
 
-func resultText(p *rotate.Plan) string {
+func resultText(p *decide.Plan) string {
 	switch p.Result {
-	case rotate.ResultPlanned:
+	case decide.ResultPlanned:
 		return plural(len(p.Steps), "step")
-	case rotate.ResultNothing:
+	case decide.ResultNothing:
 		return "nothing to do"
-	case rotate.ResultDone:
+	case decide.ResultDone:
 		return plural(len(p.Steps), "step") + " done"
-	case rotate.ResultPartly:
+	case decide.ResultPartly:
 		return plural(len(p.Steps), "step") + " done, others refused"
 	}
 	return p.Result
 }
 
 // stepText tells one step; for a row of redefinitions, all of them.
-func stepText(steps []rotate.Step) string {
+func stepText(steps []decide.Step) string {
 	s := &steps[0]
 	switch s.Op {
-	case rotate.OpSnapshot:
+	case decide.OpSnapshot:
 		return fmt.Sprintf("%s: %s on %s", s.Disk, filepath.Base(s.Path), filepath.Base(s.Base))
-	case rotate.OpMerge:
-		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, rotate.Bytes(s.Bytes))
-	case rotate.OpEndCopy:
+	case decide.OpMerge:
+		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, host.Bytes(s.Bytes))
+	case decide.OpEndCopy:
 		return s.Disk
-	case rotate.OpDeleteFile:
+	case decide.OpDeleteFile:
 		if s.Bytes == 0 { // gone already, or another file has the same extents
 			return s.Path
 		}
-		return fmt.Sprintf("%s (%s)", s.Path, rotate.Bytes(s.Bytes))
-	case rotate.OpRedefine:
+		return fmt.Sprintf("%s (%s)", s.Path, host.Bytes(s.Bytes))
+	case decide.OpRedefine:
 		if s.Snapshot == "" {
 			return fmt.Sprintf("persistent configuration of %s: %s", s.Disk, s.Base)
 		}
 		n := 0
-		for n < len(steps) && steps[n].Op == rotate.OpRedefine {
+		for n < len(steps) && steps[n].Op == decide.OpRedefine {
 			n++
 		}
 		if n > 1 {

@@ -8,9 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/policy"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 func policyCommand(e *env) *cli.Command {
@@ -65,7 +64,7 @@ func policyShow(e *env) *cli.Command {
 }
 
 // newShowReport is about the domains of a, or about all.
-func newShowReport(w *rotate.World, a policy.Assignment, all bool) (r *showReport, conflicts int) {
+func newShowReport(w *observe.World, a policy.Assignment, all bool) (r *showReport, conflicts int) {
 	r = &showReport{Domains: []shownRule{}}
 	for i := range w.Domains {
 		name := w.Domains[i].Name

@@ -8,9 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"golang.org/x/term"
 )
 
 // logEvery is how often a merge shows its progress in a log.
@@ -49,8 +50,8 @@ func (p *progress) report(e rotate.Event) {
 	case rotate.EventProgress:
 		p.show(key, e.Done, e.Total)
 	case rotate.EventDone:
-		if e.Step.Op == rotate.OpMerge {
-			p.line(fmt.Sprintf("%s: merged %s in %s", key, rotate.Bytes(e.Step.Bytes), time.Since(p.starts[key]).Round(10*time.Millisecond)))
+		if e.Step.Op == decide.OpMerge {
+			p.line(fmt.Sprintf("%s: merged %s in %s", key, host.Bytes(e.Step.Bytes), time.Since(p.starts[key]).Round(10*time.Millisecond)))
 		}
 	case rotate.EventWarning:
 		p.line(e.Domain + ": warning: " + e.Text)
@@ -111,10 +112,10 @@ func progressText(key string, done, total int64, took time.Duration) string {
 	}
 	const width = 24
 	filled := int(part * width)
-	text := fmt.Sprintf("%s [%s%s] %s of %s", key, strings.Repeat("#", filled), strings.Repeat(".", width-filled), rotate.Bytes(done), rotate.Bytes(total))
+	text := fmt.Sprintf("%s [%s%s] %s of %s", key, strings.Repeat("#", filled), strings.Repeat(".", width-filled), host.Bytes(done), host.Bytes(total))
 	if rate := float64(done) / took.Seconds(); rate > 0 && done < total {
 		left := time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second)
-		text += fmt.Sprintf(", %s/s, %s left", rotate.Bytes(int64(rate)), left)
+		text += fmt.Sprintf(", %s/s, %s left", host.Bytes(int64(rate)), left)
 	}
 	return text
 }

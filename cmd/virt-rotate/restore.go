@@ -6,8 +6,9 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 func restoreCommand(e *env) *cli.Command {
@@ -52,10 +53,10 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 	}
 }
 
-func restoreOptions(c *cli.Context) rotate.RestoreOptions {
-	o := rotate.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+func restoreOptions(c *cli.Context) decide.RestoreOptions {
+	o := decide.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
 	if c.Bool("stop") {
-		o.Stop = &rotate.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
+		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
 	}
 	return o
 }
@@ -74,13 +75,13 @@ func (e *env) restore(c *cli.Context, s *session) error {
 	if err != nil {
 		return asUsage(err)
 	}
-	plans := []rotate.Plan{plan}
+	plans := []decide.Plan{plan}
 	return errors.Join(e.print(c, planReport{Domains: plans, Warnings: log.texts}, plansText(plans)), plansExit(plans))
 }
 
 // asUsage makes names that are not there errors of usage.
 func asUsage(err error) error {
-	if errors.Is(err, rotate.ErrNoSuchDomain) || errors.Is(err, rotate.ErrNoSuchSnapshot) {
+	if errors.Is(err, observe.ErrNoSuchDomain) || errors.Is(err, observe.ErrNoSuchSnapshot) {
 		return usagef("%w", err)
 	}
 	return fmt.Errorf("restore: %w", err)

@@ -6,14 +6,14 @@ import (
 	"slices"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // planReport is the JSON of plan and run.
 type planReport struct {
-	Domains  []rotate.Plan   `json:"domains"`
-	Summary  *rotate.Summary `json:"summary,omitempty"`  // of a run
+	Domains  []decide.Plan   `json:"domains"`
+	Summary  *decide.Summary `json:"summary,omitempty"`  // of a run
 	Warnings []string        `json:"warnings,omitempty"` // of a run as a whole
 }
 
@@ -26,8 +26,8 @@ func rotationFlags() []cli.Flag {
 	}
 }
 
-func options(c *cli.Context) (rotate.Options, error) {
-	o := rotate.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now"), Detach: c.Bool("detach")}
+func options(c *cli.Context) (decide.Options, error) {
+	o := decide.Options{NoSnapshot: c.Bool("no-snapshot"), IgnoreEvery: c.Bool("now"), Detach: c.Bool("detach")}
 	if o.Detach && c.NArg() == 0 {
 		return o, usagef("--detach wants the names of domains: it copies all that they share with others")
 	}
@@ -99,7 +99,7 @@ func runCommand(e *env) *cli.Command {
 	}
 }
 
-func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
+func (e *env) rotate(c *cli.Context, s *session, o decide.Options) error {
 	lock, err := rotate.Lock(s.rotator.Observer.StateDir)
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 	if plans == nil {
 		return err
 	}
-	sum := rotate.Summarize(plans)
+	sum := decide.Summarize(plans)
 	printed := e.print(c, planReport{plans, &sum, log.texts}, runText(e.worthTelling(plans), &sum))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
@@ -127,11 +127,11 @@ func (e *env) rotate(c *cli.Context, s *session, o rotate.Options) error {
 
 // worthTelling leaves out domains of which there is nothing to tell when a
 // run's output goes to a log or to cron's mail.
-func (e *env) worthTelling(plans []rotate.Plan) []rotate.Plan {
+func (e *env) worthTelling(plans []decide.Plan) []decide.Plan {
 	if isTerminal(e.out) {
 		return plans
 	}
-	return slices.DeleteFunc(slices.Clone(plans), func(p rotate.Plan) bool {
-		return len(p.Steps)+len(p.Warnings) == 0 && (p.Result == rotate.ResultNothing || p.Result == rotate.ResultSkipped)
+	return slices.DeleteFunc(slices.Clone(plans), func(p decide.Plan) bool {
+		return len(p.Steps)+len(p.Warnings) == 0 && (p.Result == decide.ResultNothing || p.Result == decide.ResultSkipped)
 	})
 }

@@ -7,11 +7,10 @@ import (
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/qcow2"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -213,17 +212,17 @@ func nodeJSON(n *vhdbridge.Node) srNode {
 
 func srScanText(w io.Writer, repo *vhdbridge.Repository, t *vhdbridge.Totals) {
 	repo.WriteTrees(w)
-	fmt.Fprintf(w, "\n%s, %s on storage; visible disks: %s\n", plural(len(repo.Nodes), "node"), rotate.Bytes(t.Physical), rotate.Bytes(t.Visible))
+	fmt.Fprintf(w, "\n%s, %s on storage; visible disks: %s\n", plural(len(repo.Nodes), "node"), host.Bytes(t.Physical), host.Bytes(t.Visible))
 	for _, part := range []struct {
 		bytes int64
 		by    string
 	}{{t.Coalesce, "coalescing"}, {t.Leaf, "coalescing leaves (--leaf)"}, {t.Garbage, "deleting garbage (--garbage)"}} {
 		if part.bytes > 0 {
-			fmt.Fprintf(w, "to be had back: %s by %s\n", rotate.Bytes(part.bytes), part.by)
+			fmt.Fprintf(w, "to be had back: %s by %s\n", host.Bytes(part.bytes), part.by)
 		}
 	}
 	if t.Needed > 0 {
-		fmt.Fprintf(w, "free space that this takes meanwhile: %s\n", rotate.Bytes(t.Needed))
+		fmt.Fprintf(w, "free space that this takes meanwhile: %s\n", host.Bytes(t.Needed))
 	}
 	if t.AtLimit > 0 {
 		fmt.Fprintf(w, "%s in chains of %d or more: XenServer allows no longer ones\n", plural(t.AtLimit, "node"), vhdbridge.ChainLimit)

@@ -9,9 +9,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -179,9 +178,9 @@ func srText(w io.Writer, s *srReport) {
 	case len(s.Steps) == 0:
 		fmt.Fprintln(w, "nothing was to be done")
 	case s.DryRun:
-		fmt.Fprintf(w, "%s; at least %s would be given back\n", plural(len(s.Steps), "step"), rotate.Bytes(freed))
+		fmt.Fprintf(w, "%s; at least %s would be given back\n", plural(len(s.Steps), "step"), host.Bytes(freed))
 	default:
-		fmt.Fprintf(w, "%s done; at least %s given back\n", plural(len(s.Steps), "step"), rotate.Bytes(freed))
+		fmt.Fprintf(w, "%s done; at least %s given back\n", plural(len(s.Steps), "step"), host.Bytes(freed))
 	}
 }
 
@@ -197,11 +196,11 @@ func srStepText(s *vhdbridge.Step, plan bool) string {
 	}
 	switch s.Op {
 	case vhdbridge.OpDelete:
-		return fmt.Sprintf("%s (%s): %s", text, rotate.Bytes(s.Bytes), s.Reason)
+		return fmt.Sprintf("%s (%s): %s", text, host.Bytes(s.Bytes), s.Reason)
 	case vhdbridge.OpRelink:
 		return fmt.Sprintf("%s: its children build on %s now; %s", text, s.Into, s.Reason)
 	case vhdbridge.OpLeaf:
-		return fmt.Sprintf("%s into %s, which gets its name (%s)", text, s.Into, rotate.Bytes(s.Bytes))
+		return fmt.Sprintf("%s into %s, which gets its name (%s)", text, s.Into, host.Bytes(s.Bytes))
 	}
-	return fmt.Sprintf("%s into %s (%s): %s", text, s.Into, rotate.Bytes(s.Bytes), s.Reason)
+	return fmt.Sprintf("%s into %s (%s): %s", text, s.Into, host.Bytes(s.Bytes), s.Reason)
 }

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -83,7 +83,7 @@ func (r *imageRun) srDomain(repo *vhdbridge.Repository) (d *srDomain, err error)
 		return nil, usagef("--define and --domain-xml want chains: they do not go with --flatten")
 	case len(d.all) == 0:
 		return nil, usagef("--define and --domain-xml want --vdi UUID for each disk of the domain")
-	case !rotate.IsPolicyName(r.String("policy-name")):
+	case !decide.IsPolicyName(r.String("policy-name")):
 		return nil, usagef("--policy-name %q: want letters, digits, '_', '.' and '-'", r.String("policy-name"))
 	}
 	if err := d.findDisks(repo); err != nil {
@@ -171,7 +171,7 @@ func (d *srDomain) findXML() error {
 	}
 	var disks []libvirthost.NewDisk
 	for _, disk := range d.disks {
-		disks = append(disks, libvirthost.NewDisk{Target: disk.target, Active: rotate.Layer{Path: "/", Kind: "file", Format: "qcow2"}})
+		disks = append(disks, libvirthost.NewDisk{Target: disk.target, Active: host.Layer{Path: "/", Kind: "file", Format: "qcow2"}})
 	}
 	_, _, left, err := libvirthost.DomainXML(d.xml, d.name, disks)
 	if err != nil {
@@ -269,7 +269,7 @@ func (d *srDomain) nameSnapshots() {
 	used := map[string]bool{}
 	for i, at := range takenAt(d.taken, time.Now()) {
 		s := srSnapshot{Taken: d.taken[i], overlay: d.above(d.taken[i].State), time: at}
-		s.name, s.description = rotate.Adopted(d.String("policy-name"), at, func(name string) bool { return !used[name] })
+		s.name, s.description = decide.Adopted(d.String("policy-name"), at, func(name string) bool { return !used[name] })
 		used[s.name] = true
 		d.snaps = append(d.snaps, s)
 	}
@@ -344,9 +344,9 @@ func (d *srDomain) define() error {
 }
 
 // below is the chain that ends with n, base first.
-func (d *srDomain) below(dir string, n *vhdbridge.Node) (layers []rotate.Layer) {
+func (d *srDomain) below(dir string, n *vhdbridge.Node) (layers []host.Layer) {
 	for ; n != nil; n = d.of[n].Parent {
-		layers = append(layers, rotate.Layer{Path: filepath.Join(dir, d.stem(n)+".qcow2"), Kind: "file", Format: "qcow2"})
+		layers = append(layers, host.Layer{Path: filepath.Join(dir, d.stem(n)+".qcow2"), Kind: "file", Format: "qcow2"})
 	}
 	slices.Reverse(layers)
 	return layers

@@ -12,7 +12,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
 
@@ -182,7 +182,7 @@ func (p *xvaRun) checkSpace(bytes int64) error {
 		return err
 	}
 	if bytes > space.Free {
-		return &chain.RefusedError{Path: p.dest, Reason: fmt.Sprintf("the disks of %s can take %s, and %s are free", p.name, rotate.Bytes(bytes), rotate.Bytes(space.Free))}
+		return &chain.RefusedError{Path: p.dest, Reason: fmt.Sprintf("the disks of %s can take %s, and %s are free", p.name, host.Bytes(bytes), host.Bytes(space.Free))}
 	}
 	return nil
 }

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // statusReport is the JSON of status.
@@ -70,7 +72,7 @@ func (s *session) status(c *cli.Context) (*statusReport, error) {
 }
 
 // statusOf tells how a domain stands that a is about.
-func statusOf(w *rotate.World, d *rotate.Domain, a policy.Assignment, last map[string]rotate.LastRun) rotate.DomainStatus {
+func statusOf(w *observe.World, d *host.Domain, a policy.Assignment, last map[string]rotate.LastRun) rotate.DomainStatus {
 	var run *rotate.LastRun
 	if r, ok := last[d.UUID]; ok {
 		run = &r
@@ -116,7 +118,7 @@ func diskText(w io.Writer, d *rotate.DiskStatus) {
 	}
 	active := d.Chain[len(d.Chain)-1]
 	fmt.Fprintf(w, "  %-8s  %s, %s on disk, %s virtual, writes to %s\n", d.Target, plural(len(d.Chain), "layer"),
-		rotate.Bytes(allocated), rotate.Bytes(active.VirtualSize), filepath.Base(active.Path))
+		host.Bytes(allocated), host.Bytes(active.VirtualSize), filepath.Base(active.Path))
 }
 
 func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
@@ -156,7 +158,7 @@ func lastRunText(r *rotate.LastRun, now time.Time) string {
 
 // nextText tells when the next snapshot is due.
 func nextText(d *rotate.DomainStatus, now time.Time) string {
-	if slices.ContainsFunc(d.Refused, func(r rotate.Refusal) bool { return r.Code == rotate.CodeTwoPolicies }) {
+	if slices.ContainsFunc(d.Refused, func(r decide.Refusal) bool { return r.Code == host.CodeTwoPolicies }) {
 		return "nothing while several policies match the domain"
 	}
 	return dueText(d.Due, now)

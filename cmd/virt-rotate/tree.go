@@ -8,10 +8,10 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // treeReport is the JSON of tree.
@@ -59,12 +59,12 @@ func treeCommand(e *env) *cli.Command {
 	}
 }
 
-func newTreeReport(w *rotate.World, names []string) (*treeReport, error) {
+func newTreeReport(w *observe.World, names []string) (*treeReport, error) {
 	roots, err := chosenRoots(w, names)
 	if err != nil {
 		return nil, err
 	}
-	facts := map[string]rotate.Layer{}
+	facts := map[string]host.Layer{}
 	for i := range w.Domains {
 		for j := range w.Domains[i].Disks {
 			for _, l := range w.Domains[i].Disks[j].Chain {
@@ -80,7 +80,7 @@ func newTreeReport(w *rotate.World, names []string) (*treeReport, error) {
 }
 
 // chosenRoots returns the roots of the trees that hold the named domains' or paths' layers.
-func chosenRoots(w *rotate.World, names []string) ([]*chain.Layer, error) {
+func chosenRoots(w *observe.World, names []string) ([]*chain.Layer, error) {
 	if len(names) == 0 {
 		return w.Forest.Roots(), nil
 	}
@@ -102,7 +102,7 @@ func chosenRoots(w *rotate.World, names []string) ([]*chain.Layer, error) {
 	return roots, nil
 }
 
-func layersOf(w *rotate.World, name string) []*chain.Layer {
+func layersOf(w *observe.World, name string) []*chain.Layer {
 	var layers []*chain.Layer
 	if d := w.Domain(name); d != nil {
 		for i := range d.Disks {
@@ -124,7 +124,7 @@ func layersOf(w *rotate.World, name string) []*chain.Layer {
 	return layers
 }
 
-func newTreeNode(w *rotate.World, l *chain.Layer, facts map[string]rotate.Layer) treeNode {
+func newTreeNode(w *observe.World, l *chain.Layer, facts map[string]host.Layer) treeNode {
 	n := treeNode{Path: l.Path, Mark: markOf(l), Keepers: l.Keepers, Children: []treeNode{}}
 	if n.Keepers == nil {
 		n.Keepers = []string{}
@@ -182,7 +182,7 @@ func branchText(w io.Writer, n *treeNode, indent string) {
 }
 
 func nodeText(n *treeNode, name string) string {
-	text := fmt.Sprintf("%s  %s", name, rotate.Bytes(n.Allocated))
+	text := fmt.Sprintf("%s  %s", name, host.Bytes(n.Allocated))
 	if n.Mark != "" {
 		text += "  [" + n.Mark + "]"
 	}

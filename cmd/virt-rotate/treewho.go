@@ -6,12 +6,11 @@ import (
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // who tells who uses one file.
-func (e *env) who(c *cli.Context, w *rotate.World, name string) error {
+func (e *env) who(c *cli.Context, w *observe.World, name string) error {
 	path, err := filepath.Abs(name)
 	if err != nil {
 		return err
@@ -23,7 +22,7 @@ func (e *env) who(c *cli.Context, w *rotate.World, name string) error {
 	return e.print(c, u, func(out io.Writer) { whoText(out, u) })
 }
 
-func whoText(w io.Writer, u *rotate.Users) {
+func whoText(w io.Writer, u *observe.Users) {
 	fmt.Fprintln(w, printable(u.Path))
 	for _, name := range u.Names {
 		fmt.Fprintln(w, "  also known as   "+printable(name))

@@ -6,6 +6,8 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // trendEntries is how far back status looks for a domain.
@@ -46,7 +48,7 @@ func withTrend(s rotate.DomainStatus, uuid string, entries []history.Entry) doma
 }
 
 func succeeded(result string) bool {
-	return result == rotate.ResultDone || result == rotate.ResultNothing
+	return result == decide.ResultDone || result == decide.ResultNothing
 }
 
 // successText is "" where the last run says it all.
@@ -71,6 +73,6 @@ func (d *domainStatus) trendText() string {
 		merged, freed = merged+p.Merged, freed+p.Freed
 	}
 	return fmt.Sprintf("%s → %s on disk, %d → %s in %s; merged %s, freed %s",
-		rotate.Bytes(first.Allocated), rotate.Bytes(last.Allocated), first.Layers, plural(last.Layers, "layer"),
-		duration(last.Time.Sub(first.Time)), rotate.Bytes(merged), rotate.Bytes(freed))
+		host.Bytes(first.Allocated), host.Bytes(last.Allocated), first.Layers, plural(last.Layers, "layer"),
+		duration(last.Time.Sub(first.Time)), host.Bytes(merged), host.Bytes(freed))
 }

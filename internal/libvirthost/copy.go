@@ -9,17 +9,16 @@ import (
 	"math"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // Copy starts a shallow copy of a running domain's active layer onto the image at
 // c.To, which has a chain of its own, and waits until the copy follows the guest's
 // writes. When ctx ends, the job fails or the guest outruns it, the guest is left on
 // the chain that it has.
-func (h *Host) Copy(ctx context.Context, c rotate.CopySpec, progress func(done, total int64)) (err error) {
+func (h *Host) Copy(ctx context.Context, c host.CopySpec, progress func(done, total int64)) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(c.Domain)
 	if err != nil {
@@ -38,7 +37,7 @@ func (h *Host) Copy(ctx context.Context, c rotate.CopySpec, progress func(done, 
 // each write is in both images (VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES), would end
 // however much the guest writes, but QEMU 7.2 loses writes in it: where a guest wrote
 // parts of clusters while it was copied, the copy had zeros after the pivot.
-func startCopy(dom *libvirt.Domain, c rotate.CopySpec) error {
+func startCopy(dom *libvirt.Domain, c host.CopySpec) error {
 	target := libvirtxml.DomainDisk{
 		Device: "disk",
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: c.Format},
@@ -53,7 +52,7 @@ func startCopy(dom *libvirt.Domain, c rotate.CopySpec) error {
 	return dom.BlockCopy(c.Disk, xml, params, flags)
 }
 
-func untilReady(ctx context.Context, dom *libvirt.Domain, c rotate.CopySpec, w *waiter, progress func(done, total int64)) error {
+func untilReady(ctx context.Context, dom *libvirt.Domain, c host.CopySpec, w *waiter, progress func(done, total int64)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	ready, least, nearer, patience := false, uint64(math.MaxUint64), time.Now(), copyPatience()
@@ -69,7 +68,7 @@ func untilReady(ctx context.Context, dom *libvirt.Domain, c rotate.CopySpec, w *
 			least, nearer = left, time.Now()
 		}
 		if time.Since(nearer) > patience {
-			return errors.Join(rotate.ErrOutrun, abort(ctx, dom, c.Disk))
+			return errors.Join(host.ErrOutrun, abort(ctx, dom, c.Disk))
 		}
 		progress(share(info, c.Bytes), c.Bytes)
 		if !ready {

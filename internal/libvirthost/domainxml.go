@@ -6,14 +6,13 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // readDomain fills d from the XML of the domain as it is: the live one of a
 // running domain.
-func readDomain(d *rotate.Domain, text string) error {
+func readDomain(d *host.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		noteNames(d, text)
@@ -39,7 +38,7 @@ func agentConnected(c libvirtxml.DomainChannel) bool {
 
 // readInactive adds what the persistent configuration of a running domain
 // says: its chains, and the files of disks that the domain has only there.
-func readInactive(d *rotate.Domain, text string) error {
+func readInactive(d *host.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		noteNames(d, text)
@@ -50,7 +49,7 @@ func readInactive(d *rotate.Domain, text string) error {
 	}
 	for i := range x.Devices.Disks {
 		disk := readDisk(&x.Devices.Disks[i])
-		live := slices.IndexFunc(d.Disks, func(l rotate.Disk) bool { return l.Target == disk.Target })
+		live := slices.IndexFunc(d.Disks, func(l host.Disk) bool { return l.Target == disk.Target })
 		if live < 0 || d.Disks[live].Inactive != nil { // of two with one target, the first is the disk
 			d.Elsewhere = append(d.Elsewhere, layerPaths(disk.Chain)...)
 			continue
@@ -62,7 +61,7 @@ func readInactive(d *rotate.Domain, text string) error {
 
 // readElsewhere adds the files of a configuration that is neither the live
 // nor the persistent one, such as that of a saved state.
-func readElsewhere(d *rotate.Domain, text string) error {
+func readElsewhere(d *host.Domain, text string) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		noteNames(d, text)
@@ -77,8 +76,8 @@ func readElsewhere(d *rotate.Domain, text string) error {
 	return nil
 }
 
-func readDisk(x *libvirtxml.DomainDisk) rotate.Disk {
-	d := rotate.Disk{
+func readDisk(x *libvirtxml.DomainDisk) host.Disk {
+	d := host.Disk{
 		Device:    x.Device,
 		ReadOnly:  x.ReadOnly != nil || x.Device == "cdrom",
 		Shareable: x.Shareable != nil,
@@ -98,14 +97,14 @@ func readDisk(x *libvirtxml.DomainDisk) rotate.Disk {
 	}
 	if x.Mirror != nil {
 		_, target := sourceOf(x.Mirror.Source)
-		d.Job = &rotate.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target}
+		d.Job = &host.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target}
 	}
 	return d
 }
 
 // readChain returns the disk's layers that have names, base first. Cut tells that the
 // XML does not say where the chain ends, or what all of it is.
-func readChain(x *libvirtxml.DomainDisk) (layers []rotate.Layer, cut bool) {
+func readChain(x *libvirtxml.DomainDisk) (layers []host.Layer, cut bool) {
 	all := allLayers(x)
 	for _, l := range slices.Backward(all) {
 		if l.Path != "" {
@@ -125,19 +124,19 @@ func endless(x *libvirtxml.DomainDisk) bool {
 }
 
 // allLayers returns the disk's layers, active first, whether they have names or not.
-func allLayers(x *libvirtxml.DomainDisk) []rotate.Layer {
+func allLayers(x *libvirtxml.DomainDisk) []host.Layer {
 	kind, path := sourceOf(x.Source)
 	if path == "" && x.BackingStore == nil {
 		return nil
 	}
-	active := rotate.Layer{Path: path, Kind: kind, Format: "raw"}
+	active := host.Layer{Path: path, Kind: kind, Format: "raw"}
 	if x.Source != nil {
 		active.Index = x.Source.Index
 	}
 	if x.Driver != nil && x.Driver.Type != "" {
 		active.Format = x.Driver.Type
 	}
-	layers := []rotate.Layer{active}
+	layers := []host.Layer{active}
 	for b := x.BackingStore; hasLayer(b); b = b.BackingStore {
 		layers = append(layers, backingLayer(b))
 	}
@@ -153,9 +152,9 @@ func hasLayer(b *libvirtxml.DomainDiskBackingStore) bool {
 	return kind != ""
 }
 
-func backingLayer(b *libvirtxml.DomainDiskBackingStore) rotate.Layer {
+func backingLayer(b *libvirtxml.DomainDiskBackingStore) host.Layer {
 	kind, path := sourceOf(b.Source)
-	l := rotate.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
+	l := host.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
 	if b.Index == 0 {
 		l.Index = b.Source.Index
 	}
@@ -195,7 +194,7 @@ var pathInXML = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
 
 // noteNames adds every absolute path that a text of XML has as an attribute, read or
 // not: where the rest of it is not understood, each could be an image in use.
-func noteNames(d *rotate.Domain, text string) {
+func noteNames(d *host.Domain, text string) {
 	for _, m := range pathInXML.FindAllStringSubmatch(text, -1) {
 		if path := html.UnescapeString(m[1] + m[2]); !slices.Contains(d.Elsewhere, path) {
 			d.Elsewhere = append(d.Elsewhere, path)
@@ -203,7 +202,7 @@ func noteNames(d *rotate.Domain, text string) {
 	}
 }
 
-func layerPaths(layers []rotate.Layer) []string {
+func layerPaths(layers []host.Layer) []string {
 	var paths []string
 	for _, l := range layers {
 		paths = append(paths, l.Path)

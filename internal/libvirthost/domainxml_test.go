@@ -5,9 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 func parseDisk(t *testing.T, text string) *libvirtxml.DomainDisk {
@@ -20,7 +19,7 @@ func parseDisk(t *testing.T, text string) *libvirtxml.DomainDisk {
 }
 
 func TestReadDomainReadsARunningGuest(t *testing.T) {
-	d := rotate.Domain{Name: "t1"}
+	d := host.Domain{Name: "t1"}
 	if err := readDomain(&d, testdata(t, "live.xml")); err != nil {
 		t.Fatal(err)
 	}
@@ -39,32 +38,32 @@ func TestReadDomainReadsARunningGuest(t *testing.T) {
 
 func TestReadDisk(t *testing.T) {
 	const disk, source, target = `<disk type='file' device='disk'>`, `<source file='/a'/>`, `<target dev='vda'/></disk>`
-	plain := rotate.Disk{Target: "vda", Kind: "file", Device: "disk", Chain: []rotate.Layer{{Path: "/a", Format: "raw", Kind: "file"}}}
+	plain := host.Disk{Target: "vda", Kind: "file", Device: "disk", Chain: []host.Layer{{Path: "/a", Format: "raw", Kind: "file"}}}
 	cases := []struct {
 		text   string
-		change func(*rotate.Disk)
+		change func(*host.Disk)
 	}{
-		{disk + source + target, func(*rotate.Disk) {}},
-		{`<disk type='file'>` + source + target, func(*rotate.Disk) {}},
-		{disk + source + `<readonly/>` + target, func(d *rotate.Disk) { d.ReadOnly = true }},
-		{disk + source + `<shareable/>` + target, func(d *rotate.Disk) { d.Shareable = true }},
-		{disk + source + `<transient/>` + target, func(d *rotate.Disk) { d.Transient = true }},
-		{disk + source + `<encryption format='luks'/>` + target, func(d *rotate.Disk) { d.Encrypted = true }},
-		{disk + `<source file='/a'><encryption format='luks'/></source>` + target, func(d *rotate.Disk) { d.Encrypted = true }},
-		{disk + `<driver type='qcow2'/>` + source + target, func(d *rotate.Disk) { d.Chain[0].Format = "qcow2" }},
-		{`<disk type='file' device='cdrom'>` + source + target, func(d *rotate.Disk) { d.Device, d.ReadOnly = "cdrom", true }},
-		{`<disk type='file' device='cdrom'>` + target, func(d *rotate.Disk) { d.Device, d.ReadOnly, d.Chain = "cdrom", true, nil }},
-		{`<disk type='block' device='lun'><source dev='/dev/sda'/>` + target, func(d *rotate.Disk) {
-			d.Device, d.Kind, d.Chain = "lun", "block", []rotate.Layer{{Path: "/dev/sda", Format: "raw", Kind: "block"}}
+		{disk + source + target, func(*host.Disk) {}},
+		{`<disk type='file'>` + source + target, func(*host.Disk) {}},
+		{disk + source + `<readonly/>` + target, func(d *host.Disk) { d.ReadOnly = true }},
+		{disk + source + `<shareable/>` + target, func(d *host.Disk) { d.Shareable = true }},
+		{disk + source + `<transient/>` + target, func(d *host.Disk) { d.Transient = true }},
+		{disk + source + `<encryption format='luks'/>` + target, func(d *host.Disk) { d.Encrypted = true }},
+		{disk + `<source file='/a'><encryption format='luks'/></source>` + target, func(d *host.Disk) { d.Encrypted = true }},
+		{disk + `<driver type='qcow2'/>` + source + target, func(d *host.Disk) { d.Chain[0].Format = "qcow2" }},
+		{`<disk type='file' device='cdrom'>` + source + target, func(d *host.Disk) { d.Device, d.ReadOnly = "cdrom", true }},
+		{`<disk type='file' device='cdrom'>` + target, func(d *host.Disk) { d.Device, d.ReadOnly, d.Chain = "cdrom", true, nil }},
+		{`<disk type='block' device='lun'><source dev='/dev/sda'/>` + target, func(d *host.Disk) {
+			d.Device, d.Kind, d.Chain = "lun", "block", []host.Layer{{Path: "/dev/sda", Format: "raw", Kind: "block"}}
 		}},
-		{`<disk type='network'><source protocol='rbd' name='p/i'/>` + target, func(d *rotate.Disk) {
-			d.Kind, d.Chain = "network", []rotate.Layer{{Path: "rbd:p/i", Format: "raw", Kind: "network"}}
+		{`<disk type='network'><source protocol='rbd' name='p/i'/>` + target, func(d *host.Disk) {
+			d.Kind, d.Chain = "network", []host.Layer{{Path: "rbd:p/i", Format: "raw", Kind: "network"}}
 		}},
-		{`<disk type='volume'><source pool='p' volume='v'/>` + target, func(d *rotate.Disk) {
-			d.Kind, d.Chain = "volume", []rotate.Layer{{Path: "p/v", Format: "raw", Kind: "volume"}}
+		{`<disk type='volume'><source pool='p' volume='v'/>` + target, func(d *host.Disk) {
+			d.Kind, d.Chain = "volume", []host.Layer{{Path: "p/v", Format: "raw", Kind: "volume"}}
 		}},
-		{disk + source + `<mirror type='file' job='active-commit' ready='yes'><source file='/b'/></mirror>` + target, func(d *rotate.Disk) {
-			d.Job = &rotate.Job{Type: "active-commit", Ready: true, Target: "/b"}
+		{disk + source + `<mirror type='file' job='active-commit' ready='yes'><source file='/b'/></mirror>` + target, func(d *host.Disk) {
+			d.Job = &host.Job{Type: "active-commit", Ready: true, Target: "/b"}
 		}},
 	}
 	for _, c := range cases {
@@ -75,7 +74,7 @@ func TestReadDisk(t *testing.T) {
 		if want.Job != nil && (have.Job == nil || *have.Job != *want.Job) {
 			t.Errorf("%s: job %+v", c.text, have.Job)
 		}
-		layers := slices.EqualFunc(have.Chain, want.Chain, func(a, b rotate.Layer) bool {
+		layers := slices.EqualFunc(have.Chain, want.Chain, func(a, b host.Layer) bool {
 			return a.Path == b.Path && a.Format == b.Format && a.Kind == b.Kind && a.Index == b.Index
 		})
 		if !layers || have.Target != want.Target || have.Kind != want.Kind || have.Device != want.Device || have.ReadOnly != want.ReadOnly ||
@@ -112,27 +111,27 @@ func TestReadChainTellsWhetherTheChainEnds(t *testing.T) {
 }
 
 func TestReadDomainReadsWhatItIsTold(t *testing.T) {
-	d := rotate.Domain{}
+	d := host.Domain{}
 	err := readDomain(&d, `<domain type='kvm'><uuid>u</uuid><os><type>hvm</type><nvram>/n</nvram></os><devices>
 		<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel></devices>
 		<seclabel type='dynamic' model='apparmor' relabel='yes'/></domain>`)
 	if err != nil || !d.UEFI || !d.AppArmor || !d.Agent || d.UUID != "u" {
 		t.Errorf("%+v, %v", d, err)
 	}
-	d = rotate.Domain{}
+	d = host.Domain{}
 	err = readDomain(&d, `<domain type='kvm'><devices>
 		<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='disconnected'/></channel>
 		<channel type='unix'><target type='virtio' name='com.redhat.spice.0' state='connected'/></channel></devices></domain>`)
 	if err != nil || d.Agent {
 		t.Errorf("%+v, %v", d, err)
 	}
-	if err := readDomain(&rotate.Domain{Name: "web"}, "<domain"); err == nil || !strings.Contains(err.Error(), "web") {
+	if err := readDomain(&host.Domain{Name: "web"}, "<domain"); err == nil || !strings.Contains(err.Error(), "web") {
 		t.Errorf("%v", err)
 	}
 }
 
 func TestWhatThePersistentConfigurationAdds(t *testing.T) {
-	d := rotate.Domain{Disks: []rotate.Disk{{Target: "vda"}, {Target: "vdb"}}}
+	d := host.Domain{Disks: []host.Disk{{Target: "vda"}, {Target: "vdb"}}}
 	err := readInactive(&d, `<domain><devices>
 		<disk type='file'><driver type='qcow2'/><source file='/a2'/><backingStore type='file'><format type='qcow2'/><source file='/a1'/></backingStore><target dev='vda'/></disk>
 		<disk type='file'><driver type='qcow2'/><source file='/c2'/><backingStore type='file'><format type='qcow2'/><source file='/c1'/></backingStore><target dev='vdc'/></disk>
@@ -140,11 +139,11 @@ func TestWhatThePersistentConfigurationAdds(t *testing.T) {
 	if err != nil || !slices.Equal(d.Disks[0].Inactive, []string{"/a1", "/a2"}) || d.Disks[1].Inactive != nil || !slices.Equal(d.Elsewhere, []string{"/c1", "/c2"}) {
 		t.Errorf("%+v, %v", d, err)
 	}
-	d = rotate.Domain{}
+	d = host.Domain{}
 	if err := readElsewhere(&d, `<domain><devices><disk type='file'><source file='/s'/><target dev='vda'/></disk></devices></domain>`); err != nil || !slices.Equal(d.Elsewhere, []string{"/s"}) {
 		t.Errorf("%+v, %v", d, err)
 	}
-	for _, read := range []func(*rotate.Domain, string) error{readInactive, readElsewhere} {
+	for _, read := range []func(*host.Domain, string) error{readInactive, readElsewhere} {
 		if err := read(&d, `<domain/>`); err != nil {
 			t.Error(err)
 		}

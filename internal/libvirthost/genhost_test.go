@@ -9,13 +9,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // texts is what libvirt tells of one domain.
 type texts struct {
 	name                  string
-	state                 rotate.State
+	state                 host.State
 	live, inactive, saved string // saved: of a managed save, "" for none
 	snapshots             []string
 	current               string
@@ -25,18 +25,18 @@ type texts struct {
 
 // A madeHost serves domains that were made up, through the readers of the real one.
 type madeHost struct {
-	rotate.Host // what changes a host is not to be called
-	dir         string
-	domains     []texts
-	remote      bool
-	pools       []string
+	host.Host // what changes a host is not to be called
+	dir       string
+	domains   []texts
+	remote    bool
+	pools     []string
 }
 
 func (h *madeHost) Remote() bool                            { return h.remote }
 func (h *madeHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
 
-func (h *madeHost) Domains(_ context.Context, names ...string) ([]rotate.Domain, error) {
-	var found []rotate.Domain
+func (h *madeHost) Domains(_ context.Context, names ...string) ([]host.Domain, error) {
+	var found []host.Domain
 	for i := range h.domains {
 		if len(names) == 0 || slices.Contains(names, h.domains[i].name) {
 			found = append(found, h.observe(&h.domains[i]))
@@ -50,10 +50,10 @@ func (h *madeHost) QEMUChains(context.Context, string) (map[string][]string, err
 }
 
 // observe does with texts what Host.observe does with what libvirt answers.
-func (h *madeHost) observe(x *texts) rotate.Domain {
-	d := rotate.Domain{Name: x.name, State: x.state, Transient: x.transient, IOError: x.ioError, Checkpoints: x.checkpoints}
+func (h *madeHost) observe(x *texts) host.Domain {
+	d := host.Domain{Name: x.name, State: x.state, Transient: x.transient, IOError: x.ioError, Checkpoints: x.checkpoints}
 	var err error
-	if fault := rotate.Contain(x.name, func() { err = h.read(&d, x) }); fault != nil {
+	if fault := host.Contain(x.name, func() { err = h.read(&d, x) }); fault != nil {
 		d.Faults, err = append(d.Faults, fault), fault
 	}
 	if err == nil {
@@ -64,7 +64,7 @@ func (h *madeHost) observe(x *texts) rotate.Domain {
 	return d
 }
 
-func (h *madeHost) read(d *rotate.Domain, x *texts) error {
+func (h *madeHost) read(d *host.Domain, x *texts) error {
 	errs := []error{readDomain(d, x.live)}
 	if !x.state.Live() {
 		for i := range d.Disks {
@@ -85,7 +85,7 @@ func (h *madeHost) read(d *rotate.Domain, x *texts) error {
 }
 
 // volumes looks volumes up in the one pool that there is.
-func (h *madeHost) volumes(d *rotate.Domain) {
+func (h *madeHost) volumes(d *host.Domain) {
 	for i := range d.Disks {
 		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
 			continue
@@ -103,7 +103,7 @@ func (h *madeHost) volumes(d *rotate.Domain) {
 var hoursOfSound = []int{8, 9, 10}
 
 // soundDomain is a domain with three snapshots whose layers are in a directory of their own.
-func soundDomain(dir string, state rotate.State) (x texts, layers []string) {
+func soundDomain(dir string, state host.State) (x texts, layers []string) {
 	layers = putChain(dir, "sound", hoursOfSound...)
 	xml := "<domain type='kvm'><name>sound</name><uuid>5d0a4a52-7a0e-4f43-a0b5-0f10d3a3d1aa</uuid><os><type>hvm</type></os>" + element("devices", soundDisk("vda", layers)) + "</domain>"
 	return texts{name: "sound", state: state, live: xml, inactive: xml, current: snapshotOf(hoursOfSound[2]),
@@ -124,10 +124,10 @@ func (g *gen) host() *madeHost {
 
 // texts makes up one domain: on a sound chain of its own, on anything, or on both.
 func (g *gen) texts(i int) texts {
-	x := texts{name: pick(g, "d%d", "d%d", "d%d", "with space %d", "quo'te\"%d", "é%d", "..%d", "-d%d"), state: pick(g, rotate.Running, rotate.Running, rotate.ShutOff, rotate.ShutOff, rotate.ShutOff,
-		rotate.Paused, "migrating", "in shutdown", "pmsuspended", "no state"), transient: g.in100(4), checkpoints: pick(g, 0, 0, 0, 2)}
+	x := texts{name: pick(g, "d%d", "d%d", "d%d", "with space %d", "quo'te\"%d", "é%d", "..%d", "-d%d"), state: pick(g, host.Running, host.Running, host.ShutOff, host.ShutOff, host.ShutOff,
+		host.Paused, "migrating", "in shutdown", "pmsuspended", "no state"), transient: g.in100(4), checkpoints: pick(g, 0, 0, 0, 2)}
 	x.name = fmt.Sprintf(x.name, i)
-	x.ioError = x.state == rotate.Paused && g.in100(30)
+	x.ioError = x.state == host.Paused && g.in100(30)
 	uuid := fmt.Sprintf("00000000-0000-4000-8000-%012d", i)
 	own := ""
 	if g.in100(60) {

@@ -12,9 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // A Host is a connection to libvirt. It is safe for use by several goroutines.
@@ -147,13 +146,13 @@ func (h *Host) Remote() bool { return h.remote }
 
 // Domains returns the named domains, or all; a name that the host does not
 // have is left out.
-func (h *Host) Domains(ctx context.Context, names ...string) (domains []rotate.Domain, err error) {
+func (h *Host) Domains(ctx context.Context, names ...string) (domains []host.Domain, err error) {
 	defer plain(&err)
 	found, err := h.list(names)
 	if err != nil {
 		return nil, err
 	}
-	domains = make([]rotate.Domain, 0, len(found))
+	domains = make([]host.Domain, 0, len(found))
 	for i := range found {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -197,14 +196,14 @@ const patience = time.Minute
 
 // observeSoon is observe within patience. A domain that takes longer has that
 // as its problem; the call is left behind with what it holds.
-func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Domain, error) {
+func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (host.Domain, error) {
 	type result struct {
-		d   rotate.Domain
+		d   host.Domain
 		err error
 	}
 	name, err := dom.GetName()
 	if err != nil {
-		return rotate.Domain{}, err
+		return host.Domain{}, err
 	}
 	done := make(chan result, 1)
 	go func() {
@@ -216,7 +215,7 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Dom
 	case r := <-done:
 		return r.d, r.err
 	case <-ctx.Done():
-		return rotate.Domain{}, ctx.Err()
+		return host.Domain{}, ctx.Err()
 	case <-time.After(patience):
 		return h.silent(ctx, name), nil
 	}
@@ -224,8 +223,8 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (rotate.Dom
 
 // silent is what is known of a domain for which libvirt does not answer: its QEMU
 // hangs, as a rule. What it has when it starts, libvirt tells without QEMU.
-func (h *Host) silent(ctx context.Context, name string) rotate.Domain {
-	d := rotate.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}
+func (h *Host) silent(ctx context.Context, name string) host.Domain {
+	d := host.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}
 	answer := make(chan string, 1)
 	go func() {
 		answer <- h.persistentXML(name)
@@ -261,10 +260,10 @@ func (h *Host) persistentXML(name string) string {
 
 // observe looks at a domain. What goes wrong there, a panic too, is the domain's
 // problem; the others go on.
-func (h *Host) observe(dom *libvirt.Domain, name string) (rotate.Domain, error) {
-	d, text := rotate.Domain{Name: name}, ""
+func (h *Host) observe(dom *libvirt.Domain, name string) (host.Domain, error) {
+	d, text := host.Domain{Name: name}, ""
 	var err error
-	fault := rotate.Contain(name, func() { text, err = h.observeAll(dom, &d) })
+	fault := host.Contain(name, func() { text, err = h.observeAll(dom, &d) })
 	if fault != nil {
 		d.Faults, err = append(d.Faults, fault), fault
 	}
@@ -284,7 +283,7 @@ func (h *Host) observe(dom *libvirt.Domain, name string) (rotate.Domain, error) 
 }
 
 // observeAll also returns the domain's XML, as far as it got that.
-func (h *Host) observeAll(dom *libvirt.Domain, d *rotate.Domain) (text string, err error) {
+func (h *Host) observeAll(dom *libvirt.Domain, d *host.Domain) (text string, err error) {
 	if err = readState(dom, d); err != nil {
 		return "", err
 	}
@@ -296,22 +295,22 @@ func (h *Host) observeAll(dom *libvirt.Domain, d *rotate.Domain) (text string, e
 	return text, errors.Join(err, h.observeMore(dom, d))
 }
 
-func readState(dom *libvirt.Domain, d *rotate.Domain) error {
+func readState(dom *libvirt.Domain, d *host.Domain) error {
 	state, reason, err := dom.GetState()
 	if err != nil {
 		return err
 	}
 	switch state {
 	case libvirt.DOMAIN_RUNNING, libvirt.DOMAIN_BLOCKED:
-		d.State = rotate.Running
+		d.State = host.Running
 	case libvirt.DOMAIN_PAUSED:
-		d.State = rotate.Paused
+		d.State = host.Paused
 		d.IOError = libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_IOERROR
 		if libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_MIGRATION {
 			d.State = "migrating"
 		}
 	case libvirt.DOMAIN_SHUTOFF, libvirt.DOMAIN_CRASHED:
-		d.State = rotate.ShutOff
+		d.State = host.ShutOff
 	case libvirt.DOMAIN_SHUTDOWN:
 		d.State = "in shutdown"
 	case libvirt.DOMAIN_PMSUSPENDED:
@@ -324,7 +323,7 @@ func readState(dom *libvirt.Domain, d *rotate.Domain) error {
 
 // observeMore reads what the domain's XML does not hold. An error does not end it: what
 // the rest names counts as in use all the same.
-func (h *Host) observeMore(dom *libvirt.Domain, d *rotate.Domain) error {
+func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain) error {
 	persistent, err := dom.IsPersistent()
 	if err != nil {
 		return err
@@ -350,7 +349,7 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *rotate.Domain) error {
 // observeVolumes finds the files of disks that are given as storage volumes. A
 // volume that cannot be found, of a domain that QEMU does not guard, could be
 // on any image.
-func (h *Host) observeVolumes(d *rotate.Domain) {
+func (h *Host) observeVolumes(d *host.Domain) {
 	for i := range d.Disks {
 		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
 			continue
@@ -382,7 +381,7 @@ func (h *Host) volumePath(name string) (path string, err error) {
 	return vol.GetPath()
 }
 
-func observeSaved(dom *libvirt.Domain, d *rotate.Domain) error {
+func observeSaved(dom *libvirt.Domain, d *host.Domain) error {
 	saved, err := dom.HasManagedSaveImage(0)
 	if err != nil || !saved {
 		return err
@@ -395,7 +394,7 @@ func observeSaved(dom *libvirt.Domain, d *rotate.Domain) error {
 	return readElsewhere(d, text)
 }
 
-func observeCheckpoints(dom *libvirt.Domain, d *rotate.Domain) error {
+func observeCheckpoints(dom *libvirt.Domain, d *host.Domain) error {
 	checkpoints, err := dom.ListAllCheckpoints(0)
 	if errors.Is(err, libvirt.ERR_NO_SUPPORT) {
 		return nil
@@ -408,7 +407,7 @@ func observeCheckpoints(dom *libvirt.Domain, d *rotate.Domain) error {
 }
 
 // observeLive reads the persistent configuration and the block jobs.
-func observeLive(dom *libvirt.Domain, d *rotate.Domain) error {
+func observeLive(dom *libvirt.Domain, d *host.Domain) error {
 	if !d.Transient {
 		text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
 		if err != nil {
@@ -435,12 +434,12 @@ func observeLive(dom *libvirt.Domain, d *rotate.Domain) error {
 	return nil
 }
 
-func readJob(disk *rotate.Disk, info *libvirt.DomainBlockJobInfo) {
+func readJob(disk *host.Disk, info *libvirt.DomainBlockJobInfo) {
 	if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
 		return
 	}
 	if disk.Job == nil {
-		disk.Job = &rotate.Job{}
+		disk.Job = &host.Job{}
 	}
 	disk.Job.Type, disk.Job.Done, disk.Job.Size = jobType(info.Type), int64(info.Cur), int64(info.End)
 }
@@ -461,7 +460,7 @@ func jobType(t libvirt.DomainBlockJobType) string {
 	return "unknown"
 }
 
-func observeSnapshots(dom *libvirt.Domain, d *rotate.Domain) error {
+func observeSnapshots(dom *libvirt.Domain, d *host.Domain) error {
 	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
 	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || err == nil && len(snaps) == 0 {
 		return nil

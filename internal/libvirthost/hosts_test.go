@@ -18,6 +18,9 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/qcow2"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // noon is when the hosts are looked at.
@@ -85,7 +88,7 @@ func newCase(t testing.TB, seed uint64, dir string) *madeCase {
 		must(os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
 	g := newGen(seed, filepath.Join(dir, "made"))
-	sound, layers := soundDomain(filepath.Join(dir, "sound"), pick(g, rotate.Running, rotate.ShutOff))
+	sound, layers := soundDomain(filepath.Join(dir, "sound"), pick(g, host.Running, host.ShutOff))
 	if g.in100(25) {
 		g.sound = layers
 	}
@@ -99,10 +102,10 @@ func newCase(t testing.TB, seed uint64, dir string) *madeCase {
 }
 
 // see observes a host with these domains.
-func (c *madeCase) see(domains ...texts) *rotate.World {
+func (c *madeCase) see(domains ...texts) *observe.World {
 	h := *c.host
 	h.domains = domains
-	o := &rotate.Observer{Host: &h, Inspect: inspect, StateDir: c.state}
+	o := &observe.Observer{Host: &h, Inspect: inspect, StateDir: c.state}
 	w, err := o.Observe(c.t.Context())
 	must(err)
 	for _, f := range w.Faults {
@@ -111,8 +114,8 @@ func (c *madeCase) see(domains ...texts) *rotate.World {
 	return w
 }
 
-func (c *madeCase) decide(w *rotate.World, d *rotate.Domain) (p rotate.Plan) {
-	if f := rotate.Contain(d.Name, func() { p = rotate.Decide(w, d, c.rules.Rules[d.Name], noon, rotate.Options{}) }); f != nil {
+func (c *madeCase) decide(w *observe.World, d *host.Domain) (p decide.Plan) {
+	if f := host.Contain(d.Name, func() { p = decide.Decide(w, d, c.rules.Rules[d.Name], noon, decide.Options{}) }); f != nil {
 		c.failf("a fault in deciding on %s: %v\n%s", d.Name, f, f.Stack)
 	}
 	return p
@@ -123,7 +126,7 @@ func checkHost(t testing.TB, seed uint64) {
 	dir, remove := madeDir()
 	defer remove()
 	c := newCase(t, seed, dir)
-	if f := rotate.Contain("", func() { c.check() }); f != nil {
+	if f := host.Contain("", func() { c.check() }); f != nil {
 		c.failf("a fault: %v\n%s", f, f.Stack)
 	}
 }
@@ -143,11 +146,11 @@ func (c *madeCase) check() {
 }
 
 // checkPlan sees that a plan is the same each time, and that a refusal says all.
-func (c *madeCase) checkPlan(w *rotate.World, d *rotate.Domain, p *rotate.Plan) {
+func (c *madeCase) checkPlan(w *observe.World, d *host.Domain, p *decide.Plan) {
 	if again := c.decide(w, d); !reflect.DeepEqual(p.Steps, again.Steps) || !reflect.DeepEqual(p.Refused, again.Refused) || p.Waiting != again.Waiting {
 		c.failf("%s: planned\n%+v, then\n%+v", d.Name, p.Steps, again.Steps)
 	}
-	if p.Result == rotate.ResultRefused && len(p.Steps) > 0 {
+	if p.Result == decide.ResultRefused && len(p.Steps) > 0 {
 		c.failf("%s: refused, with steps %v", d.Name, p.Steps)
 	}
 	for _, s := range p.Steps {
@@ -163,43 +166,43 @@ func (c *madeCase) checkPlan(w *rotate.World, d *rotate.Domain, p *rotate.Plan) 
 }
 
 // otherNames are the refusals that doctor has another name for.
-var otherNames = map[string]string{rotate.CodeMismatch: rotate.FindMismatch, rotate.CodeBlockJob: rotate.FindJob}
+var otherNames = map[string]string{host.CodeMismatch: decide.FindMismatch, host.CodeBlockJob: decide.FindJob}
 
 // checkReports sees that status and doctor tell all that is refused.
-func (c *madeCase) checkReports(w *rotate.World, d *rotate.Domain, p *rotate.Plan) {
+func (c *madeCase) checkReports(w *observe.World, d *host.Domain, p *decide.Plan) {
 	s := rotate.Status(w, d, c.rules.Rules[d.Name], nil, noon)
 	if !reflect.DeepEqual(s.Refused, p.Refused) {
 		c.failf("%s: plan refuses %+v, status %+v", d.Name, p.Refused, s.Refused)
 	}
-	found := rotate.Diagnose(w, []string{d.Name}, c.rules, noon)
+	found := decide.Diagnose(w, []string{d.Name}, c.rules, noon)
 	for _, r := range p.Refused {
-		if !slices.ContainsFunc(found, func(f rotate.Finding) bool { return tells(f, r) }) {
+		if !slices.ContainsFunc(found, func(f decide.Finding) bool { return tells(f, r) }) {
 			c.failf("%s: doctor does not tell %+v, but\n%+v", d.Name, r, found)
 		}
 	}
-	for _, f := range append(found, rotate.Diagnose(w, nil, c.rules, noon)...) {
-		if f.Code == rotate.CodeFault || f.Detail == "" || f.Remedy == "" {
+	for _, f := range append(found, decide.Diagnose(w, nil, c.rules, noon)...) {
+		if f.Code == host.CodeFault || f.Detail == "" || f.Remedy == "" {
 			c.failf("%s: doctor: %+v", d.Name, f)
 		}
 	}
 	for i := range d.Snapshots {
 		d.States(&d.Snapshots[i])
-		_ = rotate.Intact(w, d, d.Snapshots[i].Name)
+		_ = decide.Intact(w, d, d.Snapshots[i].Name)
 	}
 	w.Destroyed(d)
 }
 
-func tells(f rotate.Finding, r rotate.Refusal) bool {
+func tells(f decide.Finding, r decide.Refusal) bool {
 	code := r.Code
 	if other, ok := otherNames[code]; ok {
 		code = other
 	}
-	same := f.Code == code || r.Code == rotate.CodeUnreadable && f.Code == rotate.FindStrange && f.Detail == r.Detail
+	same := f.Code == code || r.Code == host.CodeUnreadable && f.Code == decide.FindStrange && f.Detail == r.Detail
 	return same && f.Remedy != "" && (f.Path == r.Path || f.Path == "" || r.Path == "")
 }
 
 // checkOthers sees that no plan changes or deletes a layer that another domain has.
-func (c *madeCase) checkOthers(w *rotate.World, d *rotate.Domain, p *rotate.Plan) {
+func (c *madeCase) checkOthers(w *observe.World, d *host.Domain, p *decide.Plan) {
 	has := map[vfs.ID]string{}
 	for i := range w.Domains {
 		if other := &w.Domains[i]; other.Name != d.Name {
@@ -208,9 +211,9 @@ func (c *madeCase) checkOthers(w *rotate.World, d *rotate.Domain, p *rotate.Plan
 	}
 	for _, s := range p.Steps {
 		path := s.Path
-		if s.Op == rotate.OpMerge {
+		if s.Op == decide.OpMerge {
 			path = s.Into()
-		} else if s.Op != rotate.OpDeleteFile {
+		} else if s.Op != decide.OpDeleteFile {
 			continue
 		}
 		info, err := vfs.Stat(path)
@@ -221,7 +224,7 @@ func (c *madeCase) checkOthers(w *rotate.World, d *rotate.Domain, p *rotate.Plan
 }
 
 // noteFiles notes which files a domain has.
-func noteFiles(has map[vfs.ID]string, d *rotate.Domain) {
+func noteFiles(has map[vfs.ID]string, d *host.Domain) {
 	note := func(paths ...string) {
 		for _, path := range paths {
 			if info, err := vfs.Stat(path); err == nil {
@@ -248,10 +251,10 @@ func noteFiles(has map[vfs.ID]string, d *rotate.Domain) {
 
 // checkSound sees that the sound domain is planned as it is alone, unless others name its
 // layers, or what one has is not known at all.
-func (c *madeCase) checkSound(alone, w *rotate.World) {
+func (c *madeCase) checkSound(alone, w *observe.World) {
 	want, have := c.decide(alone, alone.Domain("sound")), c.decide(w, w.Domain("sound"))
 	same := reflect.DeepEqual(want.Steps, have.Steps) && reflect.DeepEqual(want.Refused, have.Refused)
-	anywhere := slices.ContainsFunc(w.Strange, func(s rotate.Strange) bool { return s.Anywhere })
+	anywhere := slices.ContainsFunc(w.Strange, func(s observe.Strange) bool { return s.Anywhere })
 	switch {
 	case len(c.touched) > 0:
 		c.checkTouched(w, &have)
@@ -262,15 +265,15 @@ func (c *madeCase) checkSound(alone, w *rotate.World) {
 	}
 }
 
-func (c *madeCase) checkTouched(w *rotate.World, p *rotate.Plan) {
+func (c *madeCase) checkTouched(w *observe.World, p *decide.Plan) {
 	for _, s := range p.Steps {
 		into := s.Path
-		if s.Op == rotate.OpMerge {
+		if s.Op == decide.OpMerge {
 			into = s.Into()
 		}
 		by, named := c.touched[into]
 		_, looked := w.Dirs[filepath.Dir(by)] // an image of nobody in a directory of nobody is not found
-		if s.Op != rotate.OpSnapshot && named && (looked || by == "") && !asOtherFormat(w, by) {
+		if s.Op != decide.OpSnapshot && named && (looked || by == "") && !asOtherFormat(w, by) {
 			c.failf("sound: %v, but others name it: %q", s, by)
 		}
 	}
@@ -278,14 +281,14 @@ func (c *madeCase) checkTouched(w *rotate.World, p *rotate.Plan) {
 
 // asOtherFormat tells whether a domain has the image as one that builds on nothing: what
 // its header says is the guest's affair then.
-func asOtherFormat(w *rotate.World, image string) bool {
+func asOtherFormat(w *observe.World, image string) bool {
 	info, err := vfs.Stat(image)
 	if err != nil {
 		return false
 	}
 	for i := range w.Domains {
 		for _, disk := range w.Domains[i].Disks {
-			if slices.ContainsFunc(disk.Chain, func(l rotate.Layer) bool { return l.ID == info.ID && l.Format != "qcow2" }) {
+			if slices.ContainsFunc(disk.Chain, func(l host.Layer) bool { return l.ID == info.ID && l.Format != "qcow2" }) {
 				return true
 			}
 		}
@@ -293,15 +296,15 @@ func asOtherFormat(w *rotate.World, image string) bool {
 	return false
 }
 
-func (c *madeCase) checkDoubtful(p *rotate.Plan) {
-	if slices.ContainsFunc(p.Steps, func(s rotate.Step) bool { return s.Op == rotate.OpMerge }) ||
-		!slices.ContainsFunc(p.Refused, func(r rotate.Refusal) bool { return r.Code == rotate.CodeDoubt }) {
+func (c *madeCase) checkDoubtful(p *decide.Plan) {
+	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) ||
+		!slices.ContainsFunc(p.Refused, func(r decide.Refusal) bool { return r.Code == host.CodeDoubt }) {
 		c.failf("sound: what others have is not known: %+v %+v", p.Steps, p.Refused)
 	}
 }
 
 // checkForest sees that each layer stands in one tree, and that its users can be told.
-func (c *madeCase) checkForest(w *rotate.World) {
+func (c *madeCase) checkForest(w *observe.World) {
 	seen := map[string]bool{}
 	var walk func(l *chain.Layer)
 	walk = func(l *chain.Layer) {

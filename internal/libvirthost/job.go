@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // pollInterval is how often a job is looked at when no event comes: a missing
@@ -59,7 +58,7 @@ var errJob = errors.New("the block job failed (libvirt gives no reason: often no
 // Merge commits m.Top and what is between into m.Base, or pulls what is below it
 // into m.Top, or waits for such a job that runs already. When ctx ends, the job is aborted: the chain is then
 // as it was before.
-func (h *Host) Merge(ctx context.Context, m rotate.MergeSpec, progress func(done, total int64)) (err error) {
+func (h *Host) Merge(ctx context.Context, m host.MergeSpec, progress func(done, total int64)) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(m.Domain)
 	if err != nil {
@@ -92,7 +91,7 @@ func jobInfo(dom *libvirt.Domain, disk string) (*libvirt.DomainBlockJobInfo, err
 	return dom.GetBlockJobInfo(disk, libvirt.DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
 }
 
-func start(dom *libvirt.Domain, m rotate.MergeSpec) error {
+func start(dom *libvirt.Domain, m host.MergeSpec) error {
 	if m.Pull {
 		return startPull(dom, m)
 	}
@@ -101,18 +100,18 @@ func start(dom *libvirt.Domain, m rotate.MergeSpec) error {
 
 // refusedStart marks an error of a start that QEMU has refused: no job is there. What
 // may have been lost on the way to libvirt tells nothing of the kind.
-func refusedStart(dom *libvirt.Domain, m rotate.MergeSpec, err error) error {
+func refusedStart(dom *libvirt.Domain, m host.MergeSpec, err error) error {
 	if !errors.Is(err, libvirt.ERR_INTERNAL_ERROR) && !errors.Is(err, libvirt.ERR_OPERATION_FAILED) && !errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
 		return err
 	}
 	if info, failed := jobInfo(dom, m.Disk); failed != nil || info.Type != libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
 		return err
 	}
-	return fmt.Errorf("%w: %w", rotate.ErrNotStarted, err)
+	return fmt.Errorf("%w: %w", host.ErrNotStarted, err)
 }
 
 // startPull starts a pull into the active layer, of all that is above m.Below.
-func startPull(dom *libvirt.Domain, m rotate.MergeSpec) error {
+func startPull(dom *libvirt.Domain, m host.MergeSpec) error {
 	if m.Below.Path == "" {
 		return dom.BlockPull(m.Disk, uint64(m.Bandwidth), libvirt.DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
 	}
@@ -134,7 +133,7 @@ func noRelativeNames(err error) bool {
 
 // startCommit starts the job. Layers are named by libvirt's numbers for them,
 // which no symlink or relative name can mislead.
-func startCommit(dom *libvirt.Domain, m rotate.MergeSpec) error {
+func startCommit(dom *libvirt.Domain, m host.MergeSpec) error {
 	flags := libvirt.DOMAIN_BLOCK_COMMIT_BANDWIDTH_BYTES
 	if m.Active {
 		flags |= libvirt.DOMAIN_BLOCK_COMMIT_ACTIVE
@@ -149,7 +148,7 @@ func startCommit(dom *libvirt.Domain, m rotate.MergeSpec) error {
 	return dom.BlockCommit(m.Disk, base, top, uint64(m.Bandwidth), flags)
 }
 
-func layerName(disk string, l rotate.Layer) string {
+func layerName(disk string, l host.Layer) string {
 	if l.Index == 0 {
 		return l.Path
 	}
@@ -157,7 +156,7 @@ func layerName(disk string, l rotate.Layer) string {
 }
 
 // adopt takes over a job that an earlier run started.
-func adopt(dom *libvirt.Domain, m rotate.MergeSpec, info *libvirt.DomainBlockJobInfo) error {
+func adopt(dom *libvirt.Domain, m host.MergeSpec, info *libvirt.DomainBlockJobInfo) error {
 	want := "commit"
 	switch {
 	case m.Pull:
@@ -173,7 +172,7 @@ func adopt(dom *libvirt.Domain, m rotate.MergeSpec, info *libvirt.DomainBlockJob
 
 // follow waits until the job is gone, and pivots when it is ready. What the
 // job did is for the caller to see: gone is not the same as done.
-func follow(ctx context.Context, dom *libvirt.Domain, m rotate.MergeSpec, w *waiter, progress func(done, total int64)) error {
+func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waiter, progress func(done, total int64)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	ready := false
@@ -229,7 +228,7 @@ func pivot(dom *libvirt.Domain, disk string, ready bool) error {
 }
 
 func mirrorReady(text, target string) (bool, error) {
-	d := rotate.Domain{}
+	d := host.Domain{}
 	if err := readDomain(&d, text); err != nil {
 		return false, err
 	}

@@ -6,9 +6,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // A NewDomain is one to be defined on chains that are there already.
@@ -22,15 +21,15 @@ type NewDomain struct {
 // A NewDisk replaces a disk. Without a target the n-th of Disks is the n-th disk.
 type NewDisk struct {
 	Target string
-	Active rotate.Layer
+	Active host.Layer
 }
 
 // A NewSnapshot is a snapshot of the first of a domain's new disks.
 type NewSnapshot struct {
 	Name, Description string
 	Time              time.Time
-	Overlay           string         // the layer above its state
-	State             []rotate.Layer // the chain of its state, base first
+	Overlay           string       // the layer above its state
+	State             []host.Layer // the chain of its state, base first
 }
 
 // DomainXML puts the disks into text, which must have them already, and gives it the
@@ -79,7 +78,7 @@ func replaceDisks(x *libvirtxml.Domain, disks []NewDisk) (targets, left []string
 			return nil, nil, fmt.Errorf("two disks for %s", place.Target.Dev)
 		}
 		filled[place.Target.Dev] = true
-		fixDisk(place, []rotate.Layer{disk.Active}, false)
+		fixDisk(place, []host.Layer{disk.Active}, false)
 		targets = append(targets, place.Target.Dev)
 	}
 	for _, p := range places {
@@ -150,6 +149,6 @@ func takenXML(s NewSnapshot, parent, domain, target string) (string, error) {
 		}
 		x.Disks.Disks = append(x.Disks.Disks, d)
 	}
-	fixDomain(stored, map[string][]rotate.Layer{target: s.State}, true)
+	fixDomain(stored, map[string][]host.Layer{target: s.State}, true)
 	return x.Marshal()
 }

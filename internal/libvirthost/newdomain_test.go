@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 const threeDisks = `<domain type='kvm'><name>old</name><memory>1024</memory><os><type>hvm</type></os><devices>
@@ -17,7 +17,7 @@ const threeDisks = `<domain type='kvm'><name>old</name><memory>1024</memory><os>
 </devices></domain>`
 
 func newDisk(target, path string) NewDisk {
-	return NewDisk{target, rotate.Layer{Path: path, Kind: "file", Format: "qcow2"}}
+	return NewDisk{target, host.Layer{Path: path, Kind: "file", Format: "qcow2"}}
 }
 
 func TestNewDisksTakeThePlacesOfOldOnes(t *testing.T) {
@@ -65,7 +65,7 @@ func TestADomainThatIsNotKnownInFullIsLeftAlone(t *testing.T) {
 
 func TestMetadataOfASnapshotThatWasTakenElsewhere(t *testing.T) {
 	s := NewSnapshot{Name: "p-1", Description: "d", Time: time.Unix(1700000000, 5), Overlay: "/o",
-		State: []rotate.Layer{{Path: "/base", Kind: "file", Format: "qcow2"}, {Path: "/state", Kind: "file", Format: "qcow2"}}}
+		State: []host.Layer{{Path: "/base", Kind: "file", Format: "qcow2"}, {Path: "/state", Kind: "file", Format: "qcow2"}}}
 	text, err := takenXML(s, "p-0", threeDisks, "vda")
 	if err != nil {
 		t.Fatal(err)

@@ -5,14 +5,13 @@ package libvirthost
 import (
 	"context"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // Outline returns all domains with no more than their names and their disks, as they are
 // when the domain starts next. No QEMU is asked, and no file is looked at.
-func (h *Host) Outline(ctx context.Context) (domains []rotate.Domain, err error) {
+func (h *Host) Outline(ctx context.Context) (domains []host.Domain, err error) {
 	defer plain(&err)
 	found, err := h.conn.ListAllDomains(0)
 	if err != nil {
@@ -34,7 +33,7 @@ func (h *Host) Outline(ctx context.Context) (domains []rotate.Domain, err error)
 	return domains, nil
 }
 
-func outline(dom *libvirt.Domain) (d rotate.Domain, err error) {
+func outline(dom *libvirt.Domain) (d host.Domain, err error) {
 	defer dom.Free()
 	if d.Name, err = dom.GetName(); err != nil {
 		return d, err

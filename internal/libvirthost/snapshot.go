@@ -7,9 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // agentTimeout bounds, in seconds, how long a guest agent may take to freeze or thaw:
@@ -31,7 +30,7 @@ func boundAgent(dom *libvirt.Domain) (lift func(), err error) {
 
 // Snapshot takes a disk-only external snapshot: all disks or none. libvirt
 // thaws what it froze, whether the snapshot succeeds or not.
-func (h *Host) Snapshot(_ context.Context, domain string, spec rotate.SnapshotSpec) (err error) {
+func (h *Host) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
 	if err != nil {
@@ -171,7 +170,7 @@ func rehearse(dom *libvirt.Domain, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fixSnapshot(text, rotate.SnapshotFix{Snapshot: name})
+	_, err = fixSnapshot(text, host.SnapshotFix{Snapshot: name})
 	return err
 }
 
@@ -207,7 +206,7 @@ func (h *Host) RehearseConfig(_ context.Context, domain, snapshot string) (err e
 
 // Reconfigure writes into the persistent configuration what chains the disks have
 // when the domain starts; all else stays as it is.
-func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][]rotate.Layer) (err error) {
+func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][]host.Layer) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
 	if err != nil {
@@ -228,7 +227,7 @@ func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][
 // Reinstate makes the configuration that the snapshot has on record the persistent
 // one of the domain, with chains for its disks; undo takes that back. It is an error
 // if libvirtxml does not know all that the configuration holds.
-func (h *Host) Reinstate(_ context.Context, domain, snapshot string, chains map[string][]rotate.Layer) (undo func() error, err error) {
+func (h *Host) Reinstate(_ context.Context, domain, snapshot string, chains map[string][]host.Layer) (undo func() error, err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
 	if err != nil {
@@ -299,7 +298,7 @@ func (h *Host) Shutdown(_ context.Context, domain string, force bool) (err error
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current, unless this one
 // is to be.
-func (h *Host) Redefine(_ context.Context, domain string, fix rotate.SnapshotFix) (err error) {
+func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
 	if err != nil {

@@ -11,9 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirtxml"
-
-	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
 // storedDomain is the part of a configuration inside a snapshot that rotation
@@ -34,7 +33,7 @@ type storedSnapshot struct {
 }
 
 // addSnapshot adds a snapshot to d. What one names that cannot be read counts as in use.
-func addSnapshot(d *rotate.Domain, text, current string) error {
+func addSnapshot(d *host.Domain, text, current string) error {
 	s, err := readSnapshot(text)
 	if err != nil {
 		noteNames(d, text)
@@ -46,16 +45,16 @@ func addSnapshot(d *rotate.Domain, text, current string) error {
 }
 
 // readSnapshot reads a snapshot's XML. Snapshot times are whole seconds.
-func readSnapshot(text string) (rotate.Snapshot, error) {
+func readSnapshot(text string) (host.Snapshot, error) {
 	var x storedSnapshot
 	if err := xml.Unmarshal([]byte(text), &x); err != nil {
-		return rotate.Snapshot{}, fmt.Errorf("snapshot XML: %w", err)
+		return host.Snapshot{}, fmt.Errorf("snapshot XML: %w", err)
 	}
 	seconds, err := strconv.ParseInt(x.CreationTime, 10, 64)
 	if err != nil {
-		return rotate.Snapshot{}, fmt.Errorf("snapshot %s: creation time %q is not a number", x.Name, x.CreationTime)
+		return host.Snapshot{}, fmt.Errorf("snapshot %s: creation time %q is not a number", x.Name, x.CreationTime)
 	}
-	s := rotate.Snapshot{
+	s := host.Snapshot{
 		Name: x.Name, Parent: x.Parent, Description: x.Description, Time: time.Unix(seconds, 0),
 		Internal: x.Memory != nil && x.Memory.Snapshot == "internal",
 	}
@@ -68,8 +67,8 @@ func readSnapshot(text string) (rotate.Snapshot, error) {
 	return s, nil
 }
 
-func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) rotate.SnapshotDisk {
-	sd := rotate.SnapshotDisk{Target: disk.Name}
+func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) host.SnapshotDisk {
+	sd := host.SnapshotDisk{Target: disk.Name}
 	if disk.Snapshot == "external" {
 		_, sd.Overlay = sourceOf(disk.Source)
 	}
@@ -98,7 +97,7 @@ func (d *storedDomain) disk(target string) *libvirtxml.DomainDisk {
 
 // snapshotXML is the XML of a new snapshot. Every disk is named: libvirt
 // would snapshot the ones that are not, under names of its own.
-func snapshotXML(spec rotate.SnapshotSpec) (string, error) {
+func snapshotXML(spec host.SnapshotSpec) (string, error) {
 	x := libvirtxml.DomainSnapshot{
 		Name: spec.Name, Description: spec.Description,
 		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"},
@@ -120,7 +119,7 @@ func snapshotXML(spec rotate.SnapshotSpec) (string, error) {
 // fixSnapshot returns the snapshot's XML with the chains of fix in its
 // configurations, and everything else as it was. It is an error if libvirtxml
 // does not know all that the XML holds: redefining would lose the rest.
-func fixSnapshot(text string, fix rotate.SnapshotFix) (string, error) {
+func fixSnapshot(text string, fix host.SnapshotFix) (string, error) {
 	var x libvirtxml.DomainSnapshot
 	if err := x.Unmarshal(text); err != nil {
 		return "", fmt.Errorf("snapshot XML: %w", err)
@@ -154,13 +153,13 @@ func fixOverlays(x *libvirtxml.DomainSnapshot, overlays map[string]string) {
 	for i := range x.Disks.Disks {
 		d := &x.Disks.Disks[i]
 		if path := overlays[d.Name]; path != "" {
-			d.Source = newSource(d.Source, rotate.Layer{Path: path, Kind: "file"})
+			d.Source = newSource(d.Source, host.Layer{Path: path, Kind: "file"})
 		}
 	}
 }
 
 // fixConfiguration is fixSnapshot for a domain's persistent configuration.
-func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, error) {
+func fixConfiguration(text string, chains map[string][]host.Layer) (string, error) {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
 		return "", fmt.Errorf("persistent configuration: %w", err)
@@ -175,7 +174,7 @@ func fixConfiguration(text string, chains map[string][]rotate.Layer) (string, er
 
 // storedConfiguration returns the persistent configuration that a snapshot has on
 // record, under the domain's present name and with these chains.
-func storedConfiguration(text, domain string, chains map[string][]rotate.Layer) (string, error) {
+func storedConfiguration(text, domain string, chains map[string][]host.Layer) (string, error) {
 	var x libvirtxml.DomainSnapshot
 	if err := x.Unmarshal(text); err != nil {
 		return "", fmt.Errorf("snapshot XML: %w", err)
@@ -214,7 +213,7 @@ func tidySnapshotDisks(x *libvirtxml.DomainSnapshot) {
 	}
 }
 
-func fixDomain(x *libvirtxml.Domain, chains map[string][]rotate.Layer, end bool) {
+func fixDomain(x *libvirtxml.Domain, chains map[string][]host.Layer, end bool) {
 	if x.Devices == nil {
 		return
 	}
@@ -239,7 +238,7 @@ func tidyBacking(d *libvirtxml.DomainDisk) {
 
 // fixDisk puts the disk on chain, base first. With end the XML says that the
 // chain ends there, so that libvirt does not look for more.
-func fixDisk(d *libvirtxml.DomainDisk, chain []rotate.Layer, end bool) {
+func fixDisk(d *libvirtxml.DomainDisk, chain []host.Layer, end bool) {
 	state := chain[len(chain)-1]
 	d.Source = newSource(d.Source, state)
 	if d.Driver == nil {
@@ -258,7 +257,7 @@ func fixDisk(d *libvirtxml.DomainDisk, chain []rotate.Layer, end bool) {
 }
 
 // newSource is the source of a layer; what old says beyond the place stays.
-func newSource(old *libvirtxml.DomainDiskSource, l rotate.Layer) *libvirtxml.DomainDiskSource {
+func newSource(old *libvirtxml.DomainDiskSource, l host.Layer) *libvirtxml.DomainDiskSource {
 	s := libvirtxml.DomainDiskSource{}
 	if old != nil {
 		s = *old

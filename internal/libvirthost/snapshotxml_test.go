@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 func testdata(t *testing.T, name string) string {
@@ -26,10 +26,10 @@ func testdata(t *testing.T, name string) string {
 }
 
 // chainOf is a chain of files, base first; a path under /dev is a raw device, .raw a raw file.
-func chainOf(paths ...string) []rotate.Layer {
-	var layers []rotate.Layer
+func chainOf(paths ...string) []host.Layer {
+	var layers []host.Layer
 	for _, p := range paths {
-		l := rotate.Layer{Path: p, Kind: "file", Format: "qcow2"}
+		l := host.Layer{Path: p, Kind: "file", Format: "qcow2"}
 		if strings.HasPrefix(p, "/dev/") {
 			l.Kind, l.Format = "block", "raw"
 		}
@@ -111,7 +111,7 @@ func difference(a, b []string) string {
 func TestAFixChangesTheChainAndNothingElse(t *testing.T) {
 	for _, name := range []string{"running.xml", "rich.xml"} {
 		text := testdata(t, name)
-		fix := rotate.SnapshotFix{Snapshot: "s3", Chains: map[string][]rotate.Layer{"vda": chainOf("/srv/vm/base.qcow2", "/srv/vm/s2.qcow2")}}
+		fix := host.SnapshotFix{Snapshot: "s3", Chains: map[string][]host.Layer{"vda": chainOf("/srv/vm/base.qcow2", "/srv/vm/s2.qcow2")}}
 		fixed, err := fixSnapshot(text, fix)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -140,7 +140,7 @@ func TestAFixChangesTheChainAndNothingElse(t *testing.T) {
 func TestAFixWithoutChainsChangesNothing(t *testing.T) {
 	for _, name := range []string{"running.xml", "rich.xml"} {
 		text := testdata(t, name)
-		fixed, err := fixSnapshot(text, rotate.SnapshotFix{Snapshot: "s3"})
+		fixed, err := fixSnapshot(text, host.SnapshotFix{Snapshot: "s3"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +151,7 @@ func TestAFixWithoutChainsChangesNothing(t *testing.T) {
 }
 
 func TestSecretsAreKept(t *testing.T) {
-	fixed, err := fixSnapshot(testdata(t, "rich.xml"), rotate.SnapshotFix{Chains: map[string][]rotate.Layer{"vda": chainOf("/srv/vm/base.qcow2")}})
+	fixed, err := fixSnapshot(testdata(t, "rich.xml"), host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chainOf("/srv/vm/base.qcow2")}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestALabelOfTheSourceIsKept(t *testing.T) {
 	text := strings.Replace(testdata(t, "running.xml"), "<source file='/srv/vm/s2.qcow2'/>",
 		"<source file='/srv/vm/s2.qcow2'><seclabel model='dac' relabel='no'/></source>", 1)
 	for _, top := range []string{"/srv/vm/base.qcow2", "/dev/vg/base"} {
-		fixed, err := fixSnapshot(text, rotate.SnapshotFix{Chains: map[string][]rotate.Layer{"vda": chainOf(top)}})
+		fixed, err := fixSnapshot(text, host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chainOf(top)}})
 		if err != nil || strings.Count(fixed, `<seclabel model="dac" relabel="no"`) != 1 {
 			t.Errorf("%v\n%s", err, fixed)
 		}
@@ -177,8 +177,8 @@ func TestALabelOfTheSourceIsKept(t *testing.T) {
 // The live configuration says where the chain ends; the persistent one leaves
 // that to the images, as libvirt writes it.
 func TestTheEndOfAChain(t *testing.T) {
-	for _, chain := range [][]rotate.Layer{chainOf("/srv/vm/base.qcow2"), chainOf("/dev/vg/base", "/srv/vm/s1.qcow2")} {
-		fixed, err := fixSnapshot(testdata(t, "running.xml"), rotate.SnapshotFix{Chains: map[string][]rotate.Layer{"vda": chain}})
+	for _, chain := range [][]host.Layer{chainOf("/srv/vm/base.qcow2"), chainOf("/dev/vg/base", "/srv/vm/s1.qcow2")} {
+		fixed, err := fixSnapshot(testdata(t, "running.xml"), host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chain}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,11 +190,11 @@ func TestTheEndOfAChain(t *testing.T) {
 }
 
 func TestLayersOfEachKind(t *testing.T) {
-	for _, chain := range [][]rotate.Layer{
+	for _, chain := range [][]host.Layer{
 		chainOf("/dev/vg/base", "/srv/vm/s1.qcow2"), chainOf("/srv/vm/base.raw", "/srv/vm/s1.qcow2"),
 		chainOf("/dev/vg/base"), chainOf("/srv/vm/base.raw"), chainOf("/srv/vm/a & b <c>.qcow2"),
 	} {
-		fixed, err := fixSnapshot(testdata(t, "running.xml"), rotate.SnapshotFix{Chains: map[string][]rotate.Layer{"vda": chain}})
+		fixed, err := fixSnapshot(testdata(t, "running.xml"), host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chain}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestLayersOfEachKind(t *testing.T) {
 		}
 		for _, stored := range []*storedDomain{x.Domain, x.Inactive} {
 			have, _ := readChain(stored.disk("vda"))
-			if !slices.EqualFunc(have, chain, func(a, b rotate.Layer) bool { return a.Path == b.Path && a.Kind == b.Kind && a.Format == b.Format }) {
+			if !slices.EqualFunc(have, chain, func(a, b host.Layer) bool { return a.Path == b.Path && a.Kind == b.Kind && a.Format == b.Format }) {
 				t.Errorf("have %+v, want %+v", have, chain)
 			}
 		}
@@ -213,7 +213,7 @@ func TestLayersOfEachKind(t *testing.T) {
 
 func TestWhatIsNotKnownIsLeftAlone(t *testing.T) {
 	text := testdata(t, "running.xml")
-	fix := rotate.SnapshotFix{Chains: map[string][]rotate.Layer{"vda": chainOf("/srv/vm/base.qcow2")}}
+	fix := host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chainOf("/srv/vm/base.qcow2")}}
 	for _, c := range []struct{ before, insert, name string }{
 		{"</domainsnapshot>", "<cookie><newThing/></cookie>", "cookie"},
 		{"</devices>", "<quantum model='q1'/></devices>", "quantum"},
@@ -246,7 +246,7 @@ func TestReadSnapshot(t *testing.T) {
 	if s.Name != "s3" || s.Parent != "s2" || s.Description != "Taken by virt-rotate (policy nightly)" || s.Internal || !s.Ours() || s.Time.Location() == nil || s.Time.Before(time.Unix(1, 0)) {
 		t.Errorf("%+v", s)
 	}
-	want := map[string]rotate.SnapshotDisk{
+	want := map[string]host.SnapshotDisk{
 		"vda": {Overlay: "/srv/vm/s3.qcow2", State: []string{"/srv/vm/s2.qcow2"}, Cut: true}, // it does not run
 		"vdb": {State: []string{"/srv/vm/raw.img"}},
 		"vdc": {State: []string{"/dev/loop0"}},
@@ -287,7 +287,7 @@ func TestReadSnapshotTellsInternalOnes(t *testing.T) {
 }
 
 func TestSnapshotXMLNamesEveryDisk(t *testing.T) {
-	text, err := snapshotXML(rotate.SnapshotSpec{Name: "n", Description: "d & <d>",
+	text, err := snapshotXML(host.SnapshotSpec{Name: "n", Description: "d & <d>",
 		Overlays: map[string]string{"vdb": "/o/b", "vda": "/o/a & <a>"}, Exclude: []string{"vdc", "sda"}})
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // unreadable is a disk of a type that nobody knows, and what it names.
@@ -14,18 +14,18 @@ const unreadable = `<disk type='odd'><source file='/in/use'/><target dev='vda'/>
 // What a configuration or a snapshot names that cannot be read counts as in use.
 func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 	domain := "<domain><devices>" + unreadable + "</devices></domain>"
-	for name, read := range map[string]func(*rotate.Domain) error{
-		"domain":     func(d *rotate.Domain) error { return readDomain(d, domain) },
-		"persistent": func(d *rotate.Domain) error { return readInactive(d, domain) },
-		"saved":      func(d *rotate.Domain) error { return readElsewhere(d, domain) },
-		"snapshot": func(d *rotate.Domain) error {
+	for name, read := range map[string]func(*host.Domain) error{
+		"domain":     func(d *host.Domain) error { return readDomain(d, domain) },
+		"persistent": func(d *host.Domain) error { return readInactive(d, domain) },
+		"saved":      func(d *host.Domain) error { return readElsewhere(d, domain) },
+		"snapshot": func(d *host.Domain) error {
 			return addSnapshot(d, "<domainsnapshot><creationTime>1</creationTime>"+domain+"</domainsnapshot>", "")
 		},
-		"time": func(d *rotate.Domain) error {
+		"time": func(d *host.Domain) error {
 			return addSnapshot(d, "<domainsnapshot><creationTime>x</creationTime><disks><disk name='vda' type='file'><source file='/in/use'/></disk></disks></domainsnapshot>", "")
 		},
 	} {
-		d := rotate.Domain{Name: "web"}
+		d := host.Domain{Name: "web"}
 		if err := read(&d); err == nil || !slices.Equal(d.Elsewhere, []string{"/in/use"}) {
 			t.Errorf("%s: %v, %v", name, d.Elsewhere, err)
 		}
@@ -33,7 +33,7 @@ func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 }
 
 func TestASnapshotThatCanBeReadIsAdded(t *testing.T) {
-	d := rotate.Domain{}
+	d := host.Domain{}
 	err := addSnapshot(&d, "<domainsnapshot><name>a</name><creationTime>1</creationTime></domainsnapshot>", "a")
 	if err != nil || len(d.Snapshots) != 1 || !d.Snapshots[0].Current || d.Elsewhere != nil {
 		t.Errorf("%+v, %v", d, err)
@@ -62,7 +62,7 @@ func TestALayerWithoutANameIsAProblem(t *testing.T) {
 
 // Of two disks with one target in the persistent configuration, neither is forgotten.
 func TestASecondDiskOfATargetIsInUse(t *testing.T) {
-	d := rotate.Domain{Disks: []rotate.Disk{{Target: "vda"}}}
+	d := host.Domain{Disks: []host.Disk{{Target: "vda"}}}
 	const disk = `<disk type='file'><source file='%s'/><target dev='vda'/></disk>`
 	err := readInactive(&d, "<domain><devices>"+strings.Replace(disk, "%s", "/a", 1)+strings.Replace(disk, "%s", "/b", 1)+"</devices></domain>")
 	if err != nil || !slices.Equal(d.Disks[0].Inactive, []string{"/a"}) || !slices.Equal(d.Elsewhere, []string{"/b"}) {

@@ -1,7 +1,0 @@
-package rotate
-
-import "github.com/virt-rotate/virt-rotate/internal/chain"
-
-// backingPath resolves the backing name of a layer as QEMU does. It is "" for a name
-// that means no file that could be told.
-func backingPath(l *Layer) string { return chain.BackingPath(l.Path, l.Image.Backing) }

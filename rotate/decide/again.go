@@ -1,0 +1,113 @@
+package decide
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// A Case is what a decision is about: one domain of a world, its rule, and the time.
+type Case struct {
+	World   *observe.World
+	Domain  *host.Domain
+	Rule    *policy.Rule
+	Now     time.Time
+	Options Options
+}
+
+func (c Case) builder() *builder { return newBuilder(c.World, c.Domain, c.Rule, c.Now, c.Options) }
+
+// StillAllowed decides anew whether a merge of an earlier plan may be done: hours can have
+// gone by since, and somebody can have begun to use its base.
+func (c Case) StillAllowed(m *Merge) error {
+	if m.Adopt {
+		return nil
+	}
+	b := c.builder()
+	if b.checkDomain(); len(b.plan.Refused) > 0 {
+		return fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
+	}
+	disk := b.diskFor(m)
+	if disk == nil {
+		return errors.New("the layers are gone")
+	}
+	base := disk.Index(m.Base.Path)
+	if m.detach {
+		return b.mayDetach(disk, m)
+	}
+	again := b.mergeAt(disk, base+1)
+	for range m.Gone {
+		if why := b.obstacle(disk, base+1); why != "" {
+			return fmt.Errorf("no longer safe: %s", why)
+		}
+		b.absorb(disk, base+1, &again)
+	}
+	if m.Pull {
+		again = *m
+	}
+	if r := b.preflight([]Merge{again}); r != nil {
+		return errors.New(r.Detail)
+	}
+	return nil
+}
+
+// GraftStillAllowed is the same for a graft, with the merges that it stands for.
+func (c Case) GraftStillAllowed(m *Merge) error {
+	disk := host.DiskOf(c.Domain, m.Disk)
+	if disk == nil {
+		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	first := disk.Index(m.Base.Path)
+	if first < 0 || !slices.Equal(host.Paths(disk.Chain[first:]), host.Paths(m.Graft.Old)) {
+		return fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
+	}
+	b := c.builder()
+	if why := b.notAlone(b.disk(m.Disk), first); why != "" {
+		return fmt.Errorf("no longer safe: %s", why)
+	}
+	for i := range m.Graft.merges {
+		if err := c.StillAllowed(&m.Graft.merges[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// StartChain is the chain that the domain is to start from on a disk whose running guest
+// libvirt has on another one; nil where it is on none of those.
+func (c Case) StartChain(target string) []host.Layer { return c.builder().startChain(target) }
+
+// Fixes returns what the metadata of each snapshot that is not as it should be has to say.
+func (c Case) Fixes() map[string]host.SnapshotFix { return fixes(c.World, c.Domain, c.Rule) }
+
+// MayDelete tells what speaks against deleting the file that an intent names, nil if
+// nothing does. It returns the file with the inode that was seen; there tells whether
+// there is one at all.
+func MayDelete(w *observe.World, d *host.Domain, f journal.File) (exactly journal.File, there bool, err error) {
+	left, there := w.Left[f.Path]
+	if !there {
+		return f, false, nil
+	}
+	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks, branches: d.Branches}
+	switch who := b.usedElsewhere(f.Path, left.ID); {
+	case b.inChain(f.Path):
+		return f, true, errors.New("it is in a chain of the domain")
+	case who != "":
+		return f, true, fmt.Errorf("it is used by %s", who)
+	case left.InUse:
+		return f, true, errors.New("a process has it open")
+	case f.WrittenSince(left):
+		return f, true, errors.New("it was written to after it was merged: a guest was started from it meanwhile; see docs/recovery.md")
+	case f.ID == host.FileID{} && !left.Blank:
+		return f, true, errors.New("it holds data, and the intent does not name its inode")
+	case f.ID == host.FileID{}:
+		f.ID = left.ID
+	}
+	return f, true, nil
+}

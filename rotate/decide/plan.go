@@ -1,0 +1,245 @@
+package decide
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+)
+
+// String says what the step does, for errors and logs.
+func (s Step) String() string {
+	switch s.Op {
+	case OpMerge:
+		return fmt.Sprintf("%s %s: %s into %s", s.Method, s.Disk, s.From(), s.Into())
+	case OpSnapshot:
+		return fmt.Sprintf("snapshot %s of %s: %s", s.Snapshot, s.Disk, s.Path)
+	case OpDeleteFile:
+		return "delete-file " + s.Path
+	case OpConfigure:
+		return "configure: as at the time of " + s.Snapshot
+	case OpEndCopy:
+		return "end-copy " + s.Disk
+	case OpSwitch:
+		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
+	case OpRedefine:
+		if s.Snapshot == "" {
+			return fmt.Sprintf("redefine %s: start from %s", s.Disk, s.Base)
+		}
+		return "redefine " + s.Snapshot
+	default:
+		return string(s.Op) + " " + s.Snapshot
+	}
+}
+
+// Into returns the layer that a merge brings data into.
+func (s Step) Into() string {
+	if strings.HasSuffix(s.Method, "pull") {
+		return s.Top
+	}
+	return s.Base
+}
+
+// From returns the far end of the layers that a merge takes data from.
+func (s Step) From() string {
+	if strings.HasSuffix(s.Method, "pull") {
+		return s.Base
+	}
+	return s.Top
+}
+
+// Intent names the files of a graft; the new ones are not there yet.
+func (g *graft) Intent() *journal.Graft {
+	in := &journal.Graft{Goes: slices.Clone(g.Goes)}
+	for i := range g.Next {
+		in.Next = append(in.Next, journal.File{Path: g.Next[i].Path})
+	}
+	return in
+}
+
+// Scratch are the clones that were made to be merged.
+func (g *graft) Scratch() []journal.File {
+	var files []journal.File
+	for i := range g.Next {
+		if g.Goes[i] {
+			files = append(files, journal.File{Path: g.Next[i].Path, ID: g.Next[i].ID})
+		}
+	}
+	return files
+}
+
+// Grafts are the merges of the group that are grafts.
+func (g *Group) Grafts() []*Merge {
+	var found []*Merge
+	for i := range g.Merges {
+		if g.Merges[i].Graft != nil {
+			found = append(found, &g.Merges[i])
+		}
+	}
+	return found
+}
+
+// When says when a hook runs.
+type When string
+
+// A domain that has something to do gets Before, and, if that was started, exactly one
+// of the others, unless virt-rotate itself is killed. A domain that is refused
+// without anything to do gets Failed alone.
+const (
+	Before When = "before"
+	After  When = "after"
+	Failed When = "failed"
+)
+
+// A Hook is one program of the policy that a plan would run, or that was run.
+type Hook struct {
+	When    When              `json:"when"`
+	Command []string          `json:"command"`
+	Error   string            `json:"error,omitempty"`
+	Env     map[string]string `json:"-"` // what it is told, see docs/policy.md
+	Timeout time.Duration     `json:"-"`
+	Output  func(line string) `json:"-"` // takes what it says; from one goroutine
+}
+
+// Op is what a step does.
+type Op string
+
+// The operations, in the order in which a rotation uses them.
+const (
+	OpSnapshot     Op = "snapshot"
+	OpDropMetadata Op = "drop-metadata"
+	OpMerge        Op = "merge"
+	OpRedefine     Op = "redefine"
+	OpDeleteFile   Op = "delete-file"
+	OpEndCopy      Op = "end-copy"  // the copy of a graft that was interrupted
+	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
+	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
+)
+
+// A Step is one thing to do to a domain, with its reason.
+type Step struct {
+	Op       Op     `json:"op"`
+	Snapshot string `json:"snapshot,omitempty"`
+	Disk     string `json:"disk,omitempty"`
+	Method   string `json:"method,omitempty"` // commit, active-commit, pull or graft on a running guest, offline-commit or offline-pull by the engine
+	Top      string `json:"top,omitempty"`
+	Base     string `json:"base,omitempty"`
+	Path     string `json:"path,omitempty"` // the file that is created or deleted
+	Bytes    int64  `json:"bytes"`          // snapshot: space it may need; merge: data in the layers that go; delete-file: space given back
+	Reason   string `json:"reason"`
+}
+
+// A Refusal says why something is not done.
+type Refusal struct {
+	Code   string `json:"code"`
+	Path   string `json:"path,omitempty"` // the file or disk in question
+	Detail string `json:"detail"`
+}
+
+// Results of a plan or of its run.
+const (
+	ResultNothing  = "nothing-to-do"
+	ResultPlanned  = "planned"
+	ResultDone     = "done"
+	ResultPartly   = "partly-refused" // some steps were refused, others are done
+	ResultRefused  = "refused"
+	ResultSkipped  = "skipped"
+	ResultFailed   = "failed"
+	ResultCanceled = "canceled"
+)
+
+// A Plan is what to do to one domain: pure data, in order.
+type Plan struct {
+	Domain  string     `json:"name"`
+	Policy  string     `json:"policy"`
+	State   host.State `json:"state"`
+	Steps   []Step     `json:"steps"`
+	Refused []Refusal  `json:"refused"`
+	Waiting string     `json:"waiting,omitempty"` // what is put off, and until when
+	Result  string     `json:"result"`
+	Error   string     `json:"error,omitempty"`
+
+	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
+	Warnings []string `json:"warnings,omitempty"` // what is no failure, and will be one if nobody sees to it
+	Ran      *Ran     `json:"ran,omitempty"`      // nil for what is only a plan
+
+	Due      time.Time        `json:"-"` // when the next snapshot is due
+	Verdicts []policy.Verdict `json:"-"` // what retention says of each of our snapshots, oldest first
+	Groups   []Group          `json:"-"`
+	Forget   bool             `json:"-"` // the domain's intent has nothing left to do
+}
+
+// A Group is the part of a plan that is written down as one intent: either a
+// snapshot, or the merges that a run of neighbouring snapshots needs.
+type Group struct {
+	First, Steps int // its steps are Plan.Steps[first : first+steps]
+	Snapshot     *host.SnapshotSpec
+	Drops        []string // snapshots whose metadata goes
+	Merges       []Merge
+	Garbage      []journal.File // layers of branches that nobody keeps
+	Grafted      bool           // its grafts are done
+	copies       []string       // disks on which the copy of an interrupted graft runs
+	Leftovers    []leftover     // files that an interrupted run left behind
+	KeepIntent   bool           // the earlier intent names files that must not be deleted yet
+}
+
+// A Merge is a MergeSpec with what must be true after it.
+type Merge struct {
+	host.MergeSpec
+	Offline bool         // by the engine: no guest has the disk open
+	Branch  bool         // of layers that no disk has in its chain
+	Graft   *graft       // clones take the place of the layers; nil: it is no graft
+	why     string       // it is no graft, to be told in the reason
+	detach  bool         // a pull off layers that are not this domain's alone: they stay
+	Gone    []host.Layer // the layers that disappear, lowest first
+	After   []host.Layer // the disk's whole chain once it is done, base first
+}
+
+// A leftover is a file that an earlier run was about to delete.
+type leftover struct {
+	path  string
+	file  journal.File
+	blank bool // it may only be deleted if no data was written into it
+}
+
+// Refuse notes why something is not done.
+func (p *Plan) Refuse(code, path, detail string) {
+	p.Refused = append(p.Refused, Refusal{code, path, detail})
+}
+
+// refuseOnce adds those of the refusals that are not there yet.
+func (p *Plan) refuseOnce(refusals []Refusal) {
+	for _, r := range refusals {
+		if !slices.Contains(p.Refused, r) {
+			p.Refused = append(p.Refused, r)
+		}
+	}
+}
+
+// Settle derives the result of a plan that has not been run.
+func (p *Plan) Settle() {
+	switch {
+	case p.Result != "":
+	case len(p.Steps) > 0:
+		p.Result = ResultPlanned
+	case len(p.Refused) > 0:
+		p.Result = ResultRefused
+	default:
+		p.Result = ResultNothing
+	}
+}
+
+// Ran is what a run tells of a domain beside its steps. Sizes are bytes.
+type Ran struct {
+	Start     time.Time `json:"start"`
+	End       time.Time `json:"end"`
+	UUID      string    `json:"uuid"`
+	Merged    int64     `json:"merged"`    // data in the layers that were merged
+	Freed     int64     `json:"freed"`     // allocated by the files that were deleted
+	Allocated int64     `json:"allocated"` // by the chains of the writable disks, as last seen
+	Layers    int       `json:"layers"`    // of the longest of them
+}

@@ -1,0 +1,112 @@
+package host
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Snapshot is what libvirt keeps about one.
+type Snapshot struct {
+	Name, Parent string
+	Time         time.Time
+	Description  string
+	Current      bool
+	Internal     bool // its state is inside the images
+	Disks        []SnapshotDisk
+}
+
+// A SnapshotDisk is one disk in a snapshot's metadata.
+type SnapshotDisk struct {
+	Target   string
+	Overlay  string   // the file that came into being with the snapshot; "" when the disk was left out
+	State    []string // the disk's chain in the stored configuration, base first: its last is the layer with the state
+	Inactive []string // the same in the stored persistent configuration, where there is one
+	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
+
+	Stored string `json:",omitempty"` // of a plan: what the metadata says that Overlay is; "" for Overlay itself
+}
+
+// Mark returns the description of a snapshot that policy's rotation takes.
+// Only snapshots with it are ever dropped.
+func Mark(policy string) string { return markPrefix + policy + ")" }
+
+const markPrefix = "Taken by virt-rotate (policy "
+
+// Ours tells whether virt-rotate took the snapshot.
+func (s *Snapshot) Ours() bool {
+	return strings.HasPrefix(s.Description, markPrefix) && strings.HasSuffix(s.Description, ")")
+}
+
+// OverlayOf returns the path of the file that came into being with s on target, or "".
+func (s *Snapshot) OverlayOf(target string) string {
+	for i := range s.Disks {
+		if s.Disks[i].Target == target {
+			return s.Disks[i].Overlay
+		}
+	}
+	return ""
+}
+
+// InOrderTaken returns the snapshots in the order in which they were taken,
+// parents before children. A single line needs no clock; where a revert has
+// made branches, times decide between them.
+func InOrderTaken(snaps []Snapshot) []Snapshot {
+	left := slices.Clone(snaps)
+	taken := make([]Snapshot, 0, len(left))
+	for len(left) > 0 {
+		next := 0
+		for i := range left {
+			ready, best := !listed(left, left[i].Parent), !listed(left, left[next].Parent)
+			if ready && (!best || left[i].Time.Before(left[next].Time)) {
+				next = i
+			}
+		}
+		taken = append(taken, left[next])
+		left = slices.Delete(left, next, next+1)
+	}
+	return taken
+}
+
+func listed(snaps []Snapshot, name string) bool {
+	return slices.ContainsFunc(snaps, func(s Snapshot) bool { return s.Name == name })
+}
+
+// CloneSnapshots copies snapshots with their disks, so that these can be changed.
+func CloneSnapshots(snaps []Snapshot) []Snapshot {
+	c := slices.Clone(snaps)
+	for i := range c {
+		c[i].Disks = slices.Clone(c[i].Disks)
+	}
+	return c
+}
+
+// Survivor returns the nearest snapshot above one that goes and which stays, or "".
+func Survivor(d *Domain, drops []string, going string) string {
+	for s := d.Snapshot(going); s != nil; s = d.Snapshot(s.Parent) {
+		if s.Name != going && !slices.Contains(drops, s.Name) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+// Descends tells whether the snapshot was taken above the one of that name.
+func (d *Domain) Descends(s *Snapshot, name string) bool {
+	for up := d.Snapshot(s.Parent); up != nil; up = d.Snapshot(up.Parent) {
+		if up.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Snapshot returns the domain's snapshot of that name, or nil.
+func (d *Domain) Snapshot(name string) *Snapshot {
+	for i := range d.Snapshots {
+		if d.Snapshots[i].Name == name {
+			return &d.Snapshots[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// intentVersion is the layout of the intent files; another one is refused.
+const intentVersion = 1
+
+// An Intent is what a run is about to do to one domain and what could not be
+// seen in the world afterwards: which files it creates and which it will
+// delete. It is on disk before the first step and gone after the last.
+type Intent struct {
+	Version int       `json:"version"`
+	Domain  string    `json:"domain"`
+	UUID    string    `json:"uuid"`
+	Started time.Time `json:"started"`
+	Quiesce bool      `json:"quiesce,omitempty"` // the guest may be frozen
+	Created []File    `json:"created,omitempty"` // overlays of a snapshot that is being taken
+	Drops   []string  `json:"drops,omitempty"`   // snapshots whose metadata goes
+	Merges  []Merge   `json:"merges,omitempty"`
+	Garbage []File    `json:"garbage,omitempty"` // layers that nobody kept
+	Broken  string    `json:"-"`                 // why the file could not be read: what it protects is not known
+}
+
+// Explains tells whether metadata that contradicts the chain is the run's own
+// doing: when the intent was written, all of it agreed. libvirt 9 changes the
+// children of a snapshot that goes as if its layer had been merged.
+func (in *Intent) Explains() bool { return in != nil && len(in.Drops)+len(in.Merges) > 0 }
+
+// An Merge is one merge: the files that go, lowest first, and where their data goes.
+type Merge struct {
+	Disk  string `json:"disk"`
+	Base  string `json:"base"`
+	Gone  []File `json:"gone"`
+	Pivot bool   `json:"pivot,omitempty"` // in the end the running guest writes to the base
+	Pull  string `json:"pull,omitempty"`  // data moves up, into the layer at this path
+	// Branch says that no disk has the layers in its chain, and Done that the base has
+	// all of their data.
+	Branch bool `json:"branch,omitempty"`
+	Done   bool `json:"done,omitempty"`
+	// Graft says that others take the place of the layers in Gone, the lowest of which
+	// is Base.
+	Graft *Graft `json:"graft,omitempty"`
+}
+
+// An Graft names what takes the place of the layers of a graft: the lists are
+// parallel to Gone.
+type Graft struct {
+	Next []File `json:"next"`
+	Goes []bool `json:"goes"` // the layer is merged into the one below, and Next is for that only
+	// Ready is since when the guest may be on the new layers, whatever libvirt says.
+	Ready time.Time `json:"ready,omitzero"`
+}
+
+// An File names exactly one file. The ID is zero for a file that may
+// not have been created yet.
+type File struct {
+	Path string `json:"path"`
+	ID   vfs.ID `json:"id"`
+	// Written is when the file was last written to, in nanoseconds since 1970, if
+	// nobody was to write to it any more; else 0.
+	Written int64 `json:"written,omitempty"`
+}
+
+// A Journal keeps the intents: one file a domain in a directory of its own.
+type Journal struct{ dir string }
+
+// In is the journal in a state directory.
+func In(stateDir string) Journal {
+	return Journal{filepath.Join(stateDir, "intents")}
+}
+
+func (j Journal) path(uuid string) string { return filepath.Join(j.dir, uuid+".json") }
+
+// Write puts the intent on stable storage.
+func (j Journal) Write(in Intent) error {
+	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+		return err
+	}
+	in.Version = intentVersion
+	data, err := json.MarshalIndent(in, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(j.path(in.UUID), append(data, '\n'), 0o600)
+}
+
+// Remove forgets the domain's intent; none is no error.
+func (j Journal) Remove(uuid string) error {
+	err := vfs.Remove(j.path(uuid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Sweep removes the temporary files of a run that was killed while it wrote.
+// The caller holds the Lock.
+func Sweep(stateDir string) error {
+	for _, dir := range []string{stateDir, In(stateDir).dir} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if stale, _ := filepath.Match(vfs.TempPattern, e.Name()); !stale {
+				continue
+			}
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Load reads all intents, by UUID. One that cannot be read is there as broken.
+func (j Journal) Load() (map[string]*Intent, error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	intents := map[string]*Intent{}
+	for _, e := range entries {
+		uuid, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		in, err := j.Read(uuid)
+		if errors.Is(err, fs.ErrNotExist) { // another domain's run has just ended it
+			continue
+		}
+		if err != nil {
+			in = &Intent{UUID: uuid, Broken: err.Error()}
+		}
+		intents[uuid] = in
+	}
+	return intents, nil
+}
+
+func (j Journal) Read(uuid string) (*Intent, error) {
+	data, err := os.ReadFile(j.path(uuid))
+	if err != nil {
+		return nil, err
+	}
+	in := &Intent{}
+	if err := json.Unmarshal(data, in); err != nil {
+		return nil, fmt.Errorf("%s: intent of an earlier run: %w", j.path(uuid), err)
+	}
+	if in.Version != intentVersion || in.UUID != uuid {
+		return nil, fmt.Errorf("%s: intent of version %d for %q: not one of this version of virt-rotate",
+			j.path(uuid), in.Version, in.UUID)
+	}
+	return in, nil
+}

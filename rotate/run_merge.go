@@ -1,0 +1,365 @@
+package rotate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// group carries out one group of the plan.
+func (r *domainRun) group(ctx context.Context, p *decide.Plan, g *decide.Group) error {
+	steps := p.Steps[g.First : g.First+g.Steps]
+	d := r.w.Domain(p.Domain)
+	var err error
+	if g.Snapshot != nil {
+		err = r.snapshot(ctx, d, g, steps)
+	} else {
+		err = r.mergeGroup(ctx, d, g, steps)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.Domain, err)
+	}
+	return nil
+}
+
+// mergeGroup carries out the order of a merge: intent, metadata that goes,
+// merges, metadata that stays, files, end of the intent.
+func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Group, steps []decide.Step) error {
+	if err := r.checkOffline(ctx, g); err != nil {
+		return err
+	}
+	before, err := r.keepBefore(ctx, d, g)
+	if err != nil {
+		return err
+	}
+	if len(g.Drops) > 0 {
+		if err := r.beforeDrop(ctx, d, g, steps); err != nil {
+			return err
+		}
+	}
+	in := r.intentOf(d, g)
+	if in != nil {
+		r.boundary("before the intent")
+		if err := journal.In(r.Observer.StateDir).Write(*in); err != nil {
+			return fmt.Errorf("intent journal: %w", err)
+		}
+		r.boundary("after the intent")
+	}
+	if err := r.mergeSteps(ctx, d, g, steps); err != nil {
+		return r.notBegun(ctx, d, g, err, before)
+	}
+	if g.KeepIntent {
+		return nil
+	}
+	if err := r.tidyReleased(d.Name); err != nil {
+		return err
+	}
+	if err := r.endIntent(d); err != nil {
+		return fmt.Errorf("intent journal: %w", err)
+	}
+	r.boundary("after the end of the intent")
+	return nil
+}
+
+// beforeDrop sees that the metadata of the snapshots that stay can be redefined
+// afterwards, and puts on record whose layers are free to go.
+func (r *domainRun) beforeDrop(ctx context.Context, d *host.Domain, g *decide.Group, steps []decide.Step) error {
+	var stay []string
+	for _, s := range steps {
+		if s.Op == decide.OpRedefine {
+			stay = append(stay, s.Snapshot)
+		}
+	}
+	if err := r.Host.Rehearse(ctx, d.Name, stay); err != nil {
+		return fmt.Errorf("nothing was changed, for the metadata of the snapshots that stay could not be brought in order afterwards: %w", err)
+	}
+	return r.release(d, g.Drops)
+}
+
+// endIntent ends the domain's intent. While the guest may be frozen, that much
+// of it stays, so that the next run thaws it.
+func (r *domainRun) endIntent(d *host.Domain) error {
+	j := journal.In(r.Observer.StateDir)
+	if r.frozen {
+		return j.Write(journal.Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: true})
+	}
+	return j.Remove(d.UUID)
+}
+
+// intentOf returns the intent to write for the group; nil when the files that
+// it deletes are in an earlier intent, or when it deletes none.
+func (r *domainRun) intentOf(d *host.Domain, g *decide.Group) *journal.Intent {
+	if len(g.Leftovers) > 0 || len(g.Merges)+len(g.Drops)+len(g.Garbage) == 0 || len(g.Merges) > 0 && g.Merges[0].Adopt {
+		return nil
+	}
+	in := &journal.Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: r.frozen, Drops: g.Drops, Garbage: g.Garbage}
+	for i := range g.Merges {
+		in.Merges = append(in.Merges, intentOfMerge(&g.Merges[i]))
+	}
+	return in
+}
+
+func intentOfMerge(m *decide.Merge) journal.Merge {
+	im := journal.Merge{Branch: m.Branch, Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.Offline && !m.Pull}
+	if m.Pull {
+		im.Pull = m.Top.Path
+	}
+	if m.Graft != nil {
+		im.Graft = m.Graft.Intent()
+	}
+	for _, l := range m.Gone {
+		im.Gone = append(im.Gone, goneFile(&l, m.Offline && !m.Pull))
+	}
+	return im
+}
+
+// goneFile names a layer that goes. One that no guest has open is not written to
+// any more: should it be, a guest was started from it in the last moment.
+func goneFile(l *host.Layer, offline bool) journal.File {
+	f := journal.File{Path: l.Path, ID: l.ID}
+	if info, err := vfs.Stat(l.Path); offline && err == nil {
+		f.Written = info.ModTime.UnixNano()
+	}
+	return f
+}
+
+func (r *domainRun) mergeSteps(ctx context.Context, d *host.Domain, g *decide.Group, steps []decide.Step) error {
+	merge := 0
+	for i, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.starts(d.Name, s)
+		var err error
+		switch s.Op {
+		case decide.OpDropMetadata:
+			err = r.dropMetadata(ctx, d, g.Drops, s.Snapshot)
+		case decide.OpMerge:
+			if g.Merges[merge].Graft != nil {
+				err = r.graft(ctx, d, g, s)
+			} else {
+				err = r.merge(ctx, &g.Merges[merge], s)
+			}
+			r.merged = r.merged || err == nil
+			merge++
+		case decide.OpEndCopy:
+			err = r.endCopy(ctx, d.Name, s.Disk)
+		case decide.OpRedefine:
+			if i == 0 || steps[i-1].Op != decide.OpRedefine {
+				err = r.look(ctx, d.Name, maxAge)
+			}
+			if err == nil {
+				err = r.redefine(ctx, d.Name, s)
+			}
+		case decide.OpDeleteFile:
+			err = r.deleteFile(ctx, d.Name, s.Path)
+			if s.Bytes > 0 { // else others have the same extents
+				s.Bytes = r.w.Left[s.Path].Allocated // now; 0 where it was gone already
+			}
+		}
+		if err != nil {
+			return stepError(i, steps, err)
+		}
+		r.did(d.Name, s)
+	}
+	return nil
+}
+
+// errGone says that the domain was undefined since the plan was made.
+var errGone = errors.New("the domain is gone")
+
+func stepError(i int, steps []decide.Step, err error) error {
+	return fmt.Errorf("step %d of %d, %s: %w", i+1, len(steps), steps[i], err)
+}
+
+// merge runs one merge and compares the world with the plan afterwards.
+func (r *domainRun) merge(ctx context.Context, m *decide.Merge, s decide.Step) error {
+	to, _ := m.Ends()
+	release, err := r.storages.take(ctx, to.FS)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := r.look(ctx, m.Domain, maxAge); err != nil {
+		return err
+	}
+	d := r.w.Domain(m.Domain)
+	if d == nil {
+		return errGone
+	}
+	if d.State.Live() == m.Offline && !m.Branch {
+		return errMoved
+	}
+	if !m.Offline {
+		if over, err := r.renumber(m); err != nil {
+			return err
+		} else if over {
+			return r.verify(ctx, m)
+		}
+	}
+	if err := r.ask(r.w.Domain(m.Domain)).StillAllowed(m); err != nil {
+		return err
+	}
+	if m.Offline {
+		return r.mergeOffline(ctx, m, s)
+	}
+	progress := func(done, total int64) {
+		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
+	}
+	r.boundary("merge starts")
+	if err := r.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
+		return r.startedMeanwhile(ctx, m, r.explain(m, err))
+	}
+	r.boundary("merge is over")
+	r.merged = true
+	return r.verify(ctx, m)
+}
+
+// renumber takes libvirt's present numbers for the layers of the merge. It
+// tells whether a job that was to be taken over has done its work meanwhile.
+func (r *domainRun) renumber(m *decide.Merge) (over bool, err error) {
+	d := r.w.Domain(m.Domain)
+	if d == nil || !d.State.Live() {
+		return false, errors.New("the guest has stopped")
+	}
+	disk := host.DiskOf(d, m.Disk)
+	if disk == nil {
+		return false, fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	base, top := disk.Index(m.Base.Path), disk.Index(m.Top.Path)
+	if m.Adopt && !m.Pull && base >= 0 && top < 0 || m.Adopt && m.Pull && base < 0 && top >= 0 {
+		return true, nil
+	}
+	if base < 0 || top <= base {
+		return false, fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
+	}
+	m.Base.Index, m.Top.Index = disk.Chain[base].Index, disk.Chain[top].Index
+	if m.Pull && base > 0 {
+		m.Below.Index = disk.Chain[base-1].Index
+	}
+	return false, nil
+}
+
+func (r *domainRun) explain(m *decide.Merge, err error) error {
+	if d := r.w.Domain(m.Domain); d != nil && d.AppArmor && denied(err) {
+		return fmt.Errorf("%w (AppArmor may deny QEMU to write %s: virt-rotate doctor %s tells the remedy)", err, m.Base.Path, m.Domain)
+	}
+	return err
+}
+
+// verify compares live XML, inactive XML and image headers with what the
+// merge was to lead to. Nothing is deleted unless all of them agree.
+func (r *domainRun) verify(ctx context.Context, m *decide.Merge) error {
+	if err := r.look(context.WithoutCancel(ctx), m.Domain, maxAge); err != nil {
+		return err
+	}
+	d := r.w.Domain(m.Domain)
+	if d == nil {
+		return errGone
+	}
+	for i := range d.Disks {
+		if d.Disks[i].Target == m.Disk {
+			return checkMerged(&d.Disks[i], m)
+		}
+	}
+	return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+}
+
+func checkMerged(disk *host.Disk, m *decide.Merge) error {
+	const kept = "; nothing was deleted"
+	if have, want := host.Paths(disk.Chain), host.Paths(m.After); !slices.Equal(have, want) {
+		return fmt.Errorf("after the merge the chain of %s is %v, not %v%s", m.Disk, have, want, kept)
+	}
+	if code, path, detail := host.ChainProblem(disk); code != "" {
+		return fmt.Errorf("after the merge of %s: %s: %s%s", m.Disk, path, detail, kept)
+	}
+	if detail := host.InactiveProblem(disk); detail != "" {
+		return fmt.Errorf("after the merge of %s: %s%s", m.Disk, detail, kept)
+	}
+	return nil
+}
+
+// redefine writes into a snapshot's metadata, or into the domain's persistent
+// configuration where the step names no snapshot, where the disks are now.
+func (r *domainRun) redefine(ctx context.Context, domain string, s decide.Step) error {
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errGone
+	}
+	if s.Snapshot == "" {
+		chain := r.ask(d).StartChain(s.Disk)
+		if len(chain) == 0 || chain[len(chain)-1].Path != s.Base {
+			return errors.New("refused meanwhile: the guest no longer writes to it")
+		}
+		return r.Host.Reconfigure(ctx, domain, map[string][]host.Layer{s.Disk: chain})
+	}
+	fix, ok := r.ask(d).Fixes()[s.Snapshot]
+	if !ok {
+		return nil
+	}
+	return r.Host.Redefine(ctx, domain, fix)
+}
+
+// deleteFile deletes a merged file if the intent names exactly that file and
+// nothing on the host refers to it.
+func (r *domainRun) deleteFile(ctx context.Context, domain, path string) error {
+	if err := r.lookUntilClosed(ctx, domain, path); err != nil {
+		return err
+	}
+	d := r.w.Domain(domain)
+	if d == nil {
+		return errGone
+	}
+	in := r.w.Intents[d.UUID]
+	if in == nil {
+		return errors.New("the intent journal does not name it")
+	}
+	i := slices.IndexFunc(in.Files(), func(f journal.File) bool { return f.Path == path })
+	if i < 0 {
+		return errors.New("the intent journal does not name it")
+	}
+	return removeUnused(r.w, d, in.Files()[i])
+}
+
+// lookUntilClosed looks at the host, all of it, until no process has the file
+// open: QEMU closes a merged layer shortly after the job is gone. It gives up
+// silently, since whoever deletes checks again.
+func (r *domainRun) lookUntilClosed(ctx context.Context, domain, path string) error {
+	for range 30 {
+		if err := r.look(ctx, domain, deleteAge); err != nil {
+			return err
+		}
+		if !r.w.Left[path].InUse {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// removeUnused removes the file unless anything uses it. A file that is gone
+// already is no error.
+func removeUnused(w *observe.World, d *host.Domain, f journal.File) error {
+	exactly, there, err := decide.MayDelete(w, d, f)
+	if err != nil || !there {
+		return err
+	}
+	err = vfs.RemoveExact(exactly.Path, exactly.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

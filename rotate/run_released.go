@@ -1,0 +1,87 @@
+package rotate
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+)
+
+// release records the overlays of the named snapshots of d, before their
+// metadata goes.
+func (r *domainRun) release(d *host.Domain, names []string) error {
+	layers := stillThere(d, r.w.Released[d.UUID])
+	for i := range d.Snapshots {
+		if slices.Contains(names, d.Snapshots[i].Name) {
+			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
+		}
+	}
+	if err := r.saveReleased(d, layers); err != nil {
+		return fmt.Errorf("record of released layers: %w", err)
+	}
+	return r.noteTips(d, names)
+}
+
+// tidyReleased forgets layers that are no longer there.
+func (r *domainRun) tidyReleased(name string) error {
+	d := r.w.Domain(name)
+	if d == nil {
+		return nil
+	}
+	return r.saveReleased(d, stillThere(d, r.w.Released[d.UUID]))
+}
+
+func (r *domainRun) saveReleased(d *host.Domain, layers []journal.File) error {
+	if slices.Equal(layers, r.w.Released[d.UUID]) {
+		return nil
+	}
+	return journal.SaveReleased(r.Observer.StateDir, d, layers)
+}
+
+// stillThere returns those of the layers that are in a chain of d or on a branch.
+func stillThere(d *host.Domain, layers []journal.File) []journal.File {
+	return slices.DeleteFunc(slices.Clone(layers), func(f journal.File) bool {
+		if d.Uses(f.Path) {
+			return false
+		}
+		info, err := vfs.Lstat(f.Path)
+		return err != nil || info.ID.Ino != f.ID.Ino
+	})
+}
+
+// freedBy lists the layers that are free once nobody else keeps them when a snapshot
+// goes: its overlays, and its states on branches, which no disk has in its chain.
+func freedBy(d *host.Domain, s *host.Snapshot) []journal.File {
+	files := overlaysOf(d, s)
+	for _, sd := range s.Disks {
+		path := host.StateOf(d, &sd)
+		if path == "" || d.Uses(path) || !host.IsOverlay(path) {
+			continue
+		}
+		if info, err := vfs.Lstat(path); err == nil {
+			files = append(files, journal.File{Path: path, ID: info.ID})
+		}
+	}
+	return files
+}
+
+// overlaysOf lists the overlays of a snapshot that are in chains of d, or within branches.
+func overlaysOf(d *host.Domain, s *host.Snapshot) []journal.File {
+	var files []journal.File
+	for _, sd := range s.Disks {
+		disk, _ := decide.OverlayIn(d.Disks, sd.Overlay)
+		if disk == nil {
+			disk = host.BranchWith(d.Branches, sd.Overlay)
+			if disk != nil && disk.Active().Path == sd.Overlay {
+				continue // what is in it, somebody has gone back from: no snapshot ever had that
+			}
+		}
+		if disk != nil && sd.Overlay != "" {
+			files = append(files, journal.File{Path: sd.Overlay, ID: disk.Chain[disk.Index(sd.Overlay)].ID})
+		}
+	}
+	return files
+}

@@ -1,0 +1,56 @@
+package rotate
+
+import (
+	"context"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+)
+
+// ended completes the plan of a domain whose work is over, and hands it on.
+func (r *domainRun) ended(ctx context.Context, p decide.Plan) decide.Plan {
+	p.Ran = r.sums(&p)
+	r.lastHook(ctx, &p)
+	p.Hooks = r.hooks
+	for _, text := range r.warnings {
+		if !slices.Contains(p.Warnings, text) {
+			p.Warnings = append(p.Warnings, text)
+		}
+	}
+	p.Ran.End = r.Clock()
+	if r.Ended != nil {
+		r.Ended(p)
+	}
+	return p
+}
+
+// sums adds up what the steps did and what the chains have now.
+func (r *domainRun) sums(p *decide.Plan) *decide.Ran {
+	sum := decide.Summarize([]decide.Plan{*p})
+	ran := &decide.Ran{Start: r.start, Merged: sum.Merged, Freed: sum.Freed}
+	d := r.w.Domain(p.Domain)
+	if d == nil {
+		return ran
+	}
+	ran.UUID = d.UUID
+	counted := map[string]bool{}
+	for i := range d.Disks {
+		if d.Disks[i].ReadOnly {
+			continue
+		}
+		ran.Layers = max(ran.Layers, len(d.Disks[i].Chain))
+		for j := range d.Disks[i].Chain {
+			if l := &d.Disks[i].Chain[j]; !counted[l.Key()] {
+				counted[l.Key()] = true
+				ran.Allocated += l.Allocated
+			}
+		}
+	}
+	return ran
+}
+
+// warn tells of something that is no failure, now and in the report.
+func (r *domainRun) warn(domain, text string) {
+	r.warnings = append(r.warnings, text)
+	r.Report(Event{Kind: EventWarning, Domain: domain, Text: text})
+}
