@@ -16,9 +16,16 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
-// graft carries out all grafts of a group at its first one: no disk of the guest is
+// A graftCarrier builds clones, and moves the running guest onto them.
+type graftCarrier struct{}
+
+func (graftCarrier) check(context.Context, *domainRun, *decide.Merge) error { return nil }
+
+func (graftCarrier) record(m *decide.Merge, im *journal.Merge) { im.Graft = m.Graft.Intent() }
+
+// merge carries out all grafts of a group at its first one: no disk of the guest is
 // moved before all of them can be. What fails before that leaves the guest where it is.
-func (r *domainRun) graft(ctx context.Context, d *host.Domain, g *decide.Group, s decide.Step) error {
+func (graftCarrier) merge(ctx context.Context, r *domainRun, g *decide.Group, m *decide.Merge, s decide.Step) error {
 	if g.Grafted {
 		return nil
 	}
@@ -28,9 +35,10 @@ func (r *domainRun) graft(ctx context.Context, d *host.Domain, g *decide.Group, 
 		return err
 	}
 	defer release()
-	if err := r.mayGraft(ctx, d.Name, grafts); err != nil {
+	if err := r.mayGraft(ctx, m.Domain, grafts); err != nil {
 		return err
 	}
+	d := r.w.Domain(m.Domain)
 	err = r.buildAndCopy(ctx, d, grafts, s)
 	if err == nil {
 		err = r.pivotAll(ctx, d, grafts)
@@ -87,7 +95,7 @@ func (r *domainRun) mayGraft(ctx context.Context, domain string, grafts []*decid
 		return errMoved
 	}
 	for _, m := range grafts {
-		if err := r.ask(d).GraftStillAllowed(m); err != nil {
+		if err := r.ask(d).StillAllowed(m); err != nil {
 			return err
 		}
 	}

@@ -34,7 +34,7 @@ func (r *domainRun) group(ctx context.Context, p *decide.Plan, g *decide.Group) 
 // mergeGroup carries out the order of a merge: intent, metadata that goes,
 // merges, metadata that stays, files, end of the intent.
 func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Group, steps []decide.Step) error {
-	if err := r.checkOffline(ctx, g); err != nil {
+	if err := r.check(ctx, g); err != nil {
 		return err
 	}
 	before, err := r.keepBefore(ctx, d, g)
@@ -108,30 +108,6 @@ func (r *domainRun) intentOf(d *host.Domain, g *decide.Group) *journal.Intent {
 	return in
 }
 
-func intentOfMerge(m *decide.Merge) journal.Merge {
-	im := journal.Merge{Branch: m.Branch, Disk: m.Disk, Base: m.Base.Path, Pivot: m.Active && !m.Offline && !m.Pull}
-	if m.Pull {
-		im.Pull = m.Top.Path
-	}
-	if m.Graft != nil {
-		im.Graft = m.Graft.Intent()
-	}
-	for _, l := range m.Gone {
-		im.Gone = append(im.Gone, goneFile(&l, m.Offline && !m.Pull))
-	}
-	return im
-}
-
-// goneFile names a layer that goes. One that no guest has open is not written to
-// any more: should it be, a guest was started from it in the last moment.
-func goneFile(l *host.Layer, offline bool) journal.File {
-	f := journal.File{Path: l.Path, ID: l.ID}
-	if info, err := vfs.Stat(l.Path); offline && err == nil {
-		f.Written = info.ModTime.UnixNano()
-	}
-	return f
-}
-
 func (r *domainRun) mergeSteps(ctx context.Context, d *host.Domain, g *decide.Group, steps []decide.Step) error {
 	merge := 0
 	for i, s := range steps {
@@ -144,11 +120,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *host.Domain, g *decide.Gr
 		case decide.OpDropMetadata:
 			err = r.dropMetadata(ctx, d, g.Drops, s.Snapshot)
 		case decide.OpMerge:
-			if g.Merges[merge].Graft != nil {
-				err = r.graft(ctx, d, g, s)
-			} else {
-				err = r.merge(ctx, &g.Merges[merge], s)
-			}
+			err = carrierOf(&g.Merges[merge]).merge(ctx, r, g, &g.Merges[merge], s)
 			r.merged = r.merged || err == nil
 			merge++
 		case decide.OpEndCopy:
@@ -179,81 +151,6 @@ var errGone = errors.New("the domain is gone")
 
 func stepError(i int, steps []decide.Step, err error) error {
 	return fmt.Errorf("step %d of %d, %s: %w", i+1, len(steps), steps[i], err)
-}
-
-// merge runs one merge and compares the world with the plan afterwards.
-func (r *domainRun) merge(ctx context.Context, m *decide.Merge, s decide.Step) error {
-	to, _ := m.Ends()
-	release, err := r.storages.take(ctx, to.FS)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if err := r.look(ctx, m.Domain, maxAge); err != nil {
-		return err
-	}
-	d := r.w.Domain(m.Domain)
-	if d == nil {
-		return errGone
-	}
-	if d.State.Live() == m.Offline && !m.Branch {
-		return errMoved
-	}
-	if !m.Offline {
-		if over, err := r.renumber(m); err != nil {
-			return err
-		} else if over {
-			return r.verify(ctx, m)
-		}
-	}
-	if err := r.ask(r.w.Domain(m.Domain)).StillAllowed(m); err != nil {
-		return err
-	}
-	if m.Offline {
-		return r.mergeOffline(ctx, m, s)
-	}
-	progress := func(done, total int64) {
-		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
-	}
-	r.boundary("merge starts")
-	if err := r.Host.Merge(ctx, m.MergeSpec, progress); err != nil {
-		return r.startedMeanwhile(ctx, m, r.explain(m, err))
-	}
-	r.boundary("merge is over")
-	r.merged = true
-	return r.verify(ctx, m)
-}
-
-// renumber takes libvirt's present numbers for the layers of the merge. It
-// tells whether a job that was to be taken over has done its work meanwhile.
-func (r *domainRun) renumber(m *decide.Merge) (over bool, err error) {
-	d := r.w.Domain(m.Domain)
-	if d == nil || !d.State.Live() {
-		return false, errors.New("the guest has stopped")
-	}
-	disk := host.DiskOf(d, m.Disk)
-	if disk == nil {
-		return false, fmt.Errorf("the guest has no disk %s any more", m.Disk)
-	}
-	base, top := disk.Index(m.Base.Path), disk.Index(m.Top.Path)
-	if m.Adopt && !m.Pull && base >= 0 && top < 0 || m.Adopt && m.Pull && base < 0 && top >= 0 {
-		return true, nil
-	}
-	if base < 0 || top <= base {
-		return false, fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
-	}
-	m.Base.Index, m.Top.Index = disk.Chain[base].Index, disk.Chain[top].Index
-	if m.Pull && base > 0 {
-		m.Below.Index = disk.Chain[base-1].Index
-	}
-	return false, nil
-}
-
-func (r *domainRun) explain(m *decide.Merge, err error) error {
-	if d := r.w.Domain(m.Domain); d != nil && d.AppArmor && denied(err) {
-		return fmt.Errorf("%w (AppArmor may deny QEMU to write %s: virt-rotate doctor %s tells the remedy)", err, m.Base.Path, m.Domain)
-	}
-	return err
 }
 
 // verify compares live XML, inactive XML and image headers with what the

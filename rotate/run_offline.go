@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -33,52 +34,75 @@ func engineMerge(disk *host.Disk, m *decide.Merge) (engine.Merge, error) {
 	return e, nil
 }
 
-// checkOffline asks the engine before anything is done whether it would merge.
-func (r *domainRun) checkOffline(ctx context.Context, g *decide.Group) error {
-	for i := range g.Merges {
-		if !g.Merges[i].Offline {
-			continue
-		}
-		e, err := engineMerge(g.Merges[i].DiskFor(r.w.Domain(g.Merges[i].Domain)), &g.Merges[i])
-		if err == nil {
-			err = r.Engine.Check(ctx, e)
-		}
-		if err != nil {
-			return fmt.Errorf("nothing was changed: %w", err)
-		}
+// An offlineCarrier has the engine merge layers of a guest that is shut off. While the
+// images are locked, the domain is told what to start from: nobody can have started it
+// from what is merged.
+type offlineCarrier struct{}
+
+// check asks the engine whether it would merge.
+func (offlineCarrier) check(ctx context.Context, r *domainRun, m *decide.Merge) error {
+	e, err := engineMerge(m.DiskFor(r.w.Domain(m.Domain)), m)
+	if err == nil {
+		err = r.Engine.Check(ctx, e)
+	}
+	if err != nil {
+		return fmt.Errorf("nothing was changed: %w", err)
 	}
 	return nil
 }
 
-// mergeOffline has the engine merge. While the images are locked, the domain is
-// told what to start from: nobody can have started it from what is merged.
-func (r *domainRun) mergeOffline(ctx context.Context, m *decide.Merge, s decide.Step) error {
-	e, err := engineMerge(m.DiskFor(r.w.Domain(m.Domain)), m)
-	if err != nil {
-		return err
+// record notes when the layers that go were last written to: nobody does that any more.
+// Should they be, a guest was started from one in the last moment.
+func (offlineCarrier) record(m *decide.Merge, im *journal.Merge) {
+	for i := range im.Gone {
+		if info, err := vfs.Stat(im.Gone[i].Path); err == nil && !m.Pull {
+			im.Gone[i].Written = info.ModTime.UnixNano()
+		}
 	}
-	progress := func(done, total int64) {
-		r.merged = true // a lock that is missed from now on is no merge that has not begun
-		r.Report(Event{Kind: EventProgress, Domain: m.Domain, Step: s, Done: done, Total: total})
-	}
-	r.boundary("merge starts")
-	if m.Branch {
-		if err := r.mergeBranch(ctx, m, e, progress); err != nil {
+}
+
+func (offlineCarrier) merge(ctx context.Context, r *domainRun, _ *decide.Group, m *decide.Merge, s decide.Step) error {
+	return r.alone(ctx, m, func(d *host.Domain) error {
+		if d.State.Live() {
+			return errMoved
+		}
+		e, err := r.mayMerge(d, m)
+		if err != nil {
 			return err
 		}
+		err = r.Engine.Merge(ctx, e, r.moves(m.Domain, s), func() error {
+			r.merged = true
+			r.boundary("merged, not on record")
+			return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)
+		})
+		if err != nil {
+			return r.startedMeanwhile(ctx, m, err)
+		}
 		r.boundary("merge is over")
-		return nil
-	}
-	err = r.Engine.Merge(ctx, e, progress, func() error {
-		r.merged = true
-		r.boundary("merged, not on record")
-		return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)
+		return r.verify(ctx, m)
 	})
-	if err != nil {
-		return r.startedMeanwhile(ctx, m, err)
+}
+
+// mayMerge decides anew, and tells what the engine is to do.
+func (r *domainRun) mayMerge(d *host.Domain, m *decide.Merge) (engine.Merge, error) {
+	if err := r.ask(d).StillAllowed(m); err != nil {
+		return engine.Merge{}, err
 	}
-	r.boundary("merge is over")
-	return r.verify(ctx, m)
+	e, err := engineMerge(m.DiskFor(d), m)
+	if err == nil {
+		r.boundary("merge starts")
+	}
+	return e, err
+}
+
+// moves is progress of the engine: a lock that is missed from then on is no merge that
+// has not begun.
+func (r *domainRun) moves(domain string, s decide.Step) func(done, total int64) {
+	tell := r.progress(domain, s)
+	return func(done, total int64) {
+		r.merged = true
+		tell(done, total)
+	}
 }
 
 // startPatience is how long a start may take that cannot succeed, unless Rotator says

@@ -3,7 +3,6 @@ package decide
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/policy"
@@ -29,52 +28,44 @@ func (c Case) StillAllowed(m *Merge) error {
 	if m.Adopt {
 		return nil
 	}
-	b := c.builder()
-	if b.checkDomain(); len(b.plan.Refused) > 0 {
-		return fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
-	}
-	disk := b.diskFor(m)
-	if disk == nil {
-		return errors.New("the layers are gone")
+	return m.Way.allowed(c, m)
+}
+
+// stillFree sees that the layers which m takes may still go. It returns the builder, with
+// the world without them, and the merge as it would be planned now, as a commit.
+func (c Case) stillFree(m *Merge) (*builder, *Merge, error) {
+	b, disk, err := c.stillThere(m)
+	if err != nil {
+		return nil, nil, err
 	}
 	base := disk.Index(m.Base.Path)
-	if m.detach {
-		return b.mayDetach(disk, m)
-	}
 	again := b.mergeAt(disk, base+1)
 	for range m.Gone {
 		if why := b.obstacle(disk, base+1); why != "" {
-			return fmt.Errorf("no longer safe: %s", why)
+			return nil, nil, fmt.Errorf("no longer safe: %s", why)
 		}
 		b.absorb(disk, base+1, &again)
 	}
-	if m.Pull {
-		again = *m
-	}
-	if r := b.preflight([]Merge{again}); r != nil {
-		return errors.New(r.Detail)
-	}
-	return nil
+	return b, &again, nil
 }
 
-// GraftStillAllowed is the same for a graft, with the merges that it stands for.
-func (c Case) GraftStillAllowed(m *Merge) error {
-	disk := host.DiskOf(c.Domain, m.Disk)
-	if disk == nil {
-		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
-	}
-	first := disk.Index(m.Base.Path)
-	if first < 0 || !slices.Equal(host.Paths(disk.Chain[first:]), host.Paths(m.Graft.Old)) {
-		return fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
-	}
+// stillThere sees that the domain is not refused, and finds the disk of the merge.
+func (c Case) stillThere(m *Merge) (*builder, *host.Disk, error) {
 	b := c.builder()
-	if why := b.notAlone(b.disk(m.Disk), first); why != "" {
-		return fmt.Errorf("no longer safe: %s", why)
+	if b.checkDomain(); len(b.plan.Refused) > 0 {
+		return nil, nil, fmt.Errorf("refused meanwhile: %s", b.plan.Refused[0].Detail)
 	}
-	for i := range m.Graft.merges {
-		if err := c.StillAllowed(&m.Graft.merges[i]); err != nil {
-			return err
-		}
+	disk := b.diskFor(m)
+	if disk == nil {
+		return nil, nil, errors.New("the layers are gone")
+	}
+	return b, disk, nil
+}
+
+// stillRoom sees that there is room for it.
+func (b *builder) stillRoom(m *Merge) error {
+	if r := b.preflight([]Merge{*m}); r != nil {
+		return errors.New(r.Detail)
 	}
 	return nil
 }

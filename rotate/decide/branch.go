@@ -8,29 +8,32 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
-// DiskFor returns the disk of the domain, or the branch, on which m is to be done.
-func (m *Merge) DiskFor(d *host.Domain) *host.Disk {
-	if d == nil {
-		return nil
-	}
-	if m.Branch {
-		return host.BranchWith(d.Branches, m.Top.Path)
-	}
-	return host.DiskOf(d, m.Disk)
+// A branch is a chain of states that no disk has in its own, since a restore. Its layers
+// are committed like others, by the engine, whether the guest runs or not.
+type branchWay struct{ commitWay }
+
+// Kind implements Way.
+func (branchWay) Kind() journal.Kind { return journal.KindBranch }
+
+func (branchWay) on(_, branches []host.Disk, m *Merge) *host.Disk {
+	return host.BranchWith(branches, m.Top.Path)
 }
 
-// diskFor is the same in the builder's world.
-func (b *builder) diskFor(m *Merge) *host.Disk {
-	if m.Branch {
-		return host.BranchWith(b.branches, m.Top.Path)
+func (branchWay) at(b *builder, disk *host.Disk, k int) (Merge, bool) {
+	if !disk.Branch {
+		return Merge{}, false
 	}
-	return b.disk(m.Disk)
+	return b.commitAt(disk, k), true
 }
 
-// resumeBranch notes where the data of merged layers of a branch is, if the intent
+func (branchWay) reason(m *Merge) string {
+	return "on a branch, nobody keeps the state in " + filepath.Base(m.Base.Path)
+}
+
+// resume notes where the data of merged layers of a branch is, if the intent
 // says that the merge is done, or the layer above builds on the base already: the
 // engine relinks it when all data is durable.
-func (b *builder) resumeBranch(im *journal.Merge) {
+func (branchWay) resume(b *builder, im *journal.Merge, _ *Group) {
 	top := im.Gone[len(im.Gone)-1].Path
 	if !im.Done && (host.BranchWith(b.branches, top) != nil || host.BranchWith(b.branches, im.Base) == nil) {
 		return
@@ -56,9 +59,4 @@ func (b *builder) leaveForest(path string) {
 	if l := b.forest.Find(b.w.Key(path)); l != nil && l.Parent != nil {
 		b.forest.Merge(l)
 	}
-}
-
-// branchReason tells a merge on a branch from those of the disks.
-func (m *Merge) branchReason() string {
-	return "on a branch, nobody keeps the state in " + filepath.Base(m.Base.Path)
 }

@@ -24,9 +24,9 @@ import (
 // be worth its fixed cost, unless Options say otherwise; see docs/benchmarks.md.
 const GraftThreshold int64 = 256 * mib
 
-// A graft is what becomes of the upper part of a chain. The three lists are parallel,
+// A Graft is what becomes of the upper part of a chain. The three lists are parallel,
 // lowest layer first; the last is the active one.
-type graft struct {
+type Graft struct {
 	Old  []host.Layer
 	Next []host.Layer // what replaces it; for a layer that goes, a clone that goes, too
 	Goes []bool       // it is merged into the nearest one below that does not
@@ -34,20 +34,65 @@ type graft struct {
 	merges []Merge
 }
 
-// Active is the image that the guest is to write to.
-func (g *graft) Active() *host.Layer { return &g.Next[len(g.Next)-1] }
+type graftWay struct{ commitWay }
 
-// graftInstead replaces merges on disks of a running guest by grafts where that can be
+// Kind implements Way.
+func (graftWay) Kind() journal.Kind { return journal.KindGraft }
+
+func (graftWay) at(*builder, *host.Disk, int) (Merge, bool) { return Merge{}, false }
+
+func (graftWay) method(*Merge) string { return "graft" }
+
+// remark tells what a graft is expected to take.
+func (graftWay) remark(m *Merge) string {
+	copied := m.Graft.Old[len(m.Graft.Old)-1].Allocated
+	return fmt.Sprintf("; %s are shared and not copied, %s of the active layer are", host.Bytes(m.Bytes), host.Bytes(max(copied, emptyOverlay)))
+}
+
+func (graftWay) need(m *Merge) int64 { return graftGrowth(m) }
+
+func (graftWay) deletes(b *builder, m *Merge) {
+	for i, l := range m.Graft.Old {
+		b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Reason: m.Graft.deleteReason(i)})
+	}
+}
+
+// allowed decides anew about a graft with the merges that it stands for.
+func (graftWay) allowed(c Case, m *Merge) error {
+	disk := host.DiskOf(c.Domain, m.Disk)
+	if disk == nil {
+		return fmt.Errorf("the guest has no disk %s any more", m.Disk)
+	}
+	first := disk.Index(m.Base.Path)
+	if first < 0 || !slices.Equal(host.Paths(disk.Chain[first:]), host.Paths(m.Graft.Old)) {
+		return fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
+	}
+	b := c.builder()
+	if why := b.notAlone(b.disk(m.Disk), first); why != "" {
+		return fmt.Errorf("no longer safe: %s", why)
+	}
+	for i := range m.Graft.merges {
+		if err := c.StillAllowed(&m.Graft.merges[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Active is the image that the guest is to write to.
+func (g *Graft) Active() *host.Layer { return &g.Next[len(g.Next)-1] }
+
+// instead replaces merges on disks of a running guest by grafts where that can be
 // done and pays. before is the world without the merges. It refuses where the policy
 // wants nothing but grafts and the file system cannot share extents.
-func (b *builder) graftInstead(before *builder, merges []Merge) ([]Merge, *Refusal) {
+func (graftWay) instead(b, before *builder, merges []Merge) ([]Merge, *Refusal) {
 	if b.rule.Method != policy.MethodGraft && b.rule.Method != policy.MethodAuto || b.o.NoGraft {
 		return merges, nil
 	}
 	var out []Merge
 	for i := 0; i < len(merges); {
 		n := 1
-		for i+n < len(merges) && merges[i+n].Disk == merges[i].Disk && merges[i+n].Branch == merges[i].Branch {
+		for i+n < len(merges) && before.diskFor(&merges[i+n]) == before.diskFor(&merges[i]) {
 			n++
 		}
 		disk := merges[i : i+n]
@@ -96,7 +141,7 @@ func (b *builder) noGraft(before *builder, merges []Merge) string {
 		if m.Active {
 			return "the active layer is merged"
 		}
-		if m.Pull || m.detach || m.Branch {
+		if m.Way.Kind() != journal.KindCommit {
 			return "it is not a merge into a layer below"
 		}
 		for _, l := range m.Gone {
@@ -177,7 +222,7 @@ func (b *builder) graftAt(before *builder, merges []Merge) Merge {
 	was := before.diskFor(&merges[0])
 	disk := b.disk(was.Target)
 	first := was.Index(merges[0].Base.Path)
-	g := &graft{Old: slices.Clone(was.Chain[first:]), merges: slices.Clone(merges)}
+	g := &Graft{Old: slices.Clone(was.Chain[first:]), merges: slices.Clone(merges)}
 	taken := map[string]bool{}
 	for i := range g.Old {
 		l := g.Old[i]
@@ -191,7 +236,7 @@ func (b *builder) graftAt(before *builder, merges []Merge) Merge {
 			b.replace(disk, g.Old[i].Path, g.Next[i].Path)
 		}
 	}
-	m := Merge{Graft: g, MergeSpec: host.MergeSpec{
+	m := Merge{Way: graftWay{}, Graft: g, MergeSpec: host.MergeSpec{
 		Domain: b.d.Name, Disk: was.Target, Base: g.Old[0], Top: merges[len(merges)-1].Top, Bandwidth: int64(b.rule.Bandwidth),
 	}}
 	for i := range merges {
@@ -262,7 +307,7 @@ func graftGrowth(m *Merge) int64 {
 }
 
 // deleteReason tells where the data of the i-th layer is.
-func (g *graft) deleteReason(i int) string {
+func (g *Graft) deleteReason(i int) string {
 	k := i
 	for g.Goes[k] {
 		k--
@@ -271,25 +316,6 @@ func (g *graft) deleteReason(i int) string {
 		return "its data is in " + filepath.Base(g.Next[k].Path)
 	}
 	return filepath.Base(g.Next[k].Path) + " has taken its place"
-}
-
-// graftReason tells what a graft is expected to take.
-func (m *Merge) graftReason() string {
-	copied := m.Graft.Old[len(m.Graft.Old)-1].Allocated
-	return fmt.Sprintf("%s are shared and not copied, %s of the active layer are", host.Bytes(m.Bytes), host.Bytes(max(copied, emptyOverlay)))
-}
-
-// resumeGraft notes where everything is if the guest is on the new layers. Else the
-// copy that still runs ends, and the new layers go.
-func (b *builder) resumeGraft(disk *host.Disk, im *journal.Merge, g *Group) {
-	if im.Graft.Ended(disk) {
-		b.followGraft(disk, im)
-		return
-	}
-	if disk.Job != nil && disk.Job.Type == "copy" {
-		g.copies = append(g.copies, disk.Target)
-		disk.Job = nil
-	}
 }
 
 // followGraft notes which layer has taken the place of which.
@@ -303,4 +329,84 @@ func (b *builder) followGraft(disk *host.Disk, im *journal.Merge) {
 			b.moved[old.Path] = below
 		}
 	}
+}
+
+// resume notes where everything is if the guest is on the new layers. Else the
+// copy that still runs ends, and the new layers go.
+func (graftWay) resume(b *builder, im *journal.Merge, g *Group) {
+	disk := b.disk(im.Disk)
+	if disk == nil {
+		return
+	}
+	if im.Graft.Ended(disk) {
+		b.followGraft(disk, im)
+		return
+	}
+	if disk.Job != nil && disk.Job.Type == "copy" {
+		g.copies = append(g.copies, disk.Target)
+		g.copied = append(g.copied, im.Graft.Active().Path)
+		disk.Job = nil
+	}
+}
+
+// collect also finds the clones that were made, or may have been.
+func (graftWay) collect(b *builder, im *journal.Merge, g *Group) {
+	b.collectGone(im, g)
+	for _, f := range im.Graft.Next {
+		b.collectFile(f, f.ID == host.FileID{}, g)
+	}
+}
+
+func (graftWay) adopts(job *host.Job, im *journal.Merge) bool {
+	return job.Type == "copy" && (job.Target == "" || job.Target == im.Graft.Active().Path)
+}
+
+func (graftWay) trustOld(*host.Disk, *journal.Merge) bool { return false }
+
+// checkStopped refuses a guest of which it is not known whether it was moved.
+func (graftWay) checkStopped(b *builder, disk *host.Disk, im *journal.Merge) {
+	if !b.w.Unsure(im, disk) {
+		return
+	}
+	b.refuse(host.CodeStopped, im.Graft.Active().Path, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and libvirt has it on the former: "+
+		"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
+}
+
+// runsOn is about a guest that was moved while libvirt has it where it was.
+func (graftWay) runsOn(b *builder, disk *host.Disk, im *journal.Merge) []host.Layer {
+	if b.w.Unsure(im, disk) && b.w.Left[im.Graft.Active().Path].Written && b.runsWithout(disk, disk.Active().Path) {
+		return im.Grafted(disk)
+	}
+	return nil
+}
+
+// Intent names the files of a graft; the new ones are not there yet.
+func (g *Graft) Intent() *journal.Graft {
+	in := &journal.Graft{Goes: slices.Clone(g.Goes)}
+	for i := range g.Next {
+		in.Next = append(in.Next, journal.File{Path: g.Next[i].Path})
+	}
+	return in
+}
+
+// Scratch are the clones that were made to be merged.
+func (g *Graft) Scratch() []journal.File {
+	var files []journal.File
+	for i := range g.Next {
+		if g.Goes[i] {
+			files = append(files, journal.File{Path: g.Next[i].Path, ID: g.Next[i].ID})
+		}
+	}
+	return files
+}
+
+// Grafts are the merges of the group that are grafts.
+func (g *Group) Grafts() []*Merge {
+	var found []*Merge
+	for i := range g.Merges {
+		if g.Merges[i].Way.Kind() == journal.KindGraft {
+			found = append(found, &g.Merges[i])
+		}
+	}
+	return found
 }

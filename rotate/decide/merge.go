@@ -21,7 +21,7 @@ func (b *builder) drop(names []string) {
 		trial.release(name)
 	}
 	before := trial.clone()
-	merges, refused := trial.graftInstead(before, trial.merges())
+	merges, refused := trial.instead(before, trial.merges())
 	if refused != nil {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return
@@ -56,7 +56,7 @@ func (b *builder) drop(names []string) {
 	}
 	trial.redefine(names)
 	for i := range merges {
-		trial.deleteMerged(&merges[i])
+		merges[i].Way.deletes(trial, &merges[i])
 	}
 	end()
 	*b = *trial
@@ -135,58 +135,9 @@ func (b *builder) diskMerges(disk *host.Disk) []Merge {
 			k++
 			continue
 		}
-		if n := b.pullAt(disk, k); n > 0 {
-			out = append(out, b.pullUp(disk, k, n))
-		} else {
-			out = append(out, b.commitAt(disk, k))
-		}
+		out = append(out, b.wayAt(disk, k))
 	}
 	return out
-}
-
-// commitAt merges layer k of disk, and those above it that can go as well, into the
-// one below.
-func (b *builder) commitAt(disk *host.Disk, k int) Merge {
-	m := b.mergeAt(disk, k)
-	for k < len(disk.Chain) && b.obstacle(disk, k) == "" {
-		b.absorb(disk, k, &m)
-	}
-	m.After = slices.Clone(disk.Chain)
-	return m
-}
-
-// mergeAt starts a merge of layer k of disk into the one below.
-func (b *builder) mergeAt(disk *host.Disk, k int) Merge {
-	base := disk.Chain[k-1]
-	return Merge{Offline: disk.Branch || !b.d.State.Live(), Branch: disk.Branch, MergeSpec: host.MergeSpec{
-		Domain: b.d.Name, Disk: disk.Target, Base: base, Bandwidth: int64(b.rule.Bandwidth),
-	}}
-}
-
-// absorb adds layer k to the merge and takes it out of the builder's world.
-func (b *builder) absorb(disk *host.Disk, k int, m *Merge) {
-	l := disk.Chain[k]
-	m.Top = l
-	m.Active = k == len(disk.Chain)-1
-	m.Bytes += l.Allocated
-	m.Gone = append(m.Gone, l)
-	if k+1 < len(disk.Chain) {
-		above := disk.Chain[k+1].Image
-		m.Relative = above != nil && above.Backing != "" && !filepath.IsAbs(above.Backing)
-	} else {
-		m.Relative = false
-	}
-	b.forest.Merge(b.forest.Find(l.Key()))
-	base := &disk.Chain[k-1]
-	base.Size = max(base.Size, l.Size)
-	if base.Kind != "block" {
-		base.Allocated += l.Allocated
-	}
-	b.moved[l.Path] = *base
-	disk.Chain = slices.Delete(disk.Chain, k, k+1)
-	if k < len(disk.Chain) {
-		disk.Chain[k].Rebase(base)
-	}
 }
 
 // obstacle tells why layer k of disk cannot be merged into the one below it,
@@ -315,53 +266,24 @@ func (b *builder) willTake(path string) bool {
 }
 
 func mergeStep(m *Merge, dropped []string) Step {
-	reason := "nobody keeps the state in " + filepath.Base(m.Base.Path)
-	if m.Pull {
-		reason += ", which has less data"
-	}
-	if m.Branch {
-		reason = m.branchReason()
-	}
+	reason := m.Way.reason(m)
 	if len(dropped) > 0 {
 		reason = fmt.Sprintf("%s: %s goes", reason, strings.Join(dropped, ", "))
 	}
-	reason += m.why
-	method := "commit"
-	switch {
-	case m.Graft != nil:
-		method = "graft"
-		reason += "; " + m.graftReason()
-	case m.Offline && m.Pull:
-		method = "offline-pull"
-	case m.Pull:
-		method = "pull"
-	case m.Offline:
-		method = "offline-commit"
-	case m.Active:
-		method = "active-commit"
-	}
-	return Step{Op: OpMerge, Disk: m.Disk, Method: method, Top: m.Top.Path, Base: m.Base.Path, Bytes: m.Bytes, Reason: reason}
+	return Step{Op: OpMerge, Disk: m.Disk, Method: m.Way.method(m), Top: m.Top.Path, Base: m.Base.Path, Bytes: m.Bytes,
+		Reason: reason + m.why + m.Way.remark(m)}
 }
 
-// deleteMerged plans the deletion of the files that a merge made superfluous.
-// A block device is never deleted.
-func (b *builder) deleteMerged(m *Merge) {
-	into := m.Base.Path
-	if m.Pull {
-		into = m.Top.Path
-	}
-	if m.Graft != nil {
-		for i, l := range m.Graft.Old {
-			b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Reason: m.Graft.deleteReason(i)})
-		}
-		return
-	}
+// deleteGone plans the deletion of the files that a merge made superfluous, for their
+// data is in another. A block device is never deleted.
+func (b *builder) deleteGone(m *Merge) {
+	into, _ := m.Ends()
 	for _, l := range m.Gone {
 		if l.Kind != "file" {
 			continue
 		}
 		b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Bytes: l.Allocated,
-			Reason: "its data is in " + filepath.Base(into)})
+			Reason: "its data is in " + filepath.Base(into.Path)})
 		b.free[l.FS] += l.Allocated
 	}
 }

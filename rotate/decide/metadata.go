@@ -120,7 +120,7 @@ func (b *builder) fixes() map[string]host.SnapshotFix {
 	w, d := b.w, b.d
 	if in := w.Intents[d.UUID]; in != nil {
 		for i := range in.Merges {
-			b.resume(&in.Merges[i], &Group{})
+			wayOf(&in.Merges[i]).resume(b, &in.Merges[i], &Group{})
 		}
 	}
 	out := map[string]host.SnapshotFix{}

@@ -5,59 +5,7 @@ import (
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
-	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
-
-// trustOldChains makes the builder see such chains as libvirt has them.
-func (b *builder) trustOldChains() {
-	in := b.w.Intents[b.d.UUID]
-	if in == nil {
-		return
-	}
-	for i := range in.Merges {
-		im := &in.Merges[i]
-		switch disk := b.disk(im.Disk); {
-		case disk == nil:
-		case im.Pulled(disk):
-			top := disk.Index(im.Pull)
-			disk.Chain[top].Rebase(&disk.Chain[top-1])
-			b.lost = append(b.lost, im)
-		case im.MergedAbove(disk):
-			top := im.Top(disk)
-			disk.Chain[top+1].Rebase(&disk.Chain[top])
-			b.lost = append(b.lost, im)
-		}
-	}
-}
-
-// checkLost refuses a guest that runs on the new chain while libvirt has the
-// old one, and one that has stopped where it is not known which one it ran on.
-func (b *builder) checkLost() {
-	if in := b.w.Intents[b.d.UUID]; in != nil {
-		for i := range in.Merges {
-			im := &in.Merges[i]
-			if disk := b.disk(im.Disk); disk != nil && b.w.Unsure(im, disk) {
-				b.refuse(host.CodeStopped, im.Graft.Active().Path, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and libvirt has it on the former: "+
-					"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
-			}
-		}
-	}
-	if in := b.w.Intents[b.d.UUID]; in != nil && !b.d.State.Live() {
-		for i := range in.Merges {
-			im := &in.Merges[i]
-			if disk := b.disk(im.Disk); disk != nil && im.Pivot && im.OnTop(disk) {
-				b.refuse(host.CodeStopped, im.Base, fmt.Sprintf("a run was cut off while it moved the guest from %s to this image, and the guest has stopped since: "+
-					"which of the two it wrote to last is not known; see docs/recovery.md", disk.Active().Path))
-			}
-		}
-	}
-	for _, im := range b.lost {
-		gone := im.Highest(b.disk(im.Disk))
-		if b.d.State.Live() && b.runsWithout(b.disk(im.Disk), gone) {
-			b.refuse(host.CodeRestart, gone, "libvirt missed the end of a merge and still has this layer in the chain: the guest is sound; shut it down and start it, and it can be rotated again")
-		}
-	}
-}
 
 // runsWithout tells whether the layer is not in the chain that QEMU has; if
 // QEMU was not to be asked, whether nobody has it open.
@@ -85,24 +33,11 @@ func (b *builder) missedPivots() {
 	end := b.begin(Group{KeepIntent: true})
 	for i := range in.Merges {
 		im := &in.Merges[i]
-		switch disk := b.disk(im.Disk); {
-		case disk == nil:
-		case b.w.Unsure(im, disk) && b.w.Left[im.Graft.Active().Path].Written && b.runsWithout(disk, disk.Active().Path):
-			b.startFrom(disk, im.Grafted(disk))
-		case b.pivotMissed(disk, im):
-			b.startFrom(disk, slices.Clone(disk.Chain[:disk.Index(im.Base)+1]))
+		if disk := b.disk(im.Disk); disk != nil {
+			b.startFrom(disk, wayOf(im).runsOn(b, disk, im))
 		}
 	}
 	end()
-}
-
-// pivotMissed tells whether the guest writes to the base, and not to the layer
-// that libvirt takes for the active one.
-func (b *builder) pivotMissed(disk *host.Disk, im *journal.Merge) bool {
-	if disk.Job != nil || !im.OnTop(disk) || !b.w.Left[im.Base].Written {
-		return false
-	}
-	return b.runsWithout(disk, disk.Active().Path)
 }
 
 // startFrom plans that the guest starts from the chain on which it runs.
@@ -127,4 +62,38 @@ func (b *builder) startChain(target string) []host.Layer {
 		return disk.Chain
 	}
 	return nil
+}
+
+// trustOldChains makes the builder see chains of which libvirt has missed that a merge has
+// ended as libvirt has them.
+func (b *builder) trustOldChains() {
+	in := b.w.Intents[b.d.UUID]
+	if in == nil {
+		return
+	}
+	for i := range in.Merges {
+		im := &in.Merges[i]
+		if disk := b.disk(im.Disk); disk != nil && wayOf(im).trustOld(disk, im) {
+			b.lost = append(b.lost, im)
+		}
+	}
+}
+
+// checkLost refuses a guest that runs on the new chain while libvirt has the
+// old one, and one that has stopped where it is not known which one it ran on.
+func (b *builder) checkLost() {
+	if in := b.w.Intents[b.d.UUID]; in != nil {
+		for i := range in.Merges {
+			im := &in.Merges[i]
+			if disk := b.disk(im.Disk); disk != nil {
+				wayOf(im).checkStopped(b, disk, im)
+			}
+		}
+	}
+	for _, im := range b.lost {
+		gone := im.Highest(b.disk(im.Disk))
+		if b.d.State.Live() && b.runsWithout(b.disk(im.Disk), gone) {
+			b.refuse(host.CodeRestart, gone, "libvirt missed the end of a merge and still has this layer in the chain: the guest is sound; shut it down and start it, and it can be rotated again")
+		}
+	}
 }

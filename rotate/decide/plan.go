@@ -52,37 +52,6 @@ func (s Step) From() string {
 	return s.Top
 }
 
-// Intent names the files of a graft; the new ones are not there yet.
-func (g *graft) Intent() *journal.Graft {
-	in := &journal.Graft{Goes: slices.Clone(g.Goes)}
-	for i := range g.Next {
-		in.Next = append(in.Next, journal.File{Path: g.Next[i].Path})
-	}
-	return in
-}
-
-// Scratch are the clones that were made to be merged.
-func (g *graft) Scratch() []journal.File {
-	var files []journal.File
-	for i := range g.Next {
-		if g.Goes[i] {
-			files = append(files, journal.File{Path: g.Next[i].Path, ID: g.Next[i].ID})
-		}
-	}
-	return files
-}
-
-// Grafts are the merges of the group that are grafts.
-func (g *Group) Grafts() []*Merge {
-	var found []*Merge
-	for i := range g.Merges {
-		if g.Merges[i].Graft != nil {
-			found = append(found, &g.Merges[i])
-		}
-	}
-	return found
-}
-
 // When says when a hook runs.
 type When string
 
@@ -183,6 +152,7 @@ type Group struct {
 	Garbage      []journal.File // layers of branches that nobody keeps
 	Grafted      bool           // its grafts are done
 	copies       []string       // disks on which the copy of an interrupted graft runs
+	copied       []string       // the images that those write to
 	Leftovers    []leftover     // files that an interrupted run left behind
 	KeepIntent   bool           // the earlier intent names files that must not be deleted yet
 }
@@ -190,11 +160,10 @@ type Group struct {
 // A Merge is a MergeSpec with what must be true after it.
 type Merge struct {
 	host.MergeSpec
+	Way     Way          // how
 	Offline bool         // by the engine: no guest has the disk open
-	Branch  bool         // of layers that no disk has in its chain
-	Graft   *graft       // clones take the place of the layers; nil: it is no graft
+	Graft   *Graft       // of a graft: the clones that take the place of the layers
 	why     string       // it is no graft, to be told in the reason
-	detach  bool         // a pull off layers that are not this domain's alone: they stay
 	Gone    []host.Layer // the layers that disappear, lowest first
 	After   []host.Layer // the disk's whole chain once it is done, base first
 }

@@ -1,16 +1,12 @@
 package decide
 
 import (
-	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
-	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A pull moves data up: the upper layer gets what the lower ones have, and these go
@@ -18,12 +14,45 @@ import (
 // pulled into; of a running one only the active layer. Only overlays of ours are
 // pulled away: the image that the administrator gave the domain keeps its name.
 
+type pullWay struct{ commitWay }
+
+// Kind implements Way.
+func (pullWay) Kind() journal.Kind { return journal.KindPull }
+
+func (pullWay) at(b *builder, disk *host.Disk, k int) (Merge, bool) {
+	if disk.Branch {
+		return Merge{}, false
+	}
+	n := b.pullAt(disk, k)
+	if n == 0 {
+		return Merge{}, false
+	}
+	return b.pullUp(disk, k, n), true
+}
+
+func (pullWay) method(m *Merge) string {
+	if m.Offline {
+		return "offline-pull"
+	}
+	return "pull"
+}
+
+func (w pullWay) reason(m *Merge) string { return w.commitWay.reason(m) + ", which has less data" }
+
+func (pullWay) allowed(c Case, m *Merge) error {
+	b, _, err := c.stillFree(m)
+	if err != nil {
+		return err
+	}
+	return b.stillRoom(m)
+}
+
 // pullAt returns how many layers, from the one below layer k on, are better pulled up
 // than layer k and those above it committed; 0 means that a commit it is.
 func (b *builder) pullAt(disk *host.Disk, k int) int {
 	base := &disk.Chain[k-1]
 	if b.rule.Method != policy.MethodAuto && b.rule.Method != policy.MethodPull ||
-		base.Kind != "file" || !b.isOurs(base) || disk.Branch {
+		base.Kind != "file" || !b.isOurs(base) {
 		return 0
 	}
 	trial := b.clone()
@@ -56,7 +85,7 @@ func (b *builder) pullUp(disk *host.Disk, k, n int) Merge {
 
 // pullOf describes the pull of layers first and up into layer top.
 func (b *builder) pullOf(disk *host.Disk, first, top int) Merge {
-	m := Merge{Offline: !b.d.State.Live(), MergeSpec: host.MergeSpec{
+	m := Merge{Way: pullWay{}, Offline: !b.d.State.Live(), MergeSpec: host.MergeSpec{
 		Domain: b.d.Name, Disk: disk.Target, Base: disk.Chain[first], Top: disk.Chain[top],
 		Pull: true, Active: top == len(disk.Chain)-1, Bandwidth: int64(b.rule.Bandwidth),
 	}}
@@ -103,124 +132,12 @@ func (b *builder) raise(target, from, to string) {
 	}
 }
 
-// sharedBelow returns the place of the lowest layer that is to be the disk's own: all
-// below it is shared, or was there before the image that the domain was made with.
-// It is 0 where the disk builds on nothing that is not its own.
-func (b *builder) sharedBelow(disk *host.Disk) (own int, who string) {
-	for own < len(disk.Chain)-1 && !b.isOurs(&disk.Chain[own+1]) && !b.inMetadata(disk.Chain[own+1].Path) {
-		own++
-	}
-	if own > 0 {
-		who = "the domain's own image is " + filepath.Base(disk.Chain[own].Path)
-	}
-	for k := range len(disk.Chain) - 1 {
-		if other := b.outsider(disk, k); other != "" && k+1 >= own {
-			own, who = k+1, disk.Chain[k].Path+" is used by "+other
-		}
-	}
-	return own, who
-}
-
-// outsider returns who else than this domain, its snapshots and their branches needs
-// layer k of the disk, or "".
-func (b *builder) outsider(disk *host.Disk, k int) string {
-	l, above := b.forest.Find(disk.Chain[k].Key()), disk.Chain[k+1].Key()
-	if l == nil {
-		return ""
-	}
-	for _, c := range l.Children {
-		if c.Key != above && !b.onRecord(c.Path) {
-			return c.Path
-		}
-	}
-	for _, who := range l.Keepers {
-		if !b.own(who) && !strings.HasPrefix(who, observe.SnapshotKeeper(b.d.Name, "")) {
-			return who
-		}
-	}
-	return ""
-}
-
-// onRecord tells whether a snapshot of the domain names the layer.
-func (b *builder) onRecord(path string) bool {
-	return slices.ContainsFunc(b.d.Snapshots, func(s host.Snapshot) bool {
-		return slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool {
-			return sd.Overlay == path || slices.Contains(sd.State, path)
-		})
-	})
-}
-
-// detach plans to pull the disks off what they share with others.
-func (b *builder) detach() {
-	if !b.rule.Detach && !b.o.Detach {
+// resume takes over a pull that still runs, and notes what it has replaced.
+func (pullWay) resume(b *builder, im *journal.Merge, g *Group) {
+	disk := b.disk(im.Disk)
+	if disk == nil {
 		return
 	}
-	var merges []Merge
-	var reasons []string
-	trial := b.clone()
-	for i := range trial.disks {
-		disk := &trial.disks[i]
-		if !trial.covers(disk) || !trial.mergeable(disk) {
-			continue
-		}
-		if own, who := trial.sharedBelow(disk); own > 0 {
-			merges = append(merges, trial.detachAt(disk, own))
-			reasons = append(reasons, "detach: "+who)
-		}
-	}
-	if len(merges) == 0 {
-		return
-	}
-	if !b.o.Detach && !b.rule.Window.Open(b.now) {
-		b.plan.Waiting = "merges start only within the window " + b.rule.Window.String()
-		return
-	}
-	if why := b.busy(b, merges); why != "" {
-		b.plan.Waiting = why
-		return
-	}
-	if refused := trial.preflight(merges); refused != nil {
-		b.plan.Refused = append(b.plan.Refused, *refused)
-		return
-	}
-	end := trial.begin(Group{Merges: merges})
-	for i := range merges {
-		step := mergeStep(&merges[i], nil)
-		step.Reason = reasons[i]
-		trial.add(step)
-	}
-	trial.redefine(nil)
-	end()
-	*b = *trial
-}
-
-// detachAt pulls all that is below the disk's own layers into the lowest of them; on a
-// running guest into the active one.
-func (b *builder) detachAt(disk *host.Disk, own int) Merge {
-	if b.d.State.Live() {
-		own = len(disk.Chain) - 1
-	}
-	m := b.pullOf(disk, 0, own)
-	m.detach = true
-	b.forest.Detach(b.forest.Find(m.Top.Key()))
-	b.shortenBelow(disk, 0, own, &m)
-	return m
-}
-
-// mayDetach decides anew whether a pull off shared layers may be done.
-func (b *builder) mayDetach(disk *host.Disk, m *Merge) error {
-	own, _ := b.sharedBelow(disk)
-	if top := disk.Index(m.Top.Path); own == 0 || top < own || disk.Index(m.Base.Path) != 0 {
-		return fmt.Errorf("the chain has changed: %v", host.Paths(disk.Chain))
-	}
-	if r := b.preflight([]Merge{*m}); r != nil {
-		return errors.New(r.Detail)
-	}
-	return nil
-}
-
-// resumePull takes over a pull that still runs, and notes what it has replaced.
-func (b *builder) resumePull(disk *host.Disk, im *journal.Merge, g *Group) {
 	first, top := disk.Index(im.Base), disk.Index(im.Pull)
 	if first < 0 {
 		for _, f := range im.Gone {
@@ -239,4 +156,16 @@ func (b *builder) resumePull(disk *host.Disk, im *journal.Merge, g *Group) {
 	b.shortenBelow(disk, first, top, &m)
 	disk.Job = nil
 	g.Merges = append(g.Merges, m)
+}
+
+func (pullWay) adopts(job *host.Job, _ *journal.Merge) bool { return job.Type == "pull" }
+
+// trustOld takes the layer that was filled to build on the others still.
+func (pullWay) trustOld(disk *host.Disk, im *journal.Merge) bool {
+	if !im.Pulled(disk) {
+		return false
+	}
+	top := disk.Index(im.Pull)
+	disk.Chain[top].Rebase(&disk.Chain[top-1])
+	return true
 }

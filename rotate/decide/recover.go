@@ -22,7 +22,7 @@ func (b *builder) finishEarlier() {
 	}
 	g := Group{}
 	for i := range in.Merges {
-		b.resume(&in.Merges[i], &g)
+		wayOf(&in.Merges[i]).resume(b, &in.Merges[i], &g)
 	}
 	if b.checkStates(); len(b.plan.Refused) > 0 {
 		return
@@ -45,66 +45,6 @@ func (b *builder) finishEarlier() {
 	}
 	end()
 	b.plan.Forget = len(b.plan.Steps) == 0 && !g.KeepIntent
-}
-
-// resume takes over the merge if its job runs, and notes where data went if it is done.
-func (b *builder) resume(im *journal.Merge, g *Group) {
-	if im.Branch {
-		b.resumeBranch(im)
-		return
-	}
-	disk := b.disk(im.Disk)
-	if disk == nil {
-		return
-	}
-	if im.Pull != "" {
-		b.resumePull(disk, im, g)
-		return
-	}
-	if im.Graft != nil {
-		b.resumeGraft(disk, im, g)
-		return
-	}
-	base := disk.Index(im.Base)
-	if base < 0 {
-		return
-	}
-	for _, f := range im.Gone {
-		if disk.Index(f.Path) < 0 {
-			b.moved[f.Path] = disk.Chain[base]
-		}
-	}
-	if disk.Job == nil || !im.Runs(disk.Job, len(disk.Chain)-1 == base+len(im.Gone)) || disk.Index(im.Gone[len(im.Gone)-1].Path) != base+len(im.Gone) {
-		return
-	}
-	m := b.mergeAt(disk, base+1)
-	m.Adopt = true
-	for range im.Gone {
-		b.absorb(disk, base+1, &m)
-	}
-	m.After = slices.Clone(disk.Chain)
-	disk.Job = nil
-	g.Merges = append(g.Merges, m)
-}
-
-// collect finds the files that the intent names and nothing uses any more.
-func (b *builder) collect(in *journal.Intent, g *Group) {
-	for _, m := range in.Merges {
-		for _, f := range m.Gone {
-			b.collectFile(f, false, g)
-		}
-		if m.Graft != nil {
-			for _, f := range m.Graft.Next {
-				b.collectFile(f, f.ID == host.FileID{}, g)
-			}
-		}
-	}
-	for _, f := range in.Garbage {
-		b.collectFile(f, false, g)
-	}
-	for _, f := range in.Created {
-		b.collectFile(f, true, g)
-	}
 }
 
 func (b *builder) collectFile(f journal.File, blank bool, g *Group) {
@@ -131,18 +71,6 @@ func (b *builder) inChain(path string) bool {
 	return host.BranchWith(b.disks, path) != nil || host.BranchWith(b.branches, path) != nil
 }
 
-// merging tells whether path goes in a merge that is taken over.
-func (b *builder) merging(path string, g *Group) bool {
-	if in := b.w.Intents[b.d.UUID]; in != nil && len(g.copies) > 0 && slices.ContainsFunc(in.Merges, func(m journal.Merge) bool {
-		return m.Graft != nil && slices.Contains(g.copies, m.Disk) && m.Graft.Active().Path == path
-	}) {
-		return true
-	}
-	return slices.ContainsFunc(g.Merges, func(m Merge) bool {
-		return slices.ContainsFunc(m.Gone, func(l host.Layer) bool { return l.Path == path })
-	})
-}
-
 // usedElsewhere returns who else refers to the file, or "". Our own snapshots'
 // stale metadata does not count: it is redefined first.
 func (b *builder) usedElsewhere(path string, id host.FileID) string {
@@ -157,4 +85,35 @@ func (b *builder) usedElsewhere(path string, id host.FileID) string {
 		return who
 	}
 	return ""
+}
+
+// collect finds the files that the intent names and nothing uses any more.
+func (b *builder) collect(in *journal.Intent, g *Group) {
+	for i := range in.Merges {
+		wayOf(&in.Merges[i]).collect(b, &in.Merges[i], g)
+	}
+	for _, f := range in.Garbage {
+		b.collectFile(f, false, g)
+	}
+	for _, f := range in.Created {
+		b.collectFile(f, true, g)
+	}
+}
+
+// collectGone is that for the files that a merge made superfluous.
+func (b *builder) collectGone(im *journal.Merge, g *Group) {
+	for _, f := range im.Gone {
+		b.collectFile(f, false, g)
+	}
+}
+
+// merging tells whether path goes in a merge that is taken over, or is what a copy
+// that is ended writes to.
+func (b *builder) merging(path string, g *Group) bool {
+	if slices.Contains(g.copied, path) {
+		return true
+	}
+	return slices.ContainsFunc(g.Merges, func(m Merge) bool {
+		return slices.ContainsFunc(m.Gone, func(l host.Layer) bool { return l.Path == path })
+	})
 }

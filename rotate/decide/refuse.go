@@ -175,10 +175,7 @@ func (b *builder) adoptable(disk *host.Disk) bool {
 		return false
 	}
 	return slices.ContainsFunc(in.Merges, func(m journal.Merge) bool {
-		if m.Graft != nil || disk.Job.Type == "copy" {
-			return m.Graft != nil && m.Disk == disk.Target && disk.Job.Type == "copy" && (disk.Job.Target == "" || disk.Job.Target == m.Graft.Active().Path)
-		}
-		return m.Disk == disk.Target && (m.Pull != "") == (disk.Job.Type == "pull")
+		return m.Disk == disk.Target && wayOf(&m).adopts(disk.Job, &m)
 	})
 }
 

@@ -177,12 +177,7 @@ func (b *builder) nameFree(stems map[string]string, name string) bool {
 }
 
 func (b *builder) disk(target string) *host.Disk {
-	for i := range b.disks {
-		if b.disks[i].Target == target {
-			return &b.disks[i]
-		}
-	}
-	return nil
+	return diskAt(b.disks, target)
 }
 
 // forecast is how much an overlay may grow until the next one: as much as the

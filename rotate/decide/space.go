@@ -24,11 +24,8 @@ func (b *builder) preflight(merges []Merge) *Refusal {
 		if r := checkSize(m); r != nil {
 			return r
 		}
-		need := growth(m)
+		need := m.Way.need(m)
 		to, from := m.Ends()
-		if m.Graft != nil {
-			need = graftGrowth(m)
-		}
 		if to.Kind == "block" || need == 0 {
 			continue
 		}

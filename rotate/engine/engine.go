@@ -30,7 +30,7 @@ type Engine interface {
 	Graft(ctx context.Context, g Graft) error
 }
 
-// An Graft says what to build. Next and Goes are parallel to the upper part of
+// A Graft says what to build. Next and Goes are parallel to the upper part of
 // Chain; the last is for the active layer, and becomes an empty overlay like it.
 type Graft struct {
 	Chain []host.Layer // all of the disk, base first
@@ -39,7 +39,7 @@ type Graft struct {
 	Full  bool   // all that was built is read and compared, not only what was copied
 }
 
-// An Merge says what to merge of a disk's chain.
+// A Merge says what to merge of a disk's chain.
 type Merge struct {
 	Base, Top host.Layer
 	Above     *host.Layer // the layer that builds on Top; nil where Top is the active one

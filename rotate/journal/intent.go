@@ -37,7 +37,7 @@ type Intent struct {
 // children of a snapshot that goes as if its layer had been merged.
 func (in *Intent) Explains() bool { return in != nil && len(in.Drops)+len(in.Merges) > 0 }
 
-// An Merge is one merge: the files that go, lowest first, and where their data goes.
+// A Merge is one merge: the files that go, lowest first, and where their data goes.
 type Merge struct {
 	Disk  string `json:"disk"`
 	Base  string `json:"base"`
@@ -53,7 +53,31 @@ type Merge struct {
 	Graft *Graft `json:"graft,omitempty"`
 }
 
-// An Graft names what takes the place of the layers of a graft: the lists are
+// A Kind tells the ways to merge apart.
+type Kind string
+
+// The kinds; a detach is a pull after which nothing goes.
+const (
+	KindCommit Kind = "commit"
+	KindPull   Kind = "pull"
+	KindGraft  Kind = "graft"
+	KindBranch Kind = "branch" // a commit of layers that no disk has in its chain
+)
+
+// Kind tells which way it is.
+func (m *Merge) Kind() Kind {
+	switch {
+	case m.Graft != nil:
+		return KindGraft
+	case m.Branch:
+		return KindBranch
+	case m.Pull != "":
+		return KindPull
+	}
+	return KindCommit
+}
+
+// A Graft names what takes the place of the layers of a graft: the lists are
 // parallel to Gone.
 type Graft struct {
 	Next []File `json:"next"`
@@ -62,7 +86,7 @@ type Graft struct {
 	Ready time.Time `json:"ready,omitzero"`
 }
 
-// An File names exactly one file. The ID is zero for a file that may
+// A File names exactly one file. The ID is zero for a file that may
 // not have been created yet.
 type File struct {
 	Path string `json:"path"`
