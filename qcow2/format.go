@@ -13,11 +13,6 @@
 // and *UnsupportedError. All others come from reading.
 package qcow2
 
-import (
-	"errors"
-	"fmt"
-)
-
 // The fixed header ("Header"; fields from 72 on exist in version 3 only, those
 // from 104 on only as far as header_length reaches). Big endian.
 //
@@ -144,25 +139,3 @@ const (
 	l2EntryBits    = 3 // log2 of the length of an L2 entry
 	extL2EntryBits = 4 // the same with extended L2 entries
 )
-
-// ErrNotQcow2 says that the magic is missing.
-var ErrNotQcow2 = errors.New("not a qcow2 image")
-
-// FormatError says that an image breaks the specification or a limit of QEMU.
-type FormatError struct {
-	Offset int64 // of the field, bytes from the start of the file
-	Field  string
-	Reason string
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("qcow2: offset %d: %s: %s", e.Offset, e.Field, e.Reason)
-}
-
-// UnsupportedError says that an image may be right, but needs something that
-// is not implemented.
-type UnsupportedError struct{ Feature string }
-
-func (e *UnsupportedError) Error() string {
-	return "qcow2: unsupported: " + e.Feature
-}

@@ -19,7 +19,6 @@
 package vhd
 
 import (
-	"errors"
 	"fmt"
 	"math"
 )
@@ -160,27 +159,5 @@ const (
 	headerStart      = 512  // where XenServer has the header, and
 	tableStart       = 1536 // the table
 )
-
-// ErrNotVHD says that there is no footer.
-var ErrNotVHD = errors.New("not a VHD image")
-
-// FormatError says that an image breaks the specification or a limit.
-type FormatError struct {
-	Offset int64 // of the field, bytes from the start of the file
-	Field  string
-	Reason string
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("vhd: offset %d: %s: %s", e.Offset, e.Field, e.Reason)
-}
-
-// UnsupportedError says that an image may be right, but needs something that
-// is not implemented, or must not be touched as it is.
-type UnsupportedError struct{ Feature string }
-
-func (e *UnsupportedError) Error() string {
-	return "vhd: unsupported: " + e.Feature
-}
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
