@@ -21,7 +21,8 @@ import (
 //
 // What else it has is used: Close; Name, in messages; Punch(off, n int64) error, which
 // makes n bytes at off read as zeros and gives their space back; Reserve(off, n int64)
-// error, which sees to it that they can be written. OSFile has all of that.
+// error, which sees to it that they can be written. OSFile has all of that. There is
+// one call at a time.
 type File = vfs.Plain
 
 // OSFile returns an open regular file or block device as a File that makes use of what

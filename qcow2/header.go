@@ -98,6 +98,7 @@ func Probe(r io.ReaderAt) (bool, error) {
 // size that the caller saw: take the size again before believing that a table
 // is outside the file.
 func ReadHeader(r io.ReaderAt, size int64) (Header, error) {
+	size = max(size, 0)
 	r = io.NewSectionReader(r, 0, size)
 	var b [headerLen]byte
 	n, err := r.ReadAt(b[:], 0)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 )
 
@@ -17,9 +18,9 @@ func Full(p Plain) File {
 	case File:
 		return p
 	case nil:
-		return &plainFile{readOnly{nothing{}, 0}}
+		return &plainFile{p: readOnly{nothing{}, 0}}
 	}
-	return &plainFile{p}
+	return &plainFile{p: p}
 }
 
 // nothing is where there is no file.
@@ -32,7 +33,7 @@ func FullReader(r io.ReaderAt, size int64) File {
 	if f, ok := r.(File); ok {
 		return f
 	}
-	return &plainFile{readOnly{r, size}}
+	return &plainFile{p: readOnly{r, max(size, 0)}}
 }
 
 // OfOS returns f, a regular file or a block device, with all that the operating system
@@ -55,7 +56,7 @@ func IsReadOnly(f File) bool {
 	if !ok {
 		return false
 	}
-	_, ok = p.Plain.(readOnly)
+	_, ok = p.p.(readOnly)
 	return ok
 }
 
@@ -76,15 +77,49 @@ func (readOnly) Truncate(int64) error { return errReadOnly }
 
 func (readOnly) Sync() error { return errReadOnly }
 
-// plainFile is a File that does with what a Plain one has.
-type plainFile struct{ Plain }
+// plainFile is a File that does with what a Plain one has. The engine copies side by
+// side, and a Plain file need not stand that: it sees one call at a time.
+type plainFile struct {
+	mu sync.Mutex // held through each call
+	p  Plain
+}
 
 // has returns what is asked for upgrades: the reader, if there is no more than that.
 func (f *plainFile) has() any {
-	if r, ok := f.Plain.(readOnly); ok {
+	if r, ok := f.p.(readOnly); ok {
 		return r.ReaderAt
 	}
-	return f.Plain
+	return f.p
+}
+
+func (f *plainFile) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.p.ReadAt(p, off)
+}
+
+func (f *plainFile) WriteAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.p.WriteAt(p, off)
+}
+
+func (f *plainFile) Size() (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.p.Size()
+}
+
+func (f *plainFile) Truncate(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.p.Truncate(size)
+}
+
+func (f *plainFile) Sync() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.p.Sync()
 }
 
 // Path is for messages.
@@ -117,6 +152,8 @@ func (f *plainFile) Reserve(off, n int64) error {
 		return err
 	}
 	if p, ok := f.has().(interface{ Reserve(off, n int64) error }); ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		return p.Reserve(off, n)
 	}
 	return nil
@@ -127,6 +164,8 @@ func (f *plainFile) Punch(off, n int64) error {
 		return err
 	}
 	if p, ok := f.has().(interface{ Punch(off, n int64) error }); ok {
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		return p.Punch(off, n)
 	}
 	size, err := f.Size()

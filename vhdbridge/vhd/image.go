@@ -248,7 +248,7 @@ func (i *Image) within(x chain.Extent, n, end int64) (chain.Extent, error) {
 	if zero {
 		x.Kind = chain.Zero
 	}
-	x.Length = length
+	x.Length = min(x.Length, length) // a part of a sector may have been asked for
 	return x, err
 }
 

@@ -34,6 +34,7 @@ type meta struct {
 
 // load reads r, which has size bytes, in few reads.
 func load(r io.ReaderAt, size int64) (*meta, error) {
+	size = max(size, 0)
 	m := &meta{r: io.NewSectionReader(r, 0, size), size: size}
 	err := m.loadFooters()
 	if err != nil {
