@@ -106,7 +106,7 @@ type Found = chain.Found
 type Piece = chain.Piece
 
 // Extents goes through what one image has, without what is below it: each Extent begins
-// where the one before ended. After an error there is no more.
+// where the one before ended, and may be of the same kind. After an error there is no more.
 func Extents(image Source) iter.Seq2[Extent, error] { return chain.Extents(image) }
 
 // NewRawReader is a raw disk of size bytes that is only to be read. A size that is not
@@ -132,7 +132,7 @@ func OpenRaw(f File) (Target, error) {
 //
 //	Size() int64                                             in bytes
 //	ReadAt(p []byte, off int64) (int, error)                 as io.ReaderAt has it; safe for concurrent use
-//	Extents() iter.Seq2[Found, error]                        which layer has what, from the beginning to the end
+//	Extents() iter.Seq2[Found, error]                        which layer has what, from the beginning to the end; neighbours may be alike
 //	Layers() []Source                                        the images, base first
 //	Commit(ctx, into int, done func(n int64)) error          merges all layers above the one of that number into it
 //	Close() error                                            closes all layers

@@ -116,8 +116,8 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Extents goes through the disk: each Found begins where the one before ended. After
-// an error there is no more.
+// Extents goes through the disk: each Found begins where the one before ended, and may
+// be in the same layer and of the same kind. After an error there is no more.
 func (d *Disk) Extents() iter.Seq2[Found, error] {
 	return func(yield func(Found, error) bool) {
 		for off, size := int64(0), d.Size(); off < size; {
@@ -214,7 +214,8 @@ func (d *Disk) merge(into int) (*fill, error) {
 }
 
 // Extents goes through what one image has, without what is below it: each Extent
-// begins where the one before ended. After an error there is no more.
+// begins where the one before ended, and may be of the same kind. After an error there
+// is no more.
 func Extents(l Source) iter.Seq2[Extent, error] {
 	return func(yield func(Extent, error) bool) {
 		for off, size := int64(0), l.Image().VirtualSize; off < size; {

@@ -23,7 +23,10 @@ func (s *slice) WriteAt(p []byte, off int64) (int, error) {
 
 func (s *slice) Size() (int64, error) { return int64(len(s.b)), nil }
 
-func (s *slice) Truncate(size int64) error { s.b = append(s.b, make([]byte, size)...)[:size]; return nil }
+func (s *slice) Truncate(size int64) error {
+	s.b = append(s.b, make([]byte, size)...)[:size]
+	return nil
+}
 
 func (s *slice) Sync() error { return nil }
 

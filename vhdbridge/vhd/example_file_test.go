@@ -50,7 +50,7 @@ func fill(f vhd.File, text string) error {
 	if err != nil {
 		return err
 	}
-	w, err := vhd.NewWriter(image.(vhd.Target))
+	w, err := vhd.NewWriter(image)
 	if err != nil {
 		return err
 	}

@@ -30,11 +30,11 @@ type Image struct {
 
 // Open reads footers, header and table of an image that is to be changed. It refuses
 // blocks outside the file, over each other or over metadata, and images that are
-// marked as in use. What it returns is an *Image or a *FixedImage, a Target both.
+// marked as in use. What it returns is an *Image or a *FixedImage.
 //
 // The image takes f over: Close closes it, if it is an io.Closer. That nobody else
 // uses the image is up to the caller.
-func Open(f File) (Source, error) { return open(vfs.Full(f)) }
+func Open(f File) (Target, error) { return open(vfs.Full(f)) }
 
 // NewReader reads footers, header and table of an image of size bytes that is only to
 // be read. Otherwise it is as Open.
@@ -42,7 +42,7 @@ func NewReader(r io.ReaderAt, size int64) (Source, error) {
 	return open(vfs.FullReader(r, size))
 }
 
-func open(f vfs.File) (Source, error) {
+func open(f vfs.File) (Target, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
