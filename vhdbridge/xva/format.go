@@ -2,6 +2,24 @@
 // ("xe vm-export"): a tar archive, possibly compressed by gzip or zstd, that is read
 // once from beginning to end. The facts are those of the exporter and importer of xapi.
 //
+//	r, err := xva.NewReader(f) // any io.Reader; compression is told by itself
+//	…
+//	defer r.Close()
+//	for {
+//		c, err := r.Next()
+//		if errors.Is(err, io.EOF) {
+//			break // all disks of r.VM() were there to their last byte
+//		}
+//		…
+//		// c.Data is what c.Disk has at c.Offset; what does not come is zeros
+//	}
+//
+// A Writer of package qcow2 or vhd takes the chunks of a disk as they come.
+//
+// Three kinds of errors are told apart, the same for all formats: ErrNotThisFormat (here
+// ErrNotXVA), *FormatError (malformed, or cut off) and *UnsupportedError. All others come
+// from reading.
+//
 // Invariants:
 //   - no byte of a disk is handed out before its checksum is right;
 //   - chunks are handed out in order, none twice and none beyond the disk's end, and
@@ -9,9 +27,6 @@
 //   - no field sizes an allocation or a loop before it has been checked;
 //   - names are compared, never used as paths;
 //   - no goroutines, no locks.
-//
-// Three kinds of errors are told apart: ErrNotXVA, *FormatError (malformed, or cut off)
-// and *UnsupportedError. All others come from reading.
 package xva
 
 import (
