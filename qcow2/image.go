@@ -30,8 +30,9 @@ type Image struct {
 // Open reads header and L1 table of an image that is to be changed. Data opens the
 // external data file; nil refuses images that have one.
 //
-// The Image takes f over: Close closes it, if it is an io.Closer. That nobody else
-// uses the image is up to the caller; virt-rotate takes QEMU's locks.
+// The Image takes f over: Close closes it, if it is an io.Closer. After an error it is
+// still the caller's. That nobody else uses the image is up to the caller, too;
+// virt-rotate takes QEMU's locks.
 func Open(f File, data DataOpener) (*Image, error) {
 	return open(vfs.Full(f), data)
 }

@@ -155,9 +155,9 @@ func OpenRaw(f File) (Target, error) {
 // snapshots of merged layers do not get into the base.
 type Disk = chain.Disk
 
-// A BackingOpener, func(name, format string) (Source, error), opens the image that
-// another one names as its backing file. Name and format are as the header has them, and
-// so not to be trusted: it is up to the opener which names it follows, and to where.
+// A BackingOpener opens the image that another one names as its backing file. It is a
+// func(name, format string) (Source, error). Name and format are as the header has them,
+// and so not to be trusted: it is up to the opener which names it follows, and to where.
 // Format is "" if the header does not tell; do not guess it from the content, which a
 // guest can have written.
 //

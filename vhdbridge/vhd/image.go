@@ -32,8 +32,8 @@ type Image struct {
 // blocks outside the file, over each other or over metadata, and images that are
 // marked as in use. What it returns is an *Image or a *FixedImage.
 //
-// The image takes f over: Close closes it, if it is an io.Closer. That nobody else
-// uses the image is up to the caller.
+// The image takes f over: Close closes it, if it is an io.Closer. After an error it is
+// still the caller's. That nobody else uses the image is up to the caller, too.
 func Open(f File) (Target, error) { return open(vfs.Full(f)) }
 
 // NewReader reads footers, header and table of an image of size bytes that is only to
