@@ -176,6 +176,40 @@ func ExampleCreate() {
 	// hello; a file of 393216 bytes
 }
 
+// Files of the operating system can do more than the five methods of File, and OSFile
+// makes use of it: a new image takes up space only for what is written.
+func ExampleOSFile() {
+	f, err := os.CreateTemp("", "example-*.qcow2")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.Remove(f.Name())
+	file, err := qcow2.OSFile(f)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := qcow2.Create(file, qcow2.CreateOptions{Size: 10 << 30}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	image, err := qcow2.Open(file, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer image.Close() // closes f
+	length, err := file.Size()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("a disk of %d bytes in a file of %d\n", image.Header().Size, length)
+	// Output:
+	// a disk of 10737418240 bytes in a file of 262144
+}
+
 // A commit merges what is above a layer into it. That layer is opened for writing, the
 // others need not be.
 func ExampleOpenDisk_commit() {

@@ -78,17 +78,21 @@ func (s *shelf) must(err error) {
 	}
 }
 
-// newShelf makes a chain of images of those formats, base first, with random writes.
+// newShelf makes a chain of images of those formats, base first, with random writes. Each
+// is larger than the one below, or smaller with every other seed.
 func newShelf(t *testing.T, seed uint64, formats ...string) *shelf {
 	t.Helper()
 	s := &shelf{t: t, format: formats}
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for i, format := range formats {
 		size := int64(1<<20 + i*4096)
+		if seed%2 == 1 {
+			size = int64(1<<20 - i*4096)
+		}
 		f := &plain{}
 		s.files = append(s.files, f)
 		s.create(f, i, format, size)
-		s.want = append(s.want, make([]byte, size-int64(len(s.want)))...)
+		s.want = append(s.want, make([]byte, max(0, size-int64(len(s.want))))...)[:size]
 		for range 6 {
 			s.write(s.open(i, true).(chain.Target), rng)
 		}
