@@ -145,10 +145,10 @@ func OpenRaw(f File) (Target, error) {
 //
 // What is around a Commit is up to the caller. Nobody else may have the images open.
 // No other image may build on a merged layer, or on the one that they are merged into:
-// it would read other data from then on. What built on the top has to be told
-// (Target.SetBacking) before the merged files are removed. And once something has
-// written to the base, a commit that had come to its end must not be done again.
-// virt-rotate itself has locks and a journal for these.
+// it would read other data from then on. What built on the top has to be told before the
+// merged files are removed: by Target.SetBacking or, for a VHD on a VHD, SetParent. And
+// once something has written to the base, a commit that had come to its end must not be
+// done again. virt-rotate itself has locks and a journal for these.
 //
 // A *RefusedError of Commit has changed nothing: the layer is not open for writing, or
 // cannot be changed without loss, or one above it is corrupt or has bitmaps. Internal
