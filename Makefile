@@ -27,6 +27,7 @@ unit:
 	$(GO) test $(TAGS) -race -timeout 30m -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$)
 	$(GO) test $(TAGS) -timeout 30m -run '$(REPLAYS)' ./rotate # replays of crashes: the race detector would only slow them down
 	$(GO) test $(TAGS) -timeout 30m ./internal/chain/chaintest ./vhdbridge
+	cd testdata/outside && $(GO) vet ./... && $(GO) test ./... && $(GO) run . # a module of somebody else, on the packages for others
 
 integration:
 	$(GO) test $(TAGS) -p 1 -timeout 48m ./integration/... # one package after the other: guests need the processor

@@ -1,8 +1,19 @@
-// Package policy reads the TOML file that says which domains get rolling
-// snapshots, and decides which snapshots a retention rule keeps.
+// Package policy reads the TOML file that says which domains get rolling snapshots, and
+// decides which snapshots a retention rule keeps.
 //
-// The package is pure. The clock is always an argument, no argument is
-// changed, there is no goroutine and no lock, and only Load reads a file.
+// A rule can be used without a file: Keep.Apply judges a list of names and times.
+//
+//	keep := policy.Keep{Last: 3, Daily: 7}
+//	for _, v := range keep.Apply(taken, time.Now()) {
+//		fmt.Println(v.Name, v.Keep, v.Reasons)
+//	}
+//
+// Load reads a policy file, and Parse one that is at hand; what is wrong with it comes as
+// Problems, all at once. File.Match tells which Rule is for which domain, Rule.Covers
+// which disks, and Rule.Due whether a snapshot is due.
+//
+// Only Load reads a file; all else is pure. The clock is always an argument, no argument
+// is changed, there is no goroutine and no lock.
 //
 // What holds for every File that Load or Parse returns: it has at least one
 // rule; every value is within its limits; inherited values are filled in; no

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -84,7 +85,16 @@ type CheckResult struct {
 // Memory is at most 8 bytes per cluster of the file, some more for L2 tables of
 // internal snapshots, and 100 MiB. f is to be locked by the caller. Errors are
 // those of ReadHeader and of f; what is wrong with the image is in the result.
-func Check(f vfs.File, repair Repair) (CheckResult, error) {
+func Check(f File, repair Repair) (CheckResult, error) {
+	return check(vfs.Full(f), repair)
+}
+
+// CheckReader is Check of an image of size bytes that is only read.
+func CheckReader(r io.ReaderAt, size int64) (CheckResult, error) {
+	return check(vfs.FullReader(r, size), RepairNone)
+}
+
+func check(f vfs.File, repair Repair) (CheckResult, error) {
 	before, err := examine(f)
 	if err != nil || repair == RepairNone {
 		return before.res, err

@@ -23,7 +23,7 @@ func verify(f vfs.File, h Header) error {
 	l := h.layout()
 	clusters := (info.Size-1)>>l.clusterBits + 1
 	if clusters > maxCheckClusters {
-		return &UnsupportedError{fmt.Sprintf("a file of %d clusters", clusters)}
+		return unsupported(fmt.Sprintf("a file of %d clusters", clusters))
 	}
 	counts := newClusterCounts(l, clusters)
 	if _, err := usage(f, h, info.Size, func(r *ref) error { return verifyRef(counts, r) }); err != nil {
@@ -35,7 +35,7 @@ func verify(f vfs.File, h Header) error {
 			return verifyCount(cluster<<l.clusterBits, refcount, n)
 		},
 		unreadable: func(first, _ int64, reason string) error {
-			return &FormatError{first << l.clusterBits, "refcount", reason}
+			return malformed(first<<l.clusterBits, "refcount", reason)
 		},
 	}
 	return c.run()
@@ -47,11 +47,11 @@ func verifyRef(counts *clusterCounts, r *ref) error {
 		return nil
 	}
 	if r.reason != "" {
-		return &FormatError{r.at, r.kind.String(), r.reason}
+		return malformed(r.at, r.kind.String(), r.reason)
 	}
 	if overlap := counts.add(r); overlap >= 0 {
-		return &FormatError{r.at, r.kind.String(),
-			fmt.Sprintf("overlaps with something else in the cluster at offset %d", overlap<<counts.bits)}
+		return malformed(r.at, r.kind.String(),
+			fmt.Sprintf("overlaps with something else in the cluster at offset %d", overlap<<counts.bits))
 	}
 	return nil
 }
@@ -61,11 +61,11 @@ func verifyRef(counts *clusterCounts, r *ref) error {
 func verifyCount(offset int64, refcount uint64, n clusterCount) error {
 	switch {
 	case n.references() == maxReferences:
-		return &UnsupportedError{"a cluster with more than 2^30 references"}
+		return unsupported("a cluster with more than 2^30 references")
 	case refcount < n.references():
-		return &FormatError{offset, "refcount", fmt.Sprintf("%d for %d references", refcount, n.references())}
+		return malformed(offset, "refcount", fmt.Sprintf("%d for %d references", refcount, n.references()))
 	case refcount != 1 && n.copied() > 0:
-		return &FormatError{offset, "copied flag", fmt.Sprintf("set with a refcount of %d", refcount)}
+		return malformed(offset, "copied flag", fmt.Sprintf("set with a refcount of %d", refcount))
 	}
 	return nil
 }

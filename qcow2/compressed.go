@@ -25,7 +25,7 @@ func method(h *Header) string {
 }
 
 // Packed returns the compressed cluster that begins at off.
-func (m *Image) Packed(off int64) (chain.Packed, error) {
+func (m *Image) Packed(off int64) (Packed, error) {
 	e, err := m.entry(off)
 	if err != nil {
 		return chain.Packed{}, err
@@ -58,7 +58,7 @@ func (m *Image) readPacked(e entry) ([]byte, error) {
 	got, err := m.f.ReadAt(b, off)
 	switch {
 	case got == 0 && errors.Is(err, io.EOF):
-		return nil, &FormatError{off, "compressed cluster", "the file ends here"}
+		return nil, malformed(off, "compressed cluster", "the file ends here")
 	case got < len(b) && !errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("qcow2: read compressed cluster at offset %d: %w", off, err)
 	}
@@ -84,7 +84,7 @@ func (m *Image) unpack(off int64) ([]byte, error) {
 	m.rawOf = 0
 	if err := m.inflate(m.raw, packed, m.h.CompressionType); err != nil {
 		at, _ := m.packed(e)
-		return nil, &FormatError{at, "compressed cluster", err.Error()}
+		return nil, malformed(at, "compressed cluster", err.Error())
 	}
 	m.rawOf = e.desc
 	return m.raw, nil

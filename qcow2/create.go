@@ -36,10 +36,11 @@ var featureNames = []struct {
 // featureNameLen is the length of one entry of the table.
 const featureNameLen = 48
 
-// Create writes an empty image into f, which is empty or will be overwritten
+// Create writes an empty image into p, which is empty or will be overwritten
 // from its start, and makes it durable. The sector of the header is written last:
 // what was an empty file begins with zeros until all else is there, and is no image.
-func Create(f vfs.File, o CreateOptions) error {
+func Create(p File, o CreateOptions) error {
+	f := vfs.Full(p)
 	h, err := o.header()
 	if err != nil {
 		return err
@@ -202,7 +203,7 @@ func (h *Header) putNames(b []byte, o CreateOptions) error {
 	h.BackingFileOffset, h.BackingFileLength = at, uint32(len(o.Backing))
 	put([]byte(o.Backing))
 	if at > int64(len(b)) {
-		return &UnsupportedError{fmt.Sprintf("a backing name of %d bytes: clusters of %d bytes have no room for it", len(o.Backing), len(b))}
+		return unsupported(fmt.Sprintf("a backing name of %d bytes: clusters of %d bytes have no room for it", len(o.Backing), len(b)))
 	}
 	return nil
 }

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"io"
 	"math"
-
-	"github.com/virt-rotate/virt-rotate/internal/chain"
 )
 
-// Image is what the header says, as the engine puts it.
-func (h Header) Image() chain.Image { return (&Image{h: h}).Image() }
+// Image is what the header says, as all formats put it.
+func (h Header) Image() Summary { return (&Image{h: h}).Image() }
 
 // A Snapshot is an internal snapshot, as the snapshot table describes it.
 type Snapshot struct {
@@ -68,7 +66,7 @@ func (t *tableReader) next(n int64) ([]byte, error) {
 	b := make([]byte, n)
 	_, err := io.ReadFull(t.r, b)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, &FormatError{t.at, t.field, "an entry reaches beyond its end"}
+		return nil, malformed(t.at, t.field, "an entry reaches beyond its end")
 	}
 	t.at += n
 	return b, err
@@ -110,7 +108,7 @@ func (t *tableReader) snapshot() (s Snapshot, err error) {
 
 func (t *tableReader) snapshotExtra(s *Snapshot, n uint32) error {
 	if n > maxSnapshotExtra {
-		return &FormatError{t.at, t.field, "more than 1024 bytes of extra data"}
+		return malformed(t.at, t.field, "more than 1024 bytes of extra data")
 	}
 	extra, err := t.next(int64(n))
 	if err != nil {
@@ -162,7 +160,7 @@ func (t *tableReader) bitmap() (m Bitmap, err error) {
 	be := binary.BigEndian
 	bits, extra := b[offBitmapGranularity], be.Uint32(b[offBitmapExtraSize:])
 	if bits < minGranularityBits || bits > maxGranularityBits || extra > maxSnapshotExtra {
-		return m, &FormatError{start, t.field, "an entry that makes no sense"}
+		return m, malformed(start, t.field, "an entry that makes no sense")
 	}
 	rest, err := t.next(int64(extra) + int64(be.Uint16(b[offBitmapNameSize:])))
 	if err != nil {

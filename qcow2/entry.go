@@ -131,21 +131,21 @@ func (l layout) packed(e entry) (off, n int64) {
 func (l layout) check(e entry, at int64) error {
 	switch {
 	case e.compressed() && e.desc&entryCopied != 0:
-		return &FormatError{at, "L2 entry", "compressed and marked as copied"}
+		return malformed(at, "L2 entry", "compressed and marked as copied")
 	case e.compressed() && l.extended && e.bitmap != 0:
-		return &FormatError{at, "L2 entry", "compressed with subclusters"}
+		return malformed(at, "L2 entry", "compressed with subclusters")
 	case e.compressed():
 		return nil
 	case e.desc&l2Reserved != 0:
-		return &FormatError{at, "L2 entry", "reserved bits are set"}
+		return malformed(at, "L2 entry", "reserved bits are set")
 	case e.desc&entryZero != 0 && (l.version < 3 || l.extended):
-		return &FormatError{at, "L2 entry", "zero flag where there is none"}
+		return malformed(at, "L2 entry", "zero flag where there is none")
 	case e.host()&(l.cluster()-1) != 0:
-		return &FormatError{at, "L2 entry", "cluster offset is not aligned"}
+		return malformed(at, "L2 entry", "cluster offset is not aligned")
 	case e.bitmap&(e.bitmap>>32)&(1<<32-1) != 0:
-		return &FormatError{at, "L2 entry", "a subcluster is both data and zero"}
+		return malformed(at, "L2 entry", "a subcluster is both data and zero")
 	case l.extended && e.host() == 0 && !l.allocated(e) && e.bitmap&(1<<32-1) != 0:
-		return &FormatError{at, "L2 entry", "allocated subclusters without a cluster"}
+		return malformed(at, "L2 entry", "allocated subclusters without a cluster")
 	}
 	return nil
 }

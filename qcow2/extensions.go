@@ -36,7 +36,7 @@ func (h *Header) readExtensions(r io.ReaderAt) error {
 func readExtension(r io.ReaderAt, off, end int64) (Extension, error) {
 	var b [extHeaderLen]byte
 	if end-off < extHeaderLen {
-		return Extension{}, &FormatError{off, "header extension", "no room for it"}
+		return Extension{}, malformed(off, "header extension", "no room for it")
 	}
 	if err := readFull(r, b[:], off, "header extension"); err != nil {
 		return Extension{}, err
@@ -47,7 +47,7 @@ func readExtension(r io.ReaderAt, off, end int64) (Extension, error) {
 		Offset: off + extHeaderLen,
 	}
 	if int64(e.Length) > end-e.Offset {
-		return Extension{}, &FormatError{off + offExtLength, "header extension", "longer than the room for it"}
+		return Extension{}, malformed(off+offExtLength, "header extension", "longer than the room for it")
 	}
 	return e, nil
 }
@@ -56,10 +56,10 @@ func readExtension(r io.ReaderAt, off, end int64) (Extension, error) {
 func (h *Header) addExtension(r io.ReaderAt, e Extension) error {
 	decode := h.decoder(e.Type)
 	if decode != nil && h.hasExtension(e.Type) {
-		return &FormatError{e.Offset - extHeaderLen, "header extension", "a second one of its type"}
+		return malformed(e.Offset-extHeaderLen, "header extension", "a second one of its type")
 	}
 	if len(h.Extensions) == maxExtensions {
-		return &FormatError{e.Offset - extHeaderLen, "header extension", "more than 256 of them"}
+		return malformed(e.Offset-extHeaderLen, "header extension", "more than 256 of them")
 	}
 	h.Extensions = append(h.Extensions, e)
 	if decode == nil {
@@ -94,7 +94,7 @@ func (h *Header) hasExtension(typ uint32) bool {
 
 func (h *Header) decodeBackingFormat(r io.ReaderAt, e Extension) (err error) {
 	if e.Length > maxBackingFormat {
-		return &FormatError{e.Offset, "backing format", "longer than 15"}
+		return malformed(e.Offset, "backing format", "longer than 15")
 	}
 	h.BackingFormat, err = readString(r, e.Offset, e.Length, "backing format")
 	return err
@@ -102,7 +102,7 @@ func (h *Header) decodeBackingFormat(r io.ReaderAt, e Extension) (err error) {
 
 func (h *Header) decodeDataFile(r io.ReaderAt, e Extension) (err error) {
 	if e.Length > maxDataFileName {
-		return &FormatError{e.Offset, "data file name", "longer than 4095"}
+		return malformed(e.Offset, "data file name", "longer than 4095")
 	}
 	h.DataFile, err = readString(r, e.Offset, e.Length, "data file name")
 	return err
@@ -113,7 +113,7 @@ func (h *Header) decodeDataFile(r io.ReaderAt, e Extension) (err error) {
 func (h *Header) decodeBitmaps(r io.ReaderAt, e Extension) error {
 	var b [bitmapsLen]byte
 	if e.Length != bitmapsLen {
-		return &FormatError{e.Offset, "bitmaps", "length is not 24"}
+		return malformed(e.Offset, "bitmaps", "length is not 24")
 	}
 	if h.Autoclear&autoclearBitmaps == 0 {
 		return nil
@@ -122,16 +122,16 @@ func (h *Header) decodeBitmaps(r io.ReaderAt, e Extension) error {
 		return err
 	}
 	if binary.BigEndian.Uint32(b[offBitmapsReserved:]) != 0 {
-		return &FormatError{e.Offset + offBitmapsReserved, "bitmaps", "reserved bytes are not 0"}
+		return malformed(e.Offset+offBitmapsReserved, "bitmaps", "reserved bytes are not 0")
 	}
 	h.Bitmaps = binary.BigEndian.Uint32(b[:])
 	h.BitmapDirectorySize = int64(binary.BigEndian.Uint64(b[offBitmapsDirSize:]))
 	h.BitmapDirectoryOffset = int64(binary.BigEndian.Uint64(b[offBitmapsDirOffset:]))
 	if h.Bitmaps == 0 || h.Bitmaps > maxBitmaps {
-		return &FormatError{e.Offset, "nb_bitmaps", "not in 1..65535"}
+		return malformed(e.Offset, "nb_bitmaps", "not in 1..65535")
 	}
 	if h.BitmapDirectorySize < int64(h.Bitmaps)*minBitmapEntryLen {
-		return &FormatError{e.Offset + offBitmapsDirSize, "bitmap_directory_size", "too small for the bitmaps"}
+		return malformed(e.Offset+offBitmapsDirSize, "bitmap_directory_size", "too small for the bitmaps")
 	}
 	return nil
 }
@@ -139,10 +139,10 @@ func (h *Header) decodeBitmaps(r io.ReaderAt, e Extension) error {
 func (h *Header) decodeCrypt(r io.ReaderAt, e Extension) error {
 	var b [cryptLen]byte
 	if h.CryptMethod != CryptLUKS {
-		return &FormatError{e.Offset, "encryption header", "present without LUKS"}
+		return malformed(e.Offset, "encryption header", "present without LUKS")
 	}
 	if e.Length != cryptLen {
-		return &FormatError{e.Offset, "encryption header", "length is not 16"}
+		return malformed(e.Offset, "encryption header", "length is not 16")
 	}
 	if err := readFull(r, b[:], e.Offset, "encryption header"); err != nil {
 		return err
@@ -150,7 +150,7 @@ func (h *Header) decodeCrypt(r io.ReaderAt, e Extension) error {
 	h.CryptHeaderOffset = int64(binary.BigEndian.Uint64(b[:]))
 	h.CryptHeaderLength = int64(binary.BigEndian.Uint64(b[offCryptLength:]))
 	if h.CryptHeaderLength < minCryptHeader {
-		return &FormatError{e.Offset + offCryptLength, "encryption header", "shorter than 592"}
+		return malformed(e.Offset+offCryptLength, "encryption header", "shorter than 592")
 	}
 	return nil
 }
@@ -159,10 +159,10 @@ func (h *Header) decodeCrypt(r io.ReaderAt, e Extension) error {
 // a file of size bytes.
 func (h *Header) checkExtensions(size int64) error {
 	if h.Autoclear&autoclearBitmaps != 0 && h.Bitmaps == 0 {
-		return &FormatError{offAutoclear, "autoclear_features", "bitmaps bit without bitmaps extension"}
+		return malformed(offAutoclear, "autoclear_features", "bitmaps bit without bitmaps extension")
 	}
 	if h.CryptMethod == CryptLUKS && !h.hasExtension(ExtensionCrypt) {
-		return &FormatError{offCryptMethod, "crypt_method", "LUKS without encryption header"}
+		return malformed(offCryptMethod, "crypt_method", "LUKS without encryption header")
 	}
 	for _, e := range h.Extensions {
 		t := h.areaOf(e)

@@ -1,22 +1,52 @@
-// Package qcow2 reads QEMU's copy-on-write image format, versions 2 and 3, as
-// QEMU docs/interop/qcow2 specifies it.
+// Package qcow2 reads, writes, checks and repairs QEMU's copy-on-write image format,
+// versions 2 and 3, as QEMU docs/interop/qcow2 specifies it.
 //
-// Invariants:
+// # Reading
+//
+// An image is read from any io.ReaderAt. NewReader opens it, without what it builds on;
+// Extents lists what it has itself. OpenDisk puts a chain together and reads it as the
+// guest does:
+//
+//	top, err := qcow2.NewReader(f, size, nil)
+//	…
+//	disk, err := qcow2.OpenDisk(top, func(name, format string) (qcow2.Source, error) {
+//		// open the backing file, if its name may be followed
+//	})
+//	…
+//	n, err := disk.ReadAt(b, off)
+//
+// No file is opened by this package, no name followed and no format guessed: all of
+// that is up to the functions that the caller gives. An image of another format can be
+// a layer as well; raw ones are here, VHDs in package vhd.
+//
+// ReadHeader, ReadSnapshots, ReadBitmaps and ReadLUKS tell of an image without opening
+// it. CheckReader looks for what is wrong with it.
+//
+// # Writing
+//
+// What is written to is a File: five methods, which *os.File has with OSFile. Create
+// makes an image, Open opens one to be changed, and a Writer fills a new one.
+// Disk.Commit merges overlays into their base, and Check repairs.
+//
+// At a crash, whenever it comes, an image holds its old data or its new data, wherever
+// it was being written to. It may lose space until a check gives that back.
+//
+// # Errors
+//
+// Three kinds are told apart, the same for all formats: ErrNotThisFormat (here
+// ErrNotQcow2), *FormatError (malformed) and *UnsupportedError. A *RefusedError says why
+// something would not be safe. All others come from files, or say that an argument makes
+// no sense.
+//
+// # Invariants
+//
 //   - a Header that ReadHeader returned is within QEMU's limits, and the tables
 //     that it names lie within the file, cluster-aligned and outside cluster 0;
 //   - no field sizes an allocation or a loop before it has been checked;
-//   - nothing is opened, followed or probed: the names of other files that an
-//     image holds are only data;
-//   - no goroutines, no locks.
-//
-// Three kinds of errors are told apart: ErrNotQcow2, *FormatError (malformed)
-// and *UnsupportedError. All others come from reading.
+//   - nothing of an image is changed before its whole structure was verified, but by a
+//     repair and by SetBacking;
+//   - an Image has no goroutines and no locks: one call at a time.
 package qcow2
-
-import (
-	"errors"
-	"fmt"
-)
 
 // The fixed header ("Header"; fields from 72 on exist in version 3 only, those
 // from 104 on only as far as header_length reaches). Big endian.
@@ -144,25 +174,3 @@ const (
 	l2EntryBits    = 3 // log2 of the length of an L2 entry
 	extL2EntryBits = 4 // the same with extended L2 entries
 )
-
-// ErrNotQcow2 says that the magic is missing.
-var ErrNotQcow2 = errors.New("not a qcow2 image")
-
-// FormatError says that an image breaks the specification or a limit of QEMU.
-type FormatError struct {
-	Offset int64 // of the field, bytes from the start of the file
-	Field  string
-	Reason string
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("qcow2: offset %d: %s: %s", e.Offset, e.Field, e.Reason)
-}
-
-// UnsupportedError says that an image may be right, but needs something that
-// is not implemented.
-type UnsupportedError struct{ Feature string }
-
-func (e *UnsupportedError) Error() string {
-	return "qcow2: unsupported: " + e.Feature
-}

@@ -98,6 +98,7 @@ func Probe(r io.ReaderAt) (bool, error) {
 // size that the caller saw: take the size again before believing that a table
 // is outside the file.
 func ReadHeader(r io.ReaderAt, size int64) (Header, error) {
+	size = max(size, 0)
 	r = io.NewSectionReader(r, 0, size)
 	var b [headerLen]byte
 	n, err := r.ReadAt(b[:], 0)
@@ -108,7 +109,7 @@ func ReadHeader(r io.ReaderAt, size int64) (Header, error) {
 		return Header{}, ErrNotQcow2
 	}
 	if n < headerLen {
-		return Header{}, &FormatError{int64(n), "header", "the file ends here"}
+		return Header{}, malformed(int64(n), "header", "the file ends here")
 	}
 	h, err := decodeHeader(&b)
 	if err != nil {
@@ -232,7 +233,7 @@ func readString(r io.ReaderAt, off int64, length uint32, field string) (string, 
 		return "", err
 	}
 	if i := strings.IndexByte(string(b), 0); i >= 0 {
-		return "", &FormatError{off + int64(i), field, "NUL in a name"}
+		return "", malformed(off+int64(i), field, "NUL in a name")
 	}
 	return string(b), nil
 }
@@ -244,7 +245,7 @@ func readFull(r io.ReaderAt, b []byte, off int64, field string) error {
 		return nil
 	}
 	if err == io.EOF {
-		return &FormatError{off + int64(n), field, "the file ends here"}
+		return malformed(off+int64(n), field, "the file ends here")
 	}
 	return fmt.Errorf("qcow2: read %s at offset %d: %w", field, off, err)
 }

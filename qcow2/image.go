@@ -4,14 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
-// An Image is one open image: its own clusters, not what is below it. It is a
-// chain.Source and, opened for writing, a chain.Target. Its errors do not name
-// the file; who opened it does.
+// An Image is one open image: its own clusters, not what is below it. It is a Source
+// and, if Open opened it, a Target. Its errors do not name the file; who opened it
+// does. It is not safe for concurrent use.
 type Image struct {
 	f    vfs.File
 	data vfs.File // where guest data is: f, or the external data file
@@ -26,10 +27,26 @@ type Image struct {
 	w     *writer
 }
 
-// Open reads header and L1 table of f, which the caller has locked and which
-// the Image closes. DataFile opens the external data file of that name, as the
-// header has it; nil refuses images that have one.
-func Open(f vfs.File, dataFile chain.DataOpener) (*Image, error) {
+// Open reads header and L1 table of an image that is to be changed. Data opens the
+// external data file; nil refuses images that have one.
+//
+// The Image takes f over: Close closes it, if it is an io.Closer. After an error it is
+// still the caller's. That nobody else uses the image is up to the caller, too;
+// virt-rotate takes QEMU's locks.
+func Open(f File, data DataOpener) (*Image, error) {
+	return open(vfs.Full(f), data)
+}
+
+// NewReader reads header and L1 table of an image of size bytes that is only to be
+// read. Otherwise it is as Open.
+//
+// A guest that runs changes its image: what is read of it then may be malformed,
+// though the image is not.
+func NewReader(r io.ReaderAt, size int64, data DataOpener) (*Image, error) {
+	return open(vfs.FullReader(r, size), data)
+}
+
+func open(f vfs.File, data DataOpener) (*Image, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -47,27 +64,33 @@ func Open(f vfs.File, dataFile chain.DataOpener) (*Image, error) {
 		return nil, err
 	}
 	if h.HasDataFile() {
-		return m, m.openDataFile(dataFile)
+		if err := m.openDataFile(data); err != nil {
+			return nil, err
+		}
 	}
 	return m, nil
 }
 
-func (m *Image) openDataFile(open chain.DataOpener) (err error) {
+func (m *Image) openDataFile(open DataOpener) error {
 	if open == nil {
-		return &UnsupportedError{fmt.Sprintf("external data file %q, which nobody has allowed", m.h.DataFile)}
+		return unsupported(fmt.Sprintf("external data file %q, which nobody has allowed", m.h.DataFile))
 	}
 	if m.h.DataFile == "" {
-		return &FormatError{offIncompatible, "incompatible_features", "an external data file without a name"}
+		return malformed(offIncompatible, "incompatible_features", "an external data file without a name")
 	}
-	m.data, err = open(m.h.DataFile)
-	return err
+	r, size, err := open(m.h.DataFile)
+	if err != nil {
+		return err
+	}
+	m.data = vfs.FullReader(r, size)
+	return nil
 }
 
 // Header is what the image's header says.
 func (m *Image) Header() Header { return m.h }
 
 // Image is what the image says of itself.
-func (m *Image) Image() chain.Image {
+func (m *Image) Image() Summary {
 	h := m.h
 	return chain.Image{
 		Format: "qcow2", VirtualSize: h.Size, Backing: h.BackingFile, BackingFormat: h.BackingFormat,
@@ -77,10 +100,10 @@ func (m *Image) Image() chain.Image {
 }
 
 // Host is the file that guest data is in.
-func (m *Image) Host() vfs.File { return m.data }
+func (m *Image) Host() File { return m.data }
 
 // File is the image file itself.
-func (m *Image) File() vfs.File { return m.f }
+func (m *Image) File() File { return m.f }
 
 // Close closes the files. Without Flush, what was placed is lost.
 func (m *Image) Close() error {
@@ -114,11 +137,11 @@ func (m *Image) checkL1(e uint64, at int64) error {
 	off := int64(e & entryOffset)
 	switch {
 	case e&l1Reserved != 0:
-		return &FormatError{at, "L1 entry", "reserved bits are set"}
+		return malformed(at, "L1 entry", "reserved bits are set")
 	case off&(m.cluster()-1) != 0:
-		return &FormatError{at, "L1 entry", "offset of the L2 table is not aligned"}
+		return malformed(at, "L1 entry", "offset of the L2 table is not aligned")
 	case off > m.size-m.cluster():
-		return &FormatError{at, "L1 entry", "the L2 table is beyond the end of the file"}
+		return malformed(at, "L1 entry", "the L2 table is beyond the end of the file")
 	}
 	return nil
 }
@@ -171,13 +194,13 @@ func (m *Image) checkWithin(e entry, off, at int64) error {
 	}
 	n = min(n, m.h.Size-off)
 	if start != 0 && n > 0 && start+n > m.size {
-		return &FormatError{at, "L2 entry", "the cluster is beyond the end of the file"}
+		return malformed(at, "L2 entry", "the cluster is beyond the end of the file")
 	}
 	return nil
 }
 
 // Extent returns the extent that begins at off. Source: chain.Source.
-func (m *Image) Extent(off, end int64) (chain.Extent, error) {
+func (m *Image) Extent(off, end int64) (Extent, error) {
 	if off < 0 || off >= end || end > m.h.Size {
 		return chain.Extent{}, fmt.Errorf("extent %d..%d of a disk of %d bytes", off, end, m.h.Size)
 	}
@@ -277,7 +300,7 @@ func (m *Image) readExtent(p []byte, x chain.Extent) error {
 	switch x.Kind {
 	case chain.Data:
 		if m.h.Encrypted() {
-			return &UnsupportedError{"reading encrypted data"}
+			return unsupported("reading encrypted data")
 		}
 		return readFull(m.data, p, x.Host, "cluster")
 	case chain.Compressed:

@@ -21,17 +21,17 @@ func (h *Header) check() error {
 
 func (h *Header) checkVersion() error {
 	if h.Version != 2 && h.Version != 3 {
-		return &UnsupportedError{fmt.Sprintf("version %d", h.Version)}
+		return unsupported(fmt.Sprintf("version %d", h.Version))
 	}
 	return nil
 }
 
 func (h *Header) checkClusterBits() error {
 	if h.ClusterBits < minClusterBits || h.ClusterBits > maxClusterBits {
-		return &FormatError{offClusterBits, "cluster_bits", "not in 9..21"}
+		return malformed(offClusterBits, "cluster_bits", "not in 9..21")
 	}
 	if h.ExtendedL2() && h.ClusterBits < minClusterBitsExtendedL2 {
-		return &FormatError{offClusterBits, "cluster_bits", "less than 14 with extended L2 entries"}
+		return malformed(offClusterBits, "cluster_bits", "less than 14 with extended L2 entries")
 	}
 	return nil
 }
@@ -50,7 +50,7 @@ func (h *Header) checkHeaderLength() error {
 	default:
 		return nil
 	}
-	return &FormatError{offHeaderLength, "header_length", reason}
+	return malformed(offHeaderLength, "header_length", reason)
 }
 
 // checkFeatures leaves unknown compatible and autoclear bits alone, as the
@@ -58,13 +58,13 @@ func (h *Header) checkHeaderLength() error {
 func (h *Header) checkFeatures() error {
 	if unknown := h.Incompatible &^ incompatKnown; unknown != 0 {
 		bit := bits.TrailingZeros64(unknown)
-		return &UnsupportedError{fmt.Sprintf("incompatible feature bit %d", bit)}
+		return unsupported(fmt.Sprintf("incompatible feature bit %d", bit))
 	}
 	if h.DataFileRaw() && !h.HasDataFile() {
-		return &FormatError{offAutoclear, "autoclear_features", "raw data file without data file"}
+		return malformed(offAutoclear, "autoclear_features", "raw data file without data file")
 	}
 	if h.DataFileRaw() && h.BackingFileOffset != 0 {
-		return &FormatError{offAutoclear, "autoclear_features", "raw data file and backing file"}
+		return malformed(offAutoclear, "autoclear_features", "raw data file and backing file")
 	}
 	return nil
 }
@@ -72,20 +72,20 @@ func (h *Header) checkFeatures() error {
 func (h *Header) checkCompression() error {
 	flagged := h.Incompatible&incompatCompression != 0
 	if flagged != (h.CompressionType != CompressionZlib) {
-		return &FormatError{offCompressionType, "compression_type", "does not agree with its feature bit"}
+		return malformed(offCompressionType, "compression_type", "does not agree with its feature bit")
 	}
 	if h.CompressionType > CompressionZstd {
-		return &UnsupportedError{fmt.Sprintf("compression type %d", h.CompressionType)}
+		return unsupported(fmt.Sprintf("compression type %d", h.CompressionType))
 	}
 	return nil
 }
 
 func (h *Header) checkMethods() error {
 	if h.RefcountOrder > maxRefcountOrder {
-		return &FormatError{offRefcountOrder, "refcount_order", "more than 6"}
+		return malformed(offRefcountOrder, "refcount_order", "more than 6")
 	}
 	if h.CryptMethod > CryptLUKS {
-		return &UnsupportedError{fmt.Sprintf("encryption method %d", h.CryptMethod)}
+		return unsupported(fmt.Sprintf("encryption method %d", h.CryptMethod))
 	}
 	return nil
 }
@@ -97,17 +97,17 @@ func (h *Header) checkBackingName() error {
 		return nil
 	}
 	if off < int64(h.HeaderLength) || off > h.ClusterSize() {
-		return &FormatError{offBackingOffset, "backing_file_offset", "outside cluster 0, or within the header"}
+		return malformed(offBackingOffset, "backing_file_offset", "outside cluster 0, or within the header")
 	}
 	if int64(h.BackingFileLength) > min(maxBackingName, h.ClusterSize()-off) {
-		return &FormatError{offBackingLength, "backing_file_size", "more than 1023, or than fits into cluster 0"}
+		return malformed(offBackingLength, "backing_file_size", "more than 1023, or than fits into cluster 0")
 	}
 	return nil
 }
 
 func (h *Header) checkTables() error {
 	if h.RefcountTableClusters == 0 {
-		return &FormatError{offRefcountClusters, "refcount_table_clusters", "is 0"}
+		return malformed(offRefcountClusters, "refcount_table_clusters", "is 0")
 	}
 	for _, t := range h.tables() {
 		if err := t.check(h.ClusterSize()); err != nil {
@@ -121,13 +121,13 @@ func (h *Header) checkTables() error {
 // and so hides the rest of the disk, which is nothing to imitate.
 func (h *Header) checkSize() error {
 	if h.Size < 0 {
-		return &FormatError{offSize, "size", "2^63 or more"}
+		return malformed(offSize, "size", "2^63 or more")
 	}
 	if h.Size%sectorSize != 0 {
-		return &UnsupportedError{fmt.Sprintf("size %d, not a multiple of 512", h.Size)}
+		return unsupported(fmt.Sprintf("size %d, not a multiple of 512", h.Size))
 	}
 	if h.l1Entries() > int64(h.L1Size) {
-		return &FormatError{offL1Size, "l1_size", "too small for the size of the disk"}
+		return malformed(offL1Size, "l1_size", "too small for the size of the disk")
 	}
 	return nil
 }
@@ -180,14 +180,14 @@ func (t table) check(cluster int64) error {
 	default:
 		return nil
 	}
-	return &FormatError{t.fieldOffset, t.field, reason}
+	return malformed(t.fieldOffset, t.field, reason)
 }
 
 // checkWithin wants the whole table in a file of size bytes. QEMU reads zeros
 // beyond the end, which would make a cut image look empty.
 func (t table) checkWithin(size int64) error {
 	if t.count > 0 && t.len() > size-t.offset {
-		return &FormatError{t.fieldOffset, t.field, "the table reaches beyond the end of the file"}
+		return malformed(t.fieldOffset, t.field, "the table reaches beyond the end of the file")
 	}
 	return nil
 }

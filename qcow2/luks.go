@@ -65,10 +65,10 @@ func ReadLUKS(r io.ReaderAt, h Header) (LUKS, error) {
 		return LUKS{}, err
 	}
 	if string(b[:len(luksMagic)]) != luksMagic {
-		return LUKS{}, &FormatError{at, "LUKS header", "the magic is missing"}
+		return LUKS{}, malformed(at, "LUKS header", "the magic is missing")
 	}
 	if v := binary.BigEndian.Uint16(b[offLUKSVersion:]); v != 1 {
-		return LUKS{}, &UnsupportedError{fmt.Sprintf("LUKS version %d", v)}
+		return LUKS{}, unsupported(fmt.Sprintf("LUKS version %d", v))
 	}
 	return decodeLUKS(&b), nil
 }

@@ -15,11 +15,11 @@ const deflateWindow = 4096
 
 // Pack compresses one whole cluster as the image has them compressed, and tells
 // whether that saves space. The caller fills in the Offset of what it returns.
-func (m *Image) Pack(cluster []byte) (chain.Packed, bool) { return m.Packer()(cluster) }
+func (m *Image) Pack(cluster []byte) (Packed, bool) { return m.Packer()(cluster) }
 
 // Packer returns a function that does what Pack does, again and again with the
 // same memory. The function is not for concurrent use, but several of them are.
-func (m *Image) Packer() func(cluster []byte) (chain.Packed, bool) {
+func (m *Image) Packer() func(cluster []byte) (Packed, bool) {
 	pack := deflater()
 	if m.h.CompressionType == CompressionZstd {
 		pack = zstandard()

@@ -8,7 +8,7 @@ import (
 
 // PutPacked stores a compressed cluster behind the one before, so that several
 // share a host cluster as far as refcounts are wide enough.
-func (m *Image) PutPacked(p chain.Packed) error {
+func (m *Image) PutPacked(p Packed) error {
 	if err := m.ready(); err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (m *Image) putPacked(p chain.Packed) error {
 	}
 	x := 62 - (m.clusterBits - 8)
 	if off >= 1<<x {
-		return &UnsupportedError{"compressed clusters that far into the file"}
+		return unsupported("compressed clusters that far into the file")
 	}
 	if _, err := m.f.WriteAt(p.Bytes, off); err != nil {
 		return err

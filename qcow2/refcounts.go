@@ -251,7 +251,7 @@ func (r *refcounts) growTable(n int64) error {
 		clusters = maxRefcountTableBytes >> r.m.clusterBits
 	}
 	if n > clusters*perCluster {
-		return &UnsupportedError{"a refcount table of more than 8 MiB"}
+		return unsupported("a refcount table of more than 8 MiB")
 	}
 	for c := range int64(len(r.table)) / perCluster {
 		r.old = append(r.old, r.off>>r.m.clusterBits+c)

@@ -29,7 +29,7 @@ func (m *Image) CheckBacking(name, format string) error {
 func checkNames(name, format string) error {
 	switch {
 	case len(name) > maxBackingName:
-		return &UnsupportedError{fmt.Sprintf("a backing name of %d bytes; qcow2 has room for %d", len(name), maxBackingName)}
+		return unsupported(fmt.Sprintf("a backing name of %d bytes; qcow2 has room for %d", len(name), maxBackingName))
 	case name != "" && (format == "" || len(format) > maxBackingFormat):
 		return fmt.Errorf("qcow2: backing format %q: want 1 to %d bytes", format, maxBackingFormat)
 	}
@@ -39,7 +39,7 @@ func checkNames(name, format string) error {
 // renamed returns cluster 0 as it is, and as it is to be with another name.
 func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 	if m.h.Corrupt() {
-		return nil, nil, &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}
+		return nil, nil, malformed(offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first")
 	}
 	if err := checkNames(name, format); err != nil {
 		return nil, nil, err
@@ -51,7 +51,7 @@ func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 	area := m.area(first, format, name != "")
 	end := int64(m.h.HeaderLength) + int64(len(area))
 	if end > m.cluster() {
-		return nil, nil, &UnsupportedError{"a backing file: cluster 0 has no room for its format beside the header extensions"}
+		return nil, nil, unsupported("a backing file: cluster 0 has no room for its format beside the header extensions")
 	}
 	h := m.h
 	h.BackingFile, h.BackingFormat, h.BackingFileLength = name, format, uint32(len(name))
@@ -76,7 +76,7 @@ func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 func (m *Image) checkSwitch(old, next []byte) error {
 	for i := sectorSize; i < len(next); i++ {
 		if next[i] != old[i] && m.refersTo(int64(i)) {
-			return &UnsupportedError{"header extensions beyond the first 512 bytes, which cannot be changed at once"}
+			return unsupported("header extensions beyond the first 512 bytes, which cannot be changed at once")
 		}
 	}
 	return nil
@@ -172,7 +172,7 @@ func (m *Image) roomForName(extEnd int64, name string) (int64, error) {
 			return off, nil
 		}
 	}
-	return 0, &UnsupportedError{fmt.Sprintf("a backing name of %d bytes: cluster 0 has no room for it beside the old one", n)}
+	return 0, unsupported(fmt.Sprintf("a backing name of %d bytes: cluster 0 has no room for it beside the old one", n))
 }
 
 // writeHeader writes the fixed header, within sector 0, durably.

@@ -74,9 +74,9 @@ func (m *Image) CheckResize(size int64) error {
 	case size < 0 || size%sectorSize != 0:
 		return fmt.Errorf("qcow2: size %d: not a multiple of 512", size)
 	case h.l1Entries()*l1EntryLen > maxL1Bytes:
-		return &UnsupportedError{fmt.Sprintf("a disk of %d bytes with clusters of %d", size, m.cluster())}
+		return unsupported(fmt.Sprintf("a disk of %d bytes with clusters of %d", size, m.cluster()))
 	case m.h.Snapshots > 0 && m.version < 3:
-		return &UnsupportedError{"resizing a version 2 image with internal snapshots"}
+		return unsupported("resizing a version 2 image with internal snapshots")
 	}
 	return nil
 }

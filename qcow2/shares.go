@@ -21,8 +21,8 @@ func (m *Image) checkL1Shares() error {
 	slices.Sort(tables)
 	for i := maxShares; i < len(tables); i++ {
 		if tables[i] == tables[i-maxShares] {
-			return &FormatError{int64(m.h.L1TableOffset), "L1 table",
-				fmt.Sprintf("more than %d entries lead to the L2 table at %d", maxShares, tables[i])}
+			return malformed(int64(m.h.L1TableOffset), "L1 table",
+				fmt.Sprintf("more than %d entries lead to the L2 table at %d", maxShares, tables[i]))
 		}
 	}
 	return nil
@@ -51,8 +51,8 @@ func (m *Image) checkL2Shares(table []byte, at int64) error {
 			seen = map[int64]int{}
 		}
 		if seen[place]++; seen[place] > maxShares {
-			return &FormatError{at + i*m.l2EntryLen(), "L2 table",
-				fmt.Sprintf("more than %d entries lead to the cluster at %d", maxShares, place)}
+			return malformed(at+i*m.l2EntryLen(), "L2 table",
+				fmt.Sprintf("more than %d entries lead to the cluster at %d", maxShares, place))
 		}
 	}
 	return nil

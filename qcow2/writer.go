@@ -67,15 +67,15 @@ func (m *Image) Prepare() error {
 func (m *Image) Writable() error {
 	switch {
 	case m.h.Corrupt():
-		return &FormatError{offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first"}
+		return malformed(offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first")
 	case m.h.Dirty():
-		return &FormatError{offIncompatible, "incompatible_features", "the refcounts are marked as dirty: check and repair the image first"}
+		return malformed(offIncompatible, "incompatible_features", "the refcounts are marked as dirty: check and repair the image first")
 	case m.h.Encrypted():
-		return &UnsupportedError{"changing data of an encrypted image"}
+		return unsupported("changing data of an encrypted image")
 	case m.h.HasDataFile():
-		return &UnsupportedError{"changing data of an image with an external data file"}
+		return unsupported("changing data of an image with an external data file")
 	case m.h.HasBitmaps():
-		return &UnsupportedError{fmt.Sprintf("changing data of an image with %d persistent bitmaps, which would become stale", m.h.Bitmaps)}
+		return unsupported(fmt.Sprintf("changing data of an image with %d persistent bitmaps, which would become stale", m.h.Bitmaps))
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func (m *Image) Relocate(yes bool) {
 
 // Place finds room for the pieces. Clusters that nobody else refers to are
 // overwritten; others get a new place, contiguous as far as there is room.
-func (m *Image) Place(pieces []chain.Piece) ([]chain.Piece, error) {
+func (m *Image) Place(pieces []Piece) ([]Piece, error) {
 	if err := m.ready(); err != nil {
 		return nil, err
 	}

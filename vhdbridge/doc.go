@@ -11,4 +11,7 @@
 // crash point each visible VDI reads as before under its own name, or an interrupted
 // state is on record that this package and the storage manager's own collector both
 // finish or undo.
+//
+// The package works on files as virt-rotate itself does, with its locks. What others can
+// use are the packages vhd and xva below it.
 package vhdbridge

@@ -179,11 +179,8 @@ func isRefusal(err error) bool {
 	var changed *vfs.ChangedError
 	var local *vfs.LocalLocksError
 	var unsupported *qcow2.UnsupportedError
-	var unsupportedVHD *vhd.UnsupportedError
-	var unsupportedXVA *xva.UnsupportedError
 	var unknown *chain.UnknownFormatError
 	var destroyed *decide.DestroyedError
 	return errors.As(err, &refused) || errors.As(err, &destroyed) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
-		errors.As(err, &changed) || errors.As(err, &local) || errors.As(err, &unsupported) || errors.As(err, &unsupportedVHD) ||
-		errors.As(err, &unsupportedXVA) || errors.Is(err, xva.ErrNotXVA)
+		errors.As(err, &changed) || errors.As(err, &local) || errors.As(err, &unsupported) || errors.Is(err, xva.ErrNotXVA)
 }

@@ -211,7 +211,7 @@ func writable(to Target) error {
 		return nil
 	}
 	if err := w.Writable(); err != nil {
-		return because(refused(to.Host().Path(), "it cannot be changed"), err)
+		return because(refused(pathOf(to), "it cannot be changed"), err)
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (f *fill) checkResize(top Node) error {
 		return nil
 	}
 	if err := to.CheckResize(top.Image.VirtualSize); err != nil {
-		return because(refused(f.to.Host().Path(), "it cannot become as large as %s", top.Path), err)
+		return because(refused(pathOf(f.to), "it cannot become as large as %s", top.Path), err)
 	}
 	return nil
 }
@@ -336,7 +336,7 @@ func (f *fill) resize(ctx context.Context, size int64) error {
 		}
 	}
 	if err := f.to.Resize(size, f.below); err != nil {
-		return fmt.Errorf("%s: resize from %d to %d: %w", f.to.Host().Path(), old, size, err)
+		return fmt.Errorf("%s: resize from %d to %d: %w", pathOf(f.to), old, size, err)
 	}
 	f.from.Forget()
 	f.view.Forget()

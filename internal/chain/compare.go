@@ -139,7 +139,7 @@ func (p *pairing) shared(f, g Found, n int64) int64 {
 	if !ok {
 		return 0
 	}
-	return host.Shares(f.Host, p.y.layers[g.Layer].Host(), g.Host, n)
+	return host.Shares(f.Host, hostOf(p.y.layers[g.Layer]), g.Host, n)
 }
 
 // find is Stack.Find, with zeros beyond the end of the disk.

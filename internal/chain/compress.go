@@ -41,7 +41,7 @@ func (s *Store) compress(ctx context.Context, layers []Source, to Packer, c Conv
 	}
 	f.wanted, f.done = nil, done
 	if err := to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", to.Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(to), err)
 	}
 	p := &packing{fill: f, to: to, end: to.Image().VirtualSize, sparse: c.Sparse}
 	for range runtime.GOMAXPROCS(0) {
@@ -81,7 +81,7 @@ func (p *packing) run(ctx context.Context) error {
 			err = p.flushMany()
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.to.Host().Path(), err)
+			return fmt.Errorf("%s: %w", pathOf(p.to), err)
 		}
 		off = next
 	}

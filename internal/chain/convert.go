@@ -41,7 +41,7 @@ func (s *Store) convert(ctx context.Context, layers []Source, to Target, c Conve
 	}
 	f.done = done
 	if err := to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", to.Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(to), err)
 	}
 	if err := f.run(ctx); err != nil {
 		return err

@@ -122,7 +122,7 @@ func (d *difference) note(at int64, a, b []byte) {
 // hosts compares data where it lies, side by side: other than a Source, a host
 // file may be read by several at once.
 func (d *difference) hosts(x, y Found) error {
-	f, g := d.was.layers[x.Layer].Host(), d.next.layers[y.Layer].Host()
+	f, g := hostOf(d.was.layers[x.Layer]), hostOf(d.next.layers[y.Layer])
 	share := (x.Length/compareWorkers + d.granule - 1) &^ (d.granule - 1)
 	share = max(share, 4*compareBlock&^(d.granule-1), d.granule)
 	var all errgroup.Group

@@ -62,11 +62,18 @@ type Source interface {
 	// ReadAt fills p with what the layer itself has at off; holes and what is
 	// beyond the virtual size are zeros.
 	ReadAt(p []byte, off int64) (int, error)
-	// Host is the file that Extent.Host refers to.
-	Host() vfs.File
+	// Host is the file that Extent.Host refers to. What has nothing but Hole, Zero and
+	// Compressed may return nil.
+	Host() vfs.Plain
 	// Close closes all files.
 	Close() error
 }
+
+// hostOf is the host file with all that the engine asks of one.
+func hostOf(l Source) vfs.File { return vfs.Full(l.Host()) }
+
+// pathOf names a layer in messages.
+func pathOf(l Source) string { return hostOf(l).Path() }
 
 // A Piece is a stretch of a disk that a Target is to hold. Bytes.
 type Piece struct {

@@ -264,7 +264,7 @@ func (f *fill) carryOut(ctx context.Context, r *round) error {
 		}
 	}
 	if err := f.to.Flush(); err != nil {
-		return fmt.Errorf("%s: %w", f.to.Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(f.to), err)
 	}
 	return nil
 }
@@ -286,7 +286,7 @@ func (f *fill) reserve(r *round) error {
 
 func (f *fill) room(n int64, pieces int) error {
 	if err := f.to.Reserve(n, pieces); err != nil {
-		return fmt.Errorf("%s: room for %d bytes: %w", f.to.Host().Path(), n, err)
+		return fmt.Errorf("%s: room for %d bytes: %w", pathOf(f.to), n, err)
 	}
 	return nil
 }
@@ -304,7 +304,7 @@ func cmp64(a, b int64) int {
 func (f *fill) place(pieces []Piece) ([]Piece, error) {
 	placed, err := f.to.Place(pieces)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.to.Host().Path(), err)
+		return nil, fmt.Errorf("%s: %w", pathOf(f.to), err)
 	}
 	return placed, nil
 }
@@ -396,7 +396,7 @@ func (f *fill) pair(data []sourced, placed []Piece) []hostCopy {
 			s := data[i]
 			n := min(p.Length-done, s.Length-skip)
 			copies = append(copies, hostCopy{to: p.Host + done, from: s.from + skip, n: n,
-				dst: f.to.Host(), src: f.from.layers[s.layer].Host()})
+				dst: hostOf(f.to), src: hostOf(f.from.layers[s.layer])})
 			done += n
 			if skip += n; skip == s.Length {
 				i, skip = i+1, 0
@@ -460,10 +460,10 @@ func (f *fill) copyPacked(ctx context.Context, r *round) error {
 		}
 		p, err := f.from.layers[s.layer].(PackedSource).Packed(s.Offset)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.from.layers[s.layer].Host().Path(), err)
+			return fmt.Errorf("%s: %w", pathOf(f.from.layers[s.layer]), err)
 		}
 		if err := f.to.(PackedTarget).PutPacked(p); err != nil {
-			return fmt.Errorf("%s: %w", f.to.Host().Path(), err)
+			return fmt.Errorf("%s: %w", pathOf(f.to), err)
 		}
 		f.told(s.Length)
 	}
@@ -473,7 +473,7 @@ func (f *fill) copyPacked(ctx context.Context, r *round) error {
 func (f *fill) setZeros(_ context.Context, r *round) error {
 	for _, p := range r.zeros {
 		if err := f.to.Zero(p.Offset, p.Length); err != nil {
-			return fmt.Errorf("%s: %w", f.to.Host().Path(), err)
+			return fmt.Errorf("%s: %w", pathOf(f.to), err)
 		}
 	}
 	return nil

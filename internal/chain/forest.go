@@ -1,9 +1,24 @@
-// Package chain knows image layers without knowing their formats: what an
-// image says of itself, the forest that layers form through their backing
-// files, and the three rules that say which layers can go.
+// Package chain is the engine over layers of images, whatever their format: it reads
+// chains, and changes them by commit, pull, rebase and copying.
 //
-// Invariants: a Forest never holds a loop, every layer is in it once, and no
-// function here opens or changes a file.
+// A format implements Source and Target for one image. A Stack is a chain that is open,
+// read as one disk; Map, Compare and Extents look at it, and a Disk is one for callers
+// that have files of their own. A Store is where images are found by path: it follows
+// backing names, takes QEMU's locks, plans a Merge and the like, carries them out, and
+// keeps a journal beside the image until they are done. A Forest is all layers that a
+// host knows, with the three rules that say which of them can go. The one format that is
+// here is raw.
+//
+// Invariants:
+//   - a Forest never holds a loop, every layer is in it once, and nothing of it opens or
+//     changes a file;
+//   - a plan changes nothing, and what it refuses is refused before the first write;
+//   - a backing name is followed only if it is a plain path in a directory that was
+//     allowed, and a format is never guessed for it;
+//   - a Store locks an image before it reads its data or changes it, all of a chain at
+//     once, in the order of device and inode; for a Disk that is up to its caller;
+//   - at every crash point each image that stays reads as before, and the same change can
+//     be done again, or its journal finished.
 package chain
 
 import (

@@ -56,7 +56,7 @@ func newMapper(layers []Source) (*mapper, error) {
 	}
 	m := &mapper{stack, layers, make([]bool, len(layers)), make([]int64, len(layers))}
 	for i, l := range layers {
-		info, err := l.Host().Stat()
+		info, err := hostOf(l).Stat()
 		if err != nil {
 			return nil, err
 		}
@@ -139,7 +139,7 @@ func (m *mapper) nothing(next Mapping, i int) (Mapping, error) {
 // data divides data of layer i where its file has holes, or ends.
 func (m *mapper) data(next Mapping, i int) (Mapping, error) {
 	if m.sparse[i] {
-		start, end, err := m.layers[i].Host().NextData(next.Host)
+		start, end, err := hostOf(m.layers[i]).NextData(next.Host)
 		if err != nil {
 			return next, err
 		}

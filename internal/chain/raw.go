@@ -24,8 +24,9 @@ const rawGranule = 4096
 
 const sectorSize = 512
 
-// OpenRaw takes f for a raw disk and closes it in the end.
-func OpenRaw(f vfs.File) (*Raw, error) {
+// OpenRaw takes p for a raw disk and closes it in the end.
+func OpenRaw(p vfs.Plain) (*Raw, error) {
+	f := vfs.Full(p)
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -39,7 +40,7 @@ func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
 func (r *Raw) Image() Image { return Image{Format: "raw", VirtualSize: r.size} }
 
 // Host is the file.
-func (r *Raw) Host() vfs.File { return r.f }
+func (r *Raw) Host() vfs.Plain { return r.f }
 
 // Close closes the file.
 func (r *Raw) Close() error { return r.f.Close() }

@@ -21,7 +21,7 @@ type Sink struct {
 // NewSink prepares the target, which stays the caller's to close. Its size is fixed.
 func NewSink(to Target) (*Sink, error) {
 	if err := to.Prepare(); err != nil {
-		return nil, fmt.Errorf("%s: %w", to.Host().Path(), err)
+		return nil, fmt.Errorf("%s: %w", pathOf(to), err)
 	}
 	return &Sink{to: to, size: to.Image().VirtualSize, block: make([]byte, max(sinkBlock, to.Granule()))}, nil
 }
@@ -30,7 +30,7 @@ func NewSink(to Target) (*Sink, error) {
 // what came last.
 func (s *Sink) Write(off int64, b []byte) error {
 	if off < s.next || off+int64(len(b)) > s.size {
-		return fmt.Errorf("%s: write of %d bytes at %d: it went on to %d of %d", s.to.Host().Path(), len(b), off, s.next, s.size)
+		return fmt.Errorf("%s: write of %d bytes at %d: it went on to %d of %d", pathOf(s.to), len(b), off, s.next, s.size)
 	}
 	for len(b) > 0 {
 		if at := off - off%int64(len(s.block)); at != s.off {
@@ -46,6 +46,14 @@ func (s *Sink) Write(off int64, b []byte) error {
 	return nil
 }
 
+// WriteAt is Write as an io.WriterAt has it, for io.NewOffsetWriter.
+func (s *Sink) WriteAt(b []byte, off int64) (int, error) {
+	if err := s.Write(off, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 // Flush ends it: all that came is durable and visible.
 func (s *Sink) Flush() error {
 	if err := s.emit(); err != nil {
@@ -57,7 +65,7 @@ func (s *Sink) Flush() error {
 func (s *Sink) flush() error {
 	s.round = 0
 	if err := s.to.Flush(); err != nil {
-		return fmt.Errorf("%s: %w", s.to.Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(s.to), err)
 	}
 	return nil
 }
@@ -74,7 +82,7 @@ func (s *Sink) emit() error {
 	}
 	placed, err := s.to.Place(pieces)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.to.Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(s.to), err)
 	}
 	for _, p := range placed {
 		if _, err := s.to.Host().WriteAt(b[p.Offset-s.off:][:p.Length], p.Host); err != nil {
@@ -93,7 +101,7 @@ func (s *Sink) reserve(n int64) error {
 		}
 		room := max(n, min(sinkRound, s.size-s.off))
 		if err := s.to.Reserve(room, int(room/s.to.Granule())+1); err != nil {
-			return fmt.Errorf("%s: room for %d bytes: %w", s.to.Host().Path(), room, err)
+			return fmt.Errorf("%s: room for %d bytes: %w", pathOf(s.to), room, err)
 		}
 		s.round = room
 	}

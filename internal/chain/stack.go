@@ -18,7 +18,7 @@ func NewStack(layers ...Source) (*Stack, error) {
 	s := &Stack{layers: layers, seen: make([]Extent, len(layers))}
 	for _, l := range layers {
 		if l.Image().Encrypted {
-			return nil, refused(l.Host().Path(), "it is encrypted: its data cannot be read without the key")
+			return nil, refused(pathOf(l), "it is encrypted: its data cannot be read without the key")
 		}
 		s.size = l.Image().VirtualSize
 	}
@@ -54,7 +54,7 @@ func (s *Stack) Find(off, end int64) (Found, error) {
 		}
 		x, err := s.extent(i, off, min(end, size))
 		if err != nil {
-			return Found{}, fmt.Errorf("%s: %w", s.layers[i].Host().Path(), err)
+			return Found{}, fmt.Errorf("%s: %w", pathOf(s.layers[i]), err)
 		}
 		end = x.End()
 		if x.Kind != Hole {
@@ -114,7 +114,7 @@ func (s *Stack) read(p []byte, f Found) error {
 	}
 	_, err := s.layers[f.Layer].ReadAt(p, f.Offset)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.layers[f.Layer].Host().Path(), err)
+		return fmt.Errorf("%s: %w", pathOf(s.layers[f.Layer]), err)
 	}
 	return nil
 }

@@ -26,9 +26,10 @@ type Format struct {
 	Inspect func(f vfs.File) (Image, error)
 }
 
-// A DataOpener opens, for reading, the file that an image keeps its data in
-// outside itself. The name is the one in the header; nil allows no such file.
-type DataOpener func(name string) (vfs.File, error)
+// A DataOpener opens the file that an image keeps its data in outside itself, for
+// reading, and tells its size. The name is the one in the header, and not to be
+// trusted; nil allows no such file.
+type DataOpener func(name string) (r io.ReaderAt, size int64, err error)
 
 // A Store is where images are: files, formats, and the directories to which
 // backing names may lead.
@@ -344,7 +345,7 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := format.Open(f, func(name string) (vfs.File, error) { return s.openData(n, name) })
+	src, err := format.Open(f, func(name string) (io.ReaderAt, int64, error) { return s.openData(n, name) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", n.Path, err)
 	}
@@ -353,19 +354,23 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 
 // openData opens and locks the file that n keeps its data in. It must be in a
 // directory that was allowed by name: an image could hand out any file beside it.
-func (s *Store) openData(n Node, name string) (vfs.File, error) {
+func (s *Store) openData(n Node, name string) (io.ReaderAt, int64, error) {
 	path, err := s.plainPath(n, "data file", name, s.Allow)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	f, err := s.FS.Open(path, false)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if err := f.Lock(vfs.LockRead); err != nil {
-		return nil, errors.Join(err, f.Close())
+	var size int64
+	if err = f.Lock(vfs.LockRead); err == nil {
+		size, err = f.Size()
 	}
-	return f, nil
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, size, nil
 }
 
 // target returns the open image of n, which was opened for writing.

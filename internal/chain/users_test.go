@@ -29,7 +29,7 @@ func newPlace(t *testing.T, base, top string) place {
 		Name: "qcow2", Probe: qcow2.Probe, Inspect: inspectQcow2,
 		Open: func(f vfs.File, d chain.DataOpener) (chain.Source, error) { return qcow2.Open(f, d) },
 	}, {
-		Name: "vhd", Probe: vhd.Probe, Inspect: vhd.Inspect,
+		Name: "vhd", Probe: vhd.Probe, Inspect: inspectVHD,
 		Open: func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
 	}, {
 		Name: "raw", Inspect: inspectRaw,
@@ -311,4 +311,13 @@ func (c crowded) List(dir string, on uint64, most int) (vfs.Listing, error) {
 	l, err := c.FS.List(dir, on, most)
 	l.More = true
 	return l, err
+}
+
+func inspectVHD(f vfs.File) (chain.Image, error) {
+	size, err := f.Size()
+	if err != nil {
+		return chain.Image{}, err
+	}
+	i, err := vhd.ReadInfo(f, size)
+	return i.Image(), err
 }

@@ -1,9 +1,9 @@
 // Package libvirthost lets rotation work on a libvirt host: it implements
 // rotate.Host and is the only package that knows libvirt.
 //
-// Invariants: all XML goes through libvirtxml; no file is opened or changed
-// here; a block job is started only by Merge, and its end is taken from
-// libvirt's own state, never from an event alone.
+// Invariants: XML is changed by way of libvirtxml, and only where that loses nothing; no
+// file is opened or changed here; a block job is started only by Merge and Copy, and its
+// end is taken from libvirt's own state, never from an event alone.
 package libvirthost
 
 import "errors"

@@ -6,20 +6,30 @@ import (
 	"io/fs"
 )
 
-// A File is an open regular file or block device. Offsets and lengths are bytes.
-type File interface {
+// A Plain file is the least that an image can be written to: anything that has bytes.
+// Full makes a File of it. Offsets and lengths are bytes.
+type Plain interface {
 	io.ReaderAt
+	// WriteAt grows the file where need be; what it leaves out reads as zeros.
 	io.WriterAt
+	// Size is the length of the file.
+	Size() (int64, error)
+	// Truncate sets the length; what is new reads as zeros.
+	Truncate(size int64) error
+	// Sync puts all data and the length on stable storage. After it has failed
+	// nothing that was written before is to be trusted, and it fails for ever.
+	Sync() error
+}
+
+// A File is an open regular file or block device, with all that the engine asks of
+// one. Only regular files can be truncated.
+type File interface {
+	Plain
 	io.Closer
 	// Path is the name under which it was opened.
 	Path() string
 	// Stat looks at the open file.
 	Stat() (Info, error)
-	// Truncate sets the length of a regular file.
-	Truncate(size int64) error
-	// Sync puts all data and the length on stable storage. After it has failed
-	// nothing that was written before is to be trusted, and it fails for ever.
-	Sync() error
 	// Reserve sees to it that n bytes at off can be written without running out
 	// of space; the length stays. Where a file system cannot do that, free space
 	// is compared. It returns an error that wraps syscall.ENOSPC.

@@ -173,7 +173,7 @@ func (f *osFile) zero(off, n int64) error {
 	if err := f.Punch(off, n); err != nil {
 		return err
 	}
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil || off+n <= size {
 		return err
 	}

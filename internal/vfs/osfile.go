@@ -93,7 +93,8 @@ func (f *osFile) Stat() (Info, error) {
 	return asDevice(infoOf(fi), size), err
 }
 
-func (f *osFile) size() (int64, error) {
+// Size of a device is its capacity.
+func (f *osFile) Size() (int64, error) {
 	info, err := f.Stat()
 	return info.Size, err
 }
@@ -128,7 +129,7 @@ func (f *osFile) Reserve(off, n int64) error {
 }
 
 func (f *osFile) withinDevice(off, n int64) error {
-	size, err := f.size()
+	size, err := f.Size()
 	if err == nil && off+n > size {
 		return fmt.Errorf("%s: %d bytes needed, the device has %d: %w", f.Path(), off+n, size, syscall.ENOSPC)
 	}
@@ -185,7 +186,7 @@ func (f *osFile) NextData(off int64) (start, end int64, err error) {
 	if err := checkRange(f.Path(), off, 0); err != nil {
 		return 0, 0, err
 	}
-	size, err := f.size()
+	size, err := f.Size()
 	if err != nil || off >= size {
 		return size, size, err
 	}

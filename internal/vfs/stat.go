@@ -1,9 +1,13 @@
 // Package vfs is the small layer between virt-rotate and the file system: what
 // a file is, durable writes, careful removal, and who else uses an image.
 //
+// The engine works on an FS and its Files; Full makes a File of anything that has bytes.
+//
 // Invariants:
-//   - a function that changes the file system has synced the file and its
-//     directory when it returns nil; errors of Close and Sync count;
+//   - a function that makes, replaces or removes a name has synced the file and its
+//     directory when it returns nil, but for the run lock, which nobody needs after a
+//     crash; methods of FS and File say themselves what is durable; errors of Close and
+//     Sync count;
 //   - a function that fails leaves no temporary file behind, a crash may
 //     leave one that matches TempPattern;
 //   - only File.Lock keeps locks on images (InUse may take some for a moment), and no

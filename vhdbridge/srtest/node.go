@@ -49,7 +49,7 @@ func write(dir string, n Node) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(fill(image.(chain.Target), n), image.Close())
+	return errors.Join(fill(image, n), image.Close())
 }
 
 func idOf(path string) (string, error) {

@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -60,7 +61,16 @@ type CheckResult struct {
 //
 // f is to be locked by the caller. Errors are those of ReadInfo and of f; what is
 // wrong with the image is in the result.
-func Check(f vfs.File, repair Repair) (CheckResult, error) {
+func Check(f File, repair Repair) (CheckResult, error) {
+	return check(vfs.Full(f), repair)
+}
+
+// CheckReader is Check of an image of size bytes that is only read.
+func CheckReader(r io.ReaderAt, size int64) (CheckResult, error) {
+	return check(vfs.FullReader(r, size), RepairNone)
+}
+
+func check(f vfs.File, repair Repair) (CheckResult, error) {
 	before, err := examine(f)
 	if err != nil || repair == RepairNone || before.res.ProblemCount == 0 || before.res.Damage > 0 {
 		return before.result(), err

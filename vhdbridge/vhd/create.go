@@ -29,15 +29,16 @@ func NewUUID() (u UUID) {
 	return u
 }
 
-// Create writes an empty image into f, which is empty, as XenServer would, and makes
+// Create writes an empty image into p, which is empty, as XenServer would, and makes
 // it durable. The size is kept as it is; XenServer itself only makes disks of
 // multiples of 2 MiB.
-func Create(f vfs.File, o CreateOptions) error {
+func Create(p File, o CreateOptions) error {
+	f := vfs.Full(p)
 	if o.Size < 0 || o.Size%sectorSize != 0 {
 		return fmt.Errorf("size %d: not a multiple of 512", o.Size)
 	}
 	if o.Size > maxSize {
-		return &UnsupportedError{fmt.Sprintf("a disk of %d bytes; VHD has at most 2040 GiB", o.Size)}
+		return unsupported(fmt.Sprintf("a disk of %d bytes; VHD has at most 2040 GiB", o.Size))
 	}
 	foot := o.footer()
 	if o.Fixed {
@@ -94,7 +95,7 @@ func stampOf(t time.Time) uint32 {
 
 func (o *CreateOptions) createFixed(f vfs.File, foot footer) error {
 	if o.Backing != "" {
-		return &UnsupportedError{"a parent of a fixed disk"}
+		return unsupported("a parent of a fixed disk")
 	}
 	foot.kind = Fixed
 	b := foot.encode()
@@ -138,11 +139,11 @@ func parentOf(path, name, format, id string) ([]parentName, UUID, error) {
 			return nil, u, err
 		}
 		if u.IsZero() {
-			return nil, u, &UnsupportedError{fmt.Sprintf("the parent %q without an identity: that would mean a raw disk", name)}
+			return nil, u, unsupported(fmt.Sprintf("the parent %q without an identity: that would mean a raw disk", name))
 		}
 	case "raw":
 	default:
-		return nil, u, &UnsupportedError{fmt.Sprintf("a parent of format %q: vhd and raw can be", format)}
+		return nil, u, unsupported(fmt.Sprintf("a parent of format %q: vhd and raw can be", format))
 	}
 	names, err := encodeParent(filepath.Dir(path), name)
 	return names, u, err

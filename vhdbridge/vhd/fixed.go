@@ -8,7 +8,7 @@ import (
 )
 
 // A FixedImage is an open fixed disk: its bytes lie in the file as they are, with
-// a footer behind them. It is a chain.Source and a chain.Target; its size cannot
+// a footer behind them. It is a Source and a Target; its size cannot
 // change, since there is no copy of its footer that would outlive a crash meanwhile.
 type FixedImage struct {
 	f       vfs.File
@@ -23,10 +23,10 @@ const fixedGranule = 4096
 func (i *FixedImage) Info() Info { return i.m.info() }
 
 // Image is what the image says of itself.
-func (i *FixedImage) Image() chain.Image { return i.m.info().Image() }
+func (i *FixedImage) Image() Summary { return i.m.info().Image() }
 
 // Host is the file.
-func (i *FixedImage) Host() vfs.File { return i.f }
+func (i *FixedImage) Host() File { return i.f }
 
 // Close closes the file.
 func (i *FixedImage) Close() error { return i.f.Close() }
@@ -39,7 +39,7 @@ func (i *FixedImage) checkRange(off, n int64) error {
 }
 
 // Extent tells data from holes of the file, which read as zeros.
-func (i *FixedImage) Extent(off, end int64) (chain.Extent, error) {
+func (i *FixedImage) Extent(off, end int64) (Extent, error) {
 	if err := i.checkRange(off, end-off); err != nil {
 		return chain.Extent{}, err
 	}
@@ -80,7 +80,7 @@ func (i *FixedImage) Sharing(yes bool) { i.sharing = yes }
 
 // Place gives each byte its own place, and sees to it that a sparse file has room
 // for all of them before the first is written, but for what shares its extents.
-func (i *FixedImage) Place(pieces []chain.Piece) ([]chain.Piece, error) {
+func (i *FixedImage) Place(pieces []Piece) ([]Piece, error) {
 	out := make([]chain.Piece, len(pieces))
 	for k, p := range pieces {
 		if err := i.checkRange(p.Offset, p.Length); err != nil {
@@ -110,7 +110,7 @@ func (i *FixedImage) Flush() error { return i.f.Sync() }
 // CheckResize refuses every other size.
 func (i *FixedImage) CheckResize(size int64) error {
 	if size != i.m.foot.size {
-		return &UnsupportedError{fmt.Sprintf("another size of a fixed disk: it has %d bytes, and %d are needed; convert it into a dynamic one first", i.m.foot.size, size)}
+		return unsupported(fmt.Sprintf("another size of a fixed disk: it has %d bytes, and %d are needed; convert it into a dynamic one first", i.m.foot.size, size))
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func (i *FixedImage) Resize(size, _ int64) error { return i.CheckResize(size) }
 // CheckBacking refuses every name.
 func (i *FixedImage) CheckBacking(name, _ string) error {
 	if name != "" {
-		return &UnsupportedError{"a parent of a fixed disk"}
+		return unsupported("a parent of a fixed disk")
 	}
 	return nil
 }

@@ -88,12 +88,12 @@ func decodeFooter(b *[footerLen]byte, at int64) (footer, error) {
 	}
 	copy(f.reserved[:], b[offFooterReserved:])
 	if !f.checksumIs(b, be.Uint32(b[offChecksum:])) {
-		return footer{}, &FormatError{at + offChecksum, "footer checksum", "does not match: the footer is damaged"}
+		return footer{}, malformed(at+offChecksum, "footer checksum", "does not match: the footer is damaged")
 	}
 	return f, f.check(be.Uint32(b[offVersion:]), at)
 }
 
-var errPoisoned = &UnsupportedError{"a resize of the image was interrupted (v_poison): undo it with the tools and the journal of the XenServer host"}
+var errPoisoned = unsupported("a resize of the image was interrupted (v_poison): undo it with the tools and the journal of the XenServer host")
 
 func (f *footer) checksumIs(b *[footerLen]byte, want uint32) bool {
 	if checksum(b[:], offChecksum) == want {
@@ -107,17 +107,17 @@ func (f *footer) checksumIs(b *[footerLen]byte, want uint32) bool {
 func (f *footer) check(version uint32, at int64) error {
 	switch {
 	case version>>16 != formatVersion>>16:
-		return &UnsupportedError{fmt.Sprintf("file format version %d.%d", version>>16, version&0xFFFF)}
+		return unsupported(fmt.Sprintf("file format version %d.%d", version>>16, version&0xFFFF))
 	case f.kind != Fixed && f.kind != Dynamic && f.kind != Differencing:
-		return &UnsupportedError{fmt.Sprintf("disks of type %d", uint32(f.kind))}
+		return unsupported(fmt.Sprintf("disks of type %d", uint32(f.kind)))
 	case f.creator == creatorTap && f.creatorVersion == 0x00000001 && f.kind != Fixed:
-		return &UnsupportedError{"bitmaps in the order of the first version of XenServer's tools (0.1)"}
+		return unsupported("bitmaps in the order of the first version of XenServer's tools (0.1)")
 	case f.size < 0 || f.size > maxSize:
-		return &FormatError{at + offCurrentSize, "current size", "more than 2040 GiB"}
+		return malformed(at+offCurrentSize, "current size", "more than 2040 GiB")
 	case f.size%sectorSize != 0:
-		return &FormatError{at + offCurrentSize, "current size", "not a multiple of 512"}
+		return malformed(at+offCurrentSize, "current size", "not a multiple of 512")
 	case f.kind != Fixed && (f.dataOffset < footerLen || f.dataOffset%sectorSize != 0):
-		return &FormatError{at + offDataOffset, "data offset", "no place for the header"}
+		return malformed(at+offDataOffset, "data offset", "no place for the header")
 	}
 	return nil
 }

@@ -1,25 +1,60 @@
-// Package vhd reads and writes Microsoft's Virtual Hard Disk format, version 1.0
-// of the "Virtual Hard Disk Image Format Specification", with the additions of
-// XenServer and XCP-ng (blktap): the batmap, the hidden flag, raw parents.
+// Package vhd reads, writes, checks and repairs Microsoft's Virtual Hard Disk format,
+// version 1.0 of the "Virtual Hard Disk Image Format Specification", with the additions
+// of XenServer and XCP-ng (blktap): the batmap, the hidden flag, raw parents.
 //
-// Invariants:
-//   - an Image that Open returned has all its blocks within the file, none of
-//     them over another one or over metadata;
+// # Reading
+//
+// An image is read from any io.ReaderAt. NewReader opens it, without its parent; Extents
+// lists what it has itself. OpenDisk puts a chain together and reads it as the guest
+// does:
+//
+//	top, err := vhd.NewReader(f, size)
+//	…
+//	disk, err := vhd.OpenDisk(top, func(name, format string) (vhd.Source, error) {
+//		// open the parent, if its name may be followed
+//	})
+//	…
+//	n, err := disk.ReadAt(b, off)
+//
+// No file is opened by this package, no name followed and no format guessed: all of that
+// is up to the functions that the caller gives. A parent has to have the UUID that its
+// child notes. An image of another format can be a layer as well; raw ones are here,
+// qcow2 is in package qcow2.
+//
+// ReadInfo, ReadAllocated and ReadBlocks tell of an image without opening it.
+// CheckReader looks for what is wrong with it.
+//
+// # Writing
+//
+// What is written to is a File: five methods, which *os.File has with OSFile. Create
+// makes an image, Open opens one to be changed, and a Writer fills a new one.
+// Disk.Commit merges children into their parent, and Check repairs. Names of parents are
+// written relative to the directory of File's Name.
+//
+// At a crash, whenever it comes, an image holds its old data or its new data, sector by
+// sector, wherever it was being written to.
+//
+// # Errors
+//
+// Three kinds are told apart, the same for all formats: ErrNotThisFormat (here
+// ErrNotVHD), *FormatError (malformed) and *UnsupportedError. A *RefusedError says why
+// something would not be safe. All others come from files, or say that an argument makes
+// no sense.
+//
+// # Invariants
+//
+//   - an image that Open or NewReader returned has all its blocks within the file, none
+//     of them over another one or over metadata;
 //   - no field sizes an allocation or a loop before it has been checked;
 //   - the sector bitmaps alone say what a block has: the batmap is a hint, which
 //     is kept right and never believed;
 //   - what changes in several places at once (footers, header, locators, tables
 //     that move) goes through a record at the end of the file that is durable
 //     before the first of them: a crash leaves all as it was or all as it is to be;
-//   - nothing is opened or followed: the names of parents are only data;
-//   - no goroutines, no locks.
-//
-// Three kinds of errors are told apart: ErrNotVHD, *FormatError (malformed) and
-// *UnsupportedError. All others come from reading and writing.
+//   - an image has no goroutines and no locks: one call at a time.
 package vhd
 
 import (
-	"errors"
 	"fmt"
 	"math"
 )
@@ -160,27 +195,5 @@ const (
 	headerStart      = 512  // where XenServer has the header, and
 	tableStart       = 1536 // the table
 )
-
-// ErrNotVHD says that there is no footer.
-var ErrNotVHD = errors.New("not a VHD image")
-
-// FormatError says that an image breaks the specification or a limit.
-type FormatError struct {
-	Offset int64 // of the field, bytes from the start of the file
-	Field  string
-	Reason string
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("vhd: offset %d: %s: %s", e.Offset, e.Field, e.Reason)
-}
-
-// UnsupportedError says that an image may be right, but needs something that
-// is not implemented, or must not be touched as it is.
-type UnsupportedError struct{ Feature string }
-
-func (e *UnsupportedError) Error() string {
-	return "vhd: unsupported: " + e.Feature
-}
 
 func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }

@@ -29,13 +29,13 @@ type header struct {
 func decodeHeader(b *[headerLen]byte, at int64) (header, error) {
 	be := binary.BigEndian
 	if string(b[:cookieLen]) != headerCookie {
-		return header{}, &FormatError{at, "header cookie", "not cxsparse"}
+		return header{}, malformed(at, "header cookie", "not cxsparse")
 	}
 	if checksum(b[:], offHeaderChecksum) != be.Uint32(b[offHeaderChecksum:]) {
-		return header{}, &FormatError{at + offHeaderChecksum, "header checksum", "does not match: the header is damaged or half written"}
+		return header{}, malformed(at+offHeaderChecksum, "header checksum", "does not match: the header is damaged or half written")
 	}
 	if v := be.Uint32(b[offHeaderVersion:]); v != headerVersion {
-		return header{}, &UnsupportedError{fmt.Sprintf("header version %#x", v)}
+		return header{}, unsupported(fmt.Sprintf("header version %#x", v))
 	}
 	h := header{
 		table: int64(be.Uint64(b[offTable:])), entries: be.Uint32(b[offMaxEntries:]),
@@ -62,13 +62,13 @@ func decodeParentName(b []byte) string {
 func (h *header) check(at int64) error {
 	switch {
 	case h.blockSize < minBlockSize || h.blockSize > maxBlockSize || h.blockSize&(h.blockSize-1) != 0:
-		return &FormatError{at + offBlockSize, "block size", fmt.Sprintf("%d is not a power of two from %d to %d", h.blockSize, minBlockSize, maxBlockSize)}
+		return malformed(at+offBlockSize, "block size", fmt.Sprintf("%d is not a power of two from %d to %d", h.blockSize, minBlockSize, maxBlockSize))
 	case h.table < footerLen || h.table%sectorSize != 0:
-		return &FormatError{at + offTable, "table offset", "no place for a table"}
+		return malformed(at+offTable, "table offset", "no place for a table")
 	case h.table < at+headerLen && at < h.table+h.tableBytes():
-		return &FormatError{at + offTable, "table offset", "the table overlaps the header"}
+		return malformed(at+offTable, "table offset", "the table overlaps the header")
 	case int64(h.entries)*4 > maxTableBytes:
-		return &FormatError{at + offMaxEntries, "max table entries", fmt.Sprintf("more than %d", maxTableBytes/4)}
+		return malformed(at+offMaxEntries, "max table entries", fmt.Sprintf("more than %d", maxTableBytes/4))
 	}
 	return nil
 }

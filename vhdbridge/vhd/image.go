@@ -2,6 +2,7 @@ package vhd
 
 import (
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -13,8 +14,8 @@ import (
 const cachedBitmaps = 4096
 
 // An Image is one open dynamic or differencing disk: its own sectors, not what is
-// below it. It is a chain.Source and, opened for writing, a chain.Target. Its
-// errors do not name the file; who opened it does.
+// below it. It is a Source and, if Open opened it, a Target. Its errors do not name
+// the file; who opened it does. It is not safe for concurrent use.
 type Image struct {
 	f       vfs.File
 	m       *meta
@@ -27,11 +28,21 @@ type Image struct {
 	w       *writer
 }
 
-// Open reads footers, header and table of f, which the caller has locked and which
-// the image closes. It refuses blocks outside the file, over each other or over
-// metadata, and images that are marked as in use. What it returns is an *Image or a
-// *FixedImage.
-func Open(f vfs.File) (chain.Source, error) {
+// Open reads footers, header and table of an image that is to be changed. It refuses
+// blocks outside the file, over each other or over metadata, and images that are
+// marked as in use. What it returns is an *Image or a *FixedImage.
+//
+// The image takes f over: Close closes it, if it is an io.Closer. After an error it is
+// still the caller's. That nobody else uses the image is up to the caller, too.
+func Open(f File) (Target, error) { return open(vfs.Full(f)) }
+
+// NewReader reads footers, header and table of an image of size bytes that is only to
+// be read. Otherwise it is as Open.
+func NewReader(r io.ReaderAt, size int64) (Source, error) {
+	return open(vfs.FullReader(r, size))
+}
+
+func open(f vfs.File) (Target, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -70,14 +81,14 @@ func (i *Image) take(m *meta) (err error) {
 func (i *Image) Info() Info { return i.m.info() }
 
 // Image is what the image says of itself.
-func (i *Image) Image() chain.Image {
+func (i *Image) Image() Summary {
 	image := i.m.info().Image()
 	image.VirtualSize = i.size
 	return image
 }
 
 // Host is the file.
-func (i *Image) Host() vfs.File { return i.f }
+func (i *Image) Host() File { return i.f }
 
 // Close closes the file. Without Flush, what was placed is lost.
 func (i *Image) Close() error { return i.f.Close() }
@@ -150,7 +161,7 @@ func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int6
 }
 
 func (m *meta) badBlock(i int, reason string) *FormatError {
-	return &FormatError{m.head.table + int64(i)*4, "block allocation table", reason}
+	return malformed(m.head.table+int64(i)*4, "block allocation table", reason)
 }
 
 // checkOverlaps looks at the blocks in their order in the file.
@@ -200,7 +211,7 @@ func (i *Image) bitmap(n int64) ([]byte, error) {
 }
 
 // Extent returns the extent that begins at off. Source: chain.Source.
-func (i *Image) Extent(off, end int64) (chain.Extent, error) {
+func (i *Image) Extent(off, end int64) (Extent, error) {
 	if off < 0 || off >= end || end > i.size {
 		return chain.Extent{}, fmt.Errorf("extent %d..%d of a disk of %d bytes", off, end, i.size)
 	}
@@ -237,7 +248,7 @@ func (i *Image) within(x chain.Extent, n, end int64) (chain.Extent, error) {
 	if zero {
 		x.Kind = chain.Zero
 	}
-	x.Length = length
+	x.Length = min(x.Length, length) // a part of a sector may have been asked for
 	return x, err
 }
 
@@ -304,7 +315,7 @@ func (i *Image) ReadAt(p []byte, off int64) (int, error) {
 
 func (i *Image) readData(b []byte, off int64) error {
 	if i.m.batmap.encrypted {
-		return &UnsupportedError{"reading encrypted data"}
+		return unsupported("reading encrypted data")
 	}
 	return readFull(i.f, b, off, "block")
 }

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"io"
 	"time"
-
-	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Probe tells whether r begins with a footer, as dynamic and differencing disks do.
@@ -80,9 +77,9 @@ func (m *meta) info() Info {
 	return i
 }
 
-// Image is what the information means to the engine.
-func (i Info) Image() chain.Image {
-	c := chain.Image{Format: "vhd", VirtualSize: i.Size, Encrypted: i.Encrypted, ID: i.UUID.String()}
+// Image is what an image of this format says of itself, as all formats put it.
+func (i Info) Image() Summary {
+	c := Summary{Format: "vhd", VirtualSize: i.Size, Encrypted: i.Encrypted, ID: i.UUID.String()}
 	if i.Type != Differencing {
 		return c
 	}
@@ -91,16 +88,6 @@ func (i Info) Image() chain.Image {
 		c.BackingFormat, c.BackingID = "vhd", i.ParentUUID.String()
 	}
 	return c
-}
-
-// Inspect is ReadInfo of an open file, as the engine wants it.
-func Inspect(f vfs.File) (chain.Image, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return chain.Image{}, err
-	}
-	i, err := ReadInfo(f, info.Size)
-	return i.Image(), err
 }
 
 // ReadAllocated counts the blocks that the table of r, which has size bytes, has

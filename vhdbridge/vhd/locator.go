@@ -32,7 +32,7 @@ func (h *header) readParent(r io.ReaderAt, size, at int64) (string, error) {
 			continue
 		}
 		if name != "" && name != next {
-			return "", &FormatError{field, "parent locator", fmt.Sprintf("it names the parent %q, another one %q: say which with image rebase -u", next, name)}
+			return "", malformed(field, "parent locator", fmt.Sprintf("it names the parent %q, another one %q: say which with image rebase -u", next, name))
 		}
 		name = next
 	}
@@ -46,7 +46,7 @@ func (h *header) readParent(r io.ReaderAt, size, at int64) (string, error) {
 func (h *header) nameOnly(at int64) (string, error) {
 	name := h.parentName[strings.LastIndexAny(h.parentName, `/\`)+1:]
 	if name == "" || name == "." || name == ".." {
-		return "", &FormatError{at + offParentName, "parent name", "a differencing disk that names no parent"}
+		return "", malformed(at+offParentName, "parent name", "a differencing disk that names no parent")
 	}
 	return plain(name), nil
 }
@@ -64,10 +64,10 @@ func plain(name string) string {
 // nothing on this host.
 func (l locator) read(r io.ReaderAt, size, field int64) (string, error) {
 	if l.length == 0 {
-		return "", &FormatError{field + offLocatorLength, "parent locator", "it has no length"}
+		return "", malformed(field+offLocatorLength, "parent locator", "it has no length")
 	}
 	if l.length > maxLocatorBytes || l.offset < footerLen || l.offset > size-int64(l.length) {
-		return "", &FormatError{field + offLocatorData, "parent locator", "the name is not within the file"}
+		return "", malformed(field+offLocatorData, "parent locator", "the name is not within the file")
 	}
 	b := make([]byte, l.length)
 	if err := readFull(r, b, l.offset, "parent locator"); err != nil {
@@ -80,7 +80,7 @@ func (l locator) read(r io.ReaderAt, size, field int64) (string, error) {
 		text, reason = fromWindows(text, l.code == codeW2ku)
 	}
 	if reason != "" {
-		return "", &FormatError{l.offset, "parent locator", reason}
+		return "", malformed(l.offset, "parent locator", reason)
 	}
 	return text, nil
 }
@@ -166,14 +166,14 @@ func encodeParent(dir, name string) ([]parentName, error) {
 	}
 	name = filepath.Clean(name)
 	if name == "." || !utf8.ValidString(name) || strings.ContainsAny(name, "\\\x00") || strings.ContainsRune(name, utf8.RuneError) {
-		return nil, &UnsupportedError{fmt.Sprintf("%q as the name of a parent", name)}
+		return nil, unsupported(fmt.Sprintf("%q as the name of a parent", name))
 	}
 	if !strings.HasPrefix(name, "../") {
 		name = "./" + name
 	}
 	windows := utf16LE(strings.ReplaceAll(name, "/", `\`))
 	if len(windows) > maxLocatorBytes {
-		return nil, &UnsupportedError{fmt.Sprintf("a parent's name of %d bytes", len(name))}
+		return nil, unsupported(fmt.Sprintf("a parent's name of %d bytes", len(name)))
 	}
 	return []parentName{{codeMacX, []byte("file://" + name)}, {codeW2ku, windows}, {codeW2ru, windows}}, nil
 }

@@ -34,6 +34,7 @@ type meta struct {
 
 // load reads r, which has size bytes, in few reads.
 func load(r io.ReaderAt, size int64) (*meta, error) {
+	size = max(size, 0)
 	m := &meta{r: io.NewSectionReader(r, 0, size), size: size}
 	err := m.loadFooters()
 	if err != nil {
@@ -159,7 +160,7 @@ func (m *meta) compareFooters() error {
 		return nil
 	}
 	if m.copy.uuid != m.foot.uuid || m.copy.kind != m.foot.kind || m.copy.dataOffset != m.foot.dataOffset {
-		return &FormatError{m.size - footerLen, "footer", "it is of another disk than its copy at 0"}
+		return malformed(m.size-footerLen, "footer", "it is of another disk than its copy at 0")
 	}
 	if m.foot.oldTap() {
 		m.foot.hidden = m.copy.hidden
@@ -186,7 +187,7 @@ func (m *meta) limit() int64 { return m.size - m.footerLen() }
 
 func (m *meta) checkFixed() error {
 	if m.foot.size > m.limit() {
-		return &FormatError{m.limit() + offCurrentSize, "current size", "the file is smaller"}
+		return malformed(m.limit()+offCurrentSize, "current size", "the file is smaller")
 	}
 	return nil
 }
@@ -196,7 +197,7 @@ func (m *meta) loadHeader() (err error) {
 	m.at = m.foot.dataOffset
 	var b [headerLen]byte
 	if m.at > m.limit()-headerLen {
-		return &FormatError{offDataOffset, "data offset", "the header is beyond the end of the file"}
+		return malformed(offDataOffset, "data offset", "the header is beyond the end of the file")
 	}
 	if err := readFull(m.r, b[:], m.at, "header"); err != nil {
 		return err
@@ -205,10 +206,10 @@ func (m *meta) loadHeader() (err error) {
 		return err
 	}
 	if m.head.table > m.limit()-m.head.tableBytes() {
-		return &FormatError{m.at + offTable, "table offset", "the table reaches beyond the end of the file"}
+		return malformed(m.at+offTable, "table offset", "the table reaches beyond the end of the file")
 	}
 	if n := m.head.blocks(m.foot.size); n > int64(m.head.entries) {
-		return &FormatError{m.at + offMaxEntries, "max table entries", fmt.Sprintf("%d, and the disk has %d blocks", m.head.entries, n)}
+		return malformed(m.at+offMaxEntries, "max table entries", fmt.Sprintf("%d, and the disk has %d blocks", m.head.entries, n))
 	}
 	if m.foot.kind == Differencing {
 		m.parent, err = m.head.readParent(m.r, m.limit(), m.at)
@@ -224,4 +225,4 @@ func (m *meta) usable() error {
 	return nil
 }
 
-var errInUse = &UnsupportedError{"the image is marked as in use (its last 512 bytes are 0xC7): a tapdisk of a XenServer host writes to it, or has crashed; if no host uses it, image check -r all restores the footer"}
+var errInUse = unsupported("the image is marked as in use (its last 512 bytes are 0xC7): a tapdisk of a XenServer host writes to it, or has crashed; if no host uses it, image check -r all restores the footer")

@@ -13,7 +13,7 @@ func readFull(r io.ReaderAt, b []byte, off int64, field string) error {
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
-		return &FormatError{off + int64(n), field, "the file ends here"}
+		return malformed(off+int64(n), field, "the file ends here")
 	}
 	return fmt.Errorf("vhd: read %s at offset %d: %w", field, off, err)
 }

@@ -102,7 +102,7 @@ func readRecord(r io.ReaderAt, size int64, f *footer) (c *record, whole bool, er
 	at := size - footerLen + offFooterReserved + markPlace
 	if n < patchHead+footerLen || n > maxRecord || c.start < footerLen || c.start != size-footerLen-n ||
 		c.oldSize < footerLen || c.newSize < footerLen || c.oldSize > size || c.newSize > size {
-		return nil, false, &FormatError{at, "mark of a record", "it makes no sense"}
+		return nil, false, malformed(at, "mark of a record", "it makes no sense")
 	}
 	b := make([]byte, n)
 	if err := readFull(r, b, c.start, "record"); err != nil {
@@ -112,7 +112,7 @@ func readRecord(r io.ReaderAt, size int64, f *footer) (c *record, whole bool, er
 		return c, false, nil
 	}
 	if !c.decode(b) {
-		return nil, false, &FormatError{c.start, "record", "it makes no sense"}
+		return nil, false, malformed(c.start, "record", "it makes no sense")
 	}
 	return c, true, nil
 }
@@ -211,7 +211,7 @@ func (c *record) beginDevice(f vfs.File, old footer, free int64) error {
 	body := c.body()
 	c.start = c.oldSize - footerLen - int64(len(body))
 	if c.start < free {
-		return &UnsupportedError{"changing the header of an image on a device that is full: make the device larger"}
+		return unsupported("changing the header of an image on a device that is full: make the device larger")
 	}
 	if _, err := f.WriteAt(body, c.start); err != nil {
 		return err

@@ -11,7 +11,7 @@ func (i *Image) CheckResize(size int64) error {
 	case size < 0 || size%sectorSize != 0:
 		return fmt.Errorf("vhd: size %d: not a multiple of 512", size)
 	case size > maxSize || i.m.head.blocks(size)*4 > maxTableBytes:
-		return &UnsupportedError{fmt.Sprintf("a disk of %d bytes; VHD has at most 2040 GiB", size)}
+		return unsupported(fmt.Sprintf("a disk of %d bytes; VHD has at most 2040 GiB", size))
 	}
 	return nil
 }

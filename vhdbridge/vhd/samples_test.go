@@ -22,7 +22,7 @@ func newStore() *chain.Store {
 	return &chain.Store{FS: vfs.OS(), RealPath: filepath.EvalSymlinks, Formats: []chain.Format{{
 		Name: "vhd", Probe: vhd.Probe,
 		Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
-		Inspect: vhd.Inspect,
+		Inspect: inspectVHD,
 	}, {
 		Name: "raw",
 		Open: func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return chain.OpenRaw(f) },
@@ -298,4 +298,13 @@ func TestParentsElsewhereAreRefusedUnlessTheyAreAllowed(t *testing.T) {
 			}
 		}
 	}
+}
+
+func inspectVHD(f vfs.File) (chain.Image, error) {
+	size, err := f.Size()
+	if err != nil {
+		return chain.Image{}, err
+	}
+	i, err := vhd.ReadInfo(f, size)
+	return i.Image(), err
 }

@@ -35,9 +35,9 @@ var (
 func (i *Image) Writable() error {
 	switch {
 	case i.m.batmap.encrypted:
-		return &UnsupportedError{"changing data of an encrypted image (the batmap has a key hash)"}
+		return unsupported("changing data of an encrypted image (the batmap has a key hash)")
 	case i.m.copied && i.m.copy.size != i.m.foot.size:
-		return &FormatError{offCurrentSize, "current size", "the two footers differ: a resize was interrupted"}
+		return malformed(offCurrentSize, "current size", "the two footers differ: a resize was interrupted")
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (i *Image) Sharing(yes bool) {
 
 // Place finds room for the pieces: in the blocks that there are, or in new ones at
 // the end of the file.
-func (i *Image) Place(pieces []chain.Piece) ([]chain.Piece, error) {
+func (i *Image) Place(pieces []Piece) ([]Piece, error) {
 	if err := i.ready(); err != nil {
 		return nil, err
 	}

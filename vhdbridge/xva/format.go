@@ -2,6 +2,24 @@
 // ("xe vm-export"): a tar archive, possibly compressed by gzip or zstd, that is read
 // once from beginning to end. The facts are those of the exporter and importer of xapi.
 //
+//	r, err := xva.NewReader(f) // any io.Reader; compression is told by itself
+//	…
+//	defer r.Close()
+//	for {
+//		c, err := r.Next()
+//		if errors.Is(err, io.EOF) {
+//			break // all disks of r.VM() were there to their last byte
+//		}
+//		…
+//		// c.Data is what c.Disk has at c.Offset; what does not come is zeros
+//	}
+//
+// A Writer of package qcow2 or vhd takes the chunks of a disk as they come.
+//
+// Three kinds of errors are told apart, the same for all formats: ErrNotThisFormat (here
+// ErrNotXVA), *FormatError (malformed, or cut off) and *UnsupportedError. All others come
+// from reading.
+//
 // Invariants:
 //   - no byte of a disk is handed out before its checksum is right;
 //   - chunks are handed out in order, none twice and none beyond the disk's end, and
@@ -9,14 +27,12 @@
 //   - no field sizes an allocation or a loop before it has been checked;
 //   - names are compared, never used as paths;
 //   - no goroutines, no locks.
-//
-// Three kinds of errors are told apart: ErrNotXVA, *FormatError (malformed, or cut off)
-// and *UnsupportedError. All others come from reading.
 package xva
 
 import (
-	"errors"
 	"fmt"
+
+	"github.com/virt-rotate/virt-rotate/internal/imgerr"
 )
 
 // The archive:
@@ -47,10 +63,15 @@ const (
 	sectorSize    = 512
 )
 
-// ErrNotXVA says that the input is no export, compressed or not.
-var ErrNotXVA = errors.New("not an XVA: no tar archive that begins with " + descriptor)
+// ErrNotThisFormat is what ErrNotXVA and its like of all formats are.
+var ErrNotThisFormat = imgerr.ErrNotThisFormat
 
-// A FormatError says what is wrong with an export.
+// ErrNotXVA says that the input is no export, compressed or not. It is an
+// ErrNotThisFormat.
+var ErrNotXVA = imgerr.Not("not an XVA: no tar archive that begins with " + descriptor)
+
+// A FormatError says what is wrong with an export. For errors.As it is a FormatError of
+// the packages qcow2 and vhd as well, with the member as the field.
 type FormatError struct {
 	Offset int64  // in the archive after decompression, in bytes: where the member's data begins, or reading ended
 	Member string // "" where it is not about one
@@ -64,7 +85,26 @@ func (e *FormatError) Error() string {
 	return fmt.Sprintf("xva: %s (at byte %d): %s", e.Member, e.Offset, e.Reason)
 }
 
-// An UnsupportedError names something that this package does not read.
+// As makes it one of the kinds that all formats share.
+func (e *FormatError) As(target any) bool {
+	t, ok := target.(**imgerr.FormatError)
+	if ok {
+		*t = &imgerr.FormatError{Format: "xva", Offset: e.Offset, Field: e.Member, Reason: e.Reason}
+	}
+	return ok
+}
+
+// An UnsupportedError names something that this package does not read. For errors.As it
+// is an UnsupportedError of the packages qcow2 and vhd as well.
 type UnsupportedError struct{ What string }
 
 func (e *UnsupportedError) Error() string { return "xva: " + e.What + " is not supported" }
+
+// As makes it one of the kinds that all formats share.
+func (e *UnsupportedError) As(target any) bool {
+	t, ok := target.(**imgerr.UnsupportedError)
+	if ok {
+		*t = &imgerr.UnsupportedError{Format: "xva", Feature: e.What}
+	}
+	return ok
+}

@@ -19,7 +19,7 @@ func virtual(name string, o vhd.CreateOptions) Kit {
 			Name:    "vhd",
 			Probe:   vhd.Probe,
 			Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
-			Inspect: vhd.Inspect,
+			Inspect: inspectVHD,
 		},
 		Create: func(f vfs.File, size int64, on Parent) error {
 			o := o
@@ -123,4 +123,13 @@ func TestVHDAFullDiskStopsAnOperationAndRoomLetsItGoOn(t *testing.T) {
 			})
 		}
 	}
+}
+
+func inspectVHD(f vfs.File) (chain.Image, error) {
+	size, err := f.Size()
+	if err != nil {
+		return chain.Image{}, err
+	}
+	i, err := vhd.ReadInfo(f, size)
+	return i.Image(), err
 }

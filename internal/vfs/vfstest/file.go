@@ -110,6 +110,11 @@ func (f *file) Stat() (info vfs.Info, err error) {
 	return info, err
 }
 
+func (f *file) Size() (int64, error) {
+	info, err := f.Stat()
+	return info.Size, err
+}
+
 func (f *file) Truncate(size int64) error {
 	return f.step(step{op: "truncate", detail: fmt.Sprint(size), change: true, run: func() error {
 		if size < 0 {
