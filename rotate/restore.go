@@ -141,7 +141,7 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 			return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 		}
 		before[w.Target] = host.DiskOf(d, w.Target).Chain
-		after[w.Target] = append(slices.Clone(w.Onto), host.Layer{Path: w.Path, Format: "qcow2", Kind: "file"})
+		after[w.Target] = append(slices.Clone(w.Onto), host.Layer{Path: w.Path, Format: "qcow2", Kind: host.KindFile})
 	}
 	s.boundary("overlays of the restore made")
 	if err := s.recordBranch(d, &in); err != nil {

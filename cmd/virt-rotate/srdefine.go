@@ -171,7 +171,7 @@ func (d *srDomain) findXML() error {
 	}
 	var disks []libvirthost.NewDisk
 	for _, disk := range d.disks {
-		disks = append(disks, libvirthost.NewDisk{Target: disk.target, Active: host.Layer{Path: "/", Kind: "file", Format: "qcow2"}})
+		disks = append(disks, libvirthost.NewDisk{Target: disk.target, Active: host.Layer{Path: "/", Kind: host.KindFile, Format: "qcow2"}})
 	}
 	_, _, left, err := libvirthost.DomainXML(d.xml, d.name, disks)
 	if err != nil {
@@ -346,7 +346,7 @@ func (d *srDomain) define() error {
 // below is the chain that ends with n, base first.
 func (d *srDomain) below(dir string, n *vhdbridge.Node) (layers []host.Layer) {
 	for ; n != nil; n = d.of[n].Parent {
-		layers = append(layers, host.Layer{Path: filepath.Join(dir, d.stem(n)+".qcow2"), Kind: "file", Format: "qcow2"})
+		layers = append(layers, host.Layer{Path: filepath.Join(dir, d.stem(n)+".qcow2"), Kind: host.KindFile, Format: "qcow2"})
 	}
 	slices.Reverse(layers)
 	return layers

@@ -165,24 +165,24 @@ func backingLayer(b *libvirtxml.DomainDiskBackingStore) host.Layer {
 }
 
 // sourceOf returns libvirt's disk type and the file, device or volume of a source.
-func sourceOf(s *libvirtxml.DomainDiskSource) (kind, path string) {
+func sourceOf(s *libvirtxml.DomainDiskSource) (kind host.Kind, path string) {
 	switch {
 	case s == nil:
 		return "", ""
 	case s.File != nil:
-		return "file", s.File.File
+		return host.KindFile, s.File.File
 	case s.Block != nil:
-		return "block", s.Block.Dev
+		return host.KindBlock, s.Block.Dev
 	case s.Network != nil:
-		return "network", s.Network.Protocol + ":" + s.Network.Name
+		return host.KindNetwork, s.Network.Protocol + ":" + s.Network.Name
 	case s.Volume != nil:
-		return "volume", s.Volume.Pool + "/" + s.Volume.Volume
+		return host.KindVolume, s.Volume.Pool + "/" + s.Volume.Volume
 	case s.Dir != nil:
-		return "dir", s.Dir.Dir
+		return host.KindDir, s.Dir.Dir
 	case s.NVME != nil:
-		return "nvme", "nvme"
+		return host.KindNVMe, "nvme"
 	case s.VHostUser != nil:
-		return "vhostuser", "vhostuser"
+		return host.KindVHostUser, "vhostuser"
 	case s.VHostVDPA != nil:
 		return "vhostvdpa", s.VHostVDPA.Dev
 	}

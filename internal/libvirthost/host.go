@@ -351,7 +351,7 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain) error {
 // on any image.
 func (h *Host) observeVolumes(d *host.Domain) {
 	for i := range d.Disks {
-		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
+		if d.Disks[i].Kind != host.KindVolume || len(d.Disks[i].Chain) == 0 {
 			continue
 		}
 		name := d.Disks[i].Active().Path

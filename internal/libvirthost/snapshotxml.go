@@ -153,7 +153,7 @@ func fixOverlays(x *libvirtxml.DomainSnapshot, overlays map[string]string) {
 	for i := range x.Disks.Disks {
 		d := &x.Disks.Disks[i]
 		if path := overlays[d.Name]; path != "" {
-			d.Source = newSource(d.Source, host.Layer{Path: path, Kind: "file"})
+			d.Source = newSource(d.Source, host.Layer{Path: path, Kind: host.KindFile})
 		}
 	}
 }
@@ -270,7 +270,7 @@ func newSource(old *libvirtxml.DomainDiskSource, l host.Layer) *libvirtxml.Domai
 	case s.Block != nil:
 		labels = s.Block.SecLabel
 	}
-	if l.Kind == "block" {
+	if l.Kind.IsDevice() {
 		s.File, s.Block = nil, &libvirtxml.DomainDiskSourceBlock{Dev: l.Path, SecLabel: labels}
 	} else {
 		s.Block, s.File = nil, &libvirtxml.DomainDiskSourceFile{File: l.Path, SecLabel: labels}

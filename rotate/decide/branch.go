@@ -38,7 +38,7 @@ func (branchWay) resume(b *builder, im *journal.Merge, _ *Group) {
 	if !im.Done && (host.BranchWith(b.branches, top) != nil || host.BranchWith(b.branches, im.Base) == nil) {
 		return
 	}
-	base := host.Layer{Path: im.Base, Format: "qcow2", Kind: "file"}
+	base := host.Layer{Path: im.Base, Format: "qcow2", Kind: host.KindFile}
 	for i := range b.branches {
 		disk := &b.branches[i]
 		if k := disk.Index(im.Base); k >= 0 {

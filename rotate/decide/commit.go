@@ -91,7 +91,7 @@ func (b *builder) absorb(disk *host.Disk, k int, m *Merge) {
 	b.forest.Merge(b.forest.Find(l.Key()))
 	base := &disk.Chain[k-1]
 	base.Size = max(base.Size, l.Size)
-	if base.Kind != "block" {
+	if !base.Kind.IsDevice() {
 		base.Allocated += l.Allocated
 	}
 	b.moved[l.Path] = *base

@@ -199,7 +199,7 @@ func touched(d *host.Domain) bool {
 }
 
 func diagnoseDisk(w *observe.World, d *host.Domain, disk *host.Disk, add func(Finding)) {
-	if disk.ReadOnly || disk.Kind != "file" && disk.Kind != "block" {
+	if disk.ReadOnly || !disk.Kind.HasPath() {
 		return
 	}
 	if !w.Remote {

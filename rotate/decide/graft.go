@@ -121,7 +121,7 @@ func (b *builder) cannotShare(before *builder, merges []Merge) *Refusal {
 	first := disk.Index(merges[0].Base.Path)
 	for k := first; k < len(disk.Chain); k++ {
 		l := &disk.Chain[k]
-		if l.Kind != "file" {
+		if !l.Kind.IsFile() {
 			continue // told as what is in the way of a graft
 		}
 		if why := b.w.CannotClone[filepath.Dir(l.Path)]; why != "" {
@@ -172,7 +172,7 @@ func (b *builder) notAlone(disk *host.Disk, first int) string {
 	for k := first; k < len(disk.Chain); k++ {
 		l := &disk.Chain[k]
 		switch {
-		case l.Kind != "file":
+		case !l.Kind.IsFile():
 			return l.Path + " is not a file"
 		case l.Symlink:
 			return l.Path + " is a symbolic link"

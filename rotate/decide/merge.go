@@ -189,7 +189,7 @@ func (b *builder) fact(disk *host.Disk, k int) string {
 		return child.Path + " is not an overlay of a snapshot that virt-rotate took and dropped"
 	}
 	for _, l := range disk.Chain[k-1 : k+1] {
-		if l.Links > 1 && l.Kind == "file" {
+		if l.Links > 1 && l.Kind.IsFile() {
 			return fmt.Sprintf("%s has %d names (hard links): who uses the others is not known", l.Path, l.Links)
 		}
 	}
@@ -279,7 +279,7 @@ func mergeStep(m *Merge, dropped []string) Step {
 func (b *builder) deleteGone(m *Merge) {
 	into, _ := m.Ends()
 	for _, l := range m.Gone {
-		if l.Kind != "file" {
+		if !l.Kind.IsFile() {
 			continue
 		}
 		b.add(Step{Op: OpDeleteFile, Disk: m.Disk, Path: l.Path, Bytes: l.Allocated,

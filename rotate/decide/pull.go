@@ -52,7 +52,7 @@ func (pullWay) allowed(c Case, m *Merge) error {
 func (b *builder) pullAt(disk *host.Disk, k int) int {
 	base := &disk.Chain[k-1]
 	if b.rule.Method != policy.MethodAuto && b.rule.Method != policy.MethodPull ||
-		base.Kind != "file" || !b.isOurs(base) {
+		!base.Kind.IsFile() || !b.isOurs(base) {
 		return 0
 	}
 	trial := b.clone()
@@ -103,7 +103,7 @@ func (b *builder) pullOf(disk *host.Disk, first, top int) Merge {
 // shortenBelow takes the layers from first to below top out of the disk's chain.
 func (b *builder) shortenBelow(disk *host.Disk, first, top int, m *Merge) {
 	l := &disk.Chain[top]
-	if l.Kind != "block" {
+	if !l.Kind.IsDevice() {
 		l.Allocated += growth(m)
 	}
 	if first > 0 {

@@ -98,14 +98,8 @@ func (b *builder) tellLiveOnly() {
 func (b *builder) checkKind(disk *host.Disk) bool {
 	before := len(b.plan.Refused)
 	exclude := "; take the disk out with the policy's exclude_disks"
-	switch disk.Kind {
-	case "file", "block":
-	case "network":
-		b.refuse(host.CodeNetworkDisk, disk.Target, "a network disk has no local overlay"+exclude)
-	case "volume":
-		b.refuse(host.CodeVolumeDisk, disk.Target, "type='volume' hides the file: write the disk as type='file' or type='block'"+exclude)
-	default:
-		b.refuse(host.CodeDiskKind, disk.Target, fmt.Sprintf("disks of type %q cannot be rotated%s", disk.Kind, exclude))
+	if code, why := disk.Kind.Obstacle(); code != "" {
+		b.refuse(code, disk.Target, why+exclude)
 	}
 	if disk.Device == "lun" {
 		b.refuse(host.CodeDiskKind, disk.Target, "a device='lun' disk passes SCSI commands through: it cannot have an overlay"+exclude)

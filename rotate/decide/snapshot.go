@@ -121,7 +121,7 @@ func (b *builder) placeOverlays(spec *host.SnapshotSpec) *Refusal {
 		switch {
 		case !b.covers(disk):
 			spec.Exclude = append(spec.Exclude, disk.Target)
-		case b.rule.OverlayDir == "" && disk.Active().Kind == "block":
+		case b.rule.OverlayDir == "" && disk.Active().Kind.IsDevice():
 			return &Refusal{host.CodeOverlayDir, disk.Active().Path, "an overlay cannot lie beside a block device: set overlay_dir in the policy"}
 		}
 	}
@@ -255,7 +255,7 @@ func (b *builder) dueReason(spec *host.SnapshotSpec) string {
 func (b *builder) putOn(disk *host.Disk, path string) {
 	below := b.forest.Find(disk.Active().Key())
 	fs := b.w.Dirs[filepath.Dir(path)]
-	overlay := host.Layer{Path: path, Format: "qcow2", Kind: "file", FS: fs, Size: disk.Active().Size, Image: newImage(disk.Active())}
+	overlay := host.Layer{Path: path, Format: "qcow2", Kind: host.KindFile, FS: fs, Size: disk.Active().Size, Image: newImage(disk.Active())}
 	l := b.forest.Add(overlay.Key(), path)
 	_ = b.forest.Link(l, below) // a new layer has no parent yet
 	who := observe.DiskKeeper(b.d.Name, disk.Target)

@@ -26,7 +26,7 @@ func (b *builder) preflight(merges []Merge) *Refusal {
 		}
 		need := m.Way.need(m)
 		to, from := m.Ends()
-		if to.Kind == "block" || need == 0 {
+		if to.Kind.IsDevice() || need == 0 {
 			continue
 		}
 		if r := b.reserve(to.FS, to.Path, need, "merging "+filepath.Base(from.Path)+" into it"); r != nil {
@@ -80,7 +80,7 @@ func withTables(size int64) int64 { return size + size/4096 + mib }
 // checkSize refuses a merge into a block device that is too small for it.
 func checkSize(m *Merge) *Refusal {
 	to, from := m.Ends()
-	if to.Kind != "block" {
+	if !to.Kind.IsDevice() {
 		return nil
 	}
 	device := to.Allocated

@@ -15,7 +15,7 @@ func (d *Disk) HasFile(id vfs.ID) bool {
 // A Disk is one disk of a domain.
 type Disk struct {
 	Target    string // vda
-	Kind      string // file, block, network, volume, …: libvirt's disk type
+	Kind      Kind
 	Device    string // disk, cdrom, floppy, lun
 	ReadOnly  bool
 	Shareable bool

@@ -11,7 +11,7 @@ import (
 type Layer struct {
 	Path      string
 	Format    string // as libvirt has it: never guessed
-	Kind      string // file or block; anything else cannot be merged
+	Kind      Kind   // file or block; anything else cannot be merged
 	Index     uint   // libvirt's number for it in a running domain, as in vda[3]
 	Allocated int64  // bytes on disk
 	Size      int64  // virtual size in bytes; 0 = unknown

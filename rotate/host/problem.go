@@ -36,7 +36,7 @@ const NotRead = "the image's header was not read"
 // imageProblem refuses images that a merge could damage.
 func imageProblem(l *Layer) (code, detail string) {
 	switch {
-	case l.Kind != "file" && l.Kind != "block":
+	case !l.Kind.HasPath():
 		return CodeDiskKind, fmt.Sprintf("the layer is of type %q, not a file or a block device", l.Kind)
 	case l.Format != "raw" && l.Format != "qcow2":
 		return CodeFormat, fmt.Sprintf("format %q: only raw and qcow2 are rotated", l.Format)

@@ -66,7 +66,7 @@ func (k *looker) branch(target, path string) host.Disk {
 
 // chain looks at the image at path, and at what it builds on.
 func (k *looker) chain(target, path, format string) host.Disk {
-	disk := host.Disk{Target: target, Kind: "file", Device: "disk", Chain: []host.Layer{{Path: path, Format: format, Kind: "file"}}}
+	disk := host.Disk{Target: target, Kind: host.KindFile, Device: "disk", Chain: []host.Layer{{Path: path, Format: format, Kind: host.KindFile}}}
 	k.disk(newWorld(), &host.Domain{State: host.ShutOff}, &disk)
 	return disk
 }

@@ -80,7 +80,7 @@ func (k *looker) users(disk *host.Disk) {
 func (k *looker) remember(w *World, disk *host.Disk) {
 	for i := range disk.Chain {
 		l := &disk.Chain[i]
-		if l.Kind != "file" && l.Kind != "block" {
+		if !l.Kind.HasPath() {
 			continue
 		}
 		k.space(w, filepath.Dir(l.Path))
@@ -99,7 +99,7 @@ func (k *looker) extend(w *World, disk *host.Disk) {
 		if base.Image == nil || base.Image.Backing == "" {
 			return
 		}
-		below := host.Layer{Path: host.BackingPath(base), Format: base.Image.BackingFormat, Kind: "file"}
+		below := host.Layer{Path: host.BackingPath(base), Format: base.Image.BackingFormat, Kind: host.KindFile}
 		if below.Path == "" {
 			disk.Problem = k.unknownBacking(w, base.Path, base.Image.Backing, true)
 			return
@@ -115,7 +115,7 @@ func (k *looker) extend(w *World, disk *host.Disk) {
 
 // fill adds what the file at l.Path shows.
 func (k *looker) fill(w *World, l *host.Layer) {
-	if l.Kind != "file" && l.Kind != "block" {
+	if !l.Kind.HasPath() {
 		return
 	}
 	seen, ok := k.seen[l.Path]
@@ -140,9 +140,9 @@ func (k *looker) look(w *World, l *host.Layer) host.Layer {
 		return host.Layer{Problem: err.Error()}
 	}
 	w.Written[l.Path] = info.ModTime
-	seen := host.Layer{ID: info.ID, Mode: uint32(info.Mode.Perm()), Links: info.Links, Allocated: info.Allocated, Kind: "file"}
+	seen := host.Layer{ID: info.ID, Mode: uint32(info.Mode.Perm()), Links: info.Links, Allocated: info.Allocated, Kind: host.KindFile}
 	if info.IsBlock {
-		seen.Kind = "block"
+		seen.Kind = host.KindBlock
 	}
 	if link, err := os.Lstat(l.Path); err == nil {
 		seen.Symlink = link.Mode()&fs.ModeSymlink != 0
