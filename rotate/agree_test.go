@@ -16,7 +16,7 @@ import (
 
 // everything is all of the host that a refused run must leave as it is: images, what
 // libvirt has on record, intents, and the layers that are on record as free.
-func (h *simHost) everything(t *testing.T) string {
+func everything(h *simHost, t *testing.T) string {
 	t.Helper()
 	var out strings.Builder
 	for _, d := range h.domains {
@@ -24,7 +24,7 @@ func (h *simHost) everything(t *testing.T) string {
 		must(err)
 		fmt.Fprintf(&out, "%s\n", text)
 	}
-	kept := h.files(t)
+	kept := filesOf(h, t)
 	for _, dir := range []string{"intents", "released"} {
 		found, err := filepath.Glob(filepath.Join(h.dir, "state", dir, "*"))
 		must(err)
@@ -51,10 +51,10 @@ func TestARunOfWhatIsRefusedChangesNothing(t *testing.T) {
 func (s situation) checkRun(t *testing.T) {
 	h, r := s.host(t)
 	h.now = hour(12)
-	p := h.plan(t, r, "web")
-	before := h.everything(t)
-	ran := h.runAll(t, r)["web"]
-	if have, want := h.lines(t, ran.Steps), h.lines(t, p.Steps); !slices.Equal(have, want) {
+	p := planOf(h, t, r, "web")
+	before := everything(h, t)
+	ran := runAll(h, t, r)["web"]
+	if have, want := lines(h, t, ran.Steps), lines(h, t, p.Steps); !slices.Equal(have, want) {
 		t.Errorf("planned:\n%s\ndone:\n%s\n%s", strings.Join(want, "\n"), strings.Join(have, "\n"), ran.Error)
 	}
 	if len(p.Steps) > 0 {
@@ -63,7 +63,7 @@ func (s situation) checkRun(t *testing.T) {
 	if p.Result != decide.ResultRefused || ran.Result != decide.ResultRefused || !slices.Equal(p.Refused, ran.Refused) {
 		t.Errorf("planned %s %+v, ran %s %+v", p.Result, p.Refused, ran.Result, ran.Refused)
 	}
-	if after := h.everything(t); after != before {
+	if after := everything(h, t); after != before {
 		t.Errorf("changed:\n%s\nbefore:\n%s", h.brief(after), h.brief(before))
 	}
 }
@@ -86,7 +86,7 @@ func ordinaries() []ordinary {
 	}
 	branched := func(t *testing.T, h *simHost, web *simDomain) {
 		one(7, 8, 9, 10)(h, web)
-		h.goBack(t, web, name(8))
+		goBack(h, t, web, name(8))
 		h.now = hour(12)
 	}
 	return []ordinary{
@@ -129,13 +129,13 @@ func TestARunDoesWhatWasPlanned(t *testing.T) {
 			h := newSim(t)
 			web := h.add("web")
 			o.build(t, h, web)
-			r := h.rotator(o.rule)
-			p := h.plan(t, r, "web")
-			ran := h.runAll(t, r)["web"]
-			if have, want := h.lines(t, ran.Steps), h.lines(t, p.Steps); !slices.Equal(have, want) || ran.Error != "" || !slices.Equal(p.Refused, ran.Refused) {
+			r := rotator(h, o.rule)
+			p := planOf(h, t, r, "web")
+			ran := runAll(h, t, r)["web"]
+			if have, want := lines(h, t, ran.Steps), lines(h, t, p.Steps); !slices.Equal(have, want) || ran.Error != "" || !slices.Equal(p.Refused, ran.Refused) {
 				t.Errorf("planned:\n%s\n%+v\ndone:\n%s\n%+v %s", strings.Join(want, "\n"), p.Refused, strings.Join(have, "\n"), ran.Refused, ran.Error)
 			}
-			h.checkData(t)
+			checkData(h, t)
 		})
 	}
 }

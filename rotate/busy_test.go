@@ -25,22 +25,22 @@ func held(t *testing.T, path string, mode vfs.LockMode) (release func()) {
 func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
 	for _, layer := range []string{"web." + name(11), "web." + name(9), "web"} {
 		h, web := off(t, 9, 10, 11)
-		before, files := snapshotNames(web), h.files(t)
+		before, files := snapshotNames(web), filesOf(h, t)
 		release := held(t, h.img(layer+".qcow2"), vfs.LockWrite)
-		r := h.rotator(rule(1))
-		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+		r := rotator(h, rule(1))
+		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || h.brief(p.Refused[0].Path) != h.brief(h.img(layer+".qcow2")) {
 				t.Errorf("%+v", p)
 			}
 		}
-		if !slices.Equal(snapshotNames(web), before) || !slices.Equal(h.files(t), files) {
-			t.Errorf("changed: %v %v", snapshotNames(web), h.files(t))
+		if !slices.Equal(snapshotNames(web), before) || !slices.Equal(filesOf(h, t), files) {
+			t.Errorf("changed: %v %v", snapshotNames(web), filesOf(h, t))
 		}
 		release()
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("afterwards: %+v", p)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -49,9 +49,9 @@ func TestMergesWaitForAReader(t *testing.T) {
 	for _, layer := range []string{"web", "web." + name(9), "web." + name(10)} {
 		h, web := off(t, 9, 10, 11)
 		release := held(t, h.img(layer+".qcow2"), vfs.LockRead)
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 			if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "open") {
 				t.Errorf("%s: %+v", h.brief(layer), p)
 			}
@@ -60,10 +60,10 @@ func TestMergesWaitForAReader(t *testing.T) {
 			t.Errorf("%s: %v", h.brief(layer), snapshotNames(web))
 		}
 		release()
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 2 {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 2 {
 			t.Errorf("%s: afterwards: %+v", h.brief(layer), p)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -74,27 +74,27 @@ func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	h.locked = func(host.MergeSpec) bool { return true }
-	before, files := h.find("web").observed(nil).Snapshots, h.files(t)
-	r := h.rotator(rule(2))
+	before, files := h.find("web").observed(nil).Snapshots, filesOf(h, t)
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || !strings.Contains(p.Refused[0].Detail, "write") {
 		t.Fatalf("%+v", p)
 	}
 	after := h.find("web").observed(nil).Snapshots
-	if !slices.EqualFunc(before, after, sameSnapshot) || !slices.Equal(h.files(t), files) {
+	if !slices.EqualFunc(before, after, sameSnapshot) || !slices.Equal(filesOf(h, t), files) {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
-	h.checkNoIntent(t)
-	if w := h.see(t); len(w.Released) > 0 {
+	checkNoIntent(h, t)
+	if w := see(h, t); len(w.Released) > 0 {
 		t.Errorf("released: %+v", w.Released)
 	}
-	h.checkData(t)
+	checkData(h, t)
 	h.locked = nil
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("afterwards: %+v", p)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func sameSnapshot(a, b host.Snapshot) bool {
@@ -108,10 +108,10 @@ func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web := off(t, 9, 10, 11)
 		web.State, web.cut = state, false
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		r.Observer.Probes.LocksStayLocal = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
-		for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLocalLocks || !strings.Contains(p.Refused[0].Detail, "nolock") {
 				t.Errorf("%+v", p)
 			}
@@ -119,7 +119,7 @@ func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
 		if len(web.Snapshots) != 3 {
 			t.Errorf("%v", snapshotNames(web))
 		}
-		h.checkData(t)
+		checkData(h, t)
 	}
 }
 
@@ -132,15 +132,15 @@ func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {
 	h.disk(web, "vdb", "data.qcow2")
 	h.take(web, []int{9, 10, 11})
 	h.locked = func(m host.MergeSpec) bool { return m.Disk == "vdb" }
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || web.Snapshot(name(9)) != nil {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || web.Snapshot(name(9)) != nil {
 		t.Fatalf("%+v", p)
 	}
-	h.checkData(t)
+	checkData(h, t)
 	h.locked = nil
-	h.finishes(t, rule(2), coalesce())
-	h.checkDone(t)
+	finishes(h, t, rule(2), coalesce())
+	checkDone(h, t)
 }
 
 // A guest that is off and has checkpoints waits with a reason; it is no failure.
@@ -148,14 +148,14 @@ func TestAGuestWithCheckpointsThatIsOffWaits(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.Checkpoints = 1
 	h.write(web, "vda", 1)
-	r := h.rotator(rule(7))
-	for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+	r := rotator(h, rule(7))
+	for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 		if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "1 checkpoint") {
 			t.Errorf("%+v", p)
 		}
 	}
 	web.State, web.cut = host.Running, false
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("once it runs: %+v", p)
 	}
 }
@@ -165,12 +165,12 @@ func TestACommaInANameIsRefusedWhileTheGuestIsOff(t *testing.T) {
 	web := h.add("web")
 	h.disk(web, "vda", "a,b.qcow2")
 	web.State = host.ShutOff
-	r := h.rotator(rule(7))
-	if p := h.plan(t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeComma {
+	r := rotator(h, rule(7))
+	if p := planOf(h, t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeComma {
 		t.Errorf("%+v", p)
 	}
 	web.State = host.Running
-	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || len(p.Steps) != 1 {
+	if p := planOf(h, t, r, "web"); len(p.Refused) > 0 || len(p.Steps) != 1 {
 		t.Errorf("%+v", p)
 	}
 }
@@ -183,14 +183,14 @@ func TestADiskThatOnlyTheRunningGuestHasIsLeftOut(t *testing.T) {
 	h.take(web, []int{9, 10, 11})
 	h.disk(web, "sdc", "stick.qcow2")
 	web.Disks[1].Inactive = nil
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	for range 3 {
 		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultPartly || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLiveOnly || p.Refused[0].Path != "sdc" {
 			t.Fatalf("%+v", p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 	}
 	if n, m := len(web.Disks[0].Chain), len(web.Disks[1].Chain); n != 3 || m != 1 {
 		t.Errorf("%d and %d layers", n, m)
@@ -208,21 +208,21 @@ func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
 	data := web.want["vdb"]
 	last := web.Disks[1].Active().Path
 	web.Disks = web.Disks[:1]
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	for n := range 5 {
 		h.now = hour(12 + n)
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 		h.write(web, "vda", n)
 	}
-	h.reads(t, "the disk that was taken out", last, data)
-	files := h.short(h.files(t))
+	reads(h, t, "the disk that was taken out", last, data)
+	files := h.short(filesOf(h, t))
 	if want := 5; len(files) != want {
 		t.Errorf("files: %v", files)
 	}
-	found := decide.Diagnose(h.see(t), nil, noPolicies, hour(17))
+	found := decide.Diagnose(see(h, t), nil, noPolicies, hour(17))
 	if len(found) != 1 || found[0].Code != decide.FindTip || !found[0].Note || found[0].Path != last {
 		t.Errorf("%+v", found)
 	}
@@ -238,15 +238,15 @@ func TestADiskWithAnotherTargetIsTheSameDisk(t *testing.T) {
 	web.Disks[1].Target = "sdc"
 	web.want["sdc"] = web.want["vdc"]
 	delete(web.want, "vdc")
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	for n := range 4 {
 		h.now = hour(12 + n)
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 	if n := len(web.Disks[1].Chain); n != 3 {
 		t.Errorf("%d layers", n)
 	}
@@ -266,15 +266,15 @@ func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 		for _, n := range names {
 			must(h.DropMetadata(context.Background(), "web", n))
 		}
-		r := h.rotator(rule(7))
-		p := h.runAll(t, r)["web"]
+		r := rotator(h, rule(7))
+		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultDone || len(p.Refused) > 0 {
 			t.Fatalf("%v: %+v", gone, p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 		must(r.Forget(t.Context(), "web", names))
-		h.runAll(t, r)
-		h.checkDone(t)
+		runAll(h, t, r)
+		checkDone(h, t)
 		if n, want := len(web.Disks[0].Chain), 6-len(gone); n != want {
 			t.Errorf("%v: %d layers, want %d", gone, n, want)
 		}
@@ -293,12 +293,12 @@ func TestALockThatIsMissedAfterDataWasMovedBringsNoSnapshotBack(t *testing.T) {
 		}
 		return nil
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !moved || web.Snapshot(name(9)) != nil {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !moved || web.Snapshot(name(9)) != nil {
 		t.Fatalf("%+v, moved %v, snapshots %v", p, moved, snapshotNames(web))
 	}
 	h.event = func(string) error { return nil }
-	h.finishes(t, rule(2), coalesce())
-	h.checkDone(t)
+	finishes(h, t, rule(2), coalesce())
+	checkDone(h, t)
 }

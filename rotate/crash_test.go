@@ -144,7 +144,7 @@ func (s *crashScene) host(t *testing.T, seed uint64) (*simHost, *Rotator) {
 	h := newSim(t)
 	s.build(h)
 	h.guests = rand.New(rand.NewPCG(seed, 0))
-	r := h.rotator(s.rule)
+	r := rotator(h, s.rule)
 	r.Options = s.options
 	return h, r
 }
@@ -157,8 +157,8 @@ func TestARunThatDiesAnywhereLosesNothingAndIsFinished(t *testing.T) {
 			t.Run(s.name+", "+fate, func(t *testing.T) {
 				t.Parallel()
 				h, r := s.host(t, 0)
-				h.runAll(t, r)
-				want := h.shape()
+				runAll(h, t, r)
+				want := shapeOf(h)
 				n := 1
 				for ; s.dies(t, n, fate, want); n++ {
 				}
@@ -180,10 +180,10 @@ func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
 		return false
 	}
 	h.afterCrash(fate)
-	h.checkData(t)
-	h.finishes(t, s.rule, s.options)
-	h.checkDone(t)
-	if have := h.shape(); have != want {
+	checkData(h, t)
+	finishes(h, t, s.rule, s.options)
+	checkDone(h, t)
+	if have := shapeOf(h); have != want {
 		t.Errorf("place %d, %q:\n%s\nwithout a crash:\n%s", n, at, have, want)
 	}
 	if t.Failed() {
@@ -193,19 +193,19 @@ func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
 }
 
 // finishes runs until nothing is left to do.
-func (h *simHost) finishes(t *testing.T, r *policy.Rule, o decide.Options) {
+func finishes(h *simHost, t *testing.T, r *policy.Rule, o decide.Options) {
 	t.Helper()
 	for range 4 {
-		rotator := h.rotator(r)
+		rotator := rotator(h, r)
 		rotator.Options = o
 		idle := true
-		for _, p := range h.runAll(t, rotator) {
+		for _, p := range runAll(h, t, rotator) {
 			if p.Error != "" || len(p.Refused) > 0 {
 				t.Errorf("after the crash: %s %+v", p.Error, p.Refused)
 			}
 			idle = idle && len(p.Steps) == 0
 		}
-		h.checkData(t)
+		checkData(h, t)
 		if idle {
 			return
 		}
@@ -213,8 +213,8 @@ func (h *simHost) finishes(t *testing.T, r *policy.Rule, o decide.Options) {
 	t.Error("the runs never end")
 }
 
-// shape tells which snapshots there are, and how long the chains.
-func (h *simHost) shape() string {
+// shapeOf tells which snapshots there are, and how long the chains.
+func shapeOf(h *simHost) string {
 	text := ""
 	for _, d := range h.domains {
 		for i := range d.Snapshots {
@@ -242,10 +242,10 @@ func TestRunsThatDieRepeatedlyLoseNothing(t *testing.T) {
 						break
 					}
 					h.afterCrash(fates[chance.IntN(3)])
-					h.checkData(t)
+					checkData(h, t)
 				}
-				h.finishes(t, s.rule, s.options)
-				h.checkDone(t)
+				finishes(h, t, s.rule, s.options)
+				checkDone(h, t)
 			}
 		})
 	}

@@ -23,12 +23,12 @@ func pivotedBelow(t *testing.T) (*simHost, *simDomain) {
 	web := h.add("web")
 	h.disk(web, "vda", "cloud.qcow2", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
-	h.pivotTo(web, 0)
+	pivotTo(h, web, 0)
 	return h, web
 }
 
 // pivotTo merges all layers above layer k of vda into that, which the guest writes to then.
-func (h *simHost) pivotTo(d *simDomain, k int) {
+func pivotTo(h *simHost, d *simDomain, k int) {
 	disk := &d.Disks[0]
 	into := disk.Chain[k].Path
 	for _, l := range disk.Chain[k+1:] {
@@ -56,10 +56,10 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 		if !live {
 			web.State = host.ShutOff
 		}
-		before := h.files(t)
-		r := h.rotator(rule(3))
+		before := filesOf(h, t)
+		r := rotator(h, rule(3))
 		for range 2 {
-			p := h.runAll(t, r)["web"]
+			p := runAll(h, t, r)["web"]
 			if p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeDestroyed || len(p.Steps) > 0 {
 				t.Fatalf("%+v", p)
 			}
@@ -69,7 +69,7 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 				}
 			}
 		}
-		w := h.see(t)
+		w := see(h, t)
 		if got := lostNames(w, w.Domain("web")); !slices.Equal(got, snapshotNames(web)) {
 			t.Errorf("lost: %v", got)
 		}
@@ -85,7 +85,7 @@ func TestStatesOnAnImageThatAGuestWritesToAreLost(t *testing.T) {
 		if !s.Snapshots[0].Lost || len(s.Refused) != 1 {
 			t.Errorf("%+v", s)
 		}
-		if after := h.files(t); !slices.Equal(after, before) {
+		if after := filesOf(h, t); !slices.Equal(after, before) {
 			t.Errorf("files %v, before %v", after, before)
 		}
 	}
@@ -97,8 +97,8 @@ func TestStatesBelowTheImageAreSound(t *testing.T) {
 	web := h.add("web")
 	h.disk(web, "vda", "cloud.qcow2", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
-	h.pivotTo(web, 2) // the overlay of S9: the state of S9 is below, that of S10 in it
-	w := h.see(t)
+	pivotTo(h, web, 2) // the overlay of S9: the state of S9 is below, that of S10 in it
+	w := see(h, t)
 	if got := lostNames(w, w.Domain("web")); !slices.Equal(got, []string{name(10), name(11)}) {
 		t.Errorf("lost: %v", got)
 	}
@@ -112,7 +112,7 @@ func TestAnImageThatWasPutInByHandIsNotTakenForWritten(t *testing.T) {
 	h, web := pivotedBelow(t)
 	web.State = host.ShutOff
 	must(os.Chtimes(h.img("cloud.qcow2"), time.Time{}, time.Now().Add(-time.Hour)))
-	p := h.plan(t, h.rotator(rule(3)), "web")
+	p := planOf(h, t, rotator(h, rule(3)), "web")
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "put the newest layer back") {
 		t.Errorf("%+v", p.Refused)
 	}
@@ -128,23 +128,23 @@ func TestARunningTemplateDestroysItsClones(t *testing.T) {
 	template := h.add("other-template")
 	h.disk(template, "vda", "golden.qcow2")
 	template.State = host.ShutOff
-	r := h.rotator(rule(7))
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+	r := rotator(h, rule(7))
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Fatalf("a template that is off: %+v", p)
 	}
-	h.checkData(t)
+	checkData(h, t)
 	template.State = host.Running
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeDestroyed {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeDestroyed {
 		t.Fatalf("%+v", p)
 	}
 	template.State = host.ShutOff
 	h.now = hour(18)
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultRefused || !strings.Contains(p.Refused[0].Detail, "is lost since about") {
 		t.Fatalf("after it has stopped: %+v", p)
 	}
 	must(r.Forget(t.Context(), "web", snapshotNames(web)))
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
 		t.Errorf("after they were given up: %+v, %v", p, snapshotNames(web))
 	}
 }
@@ -154,7 +154,7 @@ func TestNoSnapshotOnABaseThatIsWrittenTo(t *testing.T) {
 	h := newSim(t)
 	h.disk(h.add("web"), "vda", "golden.qcow2", "web.qcow2")
 	h.disk(h.add("other-template"), "vda", "golden.qcow2")
-	p := h.plan(t, h.rotator(rule(7)), "web")
+	p := planOf(h, t, rotator(h, rule(7)), "web")
 	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDestroyed || !strings.Contains(p.Refused[0].Detail, "other-template") {
 		t.Errorf("%+v", p)
 	}
@@ -164,27 +164,27 @@ func TestNoSnapshotOnABaseThatIsWrittenTo(t *testing.T) {
 // the image that virt-rotate did not make is left.
 func TestRotationGoesOnAfterForget(t *testing.T) {
 	h, web := pivotedBelow(t)
-	r := h.rotator(rule(2))
-	h.runAll(t, r)
+	r := rotator(h, rule(2))
+	runAll(h, t, r)
 	must(r.Forget(t.Context(), "web", snapshotNames(web)))
 	if len(web.Snapshots) > 0 {
 		t.Fatalf("left: %v", snapshotNames(web))
 	}
 	for n := 13; n < 18; n++ {
 		h.now = hour(n)
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		h.write(web, "vda", n%4)
-		h.checkData(t)
+		checkData(h, t)
 	}
 	if n := len(web.Disks[0].Chain); n != 3 {
 		t.Errorf("%d layers: %v", n, h.short(host.Paths(web.Disks[0].Chain)))
 	}
-	if files := h.short(h.files(t)); !slices.Equal(files, []string{"cloud", "web.S16", "web.S17", "web"}) && len(files) != 4 {
+	if files := h.short(filesOf(h, t)); !slices.Equal(files, []string{"cloud", "web.S16", "web.S17", "web"}) && len(files) != 4 {
 		t.Errorf("files: %v", files)
 	}
-	found := decide.Diagnose(h.see(t), nil, noPolicies, hour(17))
+	found := decide.Diagnose(see(h, t), nil, noPolicies, hour(17))
 	if len(found) != 1 || found[0].Code != decide.FindUseless || !found[0].Note || h.brief(found[0].Path) != "web" {
 		t.Errorf("%+v", found)
 	}
@@ -194,7 +194,7 @@ func TestOnlyWhatIsUnsoundIsForgotten(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	var refused *chain.RefusedError
 	if err := r.Forget(t.Context(), "web", []string{name(9)}); !errors.As(err, &refused) {
 		t.Errorf("a sound one: %v", err)
@@ -212,7 +212,7 @@ func TestOnlyWhatIsUnsoundIsForgotten(t *testing.T) {
 	if len(web.Snapshots) != 3 {
 		t.Errorf("left: %v", snapshotNames(web))
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 // A snapshot whose metadata is lost keeps its layer until it is given up: then the next run
@@ -224,19 +224,19 @@ func TestAnUnlistedSnapshotThatIsForgottenIsMerged(t *testing.T) {
 		one(9, 10, 11)(h, web)
 		which := web.Snapshots[gone].Name
 		web.Snapshots = slices.Delete(web.Snapshots, gone, gone+1)
-		r := h.rotator(rule(7))
+		r := rotator(h, rule(7))
 		r.Options = coalesce()
-		h.runAll(t, r)
+		runAll(h, t, r)
 		if n := len(web.Disks[0].Chain); n != 4 {
 			t.Fatalf("%d layers before it is given up", n)
 		}
 		must(r.Forget(t.Context(), "web", []string{which}))
-		if p := h.runAll(t, r)["web"]; p.Error != "" || len(p.Refused) > 0 {
+		if p := runAll(h, t, r)["web"]; p.Error != "" || len(p.Refused) > 0 {
 			t.Errorf("%+v", p)
 		}
 		if n := len(web.Disks[0].Chain); n != 3 {
 			t.Errorf("%d layers after that", n)
 		}
-		h.checkData(t)
+		checkData(h, t)
 	}
 }

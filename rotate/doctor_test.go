@@ -73,10 +73,10 @@ func complaints() []complaint {
 			must(os.WriteFile(h.img("odd.qcow2"), []byte("{"), 0o600))
 		}, detail: "odd.qcow2", remedy: "nothing is merged"},
 		{code: decide.FindIntent, spoil: func(_ *testing.T, h *simHost, web *simDomain) {
-			must(journal.In(h.observer().StateDir).Write(journal.Intent{Domain: "web", UUID: web.UUID}))
+			must(journal.In(observer(h).StateDir).Write(journal.Intent{Domain: "web", UUID: web.UUID}))
 		}, detail: "interrupted", remedy: "virt-rotate run web"},
 		{code: decide.FindIntent, name: "of a domain that is gone", spoil: func(_ *testing.T, h *simHost, _ *simDomain) {
-			must(journal.In(h.observer().StateDir).Write(journal.Intent{Domain: "gone", UUID: "u"}))
+			must(journal.In(observer(h).StateDir).Write(journal.Intent{Domain: "gone", UUID: "u"}))
 		}, detail: "not on this host", remedy: "intents"},
 	}
 }
@@ -91,12 +91,12 @@ func spoiled(t *testing.T, spoil func(*testing.T, *simHost, *simDomain)) (*simHo
 		must(os.Chmod(h.img("web."+name(n)+".qcow2"), 0o600))
 	}
 	spoil(t, h, web)
-	return h, h.see(t)
+	return h, see(h, t)
 }
 
-func (h *simHost) see(t *testing.T) *observe.World {
+func see(h *simHost, t *testing.T) *observe.World {
 	t.Helper()
-	w, err := h.observer().Observe(context.Background())
+	w, err := observer(h).Observe(context.Background())
 	must(err)
 	return w
 }
@@ -145,7 +145,7 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 			}
 		}
 	})
-	before := h.files(t)
+	before := filesOf(h, t)
 	found := decide.Diagnose(w, nil, noPolicies, hour(12))
 	must(Fix(context.Background(), h, w, found))
 	for _, f := range found {
@@ -153,14 +153,14 @@ func TestDoctorFixMendsModesAndMetadataAndNothingElse(t *testing.T) {
 			t.Errorf("%s: fixed is %v", f.Code, f.Fixed)
 		}
 	}
-	left := decide.Diagnose(h.see(t), nil, noPolicies, hour(12))
+	left := decide.Diagnose(see(h, t), nil, noPolicies, hour(12))
 	if len(left) != 1 || left[0].Code != decide.FindOrphan {
 		t.Errorf("left: %+v", left)
 	}
-	if after := h.files(t); !slices.Equal(before, after) {
+	if after := filesOf(h, t); !slices.Equal(before, after) {
 		t.Errorf("files %q, before %q", after, before)
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 func TestStatusTellsWhichLayerHoldsWhichSnapshotAndWhatIsDue(t *testing.T) {
@@ -190,12 +190,12 @@ func TestStatusTellsWhichLayerHoldsWhichSnapshotAndWhatIsDue(t *testing.T) {
 	if s.Due == nil || !s.Due.Equal(hour(12)) || s.LastRun != last {
 		t.Errorf("due %v, last run %v", s.Due, s.LastRun)
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 func TestLastRunsForgetDomainsThatAreGone(t *testing.T) {
 	h, w := spoiled(t, func(*testing.T, *simHost, *simDomain) {})
-	r := h.rotator(rule(3))
+	r := rotator(h, rule(3))
 	must(os.WriteFile(lastRunsFile(r.Observer.StateDir), []byte(`{"gone":{"time":"2026-01-01T00:00:00Z","result":"done"}}`), 0o600))
 	must(r.saveLastRuns(w, []decide.Plan{{Domain: "web", Result: decide.ResultFailed, Error: "why"}}))
 	runs, err := LastRuns(r.Observer.StateDir)
@@ -224,7 +224,7 @@ func TestStatusAndPlanAgreeOnWhatIsDue(t *testing.T) {
 	} {
 		h := newSim(t)
 		one(9, 11)(h, h.add("web"))
-		w, err := h.observer().Observe(t.Context())
+		w, err := observer(h).Observe(t.Context())
 		must(err)
 		s := Status(w, w.Domain("web"), rule(7), nil, c.now)
 		if s.Due == nil || !s.Due.Equal(c.due) {
@@ -241,8 +241,8 @@ func TestTheLastRunTellsWhatWasRefused(t *testing.T) {
 	h := newSim(t)
 	one(9, 10)(h, h.add("web"))
 	h.find("web").ManagedSave = true
-	r := h.rotator(rule(7))
-	h.runAll(t, r)
+	r := rotator(h, rule(7))
+	runAll(h, t, r)
 	runs, err := LastRuns(r.Observer.StateDir)
 	must(err)
 	last := runs["uuid-of-web"]
@@ -250,7 +250,7 @@ func TestTheLastRunTellsWhatWasRefused(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 	h.find("web").ManagedSave = false
-	h.runAll(t, r)
+	runAll(h, t, r)
 	data, err := os.ReadFile(lastRunsFile(r.Observer.StateDir))
 	must(err)
 	if strings.Contains(string(data), "refused") {

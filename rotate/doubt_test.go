@@ -21,14 +21,14 @@ func TestLostSnapshotListsCostNothing(t *testing.T) {
 		web := h.add("web")
 		one(9, 10, 11)(h, web)
 		web.Snapshots = web.Snapshots[:left]
-		before := h.files(t)
+		before := filesOf(h, t)
 		for range 2 {
-			if p := h.runAll(t, h.withOptions(h.rotator(rule(7))))["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpSnapshot }) {
+			if p := runAll(h, t, withOptions(h, rotator(h, rule(7))))["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpSnapshot }) {
 				t.Errorf("%d left: %+v", left, p.Steps)
 			}
 		}
 		for _, f := range before {
-			if !slices.Contains(h.files(t), f) {
+			if !slices.Contains(filesOf(h, t), f) {
 				t.Errorf("%d left: %s is gone", left, f)
 			}
 		}
@@ -43,7 +43,7 @@ func TestImagesThatWereMovedKeepTheirStates(t *testing.T) {
 		web.Snapshots[i].Disks[0].Overlay = "/old/" + filepath.Base(web.Snapshots[i].Disks[0].Overlay)
 		web.Snapshots[i].Disks[0].State = []string{"/old/x"}
 	}
-	p := h.plan(t, h.withOptions(h.rotator(rule(1))), "web")
+	p := planOf(h, t, withOptions(h, rotator(h, rule(1))), "web")
 	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}
@@ -72,16 +72,16 @@ func TestABaseThatGetsAUserAfterThePlanIsNotMergedInto(t *testing.T) {
 				return nil
 			}
 			before := h.load(h.img("web.qcow2"))
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
-			p := h.runAll(t, r)["web"]
+			p := runAll(h, t, r)["web"]
 			if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "no longer safe") && !strings.Contains(p.Error, "refused meanwhile") {
 				t.Errorf("%+v", p)
 			}
 			if now := h.load(h.img("web.qcow2")); len(now.Blocks) != len(before.Blocks) {
 				t.Error("the base was written to")
 			}
-			h.checkData(t)
+			checkData(h, t)
 		})
 	}
 }
@@ -101,10 +101,10 @@ func TestAnOldViewIsNotTakenForAFreshOne(t *testing.T) {
 		}
 		return nil
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	h.runAll(t, r)
-	h.checkData(t)
+	runAll(h, t, r)
+	checkData(h, t)
 }
 
 func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
@@ -112,14 +112,14 @@ func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	web.beyondUs = true
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultFailed || len(p.Steps) > 0 || !strings.Contains(p.Error, "nothing was changed") || len(web.Snapshots) != 3 {
 		t.Errorf("%+v, %d snapshots", p, len(web.Snapshots))
 	}
-	h.checkNoIntent(t)
-	h.checkData(t)
+	checkNoIntent(h, t)
+	checkData(h, t)
 }
 
 func TestAForeignJobIsNotTakenForOurs(t *testing.T) {
@@ -146,9 +146,9 @@ func TestHardLinkedLayersAreNotMerged(t *testing.T) {
 		h := newSim(t)
 		one(9, 10, 11)(h, h.add("web"))
 		must(os.Link(h.img(layer), filepath.Join(h.dir, "far", "copy.qcow2")))
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		p := h.plan(t, r, "web")
+		p := planOf(h, t, r, "web")
 		if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 			t.Errorf("%s: %+v", layer, p.Steps)
 		}
@@ -158,9 +158,9 @@ func TestHardLinkedLayersAreNotMerged(t *testing.T) {
 func TestADirectoryToScanThatIsNotThereStopsMerges(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Observer.Scan = []string{filepath.Join(h.dir, "not mounted")}
-	p := h.plan(t, r, "web")
+	p := planOf(h, t, r, "web")
 	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}
@@ -170,7 +170,7 @@ func TestAnotherNameOfALayerIsNoUserOfIt(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
 	must(os.Symlink(h.img("web."+name(9)+".qcow2"), h.img("alias.qcow2")))
-	p := h.plan(t, h.withOptions(h.rotator(rule(2))), "web")
+	p := planOf(h, t, withOptions(h, rotator(h, rule(2))), "web")
 	if !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("no merge: %+v", p)
 	}
@@ -182,10 +182,10 @@ func TestACloneBehindASymbolicLinkIsAUser(t *testing.T) {
 	must(os.MkdirAll(filepath.Join(h.dir, "deep", "er", "still"), 0o755))
 	must(os.Symlink(filepath.Join(h.dir, "deep", "er", "still"), filepath.Join(h.dir, "far", "link")))
 	h.store(filepath.Join(h.dir, "deep/er/still/clone.qcow2"), simImage{Format: "qcow2", Backing: "../../../img/web.qcow2", BackingFormat: "qcow2"})
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	r.Observer.Scan = []string{filepath.Join(h.dir, "far", "link")}
-	p := h.plan(t, r, "web")
+	p := planOf(h, t, r, "web")
 	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
 	}

@@ -88,24 +88,24 @@ func TestAFullChainRefusesTheSnapshotAlone(t *testing.T) {
 		redefine S10
 		redefine S11
 		delete web.S9`
-	for _, p := range []decide.Plan{h.plan(t, h.rotator(r), "web"), h.runAll(t, h.rotator(r))["web"]} {
-		h.wantSteps(t, p, want)
+	for _, p := range []decide.Plan{planOf(h, t, rotator(h, r), "web"), runAll(h, t, rotator(h, r))["web"]} {
+		wantSteps(h, t, p, want)
 		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeChainLong || !strings.Contains(p.Refused[0].Detail, "4 layers long") {
 			t.Errorf("refused: %+v", p.Refused)
 		}
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestAWindowThatIsClosedStillFinishesInterruptedWork(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	dieAt(h, h.rotator(rule(2)), "after merge")
-	r := h.rotator(with(rule(2), func(r *policy.Rule) { r.Window = policy.Window{Start: 60, End: 300} }))
+	dieAt(h, rotator(h, rule(2)), "after merge")
+	r := rotator(h, with(rule(2), func(r *policy.Rule) { r.Window = policy.Window{Start: 60, End: 300} }))
 	r.Options = coalesce()
-	h.runAll(t, r)
-	h.checkDone(t)
+	runAll(h, t, r)
+	checkDone(h, t)
 }
 
 func TestQuiesce(t *testing.T) {
@@ -137,16 +137,16 @@ func TestQuiesce(t *testing.T) {
 			}
 			asked, warned := false, false
 			h.event = func(what string) error { asked = asked || what == "call quiesced snapshot"; return nil }
-			r := h.rotator(with(rule(2), func(r *policy.Rule) { r.Quiesce = c.quiesce }))
+			r := rotator(h, with(rule(2), func(r *policy.Rule) { r.Quiesce = c.quiesce }))
 			r.Report = func(e Event) { warned = warned || e.Kind == EventWarning }
-			p := h.runAll(t, r)["web"]
+			p := runAll(h, t, r)["web"]
 			if failed := len(web.Snapshots) == 0; failed != c.failed || asked != c.asked {
 				t.Errorf("failed %v, asked %v: %+v", failed, asked, p)
 			}
 			if c.mute && h.thawed == 0 || c.mute && !c.failed && !warned {
 				t.Error("a guest that may be frozen was not thawed, or nobody was told")
 			}
-			h.checkDone(t)
+			checkDone(h, t)
 		})
 	}
 }
@@ -157,9 +157,9 @@ func TestNamesThatAreTakenGetANumber(t *testing.T) {
 	one()(h, web)
 	must(os.WriteFile(h.img("web."+name(12)+".qcow2"), nil, 0o600))
 	h.foreign(web, name(12)+"_1", 5)
-	p := h.plan(t, h.rotator(rule(2)), "web")
+	p := planOf(h, t, rotator(h, rule(2)), "web")
 	if len(p.Steps) != 1 || p.Steps[0].Snapshot != name(12)+"_2" || filepath.Base(p.Steps[0].Path) != "web."+name(12)+"_2.qcow2" {
-		t.Errorf("steps: %v %+v", h.lines(t, p.Steps), p.Refused)
+		t.Errorf("steps: %v %+v", lines(h, t, p.Steps), p.Refused)
 	}
 }
 
@@ -185,10 +185,10 @@ func TestStems(t *testing.T) {
 	for _, s := range shapes {
 		t.Run(s.name, func(t *testing.T) {
 			h := s.host(t)
-			p := h.plan(t, h.rotator(s.rule), "web")
-			h.wantSteps(t, p, s.steps)
-			h.runAll(t, h.rotator(s.rule))
-			h.checkDone(t)
+			p := planOf(h, t, rotator(h, s.rule), "web")
+			wantSteps(h, t, p, s.steps)
+			runAll(h, t, rotator(h, s.rule))
+			checkDone(h, t)
 		})
 	}
 }
@@ -197,24 +197,24 @@ func TestOverlaysGoIntoTheDirectoryOfThePolicy(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one()(h, web)
-	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.OverlayDir = h.img("fs2/") }))
+	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.OverlayDir = h.img("fs2/") }))
 	r.Observer.Scan = []string{h.img("fs2/")}
-	h.wantSteps(t, h.runAll(t, r)["web"], "snapshot S12 vda: fs2/web.S12 on web")
+	wantSteps(h, t, runAll(h, t, r)["web"], "snapshot S12 vda: fs2/web.S12 on web")
 	h.now = hour(13)
-	h.wantSteps(t, h.runAll(t, r)["web"], `
+	wantSteps(h, t, runAll(h, t, r)["web"], `
 		snapshot S13 vda: fs2/web.S13 on fs2/web.S12
 		drop-metadata S12
 		commit vda: fs2/web.S12 into web
 		redefine S13
 		delete fs2/web.S12`)
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestABlockDeviceNeedsAnOverlayDirectory(t *testing.T) {
 	h := newSim(t)
 	one()(h, h.add("web"))
 	r := rule(2)
-	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	_, w, err := rotator(h, r).Plan(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestABlockDeviceNeedsAnOverlayDirectory(t *testing.T) {
 	r.OverlayDir = filepath.Dir(h.img("web.qcow2"))
 	w.Dirs[r.OverlayDir] = 1
 	p = decide.Decide(w, d, r, hour(12), decide.Options{})
-	h.wantSteps(t, p, "snapshot S12 vda: web.S12 on web")
+	wantSteps(h, t, p, "snapshot S12 vda: web.S12 on web")
 }
 
 // An overlay is expected to grow as the one before it did.
@@ -235,7 +235,7 @@ func TestTheForecastOfAnOverlayIsTheLastOnesSize(t *testing.T) {
 	h := newSim(t)
 	one(11)(h, h.add("web"))
 	r := rule(2)
-	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	_, w, err := rotator(h, r).Plan(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestAGuestThatIsShutOffIsSkipped(t *testing.T) {
 	one(9, 10, 11)(h, web)
 	web.State, web.cut = host.ShutOff, true
 	skip := with(rule(1), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
-	for _, p := range []decide.Plan{h.plan(t, h.rotator(skip), "web"), h.runAll(t, h.rotator(skip))["web"]} {
+	for _, p := range []decide.Plan{planOf(h, t, rotator(h, skip), "web"), runAll(h, t, rotator(h, skip))["web"]} {
 		if p.Result != decide.ResultSkipped || len(p.Steps) != 0 || !strings.Contains(p.Waiting, "shut off") {
 			t.Errorf("%+v", p)
 		}
@@ -268,14 +268,14 @@ func TestLeftoversOfAGuestThatIsShutOffAreMended(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	dieAt(h, r, "after merge")
 	web.State, web.cut = host.ShutOff, true
 	skip := with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })
-	h.wantSteps(t, h.runAll(t, h.rotator(skip))["web"], `
+	wantSteps(h, t, runAll(h, t, rotator(h, skip))["web"], `
 		redefine S10
 		redefine S11
 		delete web.S9`)
-	h.checkDone(t)
+	checkDone(h, t)
 }

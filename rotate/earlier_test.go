@@ -19,7 +19,7 @@ func interrupted(t *testing.T, place, fate string) (*simHost, *simDomain) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	if !dieAt(h, r, place) {
 		t.Fatalf("no place %q", place)
@@ -56,18 +56,18 @@ func TestTheNextRunFinishesWhatAnInterruptedOneBegan(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			h, _ := interrupted(t, c.place, c.fate)
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
-			h.wantSteps(t, h.plan(t, r, "web"), c.steps)
-			h.wantSteps(t, h.runAll(t, r)["web"], c.steps)
-			h.checkDone(t)
+			wantSteps(h, t, planOf(h, t, r, "web"), c.steps)
+			wantSteps(h, t, runAll(h, t, r)["web"], c.steps)
+			checkDone(h, t)
 		})
 	}
 }
 
 func TestAnAdoptedJobIsToldApart(t *testing.T) {
 	h, _ := interrupted(t, "block of merge", jobsGoOn)
-	p := h.plan(t, h.rotator(rule(2)), "web")
+	p := planOf(h, t, rotator(h, rule(2)), "web")
 	if len(p.Steps) == 0 || p.Steps[0].Reason != "an interrupted run started it, and it still runs" {
 		t.Errorf("%+v", p.Steps)
 	}
@@ -76,7 +76,7 @@ func TestAnAdoptedJobIsToldApart(t *testing.T) {
 // The job that is taken over ends by itself just before it is waited for.
 func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
 	h, _ := interrupted(t, "block of merge", jobsGoOn)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	r.crash = func(place string) {
 		if place == "before merge" {
@@ -85,16 +85,16 @@ func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
 			h.mu.Unlock()
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("%s: %s", p.Result, p.Error)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
 	h, _ := interrupted(t, "after the intent", jobsDie)
 	r := rule(2)
-	_, w, err := h.rotator(r).Plan(t.Context(), nil)
+	_, w, err := rotator(h, r).Plan(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,13 +113,13 @@ func TestAReplacedFileIsNotALeftover(t *testing.T) {
 	path := h.img("web." + name(9) + ".qcow2")
 	must(os.Rename(path, h.img("state/old")))
 	must(os.WriteFile(path, nil, 0o600))
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	h.wantSteps(t, h.runAll(t, r)["web"], "")
+	wantSteps(h, t, runAll(h, t, r)["web"], "")
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
 	}
-	h.checkNoIntent(t)
+	checkNoIntent(h, t)
 }
 
 // A leftover that must stay is told of in every run, whatever else is mended.
@@ -128,18 +128,18 @@ func TestALeftoverThatIsNeededIsRefusedEachTime(t *testing.T) {
 		h, _ := interrupted(t, place, jobsDie)
 		path := h.img("web." + name(9) + ".qcow2")
 		h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		for n := range 3 {
-			p := h.runAll(t, r)["web"]
+			p := runAll(h, t, r)["web"]
 			if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path ||
 				!strings.Contains(p.Refused[0].Detail, h.img("clone.qcow2")) {
 				t.Errorf("%s, run %d: %s %+v", place, n, p.Result, p.Refused)
 			}
 		}
 		must(os.Remove(h.img("clone.qcow2")))
-		h.runAll(t, r)
-		h.checkDone(t)
+		runAll(h, t, r)
+		checkDone(h, t)
 	}
 }
 
@@ -172,24 +172,24 @@ func TestOverlaysOfASnapshotThatWasInterrupted(t *testing.T) {
 			web := h.add("web")
 			one()(h, web)
 			path := h.img("web." + name(12) + ".qcow2")
-			if !dieAt(h, h.rotator(rule(2)), c.place) {
+			if !dieAt(h, rotator(h, rule(2)), c.place) {
 				t.Fatal("did not die")
 			}
 			if c.do != nil {
 				c.do(t, h, path)
 			}
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
 			for range 2 {
-				p := h.runAll(t, r)["web"]
-				h.wantSteps(t, p, c.steps)
+				p := runAll(h, t, r)["web"]
+				wantSteps(h, t, p, c.steps)
 				if c.steps = ""; c.stays != "" && (len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover ||
 					p.Refused[0].Path != path || !strings.Contains(p.Refused[0].Detail, c.stays)) {
 					t.Errorf("refused: %+v", p.Refused)
 				}
 			}
 			if c.stays == "" {
-				h.checkDone(t)
+				checkDone(h, t)
 			} else if _, err := os.Stat(path); err != nil {
 				t.Error(err)
 			}
@@ -202,12 +202,12 @@ func TestAGuestThatMayBeFrozenIsThawed(t *testing.T) {
 	web := h.add("web")
 	one()(h, web)
 	web.Agent = true
-	dieAt(h, h.rotator(rule(2)), "call quiesced snapshot")
-	h.runAll(t, h.rotator(rule(2)))
+	dieAt(h, rotator(h, rule(2)), "call quiesced snapshot")
+	runAll(h, t, rotator(h, rule(2)))
 	if h.thawed != 1 {
 		t.Errorf("thawed %d times", h.thawed)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 // Intents of other versions of the file, of files that are gone, of domains that are gone.
@@ -219,8 +219,8 @@ func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
 	must(err)
 	in := journal.Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []journal.Merge{{Disk: "vda", Base: "/base", Gone: []journal.File{{Path: h.img("lost.qcow2"), ID: info.ID}}}}}
 	must(journal.In(filepath.Join(h.dir, "state")).Write(in))
-	r := h.rotator(rule(2))
-	h.runAll(t, r)
+	r := rotator(h, rule(2))
+	runAll(h, t, r)
 	if _, err := os.Stat(h.img("lost.qcow2")); err != nil {
 		t.Error(err)
 	}

@@ -23,8 +23,8 @@ func TestACallThatFailsIsToldAndTheNextRunFinishes(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			h, r := s.host(t, 0)
-			h.runAll(t, r)
-			want := h.shape()
+			runAll(h, t, r)
+			want := shapeOf(h)
 			n := 1
 			for ; s.fails(t, n, want); n++ {
 			}
@@ -57,10 +57,10 @@ func (s *crashScene) fails(t *testing.T, n int, want string) bool {
 	if !told && at != "call quiesced snapshot" {
 		t.Errorf("call %d, %q: nobody was told: %v %+v", n, at, err, plans)
 	}
-	h.checkData(t)
-	h.finishes(t, s.rule, s.options)
-	h.checkDone(t)
-	if have := h.shape(); have != want {
+	checkData(h, t)
+	finishes(h, t, s.rule, s.options)
+	checkDone(h, t)
+	if have := shapeOf(h); have != want {
 		t.Errorf("%s, want %s", have, want)
 	}
 	if t.Failed() {
@@ -85,7 +85,7 @@ func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
 		return nil
 	}
 	results := map[string]int{}
-	for _, p := range h.runAll(t, h.rotator(rule(1))) {
+	for _, p := range runAll(h, t, rotator(h, rule(1))) {
 		results[p.Result]++
 	}
 	if results[decide.ResultFailed] != 1 || results[decide.ResultDone] != 1 || results[decide.ResultRefused] != 1 {
@@ -103,7 +103,7 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 		web := h.add("web")
 		h.disk(web, "vda", "web.qcow2")
 		h.disk(web, "vdb", "data.qcow2")
-		r := h.rotator(rule(1))
+		r := rotator(h, rule(1))
 		if place == "call snapshot" {
 			h.event = func(what string) error {
 				if what == place {
@@ -118,7 +118,7 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 				}
 			}
 		}
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultFailed || len(web.Snapshots) > 0 {
 			t.Errorf("%s: %+v", place, p)
 		}
@@ -128,7 +128,7 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 			}
 			must(os.Remove(h.img("web." + name(12) + ".qcow2")))
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -136,20 +136,20 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 func TestAnOverlayThatSomebodyElseMadeStays(t *testing.T) {
 	h := newSim(t)
 	one()(h, h.add("web"))
-	r := h.rotator(rule(1))
+	r := rotator(h, rule(1))
 	path := h.img("web." + name(12) + ".qcow2")
 	r.crash = func(at string) {
 		if at == "first intent of the snapshot" {
 			_ = os.WriteFile(path, nil, 0o600)
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "file exists") {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "file exists") {
 		t.Errorf("%+v", p)
 	}
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
 	}
-	h.checkNoIntent(t)
+	checkNoIntent(h, t)
 }
 
 func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
@@ -164,13 +164,13 @@ func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
 		h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: h.img("web.qcow2"), BackingFormat: "qcow2", Blocks: blocks{1: 1}})
 		return errSim
 	}
-	p := h.runAll(t, h.rotator(rule(1)))["web"]
+	p := runAll(h, t, rotator(h, rule(1)))["web"]
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "holds data") {
 		t.Errorf("%+v", p)
 	}
 	h.event = func(string) error { return nil }
 	for range 2 { // and the next runs say so too
-		p = h.runAll(t, h.rotator(rule(1)))["web"]
+		p = runAll(h, t, rotator(h, rule(1)))["web"]
 		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path {
 			t.Errorf("%+v", p)
 		}
@@ -190,16 +190,16 @@ func TestAJobThatIsGoneIsNotTakenForDone(t *testing.T) {
 		}
 		return nil
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "nothing was deleted") {
 		t.Errorf("%+v", p)
 	}
-	h.checkData(t)
+	checkData(h, t)
 	h.event = func(string) error { return nil }
-	h.finishes(t, rule(2), coalesce())
-	h.checkDone(t)
+	finishes(h, t, rule(2), coalesce())
+	checkDone(h, t)
 }
 
 // The guest runs on the merged chain, but would start on the old one.
@@ -213,16 +213,16 @@ func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) 
 		}
 		return nil
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "persistent configuration") || !strings.Contains(p.Error, "nothing was deleted") {
 		t.Errorf("%+v", p)
 	}
 	if _, err := os.Stat(h.img("web." + name(9) + ".qcow2")); err != nil {
 		t.Error(err)
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 func TestABrokenIntentStopsItsDomainAlone(t *testing.T) {
@@ -234,14 +234,14 @@ func TestABrokenIntentStopsItsDomainAlone(t *testing.T) {
 		h.take(db, []int{9, 10, 11})
 		must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
 		must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte(text), 0o600))
-		plans := h.runAll(t, h.rotator(rule(1)))
+		plans := runAll(h, t, rotator(h, rule(1)))
 		if p := plans["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeIntent || len(p.Steps) > 0 {
 			t.Errorf("%s: %+v", text, p)
 		}
 		if p := plans["db"]; p.Result != decide.ResultDone || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 			t.Errorf("%s: another domain: %+v", text, p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 	h := newSim(t)
 	one()(h, h.add("web"))
 	h.disk(h.add("other"), "vda", "other.qcow2")
-	_, err := h.rotator(rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
+	_, err := rotator(h, rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
 	if !errors.Is(err, observe.ErrNoSuchDomain) || !errors.Is(err, observe.ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("%v", err)
 	}
@@ -273,9 +273,9 @@ func TestADomainThatGoesAwayEndsItsRun(t *testing.T) {
 			}
 			return nil
 		}
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "the domain is gone") {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "the domain is gone") {
 			t.Errorf("%s: %+v", state, p)
 		}
 	}

@@ -33,11 +33,11 @@ func TestDrivesWithoutAMediumAreNoMatter(t *testing.T) {
 			web.Disks = append(web.Disks, host.Disk{Target: "hda", Device: device, ReadOnly: device == "cdrom"})
 			h.disk(web, "vda", "web.qcow2")
 			h.take(web, []int{9, 10, 11}, "vda")
-			p := h.runAll(t, h.rotator(rule(1)))["web"]
+			p := runAll(h, t, rotator(h, rule(1)))["web"]
 			if p.Result != decide.ResultDone || p.Error != "" {
 				t.Errorf("%s, %s: %+v", device, state, p)
 			}
-			w := h.see(t)
+			w := see(h, t)
 			Status(w, w.Domain("web"), rule(1), nil, hour(12))
 			if found := decide.Diagnose(w, nil, noPolicies, hour(12)); slices.ContainsFunc(found, func(f decide.Finding) bool { return !f.Note }) {
 				t.Errorf("%s, %s: %+v", device, state, found)
@@ -55,7 +55,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
 			h := threeDomains(t)
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			var mu sync.Mutex
 			working, stacks := "", 0
 			r.Options.MaxParallel = 1
@@ -82,7 +82,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 			}
 			h.event = func(what string) error { fault(what); return nil }
 			r.crash = fault
-			plans := h.runAll(t, r)
+			plans := runAll(h, t, r)
 			if p := plans["b"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "a fault at") || stacks == 0 {
 				t.Errorf("b: %+v, told %d times", p, stacks)
 			}
@@ -94,11 +94,11 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 			if place == "quiesced snapshot" && h.thawed == 0 {
 				t.Error("the guest was not thawed")
 			}
-			h.checkData(t)
+			checkData(h, t)
 			h.event = func(string) error { return nil }
 			h.afterCrash(jobsDie)
-			h.finishes(t, rule(2), decide.Options{})
-			h.checkDone(t)
+			finishes(h, t, rule(2), decide.Options{})
+			checkDone(h, t)
 		})
 	}
 }
@@ -107,7 +107,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 // is left alone.
 func TestAFaultInLookingIsTheDomains(t *testing.T) {
 	h := threeDomains(t)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	inspect, active := r.Observer.Inspect, h.find("b").Disks[0].Active().Path
 	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
 		if path == active && format != "" {
@@ -121,7 +121,7 @@ func TestAFaultInLookingIsTheDomains(t *testing.T) {
 			told++
 		}
 	}
-	plans := h.runAll(t, r)
+	plans := runAll(h, t, r)
 	if p := plans["b"]; p.Result != decide.ResultRefused || !strings.Contains(p.Refused[0].Detail, "a fault of virt-rotate") || told == 0 {
 		t.Errorf("%+v, told %d times", p, told)
 	}
@@ -133,5 +133,5 @@ func TestAFaultInLookingIsTheDomains(t *testing.T) {
 	if found := decide.Diagnose(w, nil, noPolicies, hour(12)); len(found) != 1 || found[0].Domain != "b" {
 		t.Errorf("%+v", found)
 	}
-	h.checkData(t)
+	checkData(h, t)
 }

@@ -37,7 +37,7 @@ func holdBytes(t *testing.T, path string, start, n int64) *os.File {
 func TestAFileThatIsClosedSoonIsDeletedThen(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	r.crash = func(place string) {
 		if place == "before delete-file" {
@@ -45,10 +45,10 @@ func TestAFileThatIsClosedSoonIsDeletedThen(t *testing.T) {
 			time.AfterFunc(150*time.Millisecond, func() { f.Close() })
 		}
 	}
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("%s: %s", p.Result, p.Error)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestOneRunAtATime(t *testing.T) {
@@ -115,7 +115,7 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 			h := newSim(t)
 			one(9, 10, 11)(h, h.add("web"))
 			path := h.img("web." + name(9) + ".qcow2")
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
 			r.Observer.Scan = []string{h.img("far/")}
 			r.crash = func(place string) {
@@ -126,21 +126,21 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 					h.mu.Unlock()
 				}
 			}
-			p := h.runAll(t, r)["web"]
+			p := runAll(h, t, r)["web"]
 			if _, err := os.Lstat(path); err != nil {
 				t.Fatal("the file is gone")
 			}
 			if !strings.Contains(p.Error, c.error) || c.error != "" && p.Result != decide.ResultFailed {
 				t.Errorf("%s: %q", p.Result, p.Error)
 			}
-			r = h.rotator(rule(2))
+			r = rotator(h, rule(2))
 			r.Options = coalesce()
 			r.Observer.Scan = []string{h.img("far/")}
-			h.runAll(t, r)
+			runAll(h, t, r)
 			if _, err := os.Lstat(path); err != nil {
 				t.Error("the next run deleted it")
 			}
-			h.checkData(t)
+			checkData(h, t)
 		})
 	}
 }
@@ -156,7 +156,7 @@ func TestNobodyElseCanReadAnOverlay(t *testing.T) {
 		}
 		return nil
 	}
-	h.runAll(t, h.rotator(rule(1)))
+	runAll(h, t, rotator(h, rule(1)))
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}

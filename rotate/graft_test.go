@@ -31,13 +31,13 @@ func sharing(t *testing.T) (*simHost, *simDomain) {
 func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
-	r := h.rotator(with(rule(2), grafts))
-	planned := h.lines(t, h.plan(t, r, "web").Steps)
-	done := h.runAll(t, r)["web"]
-	if have := h.lines(t, done.Steps); !slices.Equal(have, planned) {
+	r := rotator(h, with(rule(2), grafts))
+	planned := lines(h, t, planOf(h, t, r, "web").Steps)
+	done := runAll(h, t, r)["web"]
+	if have := lines(h, t, done.Steps); !slices.Equal(have, planned) {
 		t.Errorf("planned:\n%s\ndone:\n%s", strings.Join(planned, "\n"), strings.Join(have, "\n"))
 	}
-	h.wantSteps(t, done, `
+	wantSteps(h, t, done, `
 		snapshot S12 vda: web.S12 on web.S11
 		drop-metadata S9
 		drop-metadata S10
@@ -49,13 +49,13 @@ func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 		delete web.S10
 		delete web.S11
 		delete web.S12`)
-	h.checkDone(t)
+	checkDone(h, t)
 	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 	h.now = hour(14)
-	h.runAll(t, r)
-	h.checkDone(t)
+	runAll(h, t, r)
+	checkDone(h, t)
 	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
@@ -67,13 +67,13 @@ func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 	h.disk(web, "vda", "golden.raw", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
 	h.disk(h.add("other"), "vda", "golden.raw", "clone.qcow2")
-	r := h.rotator(with(rule(1), grafts))
+	r := rotator(h, with(rule(1), grafts))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultDone {
 		t.Fatalf("%+v", p)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
@@ -83,9 +83,9 @@ func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
 	h, _ := middle(t, host.Running)
 	h.cannotClone = nil
-	r := h.rotator(with(rule(1), func(r *policy.Rule) { hourly(r); grafts(r) }))
+	r := rotator(h, with(rule(1), func(r *policy.Rule) { hourly(r); grafts(r) }))
 	r.Options = coalesce()
-	planned := h.plan(t, r, "web")
+	planned := planOf(h, t, r, "web")
 	seen := map[string]bool{}
 	for _, s := range planned.Steps {
 		if s.Op == decide.OpDeleteFile && seen[s.Path] {
@@ -93,8 +93,8 @@ func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
 		}
 		seen[s.Path] = seen[s.Path] || s.Op == decide.OpDeleteFile
 	}
-	h.wantSteps(t, h.runAll(t, r)["web"], strings.Join(h.lines(t, planned.Steps), "\n"))
-	h.checkDone(t)
+	wantSteps(h, t, runAll(h, t, r)["web"], strings.Join(lines(h, t, planned.Steps), "\n"))
+	checkDone(h, t)
 }
 
 func TestWhatSpeaksAgainstAGraft(t *testing.T) {
@@ -128,15 +128,15 @@ func TestWhatSpeaksAgainstAGraft(t *testing.T) {
 			if c.rule != nil {
 				c.rule(rule)
 			}
-			r := h.rotator(rule)
+			r := rotator(h, rule)
 			r.Options = coalesce()
-			p := h.plan(t, r, "web")
+			p := planOf(h, t, r, "web")
 			i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 			if i < 0 || p.Steps[i].Method == "graft" || !strings.Contains(p.Steps[i].Reason, "by a commit: ") || !strings.Contains(p.Steps[i].Reason, c.why) {
 				t.Errorf("want a commit because of %q:\n%v\n%+v", c.why, p.Steps, p.Refused)
 			}
-			h.runAll(t, r)
-			h.checkData(t)
+			runAll(h, t, r)
+			checkData(h, t)
 		})
 	}
 }
@@ -147,14 +147,14 @@ func TestAGraftThatCannotBeIsRefused(t *testing.T) {
 		h.cannotClone = errors.New("this file system cannot")
 		one(9, 10, 11)(h, web)
 		web.State = state
-		r := h.rotator(with(rule(2), grafts))
+		r := rotator(h, with(rule(2), grafts))
 		r.Options = coalesce()
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeMethod ||
 			!strings.Contains(p.Refused[0].Detail, "this file system cannot") || len(p.Steps) > 0 {
 			t.Errorf("%s: %+v", state, p)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -174,7 +174,7 @@ func TestAGraftHasToPay(t *testing.T) {
 	} {
 		h, web := sharing(t)
 		one(9, 10, 11)(h, web)
-		w := h.see(t)
+		w := see(h, t)
 		chain := w.Domain("web").Disks[0].Chain
 		for i := range chain {
 			chain[i].Allocated = 0
@@ -199,7 +199,7 @@ func TestAGraftHasToPay(t *testing.T) {
 func TestAGraftNeedsRoomForTheActiveLayer(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
-	w := h.see(t)
+	w := see(h, t)
 	w.Domain("web").Disks[0].Chain[3].Allocated = 10 << 30
 	for fs, s := range w.Spaces {
 		s.Free = 10 << 30
@@ -225,23 +225,23 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 			h.disk(web, "vdb", "data.qcow2")
 			h.take(web, []int{9, 10, 11})
 			before := host.Paths(web.Disks[0].Chain)
-			files := h.files(t)
+			files := filesOf(h, t)
 			fail(h)
-			r := h.rotator(with(rule(2), grafts))
+			r := rotator(h, with(rule(2), grafts))
 			r.Options = coalesce()
-			if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, broken.Error()) {
+			if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, broken.Error()) {
 				t.Fatalf("%+v", p)
 			}
-			h.checkData(t)
+			checkData(h, t)
 			if have := host.Paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.jobs) > 0 {
 				t.Errorf("the chain is %v, jobs %v", h.short(have), h.jobs)
 			}
-			if left := h.files(t); !slices.Equal(left, files) {
+			if left := filesOf(h, t); !slices.Equal(left, files) {
 				t.Errorf("files %v, were %v", h.short(left), h.short(files))
 			}
 			h.engineRefuses, h.copyFails, h.pivotFails = nil, nil, nil
-			h.finishes(t, with(rule(2), grafts), coalesce())
-			h.checkDone(t)
+			finishes(h, t, with(rule(2), grafts), coalesce())
+			checkDone(h, t)
 			if len(web.Disks[0].Chain) != 3 {
 				t.Errorf("%v", h.short(host.Paths(web.Disks[0].Chain)))
 			}
@@ -255,29 +255,29 @@ func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
 	h.copyFails = fmt.Errorf("copying: %w", host.ErrOutrun)
-	r := h.rotator(with(rule(2), grafts))
+	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, host.ErrOutrun.Error()) {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, host.ErrOutrun.Error()) {
 		t.Errorf("%+v", p)
 	}
-	h.checkData(t)
+	checkData(h, t)
 
 	h, web = sharing(t)
 	one(9, 10, 11)(h, web)
 	h.copyFails = host.ErrOutrun
-	r = h.rotator(rule(1))
+	r = rotator(h, rule(1))
 	r.Options = coalesce()
 	r.Options.GraftThreshold = 1
 	outrun := false
 	r.Report = func(e Event) {
 		outrun = outrun || e.Kind == EventWarning && strings.Contains(e.Text, host.ErrOutrun.Error())
 	}
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if !outrun || p.Result != decide.ResultDone || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Method == "commit" }) ||
 		slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Method == "graft" }) {
 		t.Errorf("%+v", p)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 // cutOff lets a run die when the guest may have been moved, which libvirt misses. It
@@ -287,7 +287,7 @@ func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
 	old := slices.Clone(web.Disks[0].Chain)
-	r := h.rotator(with(rule(2), grafts))
+	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
 	if !dieAt(h, r, "ready to move") {
 		t.Fatal("no graft")
@@ -304,20 +304,20 @@ func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 	h, web, r, next := cutOff(t)
 	h.qemu = map[string][]string{"vda": host.Paths(next)}
 	holdBytes(t, next[len(next)-1].Path, 100, 2)
-	files := h.files(t)
-	p := h.runAll(t, r)["web"]
+	files := filesOf(h, t)
+	p := runAll(h, t, r)["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || p.Refused[0].Path != next[len(next)-1].Path {
 		t.Fatalf("%+v", p)
 	}
-	if !slices.Equal(web.Disks[0].Inactive, host.Paths(next)) || !slices.Equal(h.files(t), files) {
-		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(h.files(t)))
+	if !slices.Equal(web.Disks[0].Inactive, host.Paths(next)) || !slices.Equal(filesOf(h, t), files) {
+		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(filesOf(h, t)))
 	}
-	if found := decide.Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) {
+	if found := decide.Diagnose(see(h, t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	web.Disks[0].Chain = slices.Clone(next) // the restart
-	h.finishes(t, with(rule(2), grafts), coalesce())
-	h.checkDone(t)
+	finishes(h, t, with(rule(2), grafts), coalesce())
+	checkDone(h, t)
 }
 
 // A guest that has stopped, or was started again, may have written to either.
@@ -325,18 +325,18 @@ func TestAGuestThatStoppedWhileItWasMovedIsLeftToAPerson(t *testing.T) {
 	for _, state := range []host.State{host.ShutOff, host.Running} {
 		h, web, r, next := cutOff(t)
 		web.State = state
-		files := h.files(t)
-		p := h.runAll(t, r)["web"]
+		files := filesOf(h, t)
+		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultRefused || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || p.Refused[0].Path != next[len(next)-1].Path {
 			t.Errorf("%s: %+v", state, p)
 		}
-		if !slices.Equal(h.files(t), files) {
-			t.Errorf("%s: files %v, were %v", state, h.short(h.files(t)), h.short(files))
+		if !slices.Equal(filesOf(h, t), files) {
+			t.Errorf("%s: files %v, were %v", state, h.short(filesOf(h, t)), h.short(files))
 		}
 		web.State = host.ShutOff // what the manual says: the newer one is put in as the disk
 		must(h.Reconfigure(context.Background(), "web", map[string][]host.Layer{"vda": next}))
-		h.finishes(t, with(rule(2), grafts), coalesce())
-		h.checkDone(t)
+		finishes(h, t, with(rule(2), grafts), coalesce())
+		checkDone(h, t)
 	}
 }
 
@@ -347,7 +347,7 @@ func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
 	h.cannotClone = nil
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	r := h.rotator(with(rule(2), grafts))
+	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
 	if !dieAt(h, r, "ready to move") {
 		t.Fatal("no graft")
@@ -360,14 +360,14 @@ func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
 // has been started from its former images since.
 func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 	h, web, r := diedReady(t)
-	files := h.files(t)
+	files := filesOf(h, t)
 	for _, state := range []host.State{host.Running, host.ShutOff} {
 		web.State = state
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || !strings.Contains(p.Refused[0].Detail, "docs/recovery.md") {
 			t.Errorf("%s: %+v", state, p)
 		}
-		if now := h.files(t); !slices.Equal(now, files) {
+		if now := filesOf(h, t); !slices.Equal(now, files) {
 			t.Errorf("%s: files are %q, were %q", state, now, files)
 		}
 	}
@@ -376,13 +376,13 @@ func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 	late := time.Now().Add(time.Minute)
 	must(os.Chtimes(next, late, late)) // who has written to it since?
 	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
-	if p := h.runAll(t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped {
+	if p := runAll(h, t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped {
 		t.Errorf("the new image was written to after the move: %+v", p)
 	}
 	now := time.Now()
 	must(os.Chtimes(next, now, now))
-	h.finishes(t, with(rule(2), grafts), r.Options)
-	h.checkDone(t)
+	finishes(h, t, with(rule(2), grafts), r.Options)
+	checkDone(h, t)
 }
 
 // Who moves the new image away has decided that the former one is right.
@@ -391,8 +391,8 @@ func TestAGuestWhoseNewImageWasMovedAwayIsGraftedAgain(t *testing.T) {
 		h, web, r := diedReady(t)
 		web.State = state
 		must(os.Rename(h.img("web."+name(11)+"_1.qcow2"), filepath.Join(h.dir, "kept")))
-		h.finishes(t, with(rule(2), grafts), r.Options)
-		h.checkDone(t)
+		finishes(h, t, with(rule(2), grafts), r.Options)
+		checkDone(h, t)
 	}
 }
 
@@ -402,9 +402,9 @@ func TestNoRoomForATrialCloneIsToldAsNoSpace(t *testing.T) {
 	h.cannotClone = fmt.Errorf("a trial: %w", &os.PathError{Op: "open", Path: "dir", Err: syscall.ENOSPC})
 	one(9, 10, 11)(h, h.add("web"))
 	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
-	r := h.rotator(with(rule(2), grafts))
+	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
-	if p := h.plan(t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace {
+	if p := planOf(h, t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace {
 		t.Errorf("%+v", p)
 	}
 }

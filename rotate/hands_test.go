@@ -30,7 +30,7 @@ func mergedByHand(t *testing.T) (*simHost, *simDomain) {
 func TestAfterAMergeByHandNothingDoubtfulIsHandedOut(t *testing.T) {
 	h, _ := mergedByHand(t)
 	for n, certain := range map[int]bool{9: false, 10: false, 11: true} {
-		w := h.see(t)
+		w := see(h, t)
 		err := decide.Intact(w, w.Domain("web"), name(n))
 		var refused *chain.RefusedError
 		if (err == nil) != certain || err != nil && !errors.As(err, &refused) {
@@ -51,11 +51,11 @@ func TestTheWayOutOfAMergeByHandCostsTheLostSnapshotAlone(t *testing.T) {
 	if remedy = staleRemedy(t, h); !strings.Contains(remedy, "--forget "+name(9)) {
 		t.Errorf("the remedy is %q: the lost snapshot comes first", remedy)
 	}
-	must(h.rotator(rule(5)).Forget(t.Context(), "web", []string{name(9)}))
-	w := h.see(t)
+	must(rotator(h, rule(5)).Forget(t.Context(), "web", []string{name(9)}))
+	w := see(h, t)
 	found := decide.Diagnose(w, nil, noPolicies, hour(12))
 	must(Fix(t.Context(), h, w, found))
-	w = h.see(t)
+	w = see(h, t)
 	for _, n := range []int{10, 11} {
 		must(decide.Intact(w, w.Domain("web"), name(n)))
 	}
@@ -66,7 +66,7 @@ func TestTheWayOutOfAMergeByHandCostsTheLostSnapshotAlone(t *testing.T) {
 
 func staleRemedy(t *testing.T, h *simHost) string {
 	t.Helper()
-	for _, f := range decide.Diagnose(h.see(t), nil, noPolicies, hour(12)) {
+	for _, f := range decide.Diagnose(see(h, t), nil, noPolicies, hour(12)) {
 		if f.Code == decide.FindStale && !f.Fixable {
 			return f.Remedy
 		}
@@ -83,7 +83,7 @@ func TestASnapshotDefinedAgainDoesNotStopItsDomain(t *testing.T) {
 	h.disk(web, "vda", "web.qcow2")
 	h.take(web, []int{9, 10, 11})
 	web.Snapshots[2].Disks[0].State = web.Snapshots[2].Disks[0].State[:2]
-	w := h.see(t)
+	w := see(h, t)
 	p := decide.Decide(w, w.Domain("web"), rule(5), hour(13), decide.Options{})
 	if len(p.Refused) > 0 || len(p.Steps) == 0 || p.Steps[0].Op != decide.OpRedefine {
 		t.Errorf("refused %v, steps %v", p.Refused, p.Steps)
@@ -100,9 +100,9 @@ func TestALayerThatACloneNamesStays(t *testing.T) {
 	clone := h.add("clone")
 	clone.State = host.ShutOff
 	h.disk(clone, "vda", "web.qcow2", "web."+name(9)+".qcow2", "web."+name(10)+".qcow2", "clone.qcow2")
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	h.runAll(t, r)
+	runAll(h, t, r)
 	for _, l := range clone.Disks[0].Chain {
 		if _, err := os.Stat(l.Path); err != nil {
 			t.Error(err)

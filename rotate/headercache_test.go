@@ -29,14 +29,14 @@ func TestHeadersThatHaveNotChangedAreReadOnce(t *testing.T) {
 	pool(t, h, 50, time.Hour)
 	looked := map[string]int{}
 	run := func() {
-		r := h.rotator(rule(7))
+		r := rotator(h, rule(7))
 		r.Observer.Inspect = func(path, format string) (chain.Image, error) {
 			if filepath.Dir(path) == filepath.Dir(h.img("far/x")) {
 				looked[path]++
 			}
 			return h.inspect(path, format)
 		}
-		h.runAll(t, r)
+		runAll(h, t, r)
 	}
 	run()
 	if len(looked) != 50 {
@@ -71,10 +71,10 @@ func TestABaseWithAUserInAStoragePoolIsNotMergedInto(t *testing.T) {
 		} else {
 			h.pictures[h.img("far/0.qcow2")] = h.read(h.img("web.qcow2"))
 		}
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		h.runAll(t, r)
-		h.checkData(t)
+		runAll(h, t, r)
+		checkData(h, t)
 		if n := len(web.Disks[0].Chain); (n == 4) != readable {
 			t.Errorf("readable %v: %d layers; the one that is no image blocks its own directory only", readable, n)
 		}

@@ -36,7 +36,7 @@ func hooked() *policy.Rule {
 }
 
 // watch notes hooks and what changes the host. do is what the hooks do.
-func (h *simHost) watch(r *Rotator, do func(ctx context.Context, k decide.Hook) error) *hookLog {
+func watch(h *simHost, r *Rotator, do func(ctx context.Context, k decide.Hook) error) *hookLog {
 	l := &hookLog{}
 	r.Hook = func(ctx context.Context, k decide.Hook) error {
 		l.add(string(k.When) + " " + k.Env["VIRT_ROTATE_DOMAIN"])
@@ -61,9 +61,9 @@ func (h *simHost) watch(r *Rotator, do func(ctx context.Context, k decide.Hook) 
 func TestHooksStandAroundTheSteps(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(hooked())
-	l := h.watch(r, nil)
-	p := h.runAll(t, r)["web"]
+	r := rotator(h, hooked())
+	l := watch(h, r, nil)
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultDone || len(p.Steps) == 0 || len(p.Warnings) > 0 {
 		t.Fatalf("%+v", p)
 	}
@@ -91,10 +91,10 @@ func TestHooksStandAroundTheSteps(t *testing.T) {
 		t.Errorf("%+v", k)
 	}
 	l.lines = nil
-	if p := h.runAll(t, r)["web"]; p.Result != decide.ResultNothing || len(l.lines) > 0 || len(p.Hooks) > 0 {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultNothing || len(l.lines) > 0 || len(p.Hooks) > 0 {
 		t.Errorf("with nothing to do: %q %+v", l.lines, p)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
@@ -104,8 +104,8 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	h.disk(db, "vda", "db.qcow2")
 	h.take(db, []int{9, 10, 11})
 	chain, snaps := fmt.Sprint(h.find("web").Disks), fmt.Sprint(h.find("web").Snapshots)
-	r := h.rotator(hooked())
-	h.watch(r, func(_ context.Context, k decide.Hook) error {
+	r := rotator(h, hooked())
+	watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.Before && k.Env["VIRT_ROTATE_DOMAIN"] == "web" {
 			k.Output("the database does not answer")
 			return errors.New("exit status 3")
@@ -118,7 +118,7 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 			said = append(said, e.Domain+": "+e.Text)
 		}
 	}
-	plans := h.runAll(t, r)
+	plans := runAll(h, t, r)
 	web := plans["web"]
 	if web.Result != decide.ResultRefused || len(web.Steps) > 0 || len(web.Refused) != 1 || web.Refused[0].Code != host.CodeHook || web.Refused[0].Path != "/before" ||
 		!strings.Contains(web.Refused[0].Detail, "exit status 3 (its last words: the database does not answer)") {
@@ -142,7 +142,7 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	if plans["db"].Result != decide.ResultDone {
 		t.Errorf("the other domain: %+v", plans["db"])
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
@@ -166,9 +166,9 @@ func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
 			}
 			return nil
 		}
-		r := h.rotator(hooked())
-		l := h.watch(r, nil)
-		p := h.runAll(t, r)["web"]
+		r := rotator(h, hooked())
+		l := watch(h, r, nil)
+		p := runAll(h, t, r)["web"]
 		hooks := slices.DeleteFunc(l.lines, func(s string) bool { return !strings.HasSuffix(s, " web") })
 		if p.Result != c.result || !slices.Equal(hooks, c.hooks) {
 			t.Errorf("%s: %s, hooks %q", c.name, p.Result, hooks)
@@ -183,14 +183,14 @@ func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
 func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(hooked())
-	l := h.watch(r, func(_ context.Context, k decide.Hook) error {
+	r := rotator(h, hooked())
+	l := watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.After {
 			return errors.New("exit status 1")
 		}
 		return nil
 	})
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultDone || len(p.Warnings) != 1 || p.Warnings[0] != "the after hook failed: exit status 1" || len(p.Refused) > 0 {
 		t.Errorf("%+v", p)
 	}
@@ -204,7 +204,7 @@ func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
 func TestAnInterruptedRunEndsWhatItBegan(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(hooked())
+	r := rotator(h, hooked())
 	ctx, cancel := context.WithCancel(t.Context())
 	h.event = func(what string) error {
 		if what == "call merge" {
@@ -212,7 +212,7 @@ func TestAnInterruptedRunEndsWhatItBegan(t *testing.T) {
 		}
 		return nil
 	}
-	l := h.watch(r, func(ctx context.Context, k decide.Hook) error {
+	l := watch(h, r, func(ctx context.Context, k decide.Hook) error {
 		if k.When != decide.Before && ctx.Err() != nil {
 			t.Error("the last hook has a context that is over")
 		}
@@ -257,8 +257,8 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
-	r := h.rotator(hooked())
-	l := h.watch(r, func(_ context.Context, k decide.Hook) error {
+	r := rotator(h, hooked())
+	l := watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.Before {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -266,7 +266,7 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 		}
 		return nil
 	})
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if want := []string{"before web", "failed web"}; p.Result != decide.ResultRefused || len(p.Steps) > 0 || !slices.Equal(l.lines, want) {
 		t.Errorf("%+v %q", p, l.lines)
 	}
@@ -275,14 +275,14 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 func TestAPlanTellsItsHooksAndRunsNone(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	r := h.rotator(hooked())
-	l := h.watch(r, nil)
-	p := h.plan(t, r, "web")
+	r := rotator(h, hooked())
+	l := watch(h, r, nil)
+	p := planOf(h, t, r, "web")
 	if len(l.lines) > 0 || len(p.Hooks) != 2 || p.Hooks[0].When != decide.Before || p.Hooks[1].When != decide.After || p.Hooks[1].Command[0] != "/after" {
 		t.Errorf("%q %+v", l.lines, p.Hooks)
 	}
 	h.find("web").ManagedSave = true
-	if p = h.plan(t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != decide.Failed {
+	if p = planOf(h, t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != decide.Failed {
 		t.Errorf("refused: %q %+v", l.lines, p.Hooks)
 	}
 }

@@ -56,7 +56,7 @@ func TestIgnoredImagesEndDoubtsAndNothingElse(t *testing.T) {
 			h := newSim(t)
 			one(9, 10, 11)(h, h.add("web"))
 			c.build(h)
-			r := h.rotator(rule(2))
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
 			for _, name := range c.ignore {
 				if !strings.Contains(name, "..") {
@@ -66,13 +66,13 @@ func TestIgnoredImagesEndDoubtsAndNothingElse(t *testing.T) {
 				}
 				r.Observer.Ignore = append(r.Observer.Ignore, name)
 			}
-			before := h.pinned()
-			p := h.runAll(t, r)["web"]
+			before := pinned(h)
+			p := runAll(h, t, r)["web"]
 			if c.merges {
-				h.checkData(t)
+				checkData(h, t)
 			}
-			if merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }); merged != c.merges || (h.pinned() != before) != c.merges {
-				t.Errorf("merged: %t, base written: %t, want %t", merged, h.pinned() != before, c.merges)
+			if merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }); merged != c.merges || (pinned(h) != before) != c.merges {
+				t.Errorf("merged: %t, base written: %t, want %t", merged, pinned(h) != before, c.merges)
 			}
 		})
 	}

@@ -90,7 +90,7 @@ func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[s
 	r.storages.blocked = b.block
 	r.Ended = func(decide.Plan) { b.end() }
 	r.Options.MaxParallel = n
-	plans := h.runAll(t, r)
+	plans := runAll(h, t, r)
 	h.event, r.crash, r.storages.blocked, r.Ended = func(string) error { return nil }, nil, nil, nil
 	if len(plans) != n {
 		t.Fatalf("%d domains at work, want %d", len(plans), n)
@@ -126,7 +126,7 @@ func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
 		}
 		h.take(d, []int{6, 7, 8, 9})
 		if i == 0 || rng.IntN(2) == 0 {
-			h.goBack(t, d, name(6+rng.IntN(3)))
+			goBack(h, t, d, name(6+rng.IntN(3)))
 		}
 		if rng.IntN(4) == 0 {
 			d.State = host.ShutOff
@@ -136,10 +136,10 @@ func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
 }
 
 // goBack restores a snapshot of the domain and starts it.
-func (h *simHost) goBack(t *testing.T, d *simDomain, snapshot string) {
+func goBack(h *simHost, t *testing.T, d *simDomain, snapshot string) {
 	t.Helper()
 	d.State = host.ShutOff
-	p, err := h.rotator(rule(20)).Restore(context.Background(), d.Name, snapshot, decide.RestoreOptions{})
+	p, err := rotator(h, rule(20)).Restore(context.Background(), d.Name, snapshot, decide.RestoreOptions{})
 	if err != nil || p.Result != decide.ResultDone {
 		t.Fatalf("%+v %v", p, err)
 	}
@@ -151,12 +151,12 @@ func (h *simHost) goBack(t *testing.T, d *simDomain, snapshot string) {
 }
 
 // whole is all of what a run leaves, without the directory.
-func (h *simHost) whole(t *testing.T, plans map[string]decide.Plan) string {
+func whole(h *simHost, t *testing.T, plans map[string]decide.Plan) string {
 	var out strings.Builder
 	for _, d := range h.domains {
 		p := plans[d.Name]
 		fmt.Fprintf(&out, "%s %s %s %v\n", d.Name, p.Result, h.brief(p.Error), p.Refused)
-		for _, line := range h.lines(t, p.Steps) {
+		for _, line := range lines(h, t, p.Steps) {
 			fmt.Fprintln(&out, "  ", line)
 		}
 		for i := range d.Disks {
@@ -165,11 +165,11 @@ func (h *simHost) whole(t *testing.T, plans map[string]decide.Plan) string {
 		for i := range d.Snapshots {
 			s := &d.Snapshots[i]
 			for _, sd := range s.Disks {
-				fmt.Fprintln(&out, "  ", h.brief(s.Name), s.Parent != "", sd.Target, h.short(sd.State), h.blockLines(h.read(sd.State[len(sd.State)-1])))
+				fmt.Fprintln(&out, "  ", h.brief(s.Name), s.Parent != "", sd.Target, h.short(sd.State), blockLines(h, h.read(sd.State[len(sd.State)-1])))
 			}
 		}
 	}
-	fmt.Fprintln(&out, h.short(h.files(t)))
+	fmt.Fprintln(&out, h.short(filesOf(h, t)))
 	return out.String()
 }
 
@@ -179,14 +179,14 @@ func TestDomainsInParallelEndAsOneAfterTheOther(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			alone, r, _ := crowd(t, seed)
-			one := alone.rotator(r)
+			one := rotator(alone, r)
 			one.Options.MaxParallel = 1
-			want := alone.whole(t, alone.runAll(t, one))
-			alone.checkDone(t)
+			want := whole(alone, t, runAll(alone, t, one))
+			checkDone(alone, t)
 			for order := range uint64(4) {
 				h, r, n := crowd(t, seed)
-				have := h.whole(t, interleaved(t, h, h.rotator(r), n, order))
-				h.checkDone(t)
+				have := whole(h, t, interleaved(t, h, rotator(h, r), n, order))
+				checkDone(h, t)
 				if have != want {
 					t.Fatalf("order %d:\n%s\none after the other:\n%s", order, have, want)
 				}

@@ -20,7 +20,7 @@ func missed(t *testing.T) (*simHost, *simDomain, *Rotator) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	old := slices.Clone(web.Disks[0].Chain)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	if !dieAt(h, r, "block of merge") {
 		t.Fatal("no merge")
@@ -33,17 +33,17 @@ func missed(t *testing.T) (*simHost, *simDomain, *Rotator) {
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 	h, web, r := missed(t)
 	web.State = host.ShutOff
-	skip := h.rotator(with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip }))
+	skip := rotator(h, with(rule(2), func(r *policy.Rule) { r.Offline = policy.OfflineSkip }))
 	skip.Options = r.Options
-	if p := h.runAll(t, skip)["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpRedefine }) || len(p.Refused) > 0 {
+	if p := runAll(h, t, skip)["web"]; slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op != decide.OpRedefine }) || len(p.Refused) > 0 {
 		t.Errorf("while the guest is off: %+v", p)
 	}
-	if left := h.files(t); !slices.ContainsFunc(left, func(f string) bool { return strings.Contains(f, name(9)) }) {
+	if left := filesOf(h, t); !slices.ContainsFunc(left, func(f string) bool { return strings.Contains(f, name(9)) }) {
 		t.Fatalf("the merged layer is gone: %q", left)
 	}
 	web.State = host.Running // it starts from the XML, through the merged layer
 	hold(t, h.img("web."+name(9)+".qcow2"))
-	p := h.plan(t, r, "web")
+	p := planOf(h, t, r, "web")
 	i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 	if i < 0 || p.Steps[i].Top != h.img("web."+name(9)+".qcow2") {
 		t.Errorf("no second merge: %+v", p)
@@ -52,7 +52,7 @@ func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 
 func TestAGuestOnAChainThatLibvirtMissedWaitsForItsRestart(t *testing.T) {
 	h, web, r := missed(t)
-	p := h.runAll(t, r)["web"] // nobody has the merged layer open here
+	p := runAll(h, t, r)["web"] // nobody has the merged layer open here
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || len(p.Steps) > 0 {
 		t.Fatalf("%+v", p)
 	}
@@ -73,15 +73,15 @@ func TestAMergeThatWasCutOffIsDoneAgainBeforeASnapshot(t *testing.T) {
 			must(os.WriteFile(shut, []byte("broken"), 0o600))
 		}
 		r.Options = decide.Options{IgnoreEvery: true}
-		p := h.runAll(t, r)["web"]
-		h.checkData(t)
+		p := runAll(h, t, r)["web"]
+		checkData(h, t)
 		left, err := journal.In(r.Observer.StateDir).Load()
 		must(err)
 		if taken := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpSnapshot }); taken != open || p.Result == decide.ResultFailed || open != (left[web.UUID] == nil) {
 			t.Errorf("merges can be done: %v: %+v, intents %+v", open, p, left)
 		}
 		_ = os.Remove(shut)
-		h.runAll(t, r)
-		h.checkDone(t)
+		runAll(h, t, r)
+		checkDone(h, t)
 	}
 }

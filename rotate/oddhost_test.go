@@ -14,7 +14,7 @@ func TestADirectoryThatADomainNamesIsNoImage(t *testing.T) {
 	web := h.add("web")
 	one(11)(h, web)
 	web.Elsewhere = []string{"/", h.dir, "/dev/null"}
-	w := h.see(t)
+	w := see(h, t)
 	for _, dir := range []string{"/", "/dev", "/dev/shm", "/tmp"} {
 		if _, looked := w.Dirs[dir]; looked {
 			t.Errorf("images are looked for in %s", dir)
@@ -38,12 +38,12 @@ func TestALayerThatAnotherDomainNamesStays(t *testing.T) {
 			}
 			h.disk(other, "vda", images...)
 			r := merging(h, rule(1))
-			for _, p := range []decide.Plan{h.plan(t, r, "web"), h.runAll(t, r)["web"]} {
+			for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 				if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge || s.Op == decide.OpDeleteFile }) {
-					t.Errorf("%s %q: %v", state, top, h.lines(t, p.Steps))
+					t.Errorf("%s %q: %v", state, top, lines(h, t, p.Steps))
 				}
 			}
-			h.checkData(t)
+			checkData(h, t)
 		}
 	}
 }
@@ -56,7 +56,7 @@ func TestWhatAHeaderNamesBesideTheChainIsKept(t *testing.T) {
 	h.disk(other, "vda", "else.qcow2", "other.qcow2")
 	h.change(h.img("other.qcow2"), func(i *simImage) { i.Backing = h.img("web." + name(9) + ".qcow2") })
 	r := merging(h, rule(2))
-	if p := h.plan(t, r, "web"); slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge || s.Op == decide.OpDeleteFile }) {
-		t.Errorf("%v", h.lines(t, p.Steps))
+	if p := planOf(h, t, r, "web"); slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge || s.Op == decide.OpDeleteFile }) {
+		t.Errorf("%v", lines(h, t, p.Steps))
 	}
 }

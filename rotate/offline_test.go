@@ -24,7 +24,7 @@ func off(t *testing.T, hours ...int) (*simHost, *simDomain) {
 
 func TestAGuestThatIsShutOffIsRotated(t *testing.T) {
 	h, _ := off(t, 9, 10, 11)
-	h.wantSteps(t, h.runAll(t, h.rotator(rule(2)))["web"], `
+	wantSteps(h, t, runAll(h, t, rotator(h, rule(2)))["web"], `
 		snapshot S12 vda: web.S12 on web.S11
 		drop-metadata S9
 		drop-metadata S10
@@ -33,20 +33,20 @@ func TestAGuestThatIsShutOffIsRotated(t *testing.T) {
 		redefine S12
 		delete web.S9
 		delete web.S10`)
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 	h, web := off(t, 9, 10)
 	h.change(web.Disks[0].Active().Path, func(i *simImage) { i.Blocks = blocks{} })
 	web.want["vda"] = h.read(web.Disks[0].Active().Path)
-	r := h.rotator(rule(7))
-	p := h.runAll(t, r)["web"]
+	r := rotator(h, rule(7))
+	p := runAll(h, t, r)["web"]
 	if len(p.Steps) > 0 || !strings.Contains(p.Waiting, "nothing was written since "+name(10)) {
 		t.Errorf("%+v", p)
 	}
 	r.Options = decide.Options{IgnoreEvery: true}
-	if p := h.runAll(t, r)["web"]; len(p.Steps) != 1 || p.Steps[0].Op != decide.OpSnapshot {
+	if p := runAll(h, t, r)["web"]; len(p.Steps) != 1 || p.Steps[0].Op != decide.OpSnapshot {
 		t.Errorf("asked for: %+v", p)
 	}
 }
@@ -54,9 +54,9 @@ func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 func TestAMergeThatIsCutOffWhileTheGuestIsOffIsDoneAgain(t *testing.T) {
 	h, web, r := missed(t)
 	web.State = host.ShutOff
-	h.runAll(t, r)
-	h.checkDone(t)
-	if slices.ContainsFunc(h.files(t), func(f string) bool { return strings.Contains(f, name(9)) }) {
+	runAll(h, t, r)
+	checkDone(h, t)
+	if slices.ContainsFunc(filesOf(h, t), func(f string) bool { return strings.Contains(f, name(9)) }) {
 		t.Error("the merged layer is still there")
 	}
 }
@@ -67,26 +67,26 @@ func TestAGuestThatStoppedInAPivotIsLeftAlone(t *testing.T) {
 	web := h.add("web")
 	one(9)(h, web)
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
-	if !dieAt(h, h.rotator(nothing), "block of merge") {
+	if !dieAt(h, rotator(h, nothing), "block of merge") {
 		t.Fatal("no merge")
 	}
 	h.afterCrash(jobsDie)
 	web.State = host.ShutOff
-	p := h.runAll(t, h.rotator(nothing))["web"]
+	p := runAll(h, t, rotator(h, nothing))["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || len(p.Steps) > 0 {
 		t.Errorf("%+v", p)
 	}
 	web.State = host.Running
-	h.runAll(t, h.rotator(nothing))
-	h.checkDone(t)
+	runAll(h, t, rotator(h, nothing))
+	checkDone(h, t)
 }
 
 func TestWhatTheEngineWouldRefuseIsRefusedBeforeAnythingIsDone(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	h.engineRefuses = errors.New("web.qcow2: refcounts are dirty")
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "nothing was changed: web.qcow2: refcounts are dirty") || len(web.Snapshots) != 3 {
 		t.Errorf("%+v", p)
 	}
@@ -112,13 +112,13 @@ func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 			}
 			return nil
 		}
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		if !turned || p.Result != decide.ResultDone || len(web.Disks[0].Chain) != 3 {
 			t.Errorf("%s at %s: %+v", c.to, c.at, p)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -128,7 +128,7 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 		h, web := off(t, 9, 10, 11)
 		web.cut = false
 		policy := with(rule(last), func(r *policy.Rule) { r.Keep = policy.Keep{Last: last} })
-		r := h.rotator(policy)
+		r := rotator(h, policy)
 		r.Options = coalesce()
 		old := slices.Clone(web.Disks[0].Chain)
 		if !dieAt(h, r, "on record") {
@@ -137,10 +137,10 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 		web.State, web.Disks[0].Chain = host.Running, old // it was started on the old chain in that moment
 		h.qemu = map[string][]string{"vda": host.Paths(old)}
 		h.write(web, "vda", 3)
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("keep %d: %+v", last, p)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -149,7 +149,7 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 	h, web := off(t, 9)
 	web.cut = false
-	r := h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }))
+	r := rotator(h, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }))
 	r.Options = coalesce()
 	top := web.Disks[0].Active().Path
 	if !dieAt(h, r, "on record") {
@@ -157,8 +157,8 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 	}
 	time.Sleep(20 * time.Millisecond) // more than a tick of the clock of files
 	h.change(top, func(i *simImage) { i.Blocks[3] = 999 })
-	p := h.runAll(t, r)["web"]
-	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || !slices.Contains(h.files(t), top) {
+	p := runAll(h, t, r)["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || !slices.Contains(filesOf(h, t), top) {
 		t.Errorf("%+v", p)
 	}
 }
@@ -166,16 +166,16 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 func TestAStartThatIsUnderWayKeepsTheOldChain(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	web.cut = false
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	old := host.Paths(web.Disks[0].Chain)
 	h.starting = true
 	r.StartPatience = 50 * time.Millisecond
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if p.Result == decide.ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
 		t.Errorf("starts from %v: %+v", web.Disks[0].Inactive, p)
 	}
 	h.starting = false
-	h.runAll(t, r)
-	h.checkDone(t)
+	runAll(h, t, r)
+	checkDone(h, t)
 }

@@ -46,7 +46,7 @@ func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
 		}
 		return nil
 	}
-	for name, p := range h.runAll(t, h.rotator(rule(1))) {
+	for name, p := range runAll(h, t, rotator(h, rule(1))) {
 		if p.Result != decide.ResultDone {
 			t.Errorf("%s: %+v", name, p)
 		}
@@ -54,21 +54,21 @@ func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
 	if h.mostAtOnce[1] != 1 || h.mostAtOnce[2] != 1 {
 		t.Errorf("merges at once, by file system: %v", h.mostAtOnce)
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestManyDomainsInParallel(t *testing.T) {
 	h := newSim(t)
 	many(h, 16)
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	for n := 12; n < 15; n++ {
 		h.now = hour(n)
-		for name, p := range h.runAll(t, r) {
+		for name, p := range runAll(h, t, r) {
 			if p.Result != decide.ResultDone {
 				t.Errorf("%s: %+v", name, p)
 			}
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
@@ -80,7 +80,7 @@ func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
 		must(mkdir(h.img(fmt.Sprintf("far/%d", i))))
 		h.disk(h.add(fmt.Sprintf("web%d", i)), "vda", fmt.Sprintf("far/%d/disk.qcow2", i))
 	}
-	r := h.rotator(with(rule(2), func(r *policy.Rule) { r.OverlayDir = filepath.Join(h.dir, "fs2") }))
+	r := rotator(h, with(rule(2), func(r *policy.Rule) { r.OverlayDir = filepath.Join(h.dir, "fs2") }))
 	r.Observer.Scan = []string{filepath.Join(h.dir, "fs2")}
 	all := make(chan struct{}, 4)
 	r.crash = func(place string) { // all decide before one goes on
@@ -91,12 +91,12 @@ func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
 			}
 		}
 	}
-	for name, p := range h.runAll(t, r) {
+	for name, p := range runAll(h, t, r) {
 		if p.Result != decide.ResultDone {
 			t.Errorf("%s: %s %s", name, p.Result, h.brief(p.Error))
 		}
 	}
-	h.checkData(t)
+	checkData(h, t)
 }
 
 func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
@@ -111,7 +111,7 @@ func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
 			}
 			return nil
 		}
-		plans, err := h.rotator(rule(2)).Run(ctx, nil)
+		plans, err := rotator(h, rule(2)).Run(ctx, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", place, err)
 		}
@@ -120,10 +120,10 @@ func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
 				t.Errorf("%s: %+v", place, p)
 			}
 		}
-		h.checkData(t)
+		checkData(h, t)
 		h.event = func(string) error { return nil }
-		h.finishes(t, rule(2), decide.Options{})
-		h.checkDone(t)
+		finishes(h, t, rule(2), decide.Options{})
+		checkDone(h, t)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestMaxParallelBoundsTheDomainsAtWork(t *testing.T) {
 		many(h, 6)
 		var mu sync.Mutex
 		at, most := map[string]bool{}, 0
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options.MaxParallel = limit
 		r.Report = func(e Event) {
 			mu.Lock()

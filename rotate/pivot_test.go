@@ -19,7 +19,7 @@ func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	old := slices.Clone(web.Disks[0].Chain)
 	none := rule(0)
 	none.Keep = policy.Keep{}
-	r := h.rotator(none)
+	r := rotator(h, none)
 	r.Options = coalesce()
 	if !dieAt(h, r, "end of pivot") {
 		t.Fatal("no pivot")
@@ -33,25 +33,25 @@ func TestAGuestWhosePivotLibvirtMissedStartsFromTheBase(t *testing.T) {
 	h, web, r, old := missedPivot(t)
 	base, top := old[0].Path, old[1].Path
 	holdBytes(t, base, 100, 2) // QEMU reads and writes it
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || p.Refused[0].Path != base || p.Result != decide.ResultPartly {
 		t.Fatalf("%+v", p)
 	}
-	if found := decide.Diagnose(h.see(t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) ||
+	if found := decide.Diagnose(see(h, t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) ||
 		slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindConfig }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	if have := web.Disks[0].Inactive; !slices.Equal(have, []string{base}) {
 		t.Errorf("the guest would start from %v", have)
 	}
-	if p = h.runAll(t, r)["web"]; p.Result != decide.ResultRefused || len(p.Steps) > 0 || p.Refused[0].Code != host.CodeRestart {
+	if p = runAll(h, t, r)["web"]; p.Result != decide.ResultRefused || len(p.Steps) > 0 || p.Refused[0].Code != host.CodeRestart {
 		t.Errorf("the second time: %+v", p)
 	}
 	web.Disks[0].Chain = old[:1] // the restart
-	if p = h.runAll(t, r)["web"]; len(p.Refused) > 0 || slices.Contains(h.files(t), top) {
-		t.Errorf("after the restart: %+v, %v", p, h.files(t))
+	if p = runAll(h, t, r)["web"]; len(p.Refused) > 0 || slices.Contains(filesOf(h, t), top) {
+		t.Errorf("after the restart: %+v, %v", p, filesOf(h, t))
 	}
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
@@ -70,7 +70,7 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 			holdBytes(t, old[0].Path, 100, 2)
 			holdBytes(t, old[1].Path, 100, 2)
 		}
-		p := h.plan(t, r, "web")
+		p := planOf(h, t, r, "web")
 		if missed := len(p.Refused) > 0 && p.Refused[0].Code == host.CodeRestart; missed != c.missed {
 			t.Errorf("%s: %+v", name, p)
 		}
@@ -80,12 +80,12 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 func TestAGuestThatQEMURunsOnTheOldChainIsMergedAgain(t *testing.T) {
 	h, web, r := missed(t)
 	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
-	if p := h.plan(t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
+	if p := planOf(h, t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p)
 	}
 	h.qemu[web.Disks[0].Target] = slices.Delete(host.Paths(web.Disks[0].Chain), 1, 2)
 	hold(t, h.img("web."+name(9)+".qcow2")) // open, but in no chain
-	if p := h.plan(t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != host.CodeRestart {
+	if p := planOf(h, t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != host.CodeRestart {
 		t.Errorf("%+v", p)
 	}
 }
@@ -98,7 +98,7 @@ func TestWhereQEMUIsNotAskedLocksAreTheEvidence(t *testing.T) {
 	} {
 		h, web, r, old := missedPivot(t)
 		holds(old[0].Path, old[1].Path)
-		p := h.plan(t, r, "web")
+		p := planOf(h, t, r, "web")
 		if len(p.Refused) > 0 {
 			t.Errorf("%s: %+v", name, p)
 		}

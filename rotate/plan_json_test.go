@@ -33,7 +33,7 @@ func TestTheKeysOfAPlanInJSON(t *testing.T) {
 func TestTheKeysOfEachStepInJSON(t *testing.T) {
 	h := newSim(t)
 	one(10, 11)(h, h.add("web"))
-	data, err := json.Marshal(h.plan(t, h.rotator(rule(2)), "web"))
+	data, err := json.Marshal(planOf(h, t, rotator(h, rule(2)), "web"))
 	must(err)
 	var p struct{ Steps []map[string]any }
 	must(json.Unmarshal(data, &p))
@@ -53,7 +53,7 @@ func TestTheKeysOfEachStepInJSON(t *testing.T) {
 	}
 	h = newSim(t)
 	one(12)(h, h.add("web"))
-	idle := h.runAll(t, h.rotator(rule(2)))["web"]
+	idle := runAll(h, t, rotator(h, rule(2)))["web"]
 	idle.Ran.Start, idle.Ran.End, idle.Ran.Allocated = hour(12), hour(13), 4096
 	data, err = json.Marshal(idle)
 	must(err)

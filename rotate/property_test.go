@@ -118,23 +118,23 @@ func (h *randomHost) rotate(t *testing.T) {
 	for _, d := range h.domains {
 		want[d.Name] = h.expected(d)
 	}
-	r := h.rotator(h.rule)
+	r := rotator(h.simHost, h.rule)
 	r.Observer.Scan = []string{h.img("far/")}
-	for name, p := range h.runAll(t, r) {
+	for name, p := range runAll(h.simHost, t, r) {
 		if p.Error != "" || len(p.Refused) > 0 {
 			t.Fatalf("%s: %s %+v", name, p.Error, p.Refused)
 		}
 	}
-	h.checkDone(t)
+	checkDone(h.simHost, t)
 	for _, d := range h.domains {
 		if have := snapshotNames(d); !slices.Equal(have, want[d.Name]) {
 			t.Fatalf("%s has %v, want %v (keep %+v)", d.Name, have, want[d.Name], h.rule.Keep)
 		}
 		h.checkShortest(t, d)
 	}
-	for name, p := range h.runAll(t, r) {
+	for name, p := range runAll(h.simHost, t, r) {
 		if len(p.Steps) > 0 {
-			t.Fatalf("a second run of %s: %v", name, h.lines(t, p.Steps))
+			t.Fatalf("a second run of %s: %v", name, lines(h.simHost, t, p.Steps))
 		}
 	}
 }
@@ -186,7 +186,7 @@ func (h *randomHost) checkShortest(t *testing.T, d *simDomain) {
 			if k+1 < len(chain) {
 				above = chain[k+1]
 			}
-			held := d.tookWith(chain[k], false) || d.tookWith(above, true) || d.madeByOthers(chain[k])
+			held := tookWith(d, chain[k], false) || tookWith(d, above, true) || madeByOthers(d, chain[k])
 			if !held && users[chain[k-1]] == 1 && users[chain[k]] <= 1 {
 				t.Fatalf("%s: %s could be merged: chain %v", d.Name, h.brief(chain[k]), h.short(chain))
 			}
@@ -197,7 +197,7 @@ func (h *randomHost) checkShortest(t *testing.T, d *simDomain) {
 // users counts for each image the images that build on it.
 func (h *randomHost) users(t *testing.T) map[string]int {
 	users := map[string]int{}
-	for _, path := range h.files(t) {
+	for _, path := range filesOf(h.simHost, t) {
 		if i := h.load(path); i.Backing != "" {
 			users[i.Backing]++
 		}
@@ -206,13 +206,13 @@ func (h *randomHost) users(t *testing.T) map[string]int {
 }
 
 // tookWith tells whether a snapshot, or a foreign one, came into being with the overlay.
-func (d *simDomain) tookWith(overlay string, foreign bool) bool {
+func tookWith(d *simDomain, overlay string, foreign bool) bool {
 	return overlay != "" && slices.ContainsFunc(d.Snapshots, func(s host.Snapshot) bool {
 		return (!foreign || !strings.HasPrefix(s.Name, "p-")) && slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool { return sd.Overlay == overlay })
 	})
 }
 
-func (d *simDomain) madeByOthers(path string) bool {
+func madeByOthers(d *simDomain, path string) bool {
 	return !strings.Contains(path, ".p-")
 }
 
@@ -222,11 +222,11 @@ func TestAChainHasOneLayerMoreThanKeptSnapshots(t *testing.T) {
 	h.guests = rand.New(rand.NewPCG(1, 1))
 	web := h.add("web")
 	one()(h, web)
-	r := h.rotator(rule(3))
+	r := rotator(h, rule(3))
 	for n := range 10 {
 		h.now = hour(n)
-		h.runAll(t, r)
-		h.checkDone(t)
+		runAll(h, t, r)
+		checkDone(h, t)
 		if have, want := len(web.Disks[0].Chain), min(n+1, 3)+1; have != want {
 			t.Fatalf("run %d: %d layers, want %d", n, have, want)
 		}

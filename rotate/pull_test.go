@@ -29,7 +29,7 @@ func middle(t *testing.T, state host.State) (*simHost, *simDomain) {
 func hourly(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }
 
 // fat makes an image take more space than the others.
-func (h *simHost) fat(path string) {
+func fat(h *simHost, path string) {
 	h.change(path, func(i *simImage) {
 		for b := 1000; b < 3000; b++ {
 			i.Blocks[b] = b
@@ -40,12 +40,12 @@ func (h *simHost) fat(path string) {
 func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
 	h, web := middle(t, host.ShutOff)
 	upper := web.Disks[0].Chain[3].Path // S10's overlay: it has the state of S11
-	h.fat(upper)
+	fat(h, upper)
 	web.states[name(11)]["vda"] = h.read(upper)
 	web.want["vda"] = h.read(web.Disks[0].Active().Path)
-	r := h.rotator(with(rule(1), hourly))
+	r := rotator(h, with(rule(1), hourly))
 	r.Options = coalesce()
-	h.wantSteps(t, h.runAll(t, r)["web"], `
+	wantSteps(h, t, runAll(h, t, r)["web"], `
 		drop-metadata S8
 		offline-commit vda: web.S8 into web
 		redefine S9
@@ -57,7 +57,7 @@ func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
 		redefine S9
 		redefine S11
 		delete web.S9`)
-	h.checkDone(t)
+	checkDone(h, t)
 	if s := web.Snapshot(name(9)); s.Disks[0].Overlay != upper {
 		t.Errorf("the overlay that came with %s is %s by its metadata", s.Name, s.Disks[0].Overlay)
 	}
@@ -75,10 +75,10 @@ func TestWhatCannotBePulledIsCommitted(t *testing.T) {
 		{host.Running, policy.Keep{Last: 1, Hourly: 10}, "commit"},
 	} {
 		h, _ := middle(t, c.state)
-		r := h.rotator(with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = c.keep, policy.MethodPull }))
+		r := rotator(h, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = c.keep, policy.MethodPull }))
 		r.Options = coalesce()
 		merged := 0
-		for _, s := range h.runAll(t, r)["web"].Steps {
+		for _, s := range runAll(h, t, r)["web"].Steps {
 			if s.Op == decide.OpMerge {
 				merged++
 				if s.Method != c.want {
@@ -89,21 +89,21 @@ func TestWhatCannotBePulledIsCommitted(t *testing.T) {
 		if merged == 0 {
 			t.Errorf("%s: nothing was merged", c.state)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 	}
 }
 
 // A guest that runs is pulled into its active layer, when that is what can be merged.
 func TestALiveGuestsActiveLayerIsPulledInto(t *testing.T) {
 	h, web := middle(t, host.Running)
-	r := h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 3}, policy.MethodPull }))
-	h.releases(web, 3)
+	r := rotator(h, with(rule(0), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 3}, policy.MethodPull }))
+	releases(h, web, 3)
 	r.Options = coalesce()
-	h.wantSteps(t, h.runAll(t, r)["web"], `
+	wantSteps(h, t, runAll(h, t, r)["web"], `
 		pull vda: web.S10 into web.S11
 		redefine S10
 		delete web.S10`)
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
@@ -112,19 +112,19 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 		golden(h)
 		web := h.find("web")
 		web.State = state
-		r := h.rotator(rule(7))
+		r := rotator(h, rule(7))
 		r.Options = decide.Options{NoSnapshot: true, Detach: true}
 		before := h.load(h.img("golden.qcow2"))
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		want := "offline-pull vda: golden into web\nredefine S9\nredefine S10\nredefine S11"
 		if state == host.Running {
 			want = "pull vda: golden into web.S11"
 		}
-		h.wantSteps(t, p, want)
+		wantSteps(h, t, p, want)
 		if !strings.Contains(p.Steps[0].Reason, "golden.qcow2 is used by ") {
 			t.Errorf("%s: %s", state, p.Steps[0].Reason)
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 		chain := h.walk(web.Disks[0].Active().Path)
 		if n := map[host.State]int{host.ShutOff: 4, host.Running: 1}[state]; len(chain) != n {
 			t.Errorf("%s: %v", state, chain)
@@ -132,20 +132,20 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 		if after := h.load(h.img("golden.qcow2")); len(after.Blocks) != len(before.Blocks) {
 			t.Errorf("%s: the shared image has changed", state)
 		}
-		if again := h.runAll(t, r)["web"]; len(again.Steps) > 0 {
+		if again := runAll(h, t, r)["web"]; len(again.Steps) > 0 {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
 		h.now = h.now.Add(time.Hour)
-		r.Match, r.Options = h.rotator(rule(3)).Match, decide.Options{}
+		r.Match, r.Options = rotator(h, rule(3)).Match, decide.Options{}
 		for range 6 { // the snapshots go one by one, and their layers with them
-			h.runAll(t, r)
-			h.checkData(t)
+			runAll(h, t, r)
+			checkData(h, t)
 			h.now = h.now.Add(2 * time.Hour)
 		}
 		if state == host.Running { // the image that the domain was given stays, though nobody uses it
 			must(os.Remove(h.img("web.qcow2")))
 		}
-		h.checkDone(t)
+		checkDone(h, t)
 		if top := filepath.Base(web.Disks[0].Active().Path); strings.Count(top, "T") != 1 || !strings.HasPrefix(top, "web.p-") {
 			t.Errorf("%s: the overlay's name is %s", state, top)
 		}
@@ -158,9 +158,9 @@ func TestADiskOfItsOwnIsNotDetached(t *testing.T) {
 	web := h.add("web")
 	one(9, 10)(h, web)
 	h.foreign(web, "mine", 11)
-	r := h.rotator(with(rule(7), func(r *policy.Rule) { r.Detach = true }))
+	r := rotator(h, with(rule(7), func(r *policy.Rule) { r.Detach = true }))
 	r.Options = coalesce()
-	if p := h.runAll(t, r)["web"]; len(p.Steps) > 0 {
+	if p := runAll(h, t, r)["web"]; len(p.Steps) > 0 {
 		t.Errorf("%+v", p.Steps)
 	}
 }
@@ -168,10 +168,10 @@ func TestADiskOfItsOwnIsNotDetached(t *testing.T) {
 func TestADetachThatDoesNotFitIsRefused(t *testing.T) {
 	h := newSim(t)
 	golden(h)
-	h.fat(h.img("golden.qcow2"))
-	r := h.rotator(with(rule(7), func(r *policy.Rule) { r.Detach, r.MinFree = true, policy.MinFree{Percent: 50} }))
+	fat(h, h.img("golden.qcow2"))
+	r := rotator(h, with(rule(7), func(r *policy.Rule) { r.Detach, r.MinFree = true, policy.MinFree{Percent: 50} }))
 	r.Options = coalesce()
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace || len(p.Steps) > 0 {
 		t.Errorf("%+v %+v", p.Refused, p.Steps)
 	}

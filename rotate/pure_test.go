@@ -17,7 +17,7 @@ func TestADecisionRestsOnTheWorldAlone(t *testing.T) {
 	link := h.img("by-another-name.qcow2")
 	must(os.Symlink(h.img("web.qcow2"), link))
 	web.Snapshots[0].Disks[0].State = []string{link}
-	w := h.see(t)
+	w := see(h, t)
 	decide := func() decide.Plan { return decide.Decide(w, w.Domain("web"), rule(1), hour(12), decide.Options{}) }
 	first := decide()
 	if len(first.Steps) == 0 || len(first.Refused) > 0 {
@@ -25,11 +25,11 @@ func TestADecisionRestsOnTheWorldAlone(t *testing.T) {
 	}
 	must(os.Remove(link))
 	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
-		t.Errorf("without the link:\n%v %+v\nbefore:\n%v", h.lines(t, again.Steps), again.Refused, h.lines(t, first.Steps))
+		t.Errorf("without the link:\n%v %+v\nbefore:\n%v", lines(h, t, again.Steps), again.Refused, lines(h, t, first.Steps))
 	}
 	must(os.RemoveAll(h.dir))
 	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
-		t.Errorf("without any file:\n%v %+v\nbefore:\n%v", h.lines(t, again.Steps), again.Refused, h.lines(t, first.Steps))
+		t.Errorf("without any file:\n%v %+v\nbefore:\n%v", lines(h, t, again.Steps), again.Refused, lines(h, t, first.Steps))
 	}
 	must(os.Mkdir(h.dir, 0o700))
 }

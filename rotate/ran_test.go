@@ -29,7 +29,7 @@ func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
 	for i := range web.Disks {
 		gone += allocated(t, web.Disks[i].Chain[1].Path) + allocated(t, web.Disks[i].Chain[2].Path)
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	var mu sync.Mutex
 	var ended []decide.Plan
 	r.Ended = func(p decide.Plan) {
@@ -37,7 +37,7 @@ func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
 		defer mu.Unlock()
 		ended = append(ended, p)
 	}
-	p := h.runAll(t, r)["web"]
+	p := runAll(h, t, r)["web"]
 	var now int64
 	for i := range web.Disks {
 		for _, l := range web.Disks[i].Chain {
@@ -68,7 +68,7 @@ func TestARunThatFailsTellsWhatItDid(t *testing.T) {
 		}
 		return nil
 	}
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	told := 0
 	r.Ended = func(p decide.Plan) {
 		told++
@@ -76,7 +76,7 @@ func TestARunThatFailsTellsWhatItDid(t *testing.T) {
 			t.Errorf("%+v %+v", p, p.Ran)
 		}
 	}
-	h.runAll(t, r)
+	runAll(h, t, r)
 	if told != 1 {
 		t.Errorf("told %d times", told)
 	}

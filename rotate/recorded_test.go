@@ -32,9 +32,9 @@ var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
 // record sees that a world that is saved is decided on as the one that was seen, and
 // keeps it as test data if that is wanted.
-func (h *simHost) record(t *testing.T, name string, rule *policy.Rule, o decide.Options) {
+func record(h *simHost, t *testing.T, name string, rule *policy.Rule, o decide.Options) {
 	t.Helper()
-	w := h.see(t)
+	w := see(h, t)
 	now := h.clock()
 	p := decide.Decide(w, w.Domain("web"), rule, now, o)
 	data, err := json.MarshalIndent(recorded{w, inTOML(rule), o, now, p.Steps, p.Refused}, "", " ")

@@ -125,9 +125,9 @@ func TestRefusals(t *testing.T) {
 			if c.rule != nil {
 				c.rule(r)
 			}
-			p := h.plan(t, h.rotator(r), "web")
+			p := planOf(h, t, rotator(h, r), "web")
 			if len(p.Steps) > 0 || p.Result != decide.ResultRefused {
-				t.Errorf("%s, with steps %v", p.Result, h.lines(t, p.Steps))
+				t.Errorf("%s, with steps %v", p.Result, lines(h, t, p.Steps))
 			}
 			if len(p.Refused) == 0 || len(p.Refused) > 1 && !c.others {
 				t.Fatalf("refused: %+v", p.Refused)
@@ -193,7 +193,7 @@ func TestEveryReasonIsTold(t *testing.T) {
 	h.disk(web, "vdb", "data.qcow2")
 	web.ManagedSave, web.Transient = true, true
 	web.Disks[0].Shareable, web.Disks[1].Encrypted = true, true
-	p := h.plan(t, h.rotator(rule(2)), "web")
+	p := planOf(h, t, rotator(h, rule(2)), "web")
 	codes := ""
 	for _, r := range p.Refused {
 		codes += r.Code + " "
@@ -239,14 +239,14 @@ func TestMergesAreRefusedWithFigures(t *testing.T) {
 			h := newSim(t)
 			one(9, 10, 11)(h, h.add("web"))
 			r := rule(2)
-			_, w, err := h.rotator(r).Plan(t.Context(), nil)
+			_, w, err := rotator(h, r).Plan(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			c.change(w, w.Domain("web"), r)
 			p := decide.Decide(w, w.Domain("web"), r, hour(12), coalesce())
 			if len(p.Steps) != 0 || len(p.Refused) != 1 {
-				t.Fatalf("steps %v, refused %+v", h.lines(t, p.Steps), p.Refused)
+				t.Fatalf("steps %v, refused %+v", lines(h, t, p.Steps), p.Refused)
 			}
 			have := p.Refused[0]
 			if have.Code != c.code || h.brief(have.Path) != c.path || !strings.Contains(h.brief(have.Detail), c.detail) {

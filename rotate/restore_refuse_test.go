@@ -69,18 +69,18 @@ func TestRestoreIsRefused(t *testing.T) {
 	for what, c := range refusedRestores {
 		h, web := off(t, 9, 10)
 		c.spoil(h, web)
-		before := h.files(t)
-		p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), c.o)
-		if err != nil || p.Result != decide.ResultRefused || !hasCode(&p, c.code) || len(p.Steps) > 0 || !slices.Equal(before, h.files(t)) {
+		before := filesOf(h, t)
+		p, err := rotator(h, rule(7)).Restore(t.Context(), "web", name(9), c.o)
+		if err != nil || p.Result != decide.ResultRefused || !hasCode(&p, c.code) || len(p.Steps) > 0 || !slices.Equal(before, filesOf(h, t)) {
 			t.Errorf("%s: %+v, %v", what, p, err)
 		}
 	}
 	h, web := off(t, 9)
-	if _, err := h.rotator(rule(7)).Restore(t.Context(), "web", "nonsense", decide.RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "no such snapshot") {
+	if _, err := rotator(h, rule(7)).Restore(t.Context(), "web", "nonsense", decide.RestoreOptions{}); err == nil || !strings.Contains(err.Error(), "no such snapshot") {
 		t.Error(err)
 	}
 	web.State = host.Running
-	if p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{}); err != nil || !hasCode(&p, host.CodeState) {
+	if p, err := rotator(h, rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{}); err != nil || !hasCode(&p, host.CodeState) {
 		t.Errorf("running: %+v, %v", p, err)
 	}
 }
@@ -94,20 +94,20 @@ func TestARestoreThatWouldBeRefusedDoesNotStopTheGuest(t *testing.T) {
 			h, web := off(t, 9, 10)
 			web.State, web.cut, web.obeys = state, false, true
 			c.spoil(h, web)
-			before, was := h.files(t), web.State
-			h.wontStop(t, what, h.rotator(rule(7)), c.o, c.code)
-			if web.State != was || !slices.Equal(before, h.files(t)) {
+			before, was := filesOf(h, t), web.State
+			wontStop(h, t, what, rotator(h, rule(7)), c.o, c.code)
+			if web.State != was || !slices.Equal(before, filesOf(h, t)) {
 				t.Errorf("%s: the guest is %s", what, web.State)
 			}
 		}
 	}
 	h, web := off(t, 9, 10)
 	web.State, web.cut = host.Running, false
-	h.wontStop(t, "a long chain", h.rotator(short), decide.RestoreOptions{}, host.CodeChainLong)
+	wontStop(h, t, "a long chain", rotator(h, short), decide.RestoreOptions{}, host.CodeChainLong)
 }
 
 // wontStop wants a restore of web that stops the guest to be refused before.
-func (h *simHost) wontStop(t *testing.T, what string, r *Rotator, o decide.RestoreOptions, code string) {
+func wontStop(h *simHost, t *testing.T, what string, r *Rotator, o decide.RestoreOptions, code string) {
 	t.Helper()
 	h.event = func(call string) error {
 		if call == "call shutdown" || call == "call redefine" || call == "call reconfigure" {
@@ -125,15 +125,15 @@ func (h *simHost) wontStop(t *testing.T, what string, r *Rotator, o decide.Resto
 func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.State, web.cut, web.obeys = host.Running, false, true
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	stop := &decide.StopOptions{Patience: time.Second}
-	before := h.files(t)
+	before := filesOf(h, t)
 	dry := back(t, h, r, web, name(9), decide.RestoreOptions{Stop: stop, Plan: true})
-	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 2 || dry.State != host.Running || !slices.Equal(before, h.files(t)) {
+	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 2 || dry.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("the guest is %s: %+v", web.State, dry)
 	}
 	web.obeys = false
-	if _, err := r.Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{}}); err == nil || web.State != host.Running || !slices.Equal(before, h.files(t)) {
+	if _, err := r.Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{}}); err == nil || web.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("the guest does not obey: %v, %s", err, web.State)
 	}
 	web.obeys = true
@@ -147,7 +147,7 @@ func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.State, web.cut, web.obeys = host.Running, false, true
-	before := h.files(t)
+	before := filesOf(h, t)
 	h.event = func(call string) error {
 		switch call {
 		case "end of shutdown":
@@ -157,8 +157,8 @@ func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 		}
 		return nil
 	}
-	p, err := h.rotator(rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{Patience: time.Second}})
-	if err != nil || !hasCode(&p, host.CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, h.files(t)) {
+	p, err := rotator(h, rule(7)).Restore(t.Context(), "web", name(9), decide.RestoreOptions{Stop: &decide.StopOptions{Patience: time.Second}})
+	if err != nil || !hasCode(&p, host.CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }

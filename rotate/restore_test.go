@@ -29,13 +29,13 @@ func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string,
 			}
 		}
 	}
-	h.checkData(t)
+	checkData(h, t)
 	return p
 }
 
 func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	dry := back(t, h, r, web, name(10), decide.RestoreOptions{Plan: true})
 	present := maps.Clone(web.want["vda"])
 	p := back(t, h, r, web, name(10), decide.RestoreOptions{})
@@ -46,7 +46,7 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 		t.Errorf("snapshots: %+v", web.Snapshots)
 	}
 	newest := web.Snapshots[3].Name
-	if got := web.states[newest]["vda"]; !slices.Equal(h.blockLines(got), h.blockLines(present)) {
+	if got := web.states[newest]["vda"]; !slices.Equal(blockLines(h, got), blockLines(h, present)) {
 		t.Errorf("the present state is kept as %v, it was %v", got, present)
 	}
 	// Rotation goes on: on the new branch, and with the old one.
@@ -54,14 +54,14 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h.write(web, "vda", 5)
 	for n := range 6 {
 		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 		h.write(web, "vda", n)
 	}
 	for _, s := range web.Snapshots { // libvirt's own operations need them
-		if !slices.Contains(h.files(t), s.OverlayOf("vda")) {
+		if !slices.Contains(filesOf(h, t), s.OverlayOf("vda")) {
 			t.Errorf("the overlay of %s is gone", s.Name)
 		}
 	}
@@ -70,10 +70,10 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.cut = false
-	before, files := slices.Clone(web.Disks[0].Inactive), h.files(t)
+	before, files := slices.Clone(web.Disks[0].Inactive), filesOf(h, t)
 	h.starting = true
-	p := back(t, h, h.rotator(rule(7)), web, name(9), decide.RestoreOptions{DiscardNewer: true})
-	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(h.files(t), files) {
+	p := back(t, h, rotator(h, rule(7)), web, name(9), decide.RestoreOptions{DiscardNewer: true})
+	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(filesOf(h, t), files) {
 		t.Errorf("%+v, starts from %v", p, web.Disks[0].Inactive)
 	}
 }
@@ -81,40 +81,40 @@ func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 // Once nobody keeps the snapshots of a branch, its files go.
 func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	back(t, h, r, web, name(9), decide.RestoreOptions{})
-	if n := len(h.files(t)); n != 6 { // base, three overlays, that of the present, the new one
-		t.Fatalf("%d files: %q", n, h.files(t))
+	if n := len(filesOf(h, t)); n != 6 { // base, three overlays, that of the present, the new one
+		t.Fatalf("%d files: %q", n, filesOf(h, t))
 	}
 	web.State, web.cut = host.Running, false
 	h.write(web, "vda", 5)
 	two := with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1} })
-	r = h.rotator(two)
+	r = rotator(h, two)
 	for range 6 {
 		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
-		h.runAll(t, r)
-		h.checkData(t)
+		runAll(h, t, r)
+		checkData(h, t)
 		h.write(web, "vda", 6)
 	}
-	if n := len(h.files(t)); n > 3 {
-		t.Errorf("%d files are left: %q", n, h.files(t))
+	if n := len(filesOf(h, t)); n > 3 {
+		t.Errorf("%d files are left: %q", n, filesOf(h, t))
 	}
 }
 
 func TestRestoreThatDiscardsTheNewer(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	p := back(t, h, r, web, name(9), decide.RestoreOptions{DiscardNewer: true})
 	if p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
 		t.Fatalf("%+v, %+v", p, web.Snapshots)
 	}
 	r.Options = coalesce()
 	for range 5 {
-		h.runAll(t, r)
-		h.checkData(t)
+		runAll(h, t, r)
+		checkData(h, t)
 	}
-	if n := len(h.files(t)); n != 2 {
-		t.Errorf("%d files are left: %q", n, h.files(t))
+	if n := len(filesOf(h, t)); n != 2 {
+		t.Errorf("%d files are left: %q", n, filesOf(h, t))
 	}
 }
 
@@ -123,7 +123,7 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 	for first := 9; first <= 11; first++ {
 		for second := 9; second <= first; second++ {
 			h, web := off(t, 9, 10, 11)
-			r := h.rotator(rule(7))
+			r := rotator(h, rule(7))
 			back(t, h, r, web, name(first), decide.RestoreOptions{})
 			web.cut = false
 			h.write(web, "vda", 5)
@@ -137,11 +137,11 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 			}
 			r.Options = coalesce()
 			for range 5 {
-				h.runAll(t, r)
-				h.checkData(t)
+				runAll(h, t, r)
+				checkData(h, t)
 			}
-			if n := len(h.files(t)); n != second-7 {
-				t.Errorf("to %d, then to %d: %d files are left: %q", first, second, n, h.files(t))
+			if n := len(filesOf(h, t)); n != second-7 {
+				t.Errorf("to %d, then to %d: %d files are left: %q", first, second, n, filesOf(h, t))
 			}
 		}
 	}
@@ -158,15 +158,15 @@ func TestTheDisksThatAreLeftGoBack(t *testing.T) {
 		web.State = host.ShutOff
 		web.Disks = web.Disks[:1]
 		delete(web.want, "vdb")
-		before := h.files(t)
-		p := back(t, h, h.rotator(rule(7)), web, name(9), o)
+		before := filesOf(h, t)
+		p := back(t, h, rotator(h, rule(7)), web, name(9), o)
 		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "has the disk vdb, the domain has not") || !strings.Contains(p.Warnings[0], "data.qcow2") {
 			t.Errorf("%+v: warnings %q", o, p.Warnings)
 		}
 		if want := map[bool]string{false: decide.ResultDone, true: decide.ResultPlanned}[o.Plan]; p.Result != want || p.Steps[len(p.Steps)-1].Disk == "vdb" {
 			t.Errorf("%+v: %+v", o, p)
 		}
-		if missing := slices.DeleteFunc(before, func(f string) bool { return slices.Contains(h.files(t), f) }); len(missing) > 0 {
+		if missing := slices.DeleteFunc(before, func(f string) bool { return slices.Contains(filesOf(h, t), f) }); len(missing) > 0 {
 			t.Errorf("%+v: %q are gone", o, missing)
 		}
 	}
@@ -180,7 +180,7 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		h.disk(web, "vdb", "data.raw")
 		h.take(web, []int{11})
 		web.cut = false
-		r := h.rotator(rule(7))
+		r := rotator(h, rule(7))
 		count := 0
 		first, states := map[string]string{}, map[string]string{}
 		for _, d := range web.Disks {
@@ -203,10 +203,10 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		if switched != 0 && switched != 2 {
 			t.Fatalf("place %d: %d of 2 disks went back", n, switched)
 		}
-		h.checkData(t)
+		checkData(h, t)
 		r.Options = coalesce()
-		h.runAll(t, r)
-		h.checkData(t)
+		runAll(h, t, r)
+		checkData(h, t)
 		if left, _ := journal.In(r.Observer.StateDir).Load(); len(left) > 0 {
 			t.Fatalf("place %d: intents left: %+v", n, left)
 		}
@@ -218,21 +218,21 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 	for _, to := range []int{9, 10, 11} {
 		h, web := off(t, 9, 10, 11)
-		r := h.rotator(rule(3))
+		r := rotator(h, rule(3))
 		r.Options = decide.Options{IgnoreEvery: true}
-		back(t, h, h.rotator(rule(7)), web, name(to), decide.RestoreOptions{})
+		back(t, h, rotator(h, rule(7)), web, name(to), decide.RestoreOptions{})
 		web.State, web.cut = host.Running, false
 		for range 8 {
 			h.write(web, "vda", h.written%16)
 			h.now = h.now.Add(hour(1).Sub(hour(0)))
-			if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+			if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 				t.Errorf("back to %d: %+v", to, p)
 			}
-			h.checkData(t)
+			checkData(h, t)
 		}
-		h.checkDone(t)
-		if n := len(h.files(t)); n > 5 {
-			t.Errorf("%d files are left: %q", n, h.files(t))
+		checkDone(h, t)
+		if n := len(filesOf(h, t)); n > 5 {
+			t.Errorf("%d files are left: %q", n, filesOf(h, t))
 		}
 	}
 }
@@ -241,7 +241,7 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 func TestRestoreWithTheConfiguration(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.cut = false
-	r := h.rotator(rule(7))
+	r := rotator(h, rule(7))
 	h.starting = true
 	if p := back(t, h, r, web, name(9), decide.RestoreOptions{WithConfig: true}); p.Result != decide.ResultFailed || web.config != "" {
 		t.Errorf("started meanwhile: %+v, configuration of %q", p, web.config)
@@ -270,12 +270,12 @@ func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
 	h.disk(web, "vdb", "data.raw")
 	h.take(web, []int{6, 7, 8, 9, 10})
 	web.State, web.cut = host.ShutOff, true
-	r := h.rotator(rule(20))
+	r := rotator(h, rule(20))
 	back(t, h, r, web, name(6), decide.RestoreOptions{})
 	for i := range web.Snapshots { // 6 and 7, 8 and 9, 10 and the present are of one hour each
 		web.Snapshots[i].Time = hour(1).Add(time.Duration(i) * 30 * time.Minute)
 	}
-	r = h.rotator(with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }))
+	r = rotator(h, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }))
 	r.Options = coalesce()
 	return h, web, r
 }
@@ -287,7 +287,7 @@ func TestLayersOfABranchAreMerged(t *testing.T) {
 		if state == host.Running {
 			h.write(web, "vda", 5)
 		}
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		merged := 0
 		for _, s := range p.Steps {
 			if s.Op == decide.OpMerge {
@@ -300,23 +300,23 @@ func TestLayersOfABranchAreMerged(t *testing.T) {
 		if p.Result != decide.ResultDone || merged == 0 {
 			t.Errorf("%s: %d merges: %+v", state, merged, p)
 		}
-		h.checkData(t)
-		h.checkDone(t)
-		if again := h.runAll(t, r)["web"]; len(again.Steps) > 0 {
+		checkData(h, t)
+		checkDone(h, t)
+		if again := runAll(h, t, r)["web"]; len(again.Steps) > 0 {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
 		web.State, web.cut = host.Running, false
-		r = h.rotator(rule(2))
+		r = rotator(h, rule(2))
 		for range 8 { // until the branch is gone, snapshot by snapshot
 			h.now = h.now.Add(2 * time.Hour)
-			if p := h.runAll(t, r)["web"]; p.Error != "" {
+			if p := runAll(h, t, r)["web"]; p.Error != "" {
 				t.Errorf("%s: %s", state, p.Error)
 			}
-			h.checkData(t)
+			checkData(h, t)
 			h.write(web, "vda", 3)
 		}
-		if n := len(h.files(t)); n != 6 { // of each disk the base and two overlays
-			t.Errorf("%s: %d files are left: %q", state, n, h.files(t))
+		if n := len(filesOf(h, t)); n != 6 { // of each disk the base and two overlays
+			t.Errorf("%s: %d files are left: %q", state, n, filesOf(h, t))
 		}
 	}
 }
@@ -332,9 +332,9 @@ func TestAMergeOnABranchThatDiesAnywhereIsFinished(t *testing.T) {
 			break
 		}
 		t.Logf("place %d, %q", n, at)
-		h.checkData(t)
-		h.finishes(t, r.rule(), coalesce())
-		h.checkDone(t)
+		checkData(h, t)
+		finishes(h, t, r.rule(), coalesce())
+		checkDone(h, t)
 		if t.Failed() {
 			t.FailNow()
 		}
@@ -353,16 +353,16 @@ func (r *Rotator) rule() *policy.Rule {
 // snapshots' metadata follows.
 func TestMergesBelowABranchGoOn(t *testing.T) {
 	h, web := off(t, 5, 6, 7, 8, 9, 10, 11)
-	back(t, h, h.rotator(rule(9)), web, name(11), decide.RestoreOptions{})
+	back(t, h, rotator(h, rule(9)), web, name(11), decide.RestoreOptions{})
 	web.State, web.cut = host.Running, false
-	r := h.rotator(rule(8))
+	r := rotator(h, rule(8))
 	for n := range 4 {
 		h.write(web, "vda", n)
 		h.now = h.now.Add(hour(1).Sub(hour(0)))
-		if p := h.runAll(t, r)["web"]; p.Result != decide.ResultDone {
+		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("%+v", p)
 		}
-		h.checkData(t)
+		checkData(h, t)
 		if n := len(web.Disks[0].Chain); n != 8 { // the base, and one for each snapshot that is on it
 			t.Errorf("%d layers: %q", n, h.short(host.Paths(web.Disks[0].Chain)))
 		}

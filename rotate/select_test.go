@@ -22,7 +22,7 @@ func contested(t *testing.T) (*simHost, *Rotator, *int) {
 		h.take(d, []int{9, 10, 11})
 	}
 	hooks := policy.Hooks{Before: []string{"/bin/before"}, After: []string{"/bin/after"}, Failed: []string{"/bin/failed"}}
-	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.Hooks = hooks }))
+	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.Hooks = hooks }))
 	single := r.Match
 	r.Match = func(names []string) policy.Assignment {
 		a := single(names)
@@ -65,7 +65,7 @@ func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
 	if n := len(h.find("both").Snapshots); n != 3 {
 		t.Errorf("it has %d snapshots", n)
 	}
-	h.checkData(t)
+	checkData(h, t)
 	last, err := LastRuns(filepath.Join(h.dir, "state"))
 	if err != nil || last["uuid-of-both"].Result != decide.ResultRefused {
 		t.Errorf("%+v, %v", last, err)
@@ -84,11 +84,11 @@ func TestOnlyTheNamedDomainsConflictCounts(t *testing.T) {
 
 func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 	h, r, _ := contested(t)
-	before := h.files(t)
+	before := filesOf(h, t)
 	for state, o := range map[host.State]decide.RestoreOptions{host.ShutOff: {}, host.Running: {Stop: &decide.StopOptions{Force: true}}} {
 		h.find("both").State = state
 		p, err := r.Restore(t.Context(), "both", name(9), o)
-		if err != nil || !isConflict(&p) || !slices.Equal(before, h.files(t)) || h.find("both").State != state {
+		if err != nil || !isConflict(&p) || !slices.Equal(before, filesOf(h, t)) || h.find("both").State != state {
 			t.Errorf("%s: %+v, %v", state, p, err)
 		}
 	}
@@ -96,7 +96,7 @@ func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 
 func TestStatusOfADomainOfTwoPolicies(t *testing.T) {
 	h, r, _ := contested(t)
-	w, err := h.observer().Observe(t.Context())
+	w, err := observer(h).Observe(t.Context())
 	must(err)
 	s := ConflictStatus(w, w.Domain("both"), r.Match([]string{"both"}).Conflicts["both"], nil)
 	if s.Policy != "a and b" || s.Due != nil || len(s.Refused) != 1 || len(s.Disks) != 1 || len(s.Snapshots) != 3 {

@@ -39,7 +39,7 @@ func (s *shape) host(t *testing.T) *simHost {
 	return h
 }
 
-func (h *simHost) plan(t *testing.T, r *Rotator, domain string) decide.Plan {
+func planOf(h *simHost, t *testing.T, r *Rotator, domain string) decide.Plan {
 	t.Helper()
 	plans, _, err := r.Plan(context.Background(), []string{domain})
 	if err != nil {
@@ -49,7 +49,7 @@ func (h *simHost) plan(t *testing.T, r *Rotator, domain string) decide.Plan {
 }
 
 // runAll runs to the end and returns the plans by domain.
-func (h *simHost) runAll(t *testing.T, r *Rotator) map[string]decide.Plan {
+func runAll(h *simHost, t *testing.T, r *Rotator) map[string]decide.Plan {
 	t.Helper()
 	plans, err := r.Run(context.Background(), nil)
 	if err != nil {
@@ -66,25 +66,25 @@ func (h *simHost) runAll(t *testing.T, r *Rotator) map[string]decide.Plan {
 // second run has nothing to do.
 func (s *shape) check(t *testing.T) {
 	h := s.host(t)
-	r := h.rotator(s.rule)
+	r := rotator(h, s.rule)
 	r.Options = s.options
-	p := h.plan(t, r, "web")
-	h.wantSteps(t, p, s.steps)
+	p := planOf(h, t, r, "web")
+	wantSteps(h, t, p, s.steps)
 	s.checkTold(t, &p)
-	h.record(t, s.name, s.rule, s.options)
-	h.checkData(t)
+	record(h, t, s.name, s.rule, s.options)
+	checkData(h, t)
 	if t.Failed() {
 		return
 	}
-	ran := h.runAll(t, h.withOptions(r))["web"]
+	ran := runAll(h, t, withOptions(h, r))["web"]
 	if ran.Error != "" {
 		t.Fatal(ran.Error)
 	}
-	h.wantSteps(t, ran, s.steps)
-	h.checkDone(t)
+	wantSteps(h, t, ran, s.steps)
+	checkDone(h, t)
 	r.Options.IgnoreEvery = false
-	if again := h.runAll(t, r)["web"]; len(again.Steps) > 0 || again.Error != "" {
-		t.Errorf("a second run: %v %s", h.lines(t, again.Steps), again.Error)
+	if again := runAll(h, t, r)["web"]; len(again.Steps) > 0 || again.Error != "" {
+		t.Errorf("a second run: %v %s", lines(h, t, again.Steps), again.Error)
 	}
 }
 
@@ -106,7 +106,7 @@ func (s *shape) checkTold(t *testing.T, p *decide.Plan) {
 }
 
 // withOptions returns a fresh rotator with the options of r: nothing of a plan is kept for the run.
-func (h *simHost) withOptions(r *Rotator) *Rotator {
+func withOptions(h *simHost, r *Rotator) *Rotator {
 	return &Rotator{Observer: r.Observer, Host: r.Host, Clock: r.Clock, Report: r.Report, Match: r.Match, Options: r.Options}
 }
 
@@ -180,7 +180,7 @@ func TestShapesOfOneDisk(t *testing.T) {
 		{name: "nothing to do", build: one(11, 12)},
 		{name: "two ranges of one disk at once", build: func(h *simHost, web *simDomain) {
 			one(7, 8, 9, 10)(h, web)
-			h.releases(web, 0, 2) // an earlier run could not merge their layers
+			releases(h, web, 0, 2) // an earlier run could not merge their layers
 		}, options: coalesce(), steps: `
 			commit vda: web.S7 into web
 			commit vda: web.S9 into web.S8
@@ -215,7 +215,7 @@ func TestSeparateMiddlesAreMergedOneByOne(t *testing.T) {
 	for i, half := range []int{0, 1, 2, 3, 4, 5} { // 1:00 1:30 2:00 2:30 3:00 3:30
 		web.Snapshots[i].Time = hour(1).Add(time.Duration(half) * 30 * time.Minute)
 	}
-	r := h.rotator(s.rule)
+	r := rotator(h, s.rule)
 	r.Options = s.options
 	want := `
 		drop-metadata S1
@@ -236,9 +236,9 @@ func TestSeparateMiddlesAreMergedOneByOne(t *testing.T) {
 		commit vda: web.S5 into web.S4
 		redefine S6
 		delete web.S5`
-	h.wantSteps(t, h.plan(t, r, "web"), want)
-	h.wantSteps(t, h.runAll(t, r)["web"], want)
-	h.checkDone(t)
+	wantSteps(h, t, planOf(h, t, r, "web"), want)
+	wantSteps(h, t, runAll(h, t, r)["web"], want)
+	checkDone(h, t)
 }
 
 func TestShapesOfSeveralDisks(t *testing.T) {

@@ -97,27 +97,27 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 		s.options = coalesce()
 		t.Run(s.name, func(t *testing.T) {
 			h := s.host(t)
-			before := h.pinned()
-			r := h.rotator(s.rule)
+			before := pinned(h)
+			r := rotator(h, s.rule)
 			r.Options = s.options
-			p := h.plan(t, r, "web")
+			p := planOf(h, t, r, "web")
 			p.Steps = briefReasons(h, p.Steps)
-			h.wantSteps(t, p, s.steps)
+			wantSteps(h, t, p, s.steps)
 			s.checkTold(t, &p)
-			ran := h.runAll(t, h.withOptions(r))["web"]
-			h.wantSteps(t, ran, s.steps)
-			h.checkData(t)
+			ran := runAll(h, t, withOptions(h, r))["web"]
+			wantSteps(h, t, ran, s.steps)
+			checkData(h, t)
 			if len(h.find("web").Disks[0].Chain) != 4 {
 				t.Errorf("chain: %v", h.short(host.Paths(h.find("web").Disks[0].Chain)))
 			}
-			if h.pinned() != before {
+			if pinned(h) != before {
 				t.Error("the shared base was written")
 			}
 		})
 	}
 }
 
-func (h *simHost) pinned() string {
+func pinned(h *simHost) string {
 	data, err := os.ReadFile(h.img("web.qcow2"))
 	must(err)
 	return string(data)
@@ -154,17 +154,17 @@ func TestABaseIsMergedIntoAgainOnceItsOtherUserIsGone(t *testing.T) {
 	web := h.add("web")
 	one(9, 10, 11)(h, web)
 	h.picture("template.qcow2", "web.qcow2")
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	h.runAll(t, r)
+	runAll(h, t, r)
 	must(os.Remove(h.img("template.qcow2")))
 	clear(h.pictures)
-	h.wantSteps(t, h.runAll(t, r)["web"], `
+	wantSteps(h, t, runAll(h, t, r)["web"], `
 		commit vda: web.S9 into web
 		redefine S10
 		redefine S11
 		delete web.S9`)
-	h.checkDone(t)
+	checkDone(h, t)
 }
 
 // What cannot be read keeps its directory, and those that its neighbours build on, from
@@ -209,10 +209,10 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 			web := h.add("web")
 			one(9, 10, 11)(h, web)
 			c.build(h)
-			before := h.pinned()
-			r := h.rotator(rule(2))
+			before := pinned(h)
+			r := rotator(h, rule(2))
 			r.Options = coalesce()
-			p := h.plan(t, r, "web")
+			p := planOf(h, t, r, "web")
 			if c.path == "" {
 				if len(p.Refused) > 0 || len(p.Steps) != 5 {
 					t.Errorf("%+v", p)
@@ -223,12 +223,12 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 				c.named == strings.Contains(p.Refused[0].Detail, "[storage] ignore") {
 				t.Errorf("%+v", p)
 			}
-			h.runAll(t, h.withOptions(r))
-			if h.pinned() != before || len(web.Snapshots) != 3 {
+			runAll(h, t, withOptions(h, r))
+			if pinned(h) != before || len(web.Snapshots) != 3 {
 				t.Errorf("the base was written, or a snapshot dropped: %v", snapshotNames(web))
 			}
 			r.Observer.Ignore = []string{p.Refused[0].Path}
-			if p := h.plan(t, r, "web"); (len(p.Refused) == 0 && len(p.Steps) == 5) == c.named {
+			if p := planOf(h, t, r, "web"); (len(p.Refused) == 0 && len(p.Steps) == 5) == c.named {
 				t.Errorf("ignored: %+v", p)
 			}
 		})
@@ -241,11 +241,11 @@ func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
 	h := newSim(t)
 	web := h.add("web")
 	one()(h, web)
-	r := h.rotator(with(rule(1), func(r *policy.Rule) { r.MaxChain = 8 }))
+	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.MaxChain = 8 }))
 	warned := 0
 	for n := range 12 {
 		h.now = hour(n)
-		p := h.runAll(t, r)["web"]
+		p := runAll(h, t, r)["web"]
 		h.write(web, "vda", n)
 		h.picture(fmt.Sprintf("far/clone%d.qcow2", n), filepath.Base(web.Disks[0].Active().Path)) // each layer gets a clone
 		r.Observer.Scan = []string{h.img("far/")}
@@ -272,7 +272,7 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 	copy(head, "LibvirtQemudSave")
 	binary.NativeEndian.PutUint32(head[20:], uint32(len(xml)))
 	must(os.WriteFile(h.img("far/web.save"), append(head, xml...), 0o600))
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
 		if format == "" && strings.HasSuffix(path, ".save") {
 			return chain.Image{}, nil
@@ -280,9 +280,9 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 		return h.inspect(path, format)
 	}
 	r.Observer.Scan = []string{filepath.Join(h.dir, "far")}
-	before := h.pinned()
-	p := h.runAll(t, r)["web"]
-	if h.pinned() != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
+	before := pinned(h)
+	p := runAll(h, t, r)["web"]
+	if pinned(h) != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
 		return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.img("web.qcow2")
 	}) {
 		t.Errorf("%+v", p)
@@ -301,14 +301,14 @@ func TestACloneInADirectoryBelowIsAUser(t *testing.T) {
 		one(9, 10, 11)(h, web)
 		must(os.MkdirAll(h.img("img/host2/deep"), 0o755))
 		h.picture("img/host2/deep/clone.qcow2", "web.qcow2")
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		if ignored {
 			r.Observer.Ignore = []string{h.img("img/host2/deep/clone.qcow2")}
 		}
 		r.Options = coalesce()
-		h.wantSteps(t, h.plan(t, r, "web"), aboveShared)
-		h.runAll(t, r)
-		h.checkData(t)
+		wantSteps(h, t, planOf(h, t, r, "web"), aboveShared)
+		runAll(h, t, r)
+		checkData(h, t)
 	}
 }
 
@@ -321,11 +321,11 @@ func TestABackingNameThatIsNotHereMayMeanALayer(t *testing.T) {
 		one(9, 10, 11)(h, web)
 		must(os.MkdirAll(h.img("img/host2"), 0o755))
 		h.store(h.img("img/host2/clone.qcow2"), simImage{Format: "qcow2", Backing: "/srv/elsewhere/" + name + ".qcow2", BackingFormat: "qcow2"})
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
-		p := h.plan(t, r, "web")
+		p := planOf(h, t, r, "web")
 		if len(p.Steps) != want || (want == 0) != (len(p.Refused) == 1 && p.Refused[0].Code == host.CodeDoubt && strings.Contains(p.Refused[0].Detail, "which is not here")) {
-			t.Errorf("%s: %v, refused %+v", h.brief(name), h.lines(t, p.Steps), p.Refused)
+			t.Errorf("%s: %v, refused %+v", h.brief(name), lines(h, t, p.Steps), p.Refused)
 		}
 	}
 }
@@ -340,10 +340,10 @@ func TestALostImageOfAnotherDomainBlocksNothing(t *testing.T) {
 	}, options: coalesce()}
 	h := s.host(t)
 	must(os.Remove(h.img("far/other.qcow2")))
-	r := h.rotator(s.rule)
+	r := rotator(h, s.rule)
 	r.Options = s.options
-	if p := h.plan(t, r, "web"); len(p.Steps) != 5 {
-		t.Errorf("steps: %v", h.lines(t, p.Steps))
+	if p := planOf(h, t, r, "web"); len(p.Steps) != 5 {
+		t.Errorf("steps: %v", lines(h, t, p.Steps))
 	}
 }
 
@@ -403,7 +403,7 @@ func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
 		}},
 		{name: "an overlay whose snapshot virt-rotate has dropped", build: func(h *simHost, web *simDomain) {
 			one(9, 10, 11)(h, web)
-			h.releases(web, 0)
+			releases(h, web, 0)
 		}, steps: `
 			commit vda: web.S9 into web
 			redefine S10
@@ -431,10 +431,10 @@ func TestABranchThatNoDiskUsesKeepsItsBase(t *testing.T) {
 	web.want["vda"] = h.read(disk.Active().Path)
 	h.take(web, []int{10, 11})
 	web.Snapshots[0], web.Snapshots[1] = old[0], old[1]
-	r := h.rotator(rule(2))
+	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	h.runAll(t, r)
-	h.checkData(t)
+	runAll(h, t, r)
+	checkData(h, t)
 	if _, err := os.Stat(branch.Path); err != nil || filepath.Base(disk.Chain[0].Path) != "web.qcow2" {
 		t.Errorf("branch: %v; chain: %v", err, h.short(host.Paths(disk.Chain)))
 	}

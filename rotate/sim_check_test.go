@@ -17,7 +17,7 @@ import (
 
 // checkData sees that every guest, every snapshot that libvirt lists, and
 // every image of nobody reads what it must. It holds at every moment.
-func (h *simHost) checkData(t *testing.T) {
+func checkData(h *simHost, t *testing.T) {
 	t.Helper()
 	intents, err := journal.In(filepath.Join(h.dir, "state")).Load()
 	must(err)
@@ -33,16 +33,16 @@ func (h *simHost) checkData(t *testing.T) {
 			} else if !slices.Equal(walked, host.Paths(disk.Chain)) {
 				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.short(walked), h.short(host.Paths(disk.Chain)))
 			}
-			h.reads(t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
+			reads(h, t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
 		}
 		seen := d.Domain
 		observe.FollowGrafts(&seen, intents[d.UUID]) // as every run does
 		for i := range seen.Snapshots {
-			h.checkStates(t, d, &seen.Snapshots[i])
+			checkStates(h, t, d, &seen.Snapshots[i])
 		}
 	}
 	for path, want := range h.pictures {
-		h.reads(t, "image "+path, path, want)
+		reads(h, t, "image "+path, path, want)
 	}
 }
 
@@ -55,16 +55,16 @@ func (h *simHost) over(layers []string) blocks {
 	return all
 }
 
-func (h *simHost) checkStates(t *testing.T, d *simDomain, s *host.Snapshot) {
+func checkStates(h *simHost, t *testing.T, d *simDomain, s *host.Snapshot) {
 	t.Helper()
 	for i := range s.Disks {
 		if sd := &s.Disks[i]; sd.Overlay != "" {
-			h.reads(t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, host.StateOf(&d.Domain, sd), d.states[s.Name][sd.Target])
+			reads(h, t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, host.StateOf(&d.Domain, sd), d.states[s.Name][sd.Target])
 		}
 	}
 }
 
-func (h *simHost) reads(t *testing.T, what, path string, want blocks) {
+func reads(h *simHost, t *testing.T, what, path string, want blocks) {
 	t.Helper()
 	if have := h.read(path); !maps.Equal(have, want) {
 		t.Fatalf("%s in %s reads\n%v, not\n%v", what, h.short([]string{path}), have, want)
@@ -73,9 +73,9 @@ func (h *simHost) reads(t *testing.T, what, path string, want blocks) {
 
 // checkDone sees that nothing is left to do: metadata names the chains, no
 // file and no intent is left over.
-func (h *simHost) checkDone(t *testing.T) {
+func checkDone(h *simHost, t *testing.T) {
 	t.Helper()
-	h.checkData(t)
+	checkData(h, t)
 	used := map[string]bool{}
 	use := func(top string) []string {
 		chain := h.walk(top)
@@ -98,38 +98,38 @@ func (h *simHost) checkDone(t *testing.T) {
 				if _, err := os.Stat(sd.Overlay); sd.Overlay != "" && err != nil {
 					t.Fatalf("%s/%s: the overlay that came with it by its metadata: %v", d.Name, d.Snapshots[i].Name, err)
 				}
-				h.checkSnapshotDisk(t, d, &d.Snapshots[i], &sd)
+				checkSnapshotDisk(h, t, d, &d.Snapshots[i], &sd)
 			}
 		}
 	}
 	for path := range h.pictures {
 		use(path)
 	}
-	for _, path := range h.files(t) {
+	for _, path := range filesOf(h, t) {
 		if !used[path] {
 			t.Fatalf("left over: %s", h.short([]string{path}))
 		}
 	}
-	h.checkNoIntent(t)
+	checkNoIntent(h, t)
 }
 
 // checkSnapshotDisk compares the state by the metadata with the one by the chain.
-func (h *simHost) checkSnapshotDisk(t *testing.T, d *simDomain, s *host.Snapshot, sd *host.SnapshotDisk) {
+func checkSnapshotDisk(h *simHost, t *testing.T, d *simDomain, s *host.Snapshot, sd *host.SnapshotDisk) {
 	t.Helper()
 	if by := host.StateOf(&d.Domain, sd); sd.Overlay != "" && by != sd.State[len(sd.State)-1] {
 		t.Fatalf("%s/%s/%s: its state is in %s, its metadata names %v", d.Name, s.Name, sd.Target, by, sd.State)
 	}
 }
 
-func (h *simHost) checkNoIntent(t *testing.T) {
+func checkNoIntent(h *simHost, t *testing.T) {
 	t.Helper()
 	if left, _ := filepath.Glob(filepath.Join(h.dir, "state", "intents", "*")); len(left) > 0 {
 		t.Fatalf("intents left: %v", left)
 	}
 }
 
-// files lists the image files.
-func (h *simHost) files(t *testing.T) []string {
+// filesOf lists the image files.
+func filesOf(h *simHost, t *testing.T) []string {
 	t.Helper()
 	var files []string
 	for _, dir := range []string{"img", "fs2", "far"} {
@@ -163,7 +163,7 @@ func (h *simHost) brief(text string) string {
 }
 
 // lines writes each step as a line that tells all of its fields but bytes and reason.
-func (h *simHost) lines(t *testing.T, steps []decide.Step) []string {
+func lines(h *simHost, t *testing.T, steps []decide.Step) []string {
 	t.Helper()
 	var lines []string
 	for _, s := range steps {
@@ -195,9 +195,9 @@ func (h *simHost) lines(t *testing.T, steps []decide.Step) []string {
 }
 
 // wantSteps compares the steps of a plan with the lines of want.
-func (h *simHost) wantSteps(t *testing.T, p decide.Plan, want string) {
+func wantSteps(h *simHost, t *testing.T, p decide.Plan, want string) {
 	t.Helper()
-	have := strings.Join(h.lines(t, p.Steps), "\n")
+	have := strings.Join(lines(h, t, p.Steps), "\n")
 	want = strings.ReplaceAll(strings.TrimSpace(want), "\t", "")
 	if have != want {
 		t.Errorf("steps of %s:\n%s\nwant:\n%s\nrefused: %+v", p.Domain, have, want, p.Refused)
@@ -205,7 +205,7 @@ func (h *simHost) wantSteps(t *testing.T, p decide.Plan, want string) {
 }
 
 // blockLines is blocks in order, to be compared.
-func (h *simHost) blockLines(b blocks) []string {
+func blockLines(h *simHost, b blocks) []string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(b)) {
 		out = append(out, fmt.Sprintf("%d=%d", k, b[k]))

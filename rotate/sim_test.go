@@ -17,7 +17,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
-	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
@@ -310,7 +309,7 @@ func (h *simHost) freeze(d *simDomain, name, description string, at time.Time, t
 		if len(targets) > 0 && !slices.Contains(targets, disk.Target) || disk.ReadOnly {
 			continue
 		}
-		spec.Overlays[disk.Target] = filepath.Join(filepath.Dir(disk.Active().Path), decide.Stem(disk)+"."+name+".qcow2")
+		spec.Overlays[disk.Target] = filepath.Join(filepath.Dir(disk.Active().Path), host.Stem(disk)+"."+name+".qcow2")
 	}
 	h.grow(d, spec, at)
 	for _, target := range slices.Sorted(maps.Keys(spec.Overlays)) {
@@ -352,9 +351,9 @@ func rule(last int) *policy.Rule {
 }
 
 // rotator rotates every domain whose name does not start with "other" by rule.
-func (h *simHost) rotator(r *policy.Rule) *Rotator {
+func rotator(h *simHost, r *policy.Rule) *Rotator {
 	return &Rotator{
-		Observer: h.observer(),
+		Observer: observer(h),
 		Host:     h,
 		Engine:   simEngine{h},
 		Clock:    h.clock,
@@ -371,7 +370,7 @@ func (h *simHost) rotator(r *policy.Rule) *Rotator {
 	}
 }
 
-func (h *simHost) observer() *observe.Observer {
+func observer(h *simHost) *observe.Observer {
 	return &observe.Observer{Host: h, Inspect: h.inspect, StateDir: filepath.Join(h.dir, "state"),
 		Probes: observe.Probes{CanClone: h.cloning, Settle: time.Millisecond, SpaceAt: func(dir string) (vfs.Space, error) { return h.space(dir) }}}
 }
@@ -380,7 +379,7 @@ func (h *simHost) observer() *observe.Observer {
 func (h *simHost) cloning(string) error { return h.cannotClone }
 
 // releases lets virt-rotate have dropped snapshots without merging their layers.
-func (h *simHost) releases(d *simDomain, which ...int) {
+func releases(h *simHost, d *simDomain, which ...int) {
 	var layers []journal.File
 	for _, i := range slices.Backward(which) {
 		for _, f := range overlaysOf(&d.Domain, &d.Snapshots[i]) {

@@ -43,18 +43,18 @@ func situations() []situation {
 			r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
 			return h, r
 		}},
-		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, h.rotator(rule(3)) }},
+		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, rotator(h, rule(3)) }},
 		situation{code: host.CodeComma, host: func(t *testing.T) (*simHost, *Rotator) {
 			h := newSim(t)
 			web := h.add("web")
 			h.disk(web, "vda", "a,b.qcow2")
 			web.State = host.ShutOff
-			return h, h.rotator(rule(7))
+			return h, rotator(h, rule(7))
 		}},
 		situation{code: host.CodeInUse, host: func(t *testing.T) (*simHost, *Rotator) {
 			h, _ := off(t, 9, 10, 11)
 			t.Cleanup(held(t, h.img("web.qcow2"), vfs.LockWrite))
-			return h, h.rotator(rule(1))
+			return h, rotator(h, rule(1))
 		}})
 }
 
@@ -79,7 +79,7 @@ func (c refusalCase) host(t *testing.T) (*simHost, *Rotator) {
 	if c.rule != nil {
 		c.rule(r)
 	}
-	return h, h.rotator(r)
+	return h, rotator(h, r)
 }
 
 // three is a domain with three snapshots.
@@ -93,7 +93,7 @@ func three(r *policy.Rule) func(*testing.T) (*simHost, *Rotator) {
 
 // merging is a rotator that takes no snapshot.
 func merging(h *simHost, r *policy.Rule) *Rotator {
-	x := h.rotator(r)
+	x := rotator(h, r)
 	x.Options = coalesce()
 	return x
 }
@@ -116,12 +116,12 @@ func stoppedInPivot(t *testing.T) (*simHost, *Rotator) {
 	web := h.add("web")
 	one(9)(h, web)
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
-	if !dieAt(h, h.rotator(nothing), "block of merge") {
+	if !dieAt(h, rotator(h, nothing), "block of merge") {
 		t.Fatal("no merge")
 	}
 	h.afterCrash(jobsDie)
 	web.State = host.ShutOff
-	return h, h.rotator(nothing)
+	return h, rotator(h, nothing)
 }
 
 func besideStrange(t *testing.T) (*simHost, *Rotator) {

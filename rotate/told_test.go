@@ -88,7 +88,7 @@ func findingLines(h *simHost, found []decide.Finding) string {
 
 func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 	h, r, _ := contested(t)
-	w := h.see(t)
+	w := see(h, t)
 	both := w.Domain("both")
 	rules := r.Match([]string{"web", "both", "db"})
 	p := decide.ConflictPlan(both, rules.Conflicts["both"])

@@ -20,7 +20,7 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 		if !whole {
 			clear(h.pictures)
 		}
-		r := h.rotator(rule(2))
+		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		r.Observer.Probes.StorageOf = func(dir string) string {
 			if whole {
@@ -28,13 +28,13 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 			}
 			return dir
 		}
-		p := h.plan(t, r, "web")
+		p := planOf(h, t, r, "web")
 		merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 		if merged == whole {
-			t.Errorf("whole storage %v: %v", whole, h.lines(t, p.Steps))
+			t.Errorf("whole storage %v: %v", whole, lines(h, t, p.Steps))
 		}
-		h.runAll(t, r)
-		h.checkData(t)
+		runAll(h, t, r)
+		checkData(h, t)
 	}
 }
 
@@ -43,7 +43,7 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
 	h := newSim(t)
 	one(9, 10, 11)(h, h.add("web"))
-	o := h.observer()
+	o := observer(h)
 	o.Probes.StorageOf = func(string) string { return h.dir }
 	o.MostFiles = 1
 	w, err := o.Observe(t.Context())
@@ -68,7 +68,7 @@ func TestAStorageThatIsMountedBelowIsLookedAt(t *testing.T) {
 	other := h.add("other")
 	h.disk(other, "vda", "img/mounted/other.qcow2")
 	h.picture("img/mounted/clone.qcow2", "web.qcow2")
-	w := h.see(t)
+	w := see(h, t)
 	l := w.Forest.Find(w.Key(h.img("img/web.qcow2")))
 	if l == nil || len(l.Children) != 1 {
 		t.Errorf("the clone is not seen: %+v", l)

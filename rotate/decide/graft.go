@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -274,18 +273,10 @@ func (b *builder) origin(path string) string {
 	return path
 }
 
-// generation returns the name for what replaces the file at path: that of an overlay of
-// ours with the next free number, as two snapshots of one second have them; of another
-// file, its name with .gen1, .gen2 … before the extension.
+// generation returns the path for what replaces the file at path: the first that is free.
 func (b *builder) generation(path string, taken map[string]bool) string {
-	dir, name := filepath.Split(path)
-	ext := filepath.Ext(name)
-	stem, format := generations.ReplaceAllString(strings.TrimSuffix(name, ext), ""), "%s.gen%d%s"
-	if host.IsOverlay(name) {
-		stem, format = generationOf.FindStringSubmatch(name)[1], "%s_%d%s"
-	}
 	for n := 1; ; n++ {
-		next := dir + fmt.Sprintf(format, stem, n, ext)
+		next := host.Generation(path, n)
 		if _, planned := b.was[next]; !planned && !taken[next] && !b.w.Taken[next] && !b.d.Uses(next) && b.o.Reserved.claim(b.d.Name, []string{next}) {
 			return next
 		}

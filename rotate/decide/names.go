@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,11 +22,6 @@ func IsPolicyName(name string) bool { return policyName.MatchString(name) }
 func Adopted(policy string, taken time.Time, free func(name string) bool) (name, description string) {
 	return snapshotName(policy, taken, free), host.Mark(policy)
 }
-
-var (
-	generationOf = regexp.MustCompile(`^(.+\d{8}T\d{6}Z)(?:_\d+)?\.qcow2$`)
-	generations  = regexp.MustCompile(`\.gen\d+$`)
-)
 
 // maxFileName is the longest file name that Linux file systems take, in bytes.
 const maxFileName = 255
@@ -69,25 +63,6 @@ func (r *Reservations) claim(domain string, paths []string) bool {
 		r.by[path] = domain
 	}
 	return true
-}
-
-// Stem returns the disk's own file name, without its extension, from before
-// any overlay of ours.
-func Stem(d *host.Disk) string {
-	own := d.Chain[0]
-	for _, l := range d.Chain {
-		if !host.IsOverlay(l.Path) {
-			own = l
-		}
-	}
-	name := filepath.Base(own.Path)
-	for host.IsOverlay(name) { // a pull has left nothing below the overlays
-		name = name[:strings.LastIndex(strings.TrimSuffix(name, ".qcow2"), ".")] + ".qcow2"
-	}
-	if s := generations.ReplaceAllString(strings.TrimSuffix(name, filepath.Ext(name)), ""); s != "" {
-		return s
-	}
-	return name
 }
 
 // overlayPath returns where the overlay of snapshot name goes: into dir, or

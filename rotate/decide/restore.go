@@ -126,7 +126,7 @@ func (s *Restoration) planSwitch(b *builder) {
 		}
 		path := spec.Overlays[state.Target]
 		if path == "" {
-			path = overlayPath(disk, Stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
+			path = overlayPath(disk, host.Stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
 		}
 		if refused := b.reserveOverlay(path, emptyOverlay); refused != nil {
 			b.plan.Refused = append(b.plan.Refused, *refused)

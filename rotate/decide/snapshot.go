@@ -146,7 +146,7 @@ func (b *builder) stems() map[string]string {
 	stems := map[string]string{}
 	for i := range b.disks {
 		if b.covers(&b.disks[i]) {
-			s := Stem(&b.disks[i])
+			s := host.Stem(&b.disks[i])
 			stems[b.disks[i].Target] = s
 			count[s]++
 		}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -22,4 +23,41 @@ func SnapshotOf(path string) string {
 	}
 	name := strings.TrimSuffix(filepath.Base(path), ".qcow2")
 	return name[strings.LastIndex(name, ".")+1:]
+}
+
+var (
+	generationOf = regexp.MustCompile(`^(.+\d{8}T\d{6}Z)(?:_\d+)?\.qcow2$`)
+	generations  = regexp.MustCompile(`\.gen\d+$`)
+)
+
+// Stem returns the disk's own file name, without its extension, from before
+// any overlay of ours.
+func Stem(d *Disk) string {
+	own := d.Chain[0]
+	for _, l := range d.Chain {
+		if !IsOverlay(l.Path) {
+			own = l
+		}
+	}
+	name := filepath.Base(own.Path)
+	for IsOverlay(name) { // a pull has left nothing below the overlays
+		name = name[:strings.LastIndex(strings.TrimSuffix(name, ".qcow2"), ".")] + ".qcow2"
+	}
+	if s := generations.ReplaceAllString(strings.TrimSuffix(name, filepath.Ext(name)), ""); s != "" {
+		return s
+	}
+	return name
+}
+
+// Generation returns the n-th path for what replaces the file at path: that of an overlay
+// of ours with a number, as two snapshots of one second have them; of another file, its name
+// with .gen1, .gen2 … before the extension.
+func Generation(path string, n int) string {
+	dir, name := filepath.Split(path)
+	ext := filepath.Ext(name)
+	stem, format := generations.ReplaceAllString(strings.TrimSuffix(name, ext), ""), "%s.gen%d%s"
+	if IsOverlay(name) {
+		stem, format = generationOf.FindStringSubmatch(name)[1], "%s_%d%s"
+	}
+	return dir + fmt.Sprintf(format, stem, n, ext)
 }
