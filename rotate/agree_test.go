@@ -12,27 +12,28 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // everything is all of the host that a refused run must leave as it is: images, what
 // libvirt has on record, intents, and the layers that are on record as free.
-func everything(h *simHost, t *testing.T) string {
+func everything(h *hosttest.Host, t *testing.T) string {
 	t.Helper()
 	var out strings.Builder
-	for _, d := range h.domains {
-		text, err := json.Marshal(d.observed(h.jobs))
-		must(err)
+	for _, d := range h.Guests {
+		text, err := json.Marshal(d.Observed(h.Jobs))
+		hosttest.Must(err)
 		fmt.Fprintf(&out, "%s\n", text)
 	}
 	kept := filesOf(h, t)
 	for _, dir := range []string{"intents", "released"} {
-		found, err := filepath.Glob(filepath.Join(h.dir, "state", dir, "*"))
-		must(err)
+		found, err := filepath.Glob(filepath.Join(h.Dir, "state", dir, "*"))
+		hosttest.Must(err)
 		kept = append(kept, found...)
 	}
 	for _, path := range kept {
 		data, err := os.ReadFile(path)
-		must(err)
+		hosttest.Must(err)
 		fmt.Fprintf(&out, "%s %s\n", path, data)
 	}
 	return out.String()
@@ -50,7 +51,7 @@ func TestARunOfWhatIsRefusedChangesNothing(t *testing.T) {
 
 func (s situation) checkRun(t *testing.T) {
 	h, r := s.host(t)
-	h.now = hour(12)
+	h.Now = hosttest.Hour(12)
 	p := planOf(h, t, r, "web")
 	before := everything(h, t)
 	ran := runAll(h, t, r)["web"]
@@ -64,30 +65,30 @@ func (s situation) checkRun(t *testing.T) {
 		t.Errorf("planned %s %+v, ran %s %+v", p.Result, p.Refused, ran.Result, ran.Refused)
 	}
 	if after := everything(h, t); after != before {
-		t.Errorf("changed:\n%s\nbefore:\n%s", h.brief(after), h.brief(before))
+		t.Errorf("changed:\n%s\nbefore:\n%s", h.Brief(after), h.Brief(before))
 	}
 }
 
 // An ordinary host: what is planned is done, step by step.
 type ordinary struct {
 	name  string
-	build func(t *testing.T, h *simHost, web *simDomain)
+	build func(t *testing.T, h *hosttest.Host, web *hosttest.Domain)
 	rule  *policy.Rule
 }
 
 func ordinaries() []ordinary {
-	plain := func(hours ...int) func(*testing.T, *simHost, *simDomain) {
-		return func(_ *testing.T, h *simHost, web *simDomain) { one(hours...)(h, web) }
+	plain := func(hours ...int) func(*testing.T, *hosttest.Host, *hosttest.Domain) {
+		return func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) { one(hours...)(h, web) }
 	}
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
-	isOff := func(_ *testing.T, h *simHost, web *simDomain) {
+	isOff := func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) {
 		one(8, 9, 10, 11)(h, web)
-		web.State, web.cut = host.ShutOff, true
+		web.State, web.Cut = host.ShutOff, true
 	}
-	branched := func(t *testing.T, h *simHost, web *simDomain) {
+	branched := func(t *testing.T, h *hosttest.Host, web *hosttest.Domain) {
 		one(7, 8, 9, 10)(h, web)
-		goBack(h, t, web, name(8))
-		h.now = hour(12)
+		goBack(h, t, web, hosttest.Name(8))
+		h.Now = hosttest.Hour(12)
 	}
 	return []ordinary{
 		{"the first", plain(), rule(2)},
@@ -102,23 +103,26 @@ func ordinaries() []ordinary {
 		{"off, left alone", isOff, with(rule(1), func(r *policy.Rule) { r.Offline = policy.OfflineSkip })},
 		{"branches", branched, rule(2)},
 		{"branches go", branched, rule(1)},
-		{"graft", func(_ *testing.T, h *simHost, web *simDomain) { h.cannotClone = nil; one(8, 9, 10, 11)(h, web) }, with(rule(2), grafts)},
-		{"two disks", func(_ *testing.T, h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.disk(web, "vdb", "data.raw")
-			h.take(web, []int{9, 10, 11})
+		{"graft", func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) {
+			h.CannotClone = nil
+			one(8, 9, 10, 11)(h, web)
+		}, with(rule(2), grafts)},
+		{"two disks", func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Disk(web, "vdb", "data.raw")
+			h.Take(web, []int{9, 10, 11})
 		}, rule(1)},
 		{"a chain that is full", plain(9, 10, 11), with(rule(2), func(r *policy.Rule) { r.MaxChain = 4 })},
 		{"a snapshot that is refused, merges that are not", plain(9, 10, 11), with(rule(3), func(r *policy.Rule) { r.MaxChain = 3 })},
-		{"a foreign snapshot", func(_ *testing.T, h *simHost, web *simDomain) {
+		{"a foreign snapshot", func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) {
 			one(8, 9)(h, web)
-			h.foreign(web, "mine", 10)
-			h.take(web, []int{11})
+			h.Foreign(web, "mine", 10)
+			h.Take(web, []int{11})
 		}, rule(1)},
-		{"a golden image", func(_ *testing.T, h *simHost, web *simDomain) {
-			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
-			h.take(web, []int{9, 10, 11})
-			h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
+		{"a golden image", func(_ *testing.T, h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.Take(web, []int{9, 10, 11})
+			h.Disk(h.Add("other"), "vda", "golden.qcow2", "clone.qcow2")
 		}, rule(1)},
 	}
 }
@@ -126,8 +130,8 @@ func ordinaries() []ordinary {
 func TestARunDoesWhatWasPlanned(t *testing.T) {
 	for _, o := range ordinaries() {
 		t.Run(o.name, func(t *testing.T) {
-			h := newSim(t)
-			web := h.add("web")
+			h := hosttest.New(t)
+			web := h.Add("web")
 			o.build(t, h, web)
 			r := rotator(h, o.rule)
 			p := planOf(h, t, r, "web")
@@ -145,7 +149,7 @@ var meets = []string{"a guest is started or stopped", "space runs out", "another
 
 func TestWhatARunMayMeetIsWrittenDown(t *testing.T) {
 	text, err := os.ReadFile("../docs/design.md")
-	must(err)
+	hosttest.Must(err)
 	_, part, ok := strings.Cut(string(text), "\n## What a run may meet that no plan can know\n")
 	part, _, _ = strings.Cut(part, "\n## ")
 	if !ok {

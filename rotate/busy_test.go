@@ -9,27 +9,28 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // held opens an image with QEMU's locks, as a process of somebody else does.
 func held(t *testing.T, path string, mode vfs.LockMode) (release func()) {
 	t.Helper()
 	f, err := vfs.OS().Open(path, mode == vfs.LockWrite)
-	must(err)
-	must(f.Lock(mode))
-	return func() { must(f.Close()) }
+	hosttest.Must(err)
+	hosttest.Must(f.Lock(mode))
+	return func() { hosttest.Must(f.Close()) }
 }
 
 // A guest that is off here and whose image somebody writes to runs elsewhere: it gets no
 // snapshot, loses none, and nothing is merged.
 func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
-	for _, layer := range []string{"web." + name(11), "web." + name(9), "web"} {
+	for _, layer := range []string{"web." + hosttest.Name(11), "web." + hosttest.Name(9), "web"} {
 		h, web := off(t, 9, 10, 11)
 		before, files := snapshotNames(web), filesOf(h, t)
-		release := held(t, h.img(layer+".qcow2"), vfs.LockWrite)
+		release := held(t, h.Img(layer+".qcow2"), vfs.LockWrite)
 		r := rotator(h, rule(1))
 		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
-			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || h.brief(p.Refused[0].Path) != h.brief(h.img(layer+".qcow2")) {
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || h.Brief(p.Refused[0].Path) != h.Brief(h.Img(layer+".qcow2")) {
 				t.Errorf("%+v", p)
 			}
 		}
@@ -46,22 +47,22 @@ func TestAGuestThatRunsElsewhereIsLeftAlone(t *testing.T) {
 
 // A reader, as an export, puts the merges of what it reads off, and no metadata goes.
 func TestMergesWaitForAReader(t *testing.T) {
-	for _, layer := range []string{"web", "web." + name(9), "web." + name(10)} {
+	for _, layer := range []string{"web", "web." + hosttest.Name(9), "web." + hosttest.Name(10)} {
 		h, web := off(t, 9, 10, 11)
-		release := held(t, h.img(layer+".qcow2"), vfs.LockRead)
+		release := held(t, h.Img(layer+".qcow2"), vfs.LockRead)
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 			if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "open") {
-				t.Errorf("%s: %+v", h.brief(layer), p)
+				t.Errorf("%s: %+v", h.Brief(layer), p)
 			}
 		}
 		if len(web.Snapshots) != 3 {
-			t.Errorf("%s: %v", h.brief(layer), snapshotNames(web))
+			t.Errorf("%s: %v", h.Brief(layer), snapshotNames(web))
 		}
 		release()
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone || len(web.Snapshots) != 2 {
-			t.Errorf("%s: afterwards: %+v", h.brief(layer), p)
+			t.Errorf("%s: afterwards: %+v", h.Brief(layer), p)
 		}
 		checkDone(h, t)
 	}
@@ -70,18 +71,18 @@ func TestMergesWaitForAReader(t *testing.T) {
 // QEMU does not begin a merge while another host has the image open. The snapshots that
 // were to go come back with all that libvirt had on record, and nothing is left over.
 func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
-	h.locked = func(host.MergeSpec) bool { return true }
-	before, files := h.find("web").observed(nil).Snapshots, filesOf(h, t)
+	h.Locked = func(host.MergeSpec) bool { return true }
+	before, files := h.Find("web").Observed(nil).Snapshots, filesOf(h, t)
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	p := runAll(h, t, r)["web"]
 	if p.Result != decide.ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeInUse || !strings.Contains(p.Refused[0].Detail, "write") {
 		t.Fatalf("%+v", p)
 	}
-	after := h.find("web").observed(nil).Snapshots
+	after := h.Find("web").Observed(nil).Snapshots
 	if !slices.EqualFunc(before, after, sameSnapshot) || !slices.Equal(filesOf(h, t), files) {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
@@ -90,7 +91,7 @@ func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
 		t.Errorf("released: %+v", w.Released)
 	}
 	checkData(h, t)
-	h.locked = nil
+	h.Locked = nil
 	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("afterwards: %+v", p)
 	}
@@ -107,7 +108,7 @@ func sameSnapshot(a, b host.Snapshot) bool {
 func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web := off(t, 9, 10, 11)
-		web.State, web.cut = state, false
+		web.State, web.Cut = state, false
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		r.Observer.Probes.LocksStayLocal = func(dir string) (string, error) { return dir + " is mounted with nolock (nfs)", nil }
@@ -126,19 +127,19 @@ func TestNothingIsMergedWhereLocksStayLocal(t *testing.T) {
 // Once a merge has moved data the metadata does not come back: the second disk's merge
 // that does not begin is a failure, which the next run mends.
 func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.disk(web, "vdb", "data.qcow2")
-	h.take(web, []int{9, 10, 11})
-	h.locked = func(m host.MergeSpec) bool { return m.Disk == "vdb" }
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Disk(web, "vdb", "data.qcow2")
+	h.Take(web, []int{9, 10, 11})
+	h.Locked = func(m host.MergeSpec) bool { return m.Disk == "vdb" }
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || web.Snapshot(name(9)) != nil {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || web.Snapshot(hosttest.Name(9)) != nil {
 		t.Fatalf("%+v", p)
 	}
 	checkData(h, t)
-	h.locked = nil
+	h.Locked = nil
 	finishes(h, t, rule(2), coalesce())
 	checkDone(h, t)
 }
@@ -147,23 +148,23 @@ func TestAMergeThatDoesNotBeginAfterOneThatDidIsAFailure(t *testing.T) {
 func TestAGuestWithCheckpointsThatIsOffWaits(t *testing.T) {
 	h, web := off(t, 9, 10)
 	web.Checkpoints = 1
-	h.write(web, "vda", 1)
+	h.Write(web, "vda", 1)
 	r := rotator(h, rule(7))
 	for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
 		if len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "1 checkpoint") {
 			t.Errorf("%+v", p)
 		}
 	}
-	web.State, web.cut = host.Running, false
+	web.State, web.Cut = host.Running, false
 	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("once it runs: %+v", p)
 	}
 }
 
 func TestACommaInANameIsRefusedWhileTheGuestIsOff(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "a,b.qcow2")
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "a,b.qcow2")
 	web.State = host.ShutOff
 	r := rotator(h, rule(7))
 	if p := planOf(h, t, r, "web"); len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeComma {
@@ -177,15 +178,15 @@ func TestACommaInANameIsRefusedWhileTheGuestIsOff(t *testing.T) {
 
 // A disk that only the running guest has is left out, told, and the others are rotated.
 func TestADiskThatOnlyTheRunningGuestHasIsLeftOut(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.take(web, []int{9, 10, 11})
-	h.disk(web, "sdc", "stick.qcow2")
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Take(web, []int{9, 10, 11})
+	h.Disk(web, "sdc", "stick.qcow2")
 	web.Disks[1].Inactive = nil
 	r := rotator(h, rule(2))
 	for range 3 {
-		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		h.Now = h.Now.Add(2 * hosttest.Hour(1).Sub(hosttest.Hour(0)))
 		p := runAll(h, t, r)["web"]
 		if p.Result != decide.ResultPartly || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLiveOnly || p.Refused[0].Path != "sdc" {
 			t.Fatalf("%+v", p)
@@ -200,29 +201,29 @@ func TestADiskThatOnlyTheRunningGuestHasIsLeftOut(t *testing.T) {
 // The layers of a disk that was taken out go with the snapshots that have them; its last
 // layer stays, which no snapshot ever had, and doctor is content.
 func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.disk(web, "vdb", "data.qcow2")
-	h.take(web, []int{7, 8, 9})
-	data := web.want["vdb"]
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Disk(web, "vdb", "data.qcow2")
+	h.Take(web, []int{7, 8, 9})
+	data := web.Want["vdb"]
 	last := web.Disks[1].Active().Path
 	web.Disks = web.Disks[:1]
 	r := rotator(h, rule(2))
 	for n := range 5 {
-		h.now = hour(12 + n)
+		h.Now = hosttest.Hour(12 + n)
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		checkData(h, t)
-		h.write(web, "vda", n)
+		h.Write(web, "vda", n)
 	}
 	reads(h, t, "the disk that was taken out", last, data)
-	files := h.short(filesOf(h, t))
+	files := h.Short(filesOf(h, t))
 	if want := 5; len(files) != want {
 		t.Errorf("files: %v", files)
 	}
-	found := decide.Diagnose(see(h, t), nil, noPolicies, hour(17))
+	found := decide.Diagnose(see(h, t), nil, noPolicies, hosttest.Hour(17))
 	if len(found) != 1 || found[0].Code != decide.FindTip || !found[0].Note || found[0].Path != last {
 		t.Errorf("%+v", found)
 	}
@@ -230,17 +231,17 @@ func TestTheLayersOfADiskThatWasTakenOutGo(t *testing.T) {
 
 // A disk that has got another target is the same disk: nothing of it is left unlisted.
 func TestADiskWithAnotherTargetIsTheSameDisk(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.disk(web, "vdc", "data.qcow2")
-	h.take(web, []int{7, 8, 9})
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Disk(web, "vdc", "data.qcow2")
+	h.Take(web, []int{7, 8, 9})
 	web.Disks[1].Target = "sdc"
-	web.want["sdc"] = web.want["vdc"]
-	delete(web.want, "vdc")
+	web.Want["sdc"] = web.Want["vdc"]
+	delete(web.Want, "vdc")
 	r := rotator(h, rule(2))
 	for n := range 4 {
-		h.now = hour(12 + n)
+		h.Now = hosttest.Hour(12 + n)
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
@@ -256,15 +257,15 @@ func TestADiskWithAnotherTargetIsTheSameDisk(t *testing.T) {
 // mended from the chain; the layer without a snapshot stays until it is given up.
 func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 	for _, gone := range [][]int{{0}, {1}, {0, 1}} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(8, 9, 10, 11)(h, web)
 		var names []string
 		for _, i := range gone {
 			names = append(names, web.Snapshots[i].Name)
 		}
 		for _, n := range names {
-			must(h.DropMetadata(context.Background(), "web", n))
+			hosttest.Must(h.DropMetadata(context.Background(), "web", n))
 		}
 		r := rotator(h, rule(7))
 		p := runAll(h, t, r)["web"]
@@ -272,7 +273,7 @@ func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 			t.Fatalf("%v: %+v", gone, p)
 		}
 		checkData(h, t)
-		must(r.Forget(t.Context(), "web", names))
+		hosttest.Must(r.Forget(t.Context(), "web", names))
 		runAll(h, t, r)
 		checkDone(h, t)
 		if n, want := len(web.Disks[0].Chain), 6-len(gone); n != want {
@@ -286,19 +287,19 @@ func TestMetadataThatLibvirtRewroteIsMended(t *testing.T) {
 func TestALockThatIsMissedAfterDataWasMovedBringsNoSnapshotBack(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	moved := false
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		moved = moved || what == "block of merge"
 		if what == "call relink" {
-			return &vfs.BusyError{Path: h.img("web." + name(10) + ".qcow2"), Mode: vfs.LockWrite}
+			return &vfs.BusyError{Path: h.Img("web." + hosttest.Name(10) + ".qcow2"), Mode: vfs.LockWrite}
 		}
 		return nil
 	}
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !moved || web.Snapshot(name(9)) != nil {
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !moved || web.Snapshot(hosttest.Name(9)) != nil {
 		t.Fatalf("%+v, moved %v, snapshots %v", p, moved, snapshotNames(web))
 	}
-	h.event = func(string) error { return nil }
+	h.Event = func(string) error { return nil }
 	finishes(h, t, rule(2), coalesce())
 	checkDone(h, t)
 }

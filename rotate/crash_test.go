@@ -12,22 +12,23 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // dieAt runs r until it reaches a place, where it dies: nothing of it runs any
 // more. It tells whether the place was reached.
-func dieAt(h *simHost, r *Rotator, place string) bool {
+func dieAt(h *hosttest.Host, r *Rotator, place string) bool {
 	return die(h, r, func(at string) bool { return at == place })
 }
 
 // die runs r until at says that it is to die, at an event of the host or at a
 // boundary between steps. It tells whether it did.
-func die(h *simHost, r *Rotator, at func(place string) bool) bool {
+func die(h *hosttest.Host, r *Rotator, at func(place string) bool) bool {
 	return dieWith(h, r, func() { _, _ = r.Run(context.Background(), nil) }, at)
 }
 
 // dieWith is die for whatever else r does.
-func dieWith(h *simHost, r *Rotator, do func(), at func(place string) bool) bool {
+func dieWith(h *hosttest.Host, r *Rotator, do func(), at func(place string) bool) bool {
 	var mu sync.Mutex
 	dead := false
 	check := func(place string) {
@@ -39,8 +40,8 @@ func dieWith(h *simHost, r *Rotator, do func(), at func(place string) bool) bool
 			runtime.Goexit()
 		}
 	}
-	alive := h.event
-	h.event = func(what string) error { check(what); return nil }
+	alive := h.Event
+	h.Event = func(what string) error { check(what); return nil }
 	r.crash = check
 	done := make(chan struct{})
 	go func() {
@@ -48,14 +49,14 @@ func dieWith(h *simHost, r *Rotator, do func(), at func(place string) bool) bool
 		do()
 	}()
 	<-done
-	h.event, r.crash = alive, nil
+	h.Event, r.crash = alive, nil
 	return dead
 }
 
 // A crashScene is a host on which a run dies, and the policy that it follows.
 type crashScene struct {
 	name    string
-	build   func(h *simHost)
+	build   func(h *hosttest.Host)
 	rule    *policy.Rule
 	options decide.Options
 	places  int // at least so many places at which to die
@@ -63,87 +64,87 @@ type crashScene struct {
 
 func crashScenes() []crashScene {
 	return []crashScene{
-		{"snapshot and one merge", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) }, rule(2), decide.Options{}, 50},
-		{"two disks, neighbours", func(h *simHost) {
-			web := h.add("web")
+		{"snapshot and one merge", func(h *hosttest.Host) { one(9, 10, 11)(h, h.Add("web")) }, rule(2), decide.Options{}, 50},
+		{"two disks, neighbours", func(h *hosttest.Host) {
+			web := h.Add("web")
 			web.Agent = true
-			h.disk(web, "vda", "web.qcow2")
-			h.disk(web, "vdb", "data.raw")
-			h.take(web, []int{8}, "vda")
-			h.take(web, []int{9, 10, 11})
+			h.Disk(web, "vda", "web.qcow2")
+			h.Disk(web, "vdb", "data.raw")
+			h.Take(web, []int{8}, "vda")
+			h.Take(web, []int{9, 10, 11})
 		}, rule(1), decide.Options{}, 70},
-		{"shut off", func(h *simHost) {
-			web := h.add("web")
+		{"shut off", func(h *hosttest.Host) {
+			web := h.Add("web")
 			one(9, 10, 11)(h, web)
 			web.State = host.ShutOff
 		}, rule(1), decide.Options{}, 50},
-		{"shut off, nothing is kept", func(h *simHost) {
-			web := h.add("web")
+		{"shut off, nothing is kept", func(h *hosttest.Host) {
+			web := h.Add("web")
 			one(9, 10, 11)(h, web)
-			h.disk(web, "vdb", "data.raw")
-			h.take(web, []int{12}, "vdb")
+			h.Disk(web, "vdb", "data.raw")
+			h.Take(web, []int{12}, "vdb")
 			web.State = host.ShutOff
 		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 40},
-		{"shut off, pulled up", func(h *simHost) {
-			web := h.add("web")
+		{"shut off, pulled up", func(h *hosttest.Host) {
+			web := h.Add("web")
 			one(7, 8, 9, 10, 11)(h, web)
 			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
-				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+				web.Snapshots[i].Time = hosttest.Hour(1).Add(at * 30 * time.Minute)
 			}
 			web.State = host.ShutOff
 		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodPull }), decide.Options{}, 40},
-		{"shut off, detached", func(h *simHost) {
+		{"shut off, detached", func(h *hosttest.Host) {
 			golden(h)
-			h.find("web").State = host.ShutOff
+			h.Find("web").State = host.ShutOff
 		}, with(rule(7), func(r *policy.Rule) { r.Detach = true }), decide.Options{}, 15},
 		{"detached", golden, with(rule(7), func(r *policy.Rule) { r.Detach = true }), decide.Options{}, 15},
-		{"grafted", func(h *simHost) {
-			h.cannotClone = nil
-			one(9, 10, 11)(h, h.add("web"))
+		{"grafted", func(h *hosttest.Host) {
+			h.CannotClone = nil
+			one(9, 10, 11)(h, h.Add("web"))
 		}, with(rule(2), func(r *policy.Rule) { r.Method = policy.MethodGraft }), decide.Options{}, 60},
-		{"grafted, two disks, separate ones", func(h *simHost) {
-			h.cannotClone = nil
-			web := h.add("web")
-			h.disk(web, "vda", "web.qcow2")
-			h.disk(web, "vdb", "data.raw")
-			h.take(web, []int{7, 8, 9, 10, 11})
+		{"grafted, two disks, separate ones", func(h *hosttest.Host) {
+			h.CannotClone = nil
+			web := h.Add("web")
+			h.Disk(web, "vda", "web.qcow2")
+			h.Disk(web, "vdb", "data.raw")
+			h.Take(web, []int{7, 8, 9, 10, 11})
 			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
-				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+				web.Snapshots[i].Time = hosttest.Hour(1).Add(at * 30 * time.Minute)
 			}
 		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodGraft }), decide.Options{}, 60},
-		{"nothing is kept", func(h *simHost) { one(9, 10, 11)(h, h.add("web")) },
+		{"nothing is kept", func(h *hosttest.Host) { one(9, 10, 11)(h, h.Add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 30},
-		{"separate ones", func(h *simHost) {
-			web := h.add("web")
+		{"separate ones", func(h *hosttest.Host) {
+			web := h.Add("web")
 			one(7, 8, 9, 10, 11)(h, web)
 			for i, at := range []time.Duration{0, 1, 2, 3, 4} {
-				web.Snapshots[i].Time = hour(1).Add(at * 30 * time.Minute)
+				web.Snapshots[i].Time = hosttest.Hour(1).Add(at * 30 * time.Minute)
 			}
 		}, with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }), coalesce(), 50},
-		{"foreign snapshots and clones", func(h *simHost) {
-			web := h.add("web")
-			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
-			h.take(web, []int{7, 8})
-			h.foreign(web, "mine", 9)
-			h.take(web, []int{10, 11})
-			h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
-			h.picture("template.qcow2", "web.qcow2")
+		{"foreign snapshots and clones", func(h *hosttest.Host) {
+			web := h.Add("web")
+			h.Disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.Take(web, []int{7, 8})
+			h.Foreign(web, "mine", 9)
+			h.Take(web, []int{10, 11})
+			h.Disk(h.Add("other"), "vda", "golden.qcow2", "clone.qcow2")
+			h.Picture("template.qcow2", "web.qcow2")
 		}, rule(1), decide.Options{}, 50},
 	}
 }
 
 // golden has a guest with snapshots on an image that another one uses, too.
-func golden(h *simHost) {
-	web := h.add("web")
-	h.disk(web, "vda", "golden.qcow2", "web.qcow2")
-	h.take(web, []int{9, 10, 11})
-	h.disk(h.add("other"), "vda", "golden.qcow2", "clone.qcow2")
+func golden(h *hosttest.Host) {
+	web := h.Add("web")
+	h.Disk(web, "vda", "golden.qcow2", "web.qcow2")
+	h.Take(web, []int{9, 10, 11})
+	h.Disk(h.Add("other"), "vda", "golden.qcow2", "clone.qcow2")
 }
 
-func (s *crashScene) host(t *testing.T, seed uint64) (*simHost, *Rotator) {
-	h := newSim(t)
+func (s *crashScene) host(t *testing.T, seed uint64) (*hosttest.Host, *Rotator) {
+	h := hosttest.New(t)
 	s.build(h)
-	h.guests = rand.New(rand.NewPCG(seed, 0))
+	h.Writes = rand.New(rand.NewPCG(seed, 0))
 	r := rotator(h, s.rule)
 	r.Options = s.options
 	return h, r
@@ -153,7 +154,7 @@ func (s *crashScene) host(t *testing.T, seed uint64) (*simHost, *Rotator) {
 // other image reads differently, and the next runs finish.
 func TestARunThatDiesAnywhereLosesNothingAndIsFinished(t *testing.T) {
 	for _, s := range crashScenes() {
-		for _, fate := range []string{jobsGoOn, jobsDie, jobsFinish} {
+		for _, fate := range []string{hosttest.JobsGoOn, hosttest.JobsDie, hosttest.JobsFinish} {
 			t.Run(s.name+", "+fate, func(t *testing.T) {
 				t.Parallel()
 				h, r := s.host(t, 0)
@@ -179,7 +180,7 @@ func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
 	if !die(h, r, func(place string) bool { count++; at = place; return count == n }) {
 		return false
 	}
-	h.afterCrash(fate)
+	h.AfterCrash(fate)
 	checkData(h, t)
 	finishes(h, t, s.rule, s.options)
 	checkDone(h, t)
@@ -193,7 +194,7 @@ func (s *crashScene) dies(t *testing.T, n int, fate, want string) bool {
 }
 
 // finishes runs until nothing is left to do.
-func finishes(h *simHost, t *testing.T, r *policy.Rule, o decide.Options) {
+func finishes(h *hosttest.Host, t *testing.T, r *policy.Rule, o decide.Options) {
 	t.Helper()
 	for range 4 {
 		rotator := rotator(h, r)
@@ -214,9 +215,9 @@ func finishes(h *simHost, t *testing.T, r *policy.Rule, o decide.Options) {
 }
 
 // shapeOf tells which snapshots there are, and how long the chains.
-func shapeOf(h *simHost) string {
+func shapeOf(h *hosttest.Host) string {
 	text := ""
-	for _, d := range h.domains {
+	for _, d := range h.Guests {
 		for i := range d.Snapshots {
 			text += d.Snapshots[i].Name + " "
 		}
@@ -224,12 +225,12 @@ func shapeOf(h *simHost) string {
 			text += fmt.Sprintf("%s:%d ", d.Disks[i].Target, len(d.Disks[i].Chain))
 		}
 	}
-	return h.brief(text)
+	return h.Brief(text)
 }
 
 // Runs that die again and again, at random places, lose nothing either.
 func TestRunsThatDieRepeatedlyLoseNothing(t *testing.T) {
-	fates := []string{jobsGoOn, jobsDie, jobsFinish}
+	fates := []string{hosttest.JobsGoOn, hosttest.JobsDie, hosttest.JobsFinish}
 	for i, s := range crashScenes() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
@@ -241,7 +242,7 @@ func TestRunsThatDieRepeatedlyLoseNothing(t *testing.T) {
 					if !die(h, r, func(string) bool { left--; return left == 0 }) {
 						break
 					}
-					h.afterCrash(fates[chance.IntN(3)])
+					h.AfterCrash(fates[chance.IntN(3)])
 					checkData(h, t)
 				}
 				finishes(h, t, s.rule, s.options)

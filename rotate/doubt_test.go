@@ -10,6 +10,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
@@ -17,8 +18,8 @@ import (
 
 func TestLostSnapshotListsCostNothing(t *testing.T) {
 	for _, left := range []int{0, 1} { // of three
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
 		web.Snapshots = web.Snapshots[:left]
 		before := filesOf(h, t)
@@ -36,8 +37,8 @@ func TestLostSnapshotListsCostNothing(t *testing.T) {
 }
 
 func TestImagesThatWereMovedKeepTheirStates(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
 	for i := range web.Snapshots { // the list names the old place
 		web.Snapshots[i].Disks[0].Overlay = "/old/" + filepath.Base(web.Snapshots[i].Disks[0].Overlay)
@@ -52,33 +53,33 @@ func TestImagesThatWereMovedKeepTheirStates(t *testing.T) {
 func TestABaseThatGetsAUserAfterThePlanIsNotMergedInto(t *testing.T) {
 	for _, how := range []string{"domain", "image", "hard link", "saved state"} {
 		t.Run(how, func(t *testing.T) {
-			h := newSim(t)
-			web := h.add("web")
+			h := hosttest.New(t)
+			web := h.Add("web")
 			one(9, 10, 11)(h, web)
-			h.event = func(what string) error {
-				if what != "end of drop-metadata" || len(h.domains) > 1 {
+			h.Event = func(what string) error {
+				if what != "end of drop-metadata" || len(h.Guests) > 1 {
 					return nil
 				}
 				switch how {
 				case "domain":
-					h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+					h.Disk(h.Add("other"), "vda", "web.qcow2", "clone.qcow2")
 				case "image":
-					h.picture("clone.qcow2", "web.qcow2")
+					h.Picture("clone.qcow2", "web.qcow2")
 				case "hard link":
-					must(os.Link(h.img("web.qcow2"), filepath.Join(h.dir, "far", "copy.qcow2")))
+					hosttest.Must(os.Link(h.Img("web.qcow2"), filepath.Join(h.Dir, "far", "copy.qcow2")))
 				default:
 					web.ManagedSave = true
 				}
 				return nil
 			}
-			before := h.load(h.img("web.qcow2"))
+			before := h.Load(h.Img("web.qcow2"))
 			r := rotator(h, rule(2))
 			r.Options = coalesce()
 			p := runAll(h, t, r)["web"]
 			if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "no longer safe") && !strings.Contains(p.Error, "refused meanwhile") {
 				t.Errorf("%+v", p)
 			}
-			if now := h.load(h.img("web.qcow2")); len(now.Blocks) != len(before.Blocks) {
+			if now := h.Load(h.Img("web.qcow2")); len(now.Blocks) != len(before.Blocks) {
 				t.Error("the base was written to")
 			}
 			checkData(h, t)
@@ -87,16 +88,16 @@ func TestABaseThatGetsAUserAfterThePlanIsNotMergedInto(t *testing.T) {
 }
 
 func TestAnOldViewIsNotTakenForAFreshOne(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
 	looks := 0
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what == "end of domains" {
 			if looks++; looks == 1 {
-				h.now = h.now.Add(time.Hour) // the run waited for its turn
-				other := h.add("other")
-				h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+				h.Now = h.Now.Add(time.Hour) // the run waited for its turn
+				other := h.Add("other")
+				h.Disk(other, "vda", "web.qcow2", "far/clone.qcow2")
 			}
 		}
 		return nil
@@ -108,10 +109,10 @@ func TestAnOldViewIsNotTakenForAFreshOne(t *testing.T) {
 }
 
 func TestMetadataThatCannotBeRedefinedIsSeenBeforeTheDrop(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
-	web.beyondUs = true
+	web.BeyondUs = true
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	p := runAll(h, t, r)["web"]
@@ -142,10 +143,10 @@ func TestAForeignJobIsNotTakenForOurs(t *testing.T) {
 }
 
 func TestHardLinkedLayersAreNotMerged(t *testing.T) {
-	for _, layer := range []string{"web.qcow2", "web." + name(9) + ".qcow2"} {
-		h := newSim(t)
-		one(9, 10, 11)(h, h.add("web"))
-		must(os.Link(h.img(layer), filepath.Join(h.dir, "far", "copy.qcow2")))
+	for _, layer := range []string{"web.qcow2", "web." + hosttest.Name(9) + ".qcow2"} {
+		h := hosttest.New(t)
+		one(9, 10, 11)(h, h.Add("web"))
+		hosttest.Must(os.Link(h.Img(layer), filepath.Join(h.Dir, "far", "copy.qcow2")))
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		p := planOf(h, t, r, "web")
@@ -156,10 +157,10 @@ func TestHardLinkedLayersAreNotMerged(t *testing.T) {
 }
 
 func TestADirectoryToScanThatIsNotThereStopsMerges(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, rule(2))
-	r.Observer.Scan = []string{filepath.Join(h.dir, "not mounted")}
+	r.Observer.Scan = []string{filepath.Join(h.Dir, "not mounted")}
 	p := planOf(h, t, r, "web")
 	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
@@ -167,9 +168,9 @@ func TestADirectoryToScanThatIsNotThereStopsMerges(t *testing.T) {
 }
 
 func TestAnotherNameOfALayerIsNoUserOfIt(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
-	must(os.Symlink(h.img("web."+name(9)+".qcow2"), h.img("alias.qcow2")))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
+	hosttest.Must(os.Symlink(h.Img("web."+hosttest.Name(9)+".qcow2"), h.Img("alias.qcow2")))
 	p := planOf(h, t, withOptions(h, rotator(h, rule(2))), "web")
 	if !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("no merge: %+v", p)
@@ -177,14 +178,14 @@ func TestAnotherNameOfALayerIsNoUserOfIt(t *testing.T) {
 }
 
 func TestACloneBehindASymbolicLinkIsAUser(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
-	must(os.MkdirAll(filepath.Join(h.dir, "deep", "er", "still"), 0o755))
-	must(os.Symlink(filepath.Join(h.dir, "deep", "er", "still"), filepath.Join(h.dir, "far", "link")))
-	h.store(filepath.Join(h.dir, "deep/er/still/clone.qcow2"), simImage{Format: "qcow2", Backing: "../../../img/web.qcow2", BackingFormat: "qcow2"})
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
+	hosttest.Must(os.MkdirAll(filepath.Join(h.Dir, "deep", "er", "still"), 0o755))
+	hosttest.Must(os.Symlink(filepath.Join(h.Dir, "deep", "er", "still"), filepath.Join(h.Dir, "far", "link")))
+	h.Store(filepath.Join(h.Dir, "deep/er/still/clone.qcow2"), hosttest.Image{Format: "qcow2", Backing: "../../../img/web.qcow2", BackingFormat: "qcow2"})
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
-	r.Observer.Scan = []string{filepath.Join(h.dir, "far", "link")}
+	r.Observer.Scan = []string{filepath.Join(h.Dir, "far", "link")}
 	p := planOf(h, t, r, "web")
 	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p.Steps)
@@ -193,7 +194,7 @@ func TestACloneBehindASymbolicLinkIsAUser(t *testing.T) {
 
 func TestOrderTaken(t *testing.T) {
 	snap := func(name, parent string, n int) host.Snapshot {
-		return host.Snapshot{Name: name, Parent: parent, Time: hour(n)}
+		return host.Snapshot{Name: name, Parent: parent, Time: hosttest.Hour(n)}
 	}
 	for want, snaps := range map[string][]host.Snapshot{
 		"S1 S2 S3":    {snap("S1", "", 1), snap("S2", "S1", 2), snap("S3", "S2", 3)},

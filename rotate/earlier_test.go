@@ -10,21 +10,22 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // interrupted returns a host on which a run died at a place.
-func interrupted(t *testing.T, place, fate string) (*simHost, *simDomain) {
+func interrupted(t *testing.T, place, fate string) (*hosttest.Host, *hosttest.Domain) {
 	t.Helper()
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	if !dieAt(h, r, place) {
 		t.Fatalf("no place %q", place)
 	}
-	h.afterCrash(fate)
+	h.AfterCrash(fate)
 	return h, web
 }
 
@@ -35,23 +36,23 @@ func TestTheNextRunFinishesWhatAnInterruptedOneBegan(t *testing.T) {
 		redefine S11
 		delete web.S9`
 	cases := []struct{ name, place, fate, steps string }{
-		{"the job still runs", "block of merge", jobsGoOn, `
+		{"the job still runs", "block of merge", hosttest.JobsGoOn, `
 			commit vda: web.S9 into web
 			redefine S10
 			redefine S11
 			delete web.S9`},
-		{"the job has ended in between", "block of merge", jobsFinish, `
+		{"the job has ended in between", "block of merge", hosttest.JobsFinish, `
 			redefine S10
 			redefine S11
 			delete web.S9`},
-		{"the job was lost half way", "block of merge", jobsDie, afterDrop},
-		{"only the metadata was dropped", "after drop-metadata", jobsDie, afterDrop},
-		{"one snapshot is redefined", "after redefine", jobsDie, `
+		{"the job was lost half way", "block of merge", hosttest.JobsDie, afterDrop},
+		{"only the metadata was dropped", "after drop-metadata", hosttest.JobsDie, afterDrop},
+		{"one snapshot is redefined", "after redefine", hosttest.JobsDie, `
 			redefine S11
 			delete web.S9`},
-		{"the file is left", "before delete-file", jobsDie, `delete web.S9`},
-		{"only the intent is left", "after delete-file", jobsDie, ``},
-		{"only the intent was written", "after the intent", jobsDie, "drop-metadata S9" + afterDrop},
+		{"the file is left", "before delete-file", hosttest.JobsDie, `delete web.S9`},
+		{"only the intent is left", "after delete-file", hosttest.JobsDie, ``},
+		{"only the intent was written", "after the intent", hosttest.JobsDie, "drop-metadata S9" + afterDrop},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -66,7 +67,7 @@ func TestTheNextRunFinishesWhatAnInterruptedOneBegan(t *testing.T) {
 }
 
 func TestAnAdoptedJobIsToldApart(t *testing.T) {
-	h, _ := interrupted(t, "block of merge", jobsGoOn)
+	h, _ := interrupted(t, "block of merge", hosttest.JobsGoOn)
 	p := planOf(h, t, rotator(h, rule(2)), "web")
 	if len(p.Steps) == 0 || p.Steps[0].Reason != "an interrupted run started it, and it still runs" {
 		t.Errorf("%+v", p.Steps)
@@ -75,14 +76,14 @@ func TestAnAdoptedJobIsToldApart(t *testing.T) {
 
 // The job that is taken over ends by itself just before it is waited for.
 func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
-	h, _ := interrupted(t, "block of merge", jobsGoOn)
+	h, _ := interrupted(t, "block of merge", hosttest.JobsGoOn)
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	r.crash = func(place string) {
 		if place == "before merge" {
-			h.mu.Lock()
-			h.finishJob("web/vda")
-			h.mu.Unlock()
+			h.Mu.Lock()
+			h.FinishJob("web/vda")
+			h.Mu.Unlock()
 		}
 	}
 	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
@@ -92,7 +93,7 @@ func TestAnAdoptedJobThatEndsMeanwhileIsNoError(t *testing.T) {
 }
 
 func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
-	h, _ := interrupted(t, "after the intent", jobsDie)
+	h, _ := interrupted(t, "after the intent", hosttest.JobsDie)
 	r := rule(2)
 	_, w, err := rotator(h, r).Plan(t.Context(), nil)
 	if err != nil {
@@ -100,7 +101,7 @@ func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
 	}
 	for _, kind := range []string{"pull", "copy", "backup", "unknown"} {
 		w.Domain("web").Disks[0].Job = &host.Job{Type: kind}
-		p := decide.Decide(w, w.Domain("web"), r, hour(12), decide.Options{})
+		p := decide.Decide(w, w.Domain("web"), r, hosttest.Hour(12), decide.Options{})
 		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeBlockJob || !strings.Contains(p.Refused[0].Detail, kind) {
 			t.Errorf("%s: %+v", kind, p)
 		}
@@ -109,10 +110,10 @@ func TestAJobOfSomebodyElseIsNotAdopted(t *testing.T) {
 
 // Where the merged file was, somebody put another one.
 func TestAReplacedFileIsNotALeftover(t *testing.T) {
-	h, _ := interrupted(t, "before delete-file", jobsDie)
-	path := h.img("web." + name(9) + ".qcow2")
-	must(os.Rename(path, h.img("state/old")))
-	must(os.WriteFile(path, nil, 0o600))
+	h, _ := interrupted(t, "before delete-file", hosttest.JobsDie)
+	path := h.Img("web." + hosttest.Name(9) + ".qcow2")
+	hosttest.Must(os.Rename(path, h.Img("state/old")))
+	hosttest.Must(os.WriteFile(path, nil, 0o600))
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	wantSteps(h, t, runAll(h, t, r)["web"], "")
@@ -125,19 +126,19 @@ func TestAReplacedFileIsNotALeftover(t *testing.T) {
 // A leftover that must stay is told of in every run, whatever else is mended.
 func TestALeftoverThatIsNeededIsRefusedEachTime(t *testing.T) {
 	for _, place := range []string{"after merge", "before delete-file"} {
-		h, _ := interrupted(t, place, jobsDie)
-		path := h.img("web." + name(9) + ".qcow2")
-		h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		h, _ := interrupted(t, place, hosttest.JobsDie)
+		path := h.Img("web." + hosttest.Name(9) + ".qcow2")
+		h.Store(h.Img("clone.qcow2"), hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: path, BackingFormat: "qcow2"})
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		for n := range 3 {
 			p := runAll(h, t, r)["web"]
 			if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path ||
-				!strings.Contains(p.Refused[0].Detail, h.img("clone.qcow2")) {
+				!strings.Contains(p.Refused[0].Detail, h.Img("clone.qcow2")) {
 				t.Errorf("%s, run %d: %s %+v", place, n, p.Result, p.Refused)
 			}
 		}
-		must(os.Remove(h.img("clone.qcow2")))
+		hosttest.Must(os.Remove(h.Img("clone.qcow2")))
 		runAll(h, t, r)
 		checkDone(h, t)
 	}
@@ -147,31 +148,31 @@ func TestOverlaysOfASnapshotThatWasInterrupted(t *testing.T) {
 	cases := []struct {
 		name  string
 		place string
-		do    func(t *testing.T, h *simHost, path string)
+		do    func(t *testing.T, h *hosttest.Host, path string)
 		steps string // of the next run
 		stays string // part of the refusal
 	}{
 		{"empty, its inode not yet noted", "an overlay made", nil, "delete web.S12", ""},
 		{"empty", "overlays made", nil, "delete web.S12", ""},
 		{"never made", "first intent of the snapshot", nil, "", ""},
-		{"with a header, without data", "overlays made", func(_ *testing.T, h *simHost, path string) {
-			h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: h.img("web.qcow2"), BackingFormat: "qcow2"})
+		{"with a header, without data", "overlays made", func(_ *testing.T, h *hosttest.Host, path string) {
+			h.Store(path, hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: h.Img("web.qcow2"), BackingFormat: "qcow2"})
 		}, "delete web.S12", ""},
-		{"with data", "overlays made", func(_ *testing.T, h *simHost, path string) {
-			h.store(path, simImage{Format: "qcow2", Size: simSize, Blocks: blocks{1: 1}})
+		{"with data", "overlays made", func(_ *testing.T, h *hosttest.Host, path string) {
+			h.Store(path, hosttest.Image{Format: "qcow2", Size: hosttest.Size, Blocks: hosttest.Blocks{1: 1}})
 		}, "", "of guest data: see docs/recovery.md"},
-		{"not readable", "overlays made", func(_ *testing.T, _ *simHost, path string) {
-			must(os.WriteFile(path, []byte("?"), 0o600))
+		{"not readable", "overlays made", func(_ *testing.T, _ *hosttest.Host, path string) {
+			hosttest.Must(os.WriteFile(path, []byte("?"), 0o600))
 		}, "", "of guest data"},
-		{"in use", "overlays made", func(t *testing.T, _ *simHost, path string) { hold(t, path) }, "", "a process has it open"},
+		{"in use", "overlays made", func(t *testing.T, _ *hosttest.Host, path string) { hold(t, path) }, "", "a process has it open"},
 		{"taken after all", "snapshot taken", nil, "", ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			h := newSim(t)
-			web := h.add("web")
+			h := hosttest.New(t)
+			web := h.Add("web")
 			one()(h, web)
-			path := h.img("web." + name(12) + ".qcow2")
+			path := h.Img("web." + hosttest.Name(12) + ".qcow2")
 			if !dieAt(h, rotator(h, rule(2)), c.place) {
 				t.Fatal("did not die")
 			}
@@ -198,34 +199,34 @@ func TestOverlaysOfASnapshotThatWasInterrupted(t *testing.T) {
 }
 
 func TestAGuestThatMayBeFrozenIsThawed(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one()(h, web)
 	web.Agent = true
 	dieAt(h, rotator(h, rule(2)), "call quiesced snapshot")
 	runAll(h, t, rotator(h, rule(2)))
-	if h.thawed != 1 {
-		t.Errorf("thawed %d times", h.thawed)
+	if h.Thawed != 1 {
+		t.Errorf("thawed %d times", h.Thawed)
 	}
 	checkDone(h, t)
 }
 
 // Intents of other versions of the file, of files that are gone, of domains that are gone.
 func TestAnIntentOfADomainThatIsGoneChangesNothing(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
-	must(os.WriteFile(h.img("lost.qcow2"), nil, 0o600))
-	info, err := vfs.Lstat(h.img("lost.qcow2"))
-	must(err)
-	in := journal.Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []journal.Merge{{Disk: "vda", Base: "/base", Gone: []journal.File{{Path: h.img("lost.qcow2"), ID: info.ID}}}}}
-	must(journal.In(filepath.Join(h.dir, "state")).Write(in))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
+	hosttest.Must(os.WriteFile(h.Img("lost.qcow2"), nil, 0o600))
+	info, err := vfs.Lstat(h.Img("lost.qcow2"))
+	hosttest.Must(err)
+	in := journal.Intent{Domain: "gone", UUID: "uuid-of-gone", Merges: []journal.Merge{{Disk: "vda", Base: "/base", Gone: []journal.File{{Path: h.Img("lost.qcow2"), ID: info.ID}}}}}
+	hosttest.Must(journal.In(filepath.Join(h.Dir, "state")).Write(in))
 	r := rotator(h, rule(2))
 	runAll(h, t, r)
-	if _, err := os.Stat(h.img("lost.qcow2")); err != nil {
+	if _, err := os.Stat(h.Img("lost.qcow2")); err != nil {
 		t.Error(err)
 	}
 	w, err := r.Observer.Observe(t.Context())
-	if err != nil || len(decide.Diagnose(w, nil, noPolicies, hour(12))) != 1 || decide.Diagnose(w, nil, policy.Assignment{}, hour(12))[0].Code != decide.FindIntent {
-		t.Errorf("doctor: %+v, %v", decide.Diagnose(w, nil, noPolicies, hour(12)), err)
+	if err != nil || len(decide.Diagnose(w, nil, noPolicies, hosttest.Hour(12))) != 1 || decide.Diagnose(w, nil, policy.Assignment{}, hosttest.Hour(12))[0].Code != decide.FindIntent {
+		t.Errorf("doctor: %+v, %v", decide.Diagnose(w, nil, noPolicies, hosttest.Hour(12)), err)
 	}
 }

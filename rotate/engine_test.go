@@ -18,6 +18,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/qcow2"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // Part of an overlay would pass for one that a guest has written to, and be left
@@ -25,8 +26,8 @@ import (
 func TestAnOverlayThatCannotBeMadeStaysEmpty(t *testing.T) {
 	fs := vfstest.New()
 	f, err := fs.Create("/overlay", 0o600)
-	must(err)
-	must(f.Close())
+	hosttest.Must(err)
+	hosttest.Must(f.Close())
 	n := &engine.Native{Store: chain.Store{FS: fs}, NewOverlay: func(f vfs.File, _ string, _ int64, _, _ string) error {
 		if _, err := f.WriteAt(make([]byte, 4096), 0); err != nil {
 			return err
@@ -62,14 +63,14 @@ func TestAFileThatIsJustWrittenIsLookedAtAgain(t *testing.T) {
 		base := host.Layer{Path: filepath.Join(dir, "base"), Format: "raw", Size: 1 << 20}
 		top := host.Layer{Path: filepath.Join(dir, "top"), Format: "qcow2"}
 		other := filepath.Join(dir, "other")
-		must(os.WriteFile(base.Path, make([]byte, base.Size), 0o600))
-		must(os.WriteFile(top.Path, nil, 0o600))
-		must(n.Overlay(t.Context(), top.Path, base))
-		must(os.WriteFile(other, withoutName(), 0o600))
+		hosttest.Must(os.WriteFile(base.Path, make([]byte, base.Size), 0o600))
+		hosttest.Must(os.WriteFile(top.Path, nil, 0o600))
+		hosttest.Must(n.Overlay(t.Context(), top.Path, base))
+		hosttest.Must(os.WriteFile(other, withoutName(), 0o600))
 		if finished {
 			time.AfterFunc(300*time.Millisecond, func() {
-				must(os.WriteFile(other, nil, 0o600))
-				must(n.Overlay(context.Background(), other, host.Layer{Path: "/elsewhere", Format: "raw", Size: 1 << 20}))
+				hosttest.Must(os.WriteFile(other, nil, 0o600))
+				hosttest.Must(n.Overlay(context.Background(), other, host.Layer{Path: "/elsewhere", Format: "raw", Size: 1 << 20}))
 			})
 		}
 		err := n.Check(t.Context(), engine.Merge{Base: base, Top: top, Chain: []host.Layer{base, top}})

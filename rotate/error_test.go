@@ -12,6 +12,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -39,7 +40,7 @@ func (s *crashScene) fails(t *testing.T, n int, want string) bool {
 	t.Helper()
 	h, r := s.host(t, uint64(n))
 	count, at := 0, ""
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if count++; count != n {
 			return nil
 		}
@@ -70,15 +71,15 @@ func (s *crashScene) fails(t *testing.T, n int, want string) bool {
 }
 
 func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
-	h := newSim(t)
+	h := hosttest.New(t)
 	for _, name := range []string{"web1", "web2", "web3"} {
-		d := h.add(name)
-		h.disk(d, "vda", name+".qcow2")
-		h.take(d, []int{9, 10, 11})
+		d := h.Add(name)
+		h.Disk(d, "vda", name+".qcow2")
+		h.Take(d, []int{9, 10, 11})
 	}
-	h.find("web2").State = "migrating"
+	h.Find("web2").State = "migrating"
 	var failed atomic.Bool
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what == "call merge" && failed.CompareAndSwap(false, true) {
 			return errSim
 		}
@@ -91,7 +92,7 @@ func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
 	if results[decide.ResultFailed] != 1 || results[decide.ResultDone] != 1 || results[decide.ResultRefused] != 1 {
 		t.Errorf("results: %v", results)
 	}
-	runs, err := LastRuns(filepath.Join(h.dir, "state"))
+	runs, err := LastRuns(filepath.Join(h.Dir, "state"))
 	if err != nil || runs["uuid-of-web2"].Result != decide.ResultRefused || len(runs) != 3 {
 		t.Errorf("last runs: %+v, %v", runs, err)
 	}
@@ -99,13 +100,13 @@ func TestOneDomainsFailureLeavesTheOthersDone(t *testing.T) {
 
 func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 	for _, place := range []string{"call snapshot", "an overlay made"} {
-		h := newSim(t)
-		web := h.add("web")
-		h.disk(web, "vda", "web.qcow2")
-		h.disk(web, "vdb", "data.qcow2")
+		h := hosttest.New(t)
+		web := h.Add("web")
+		h.Disk(web, "vda", "web.qcow2")
+		h.Disk(web, "vdb", "data.qcow2")
 		r := rotator(h, rule(1))
 		if place == "call snapshot" {
-			h.event = func(what string) error {
+			h.Event = func(what string) error {
 				if what == place {
 					return errSim
 				}
@@ -114,7 +115,7 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 		} else { // another program takes the name of the second overlay
 			r.crash = func(at string) {
 				if at == place {
-					_ = os.WriteFile(h.img("web."+name(12)+".qcow2"), []byte("somebody's"), 0o600)
+					_ = os.WriteFile(h.Img("web."+hosttest.Name(12)+".qcow2"), []byte("somebody's"), 0o600)
 				}
 			}
 		}
@@ -123,10 +124,10 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 			t.Errorf("%s: %+v", place, p)
 		}
 		if place != "call snapshot" {
-			if data, _ := os.ReadFile(h.img("web." + name(12) + ".qcow2")); string(data) != "somebody's" {
+			if data, _ := os.ReadFile(h.Img("web." + hosttest.Name(12) + ".qcow2")); string(data) != "somebody's" {
 				t.Error("a file that we did not make was touched")
 			}
-			must(os.Remove(h.img("web." + name(12) + ".qcow2")))
+			hosttest.Must(os.Remove(h.Img("web." + hosttest.Name(12) + ".qcow2")))
 		}
 		checkDone(h, t)
 	}
@@ -134,10 +135,10 @@ func TestASnapshotThatFailsLeavesNoOverlay(t *testing.T) {
 
 // An empty file that another program made is not ours to remove.
 func TestAnOverlayThatSomebodyElseMadeStays(t *testing.T) {
-	h := newSim(t)
-	one()(h, h.add("web"))
+	h := hosttest.New(t)
+	one()(h, h.Add("web"))
 	r := rotator(h, rule(1))
-	path := h.img("web." + name(12) + ".qcow2")
+	path := h.Img("web." + hosttest.Name(12) + ".qcow2")
 	r.crash = func(at string) {
 		if at == "first intent of the snapshot" {
 			_ = os.WriteFile(path, nil, 0o600)
@@ -153,22 +154,22 @@ func TestAnOverlayThatSomebodyElseMadeStays(t *testing.T) {
 }
 
 func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one()(h, web)
-	path := h.img("web." + name(12) + ".qcow2")
-	h.event = func(what string) error {
+	path := h.Img("web." + hosttest.Name(12) + ".qcow2")
+	h.Event = func(what string) error {
 		if what != "call snapshot" {
 			return nil
 		}
-		h.store(path, simImage{Format: "qcow2", Size: simSize, Backing: h.img("web.qcow2"), BackingFormat: "qcow2", Blocks: blocks{1: 1}})
+		h.Store(path, hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: h.Img("web.qcow2"), BackingFormat: "qcow2", Blocks: hosttest.Blocks{1: 1}})
 		return errSim
 	}
 	p := runAll(h, t, rotator(h, rule(1)))["web"]
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "holds data") {
 		t.Errorf("%+v", p)
 	}
-	h.event = func(string) error { return nil }
+	h.Event = func(string) error { return nil }
 	for range 2 { // and the next runs say so too
 		p = runAll(h, t, rotator(h, rule(1)))["web"]
 		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || p.Refused[0].Path != path {
@@ -182,11 +183,11 @@ func TestAnOverlayWithDataIsNeverRemoved(t *testing.T) {
 
 // A merge that ends without having done its work must not count as done.
 func TestAJobThatIsGoneIsNotTakenForDone(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
-	h.event = func(what string) error {
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
+	h.Event = func(what string) error {
 		if what == "call pivot" {
-			h.endJob("web/vda")
+			h.EndJob("web/vda")
 		}
 		return nil
 	}
@@ -197,19 +198,19 @@ func TestAJobThatIsGoneIsNotTakenForDone(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	checkData(h, t)
-	h.event = func(string) error { return nil }
+	h.Event = func(string) error { return nil }
 	finishes(h, t, rule(2), coalesce())
 	checkDone(h, t)
 }
 
 // The guest runs on the merged chain, but would start on the old one.
 func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what == "end of pivot" {
-			web.Disks[0].Inactive = slices.Insert(web.Disks[0].Inactive, 1, h.img("web."+name(9)+".qcow2"))
+			web.Disks[0].Inactive = slices.Insert(web.Disks[0].Inactive, 1, h.Img("web."+hosttest.Name(9)+".qcow2"))
 		}
 		return nil
 	}
@@ -219,7 +220,7 @@ func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) 
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "persistent configuration") || !strings.Contains(p.Error, "nothing was deleted") {
 		t.Errorf("%+v", p)
 	}
-	if _, err := os.Stat(h.img("web." + name(9) + ".qcow2")); err != nil {
+	if _, err := os.Stat(h.Img("web." + hosttest.Name(9) + ".qcow2")); err != nil {
 		t.Error(err)
 	}
 	checkData(h, t)
@@ -227,13 +228,13 @@ func TestAMergeThatThePersistentConfigurationMissedDeletesNothing(t *testing.T) 
 
 func TestABrokenIntentStopsItsDomainAlone(t *testing.T) {
 	for _, text := range []string{"{", `{"version": 2, "uuid": "uuid-of-web"}`, `{"version": 1, "uuid": "else"}`} {
-		h := newSim(t)
-		one(9, 10, 11)(h, h.add("web"))
-		db := h.add("db")
-		h.disk(db, "vda", "db.qcow2")
-		h.take(db, []int{9, 10, 11})
-		must(os.Mkdir(filepath.Join(h.dir, "state/intents"), 0o700))
-		must(os.WriteFile(filepath.Join(h.dir, "state/intents/uuid-of-web.json"), []byte(text), 0o600))
+		h := hosttest.New(t)
+		one(9, 10, 11)(h, h.Add("web"))
+		db := h.Add("db")
+		h.Disk(db, "vda", "db.qcow2")
+		h.Take(db, []int{9, 10, 11})
+		hosttest.Must(os.Mkdir(filepath.Join(h.Dir, "state/intents"), 0o700))
+		hosttest.Must(os.WriteFile(filepath.Join(h.Dir, "state/intents/uuid-of-web.json"), []byte(text), 0o600))
 		plans := runAll(h, t, rotator(h, rule(1)))
 		if p := plans["web"]; p.Result != decide.ResultRefused || p.Refused[0].Code != host.CodeIntent || len(p.Steps) > 0 {
 			t.Errorf("%s: %+v", text, p)
@@ -246,14 +247,14 @@ func TestABrokenIntentStopsItsDomainAlone(t *testing.T) {
 }
 
 func TestNamesThatNobodyKnows(t *testing.T) {
-	h := newSim(t)
-	one()(h, h.add("web"))
-	h.disk(h.add("other"), "vda", "other.qcow2")
+	h := hosttest.New(t)
+	one()(h, h.Add("web"))
+	h.Disk(h.Add("other"), "vda", "other.qcow2")
 	_, err := rotator(h, rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
 	if !errors.Is(err, observe.ErrNoSuchDomain) || !errors.Is(err, observe.ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("%v", err)
 	}
-	if len(h.find("web").Snapshots) > 0 {
+	if len(h.Find("web").Snapshots) > 0 {
 		t.Error("something was done all the same")
 	}
 }
@@ -261,15 +262,15 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 // The domain is undefined while it is worked on.
 func TestADomainThatGoesAwayEndsItsRun(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
 		web.State = state
-		h.event = func(what string) error {
+		h.Event = func(what string) error {
 			if what == "end of drop-metadata" {
-				h.mu.Lock()
-				h.domains = nil
-				h.mu.Unlock()
+				h.Mu.Lock()
+				h.Guests = nil
+				h.Mu.Unlock()
 			}
 			return nil
 		}

@@ -9,16 +9,17 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // threeDomains are a, b and c with three snapshots each.
-func threeDomains(t *testing.T) *simHost {
-	h := newSim(t)
+func threeDomains(t *testing.T) *hosttest.Host {
+	h := hosttest.New(t)
 	for _, n := range []string{"a", "b", "c"} {
-		d := h.add(n)
+		d := h.Add(n)
 		d.Agent = true
-		h.disk(d, "vda", n+".qcow2")
-		h.take(d, []int{9, 10, 11})
+		h.Disk(d, "vda", n+".qcow2")
+		h.Take(d, []int{9, 10, 11})
 	}
 	return h
 }
@@ -27,19 +28,19 @@ func threeDomains(t *testing.T) *simHost {
 func TestDrivesWithoutAMediumAreNoMatter(t *testing.T) {
 	for _, device := range []string{"cdrom", "floppy"} {
 		for _, state := range []host.State{host.Running, host.ShutOff} {
-			h := newSim(t)
-			web := h.add("web")
+			h := hosttest.New(t)
+			web := h.Add("web")
 			web.State = state
 			web.Disks = append(web.Disks, host.Disk{Target: "hda", Device: device, ReadOnly: device == "cdrom"})
-			h.disk(web, "vda", "web.qcow2")
-			h.take(web, []int{9, 10, 11}, "vda")
+			h.Disk(web, "vda", "web.qcow2")
+			h.Take(web, []int{9, 10, 11}, "vda")
 			p := runAll(h, t, rotator(h, rule(1)))["web"]
 			if p.Result != decide.ResultDone || p.Error != "" {
 				t.Errorf("%s, %s: %+v", device, state, p)
 			}
 			w := see(h, t)
-			Status(w, w.Domain("web"), rule(1), nil, hour(12))
-			if found := decide.Diagnose(w, nil, noPolicies, hour(12)); slices.ContainsFunc(found, func(f decide.Finding) bool { return !f.Note }) {
+			Status(w, w.Domain("web"), rule(1), nil, hosttest.Hour(12))
+			if found := decide.Diagnose(w, nil, noPolicies, hosttest.Hour(12)); slices.ContainsFunc(found, func(f decide.Finding) bool { return !f.Note }) {
 				t.Errorf("%s, %s: %+v", device, state, found)
 			}
 			if len(w.Faults) > 0 {
@@ -80,7 +81,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 					panic("a fault at " + at)
 				}
 			}
-			h.event = func(what string) error { fault(what); return nil }
+			h.Event = func(what string) error { fault(what); return nil }
 			r.crash = fault
 			plans := runAll(h, t, r)
 			if p := plans["b"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, "a fault at") || stacks == 0 {
@@ -91,12 +92,12 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 					t.Errorf("%s: %+v", other, p)
 				}
 			}
-			if place == "quiesced snapshot" && h.thawed == 0 {
+			if place == "quiesced snapshot" && h.Thawed == 0 {
 				t.Error("the guest was not thawed")
 			}
 			checkData(h, t)
-			h.event = func(string) error { return nil }
-			h.afterCrash(jobsDie)
+			h.Event = func(string) error { return nil }
+			h.AfterCrash(hosttest.JobsDie)
 			finishes(h, t, rule(2), decide.Options{})
 			checkDone(h, t)
 		})
@@ -108,7 +109,7 @@ func TestAFaultInOneDomainIsItsOwn(t *testing.T) {
 func TestAFaultInLookingIsTheDomains(t *testing.T) {
 	h := threeDomains(t)
 	r := rotator(h, rule(2))
-	inspect, active := r.Observer.Inspect, h.find("b").Disks[0].Active().Path
+	inspect, active := r.Observer.Inspect, h.Find("b").Disks[0].Active().Path
 	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
 		if path == active && format != "" {
 			panic("in looking")
@@ -129,8 +130,8 @@ func TestAFaultInLookingIsTheDomains(t *testing.T) {
 		t.Errorf("%+v", plans)
 	}
 	w, err := r.Observer.Observe(t.Context())
-	must(err)
-	if found := decide.Diagnose(w, nil, noPolicies, hour(12)); len(found) != 1 || found[0].Domain != "b" {
+	hosttest.Must(err)
+	if found := decide.Diagnose(w, nil, noPolicies, hosttest.Hour(12)); len(found) != 1 || found[0].Domain != "b" {
 		t.Errorf("%+v", found)
 	}
 	checkData(h, t)

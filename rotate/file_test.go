@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,13 +36,13 @@ func holdBytes(t *testing.T, path string, start, n int64) *os.File {
 }
 
 func TestAFileThatIsClosedSoonIsDeletedThen(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	r.crash = func(place string) {
 		if place == "before delete-file" {
-			f := hold(t, h.img("web."+name(9)+".qcow2"))
+			f := hold(t, h.Img("web."+hosttest.Name(9)+".qcow2"))
 			time.AfterFunc(150*time.Millisecond, func() { f.Close() })
 		}
 	}
@@ -58,7 +59,7 @@ func TestOneRunAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	half := filepath.Join(dir, strings.Replace(vfs.TempPattern, "*", "1", 1))
-	must(os.WriteFile(half, nil, 0o600))
+	hosttest.Must(os.WriteFile(half, nil, 0o600))
 	var held *vfs.HeldError
 	if _, err := Lock(dir); !errors.As(err, &held) {
 		t.Errorf("a second lock: %v", err)
@@ -66,7 +67,7 @@ func TestOneRunAtATime(t *testing.T) {
 	if _, err := os.Stat(half); err != nil {
 		t.Error("removed by who does not hold the lock")
 	}
-	must(lock.Close())
+	hosttest.Must(lock.Close())
 	if lock, err = Lock(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -80,50 +81,50 @@ func TestOneRunAtATime(t *testing.T) {
 func TestAMergedFileThatIsNeededStays(t *testing.T) {
 	cases := []struct {
 		name  string
-		do    func(t *testing.T, h *simHost, path string)
+		do    func(t *testing.T, h *hosttest.Host, path string)
 		error string
 	}{
-		{"replaced", func(_ *testing.T, h *simHost, path string) {
-			must(os.Rename(path, h.img("far/moved")))
-			must(os.WriteFile(path, []byte("something else"), 0o600))
+		{"replaced", func(_ *testing.T, h *hosttest.Host, path string) {
+			hosttest.Must(os.Rename(path, h.Img("far/moved")))
+			hosttest.Must(os.WriteFile(path, []byte("something else"), 0o600))
 		}, "device"},
-		{"hard-linked", func(_ *testing.T, h *simHost, path string) { must(os.Link(path, h.img("state/link"))) }, "2 names"},
-		{"a symbolic link", func(_ *testing.T, h *simHost, path string) {
-			must(os.Rename(path, h.img("far/moved")))
-			must(os.Symlink(h.img("far/moved"), path))
+		{"hard-linked", func(_ *testing.T, h *hosttest.Host, path string) { hosttest.Must(os.Link(path, h.Img("state/link"))) }, "2 names"},
+		{"a symbolic link", func(_ *testing.T, h *hosttest.Host, path string) {
+			hosttest.Must(os.Rename(path, h.Img("far/moved")))
+			hosttest.Must(os.Symlink(h.Img("far/moved"), path))
 		}, ""},
-		{"the base of another image", func(_ *testing.T, h *simHost, path string) {
-			h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		{"the base of another image", func(_ *testing.T, h *hosttest.Host, path string) {
+			h.Store(h.Img("clone.qcow2"), hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: path, BackingFormat: "qcow2"})
 		}, "is used by"},
-		{"the base of another image in a directory that the policy names", func(_ *testing.T, h *simHost, path string) {
-			h.store(h.img("far/clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: path, BackingFormat: "qcow2"})
+		{"the base of another image in a directory that the policy names", func(_ *testing.T, h *hosttest.Host, path string) {
+			h.Store(h.Img("far/clone.qcow2"), hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: path, BackingFormat: "qcow2"})
 		}, "is used by"},
-		{"the disk of another domain", func(_ *testing.T, h *simHost, path string) {
-			d := h.add("other")
+		{"the disk of another domain", func(_ *testing.T, h *hosttest.Host, path string) {
+			d := h.Add("other")
 			d.Disks = append(d.Disks, host.Disk{Target: "vda", Kind: "file", Device: "disk", Inactive: []string{path},
-				Chain: []host.Layer{{Path: h.img("web.qcow2"), Format: "qcow2", Kind: "file"}, {Path: path, Format: "qcow2", Kind: "file"}}})
-			d.want["vda"] = h.read(path)
+				Chain: []host.Layer{{Path: h.Img("web.qcow2"), Format: "qcow2", Kind: "file"}, {Path: path, Format: "qcow2", Kind: "file"}}})
+			d.Want["vda"] = h.Read(path)
 		}, "is used by disk other/vda"},
-		{"a disk of another domain after its restart", func(_ *testing.T, h *simHost, path string) {
-			h.add("other").Elsewhere = []string{path}
+		{"a disk of another domain after its restart", func(_ *testing.T, h *hosttest.Host, path string) {
+			h.Add("other").Elsewhere = []string{path}
 		}, "is used by configuration of other"},
-		{"open", func(t *testing.T, _ *simHost, path string) { hold(t, path) }, "has it open"},
+		{"open", func(t *testing.T, _ *hosttest.Host, path string) { hold(t, path) }, "has it open"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // to wait for a file that is open takes seconds
-			h := newSim(t)
-			one(9, 10, 11)(h, h.add("web"))
-			path := h.img("web." + name(9) + ".qcow2")
+			h := hosttest.New(t)
+			one(9, 10, 11)(h, h.Add("web"))
+			path := h.Img("web." + hosttest.Name(9) + ".qcow2")
 			r := rotator(h, rule(2))
 			r.Options = coalesce()
-			r.Observer.Scan = []string{h.img("far/")}
+			r.Observer.Scan = []string{h.Img("far/")}
 			r.crash = func(place string) {
 				if place == "before delete-file" {
-					h.mu.Lock()
-					h.now = h.now.Add(deleteAge) // a merge takes its time
+					h.Mu.Lock()
+					h.Now = h.Now.Add(deleteAge) // a merge takes its time
 					c.do(t, h, path)
-					h.mu.Unlock()
+					h.Mu.Unlock()
 				}
 			}
 			p := runAll(h, t, r)["web"]
@@ -135,7 +136,7 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 			}
 			r = rotator(h, rule(2))
 			r.Options = coalesce()
-			r.Observer.Scan = []string{h.img("far/")}
+			r.Observer.Scan = []string{h.Img("far/")}
 			runAll(h, t, r)
 			if _, err := os.Lstat(path); err != nil {
 				t.Error("the next run deleted it")
@@ -146,13 +147,13 @@ func TestAMergedFileThatIsNeededStays(t *testing.T) {
 }
 
 func TestNobodyElseCanReadAnOverlay(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one()(h, web)
-	path := h.img("web." + name(12) + ".qcow2")
-	h.event = func(what string) error {
+	path := h.Img("web." + hosttest.Name(12) + ".qcow2")
+	h.Event = func(what string) error {
 		if what == "end of snapshot" {
-			must(os.Chmod(path, 0o644)) // as libvirt does for some domains
+			hosttest.Must(os.Chmod(path, 0o644)) // as libvirt does for some domains
 		}
 		return nil
 	}

@@ -16,16 +16,17 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 func grafts(r *policy.Rule) { r.Method = policy.MethodGraft }
 
 // sharing is a host whose files can share extents.
-func sharing(t *testing.T) (*simHost, *simDomain) {
+func sharing(t *testing.T) (*hosttest.Host, *hosttest.Domain) {
 	t.Helper()
-	h := newSim(t)
-	h.cannotClone = nil
-	return h, h.add("web")
+	h := hosttest.New(t)
+	h.CannotClone = nil
+	return h, h.Add("web")
 }
 
 func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
@@ -50,13 +51,13 @@ func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 		delete web.S11
 		delete web.S12`)
 	checkDone(h, t)
-	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
+	if have, want := h.Short(host.Paths(web.Disks[0].Chain)), []string{"web.gen1", "web.S11_1", "web.S12_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
-	h.now = hour(14)
+	h.Now = hosttest.Hour(14)
 	runAll(h, t, r)
 	checkDone(h, t)
-	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
+	if have, want := h.Short(host.Paths(web.Disks[0].Chain)), []string{"web.gen2", "web.S12_2", "web.S14_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 }
@@ -64,9 +65,9 @@ func TestAGraftReplacesTheLayersOfTheDomain(t *testing.T) {
 // What others use stays as it is: only layers that are the domain's alone are replaced.
 func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 	h, web := sharing(t)
-	h.disk(web, "vda", "golden.raw", "web.qcow2")
-	h.take(web, []int{9, 10, 11})
-	h.disk(h.add("other"), "vda", "golden.raw", "clone.qcow2")
+	h.Disk(web, "vda", "golden.raw", "web.qcow2")
+	h.Take(web, []int{9, 10, 11})
+	h.Disk(h.Add("other"), "vda", "golden.raw", "clone.qcow2")
 	r := rotator(h, with(rule(1), grafts))
 	r.Options = coalesce()
 	p := runAll(h, t, r)["web"]
@@ -74,7 +75,7 @@ func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	checkDone(h, t)
-	if have, want := h.short(host.Paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
+	if have, want := h.Short(host.Paths(web.Disks[0].Chain)), []string{"golden.raw", "web.gen1", "web.S11_1"}; !slices.Equal(have, want) {
 		t.Errorf("the chain is %q, want %q", have, want)
 	}
 }
@@ -82,7 +83,7 @@ func TestAGraftLeavesAGoldenImageAlone(t *testing.T) {
 // The plan of several merges on one chain is one that can be carried out.
 func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
 	h, _ := middle(t, host.Running)
-	h.cannotClone = nil
+	h.CannotClone = nil
 	r := rotator(h, with(rule(1), func(r *policy.Rule) { hourly(r); grafts(r) }))
 	r.Options = coalesce()
 	planned := planOf(h, t, r, "web")
@@ -99,23 +100,25 @@ func TestEveryGraftOfAPlanHasNamesOfItsOwn(t *testing.T) {
 
 func TestWhatSpeaksAgainstAGraft(t *testing.T) {
 	for name, c := range map[string]struct {
-		build func(h *simHost, web *simDomain)
+		build func(h *hosttest.Host, web *hosttest.Domain)
 		rule  func(*policy.Rule)
 		why   string
 	}{
-		"a checkpoint": {build: func(_ *simHost, web *simDomain) { web.Checkpoints = 2 }, why: "2 checkpoints"},
-		"a foreign snapshot": {build: func(h *simHost, web *simDomain) {
-			h.foreign(web, "mine", 12)
-			h.write(web, "vda", 3)
+		"a checkpoint": {build: func(_ *hosttest.Host, web *hosttest.Domain) { web.Checkpoints = 2 }, why: "2 checkpoints"},
+		"a foreign snapshot": {build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Foreign(web, "mine", 12)
+			h.Write(web, "vda", 3)
 		}, why: "snapshot web/mine"},
-		"an image on a layer above": {build: func(h *simHost, _ *simDomain) { h.picture("backup.qcow2", "web."+name(11)+".qcow2") }, why: "backup.qcow2"},
-		"a hard link": {build: func(h *simHost, web *simDomain) {
-			must(os.Link(web.Disks[0].Chain[3].Path, h.img("far/link")))
+		"an image on a layer above": {build: func(h *hosttest.Host, _ *hosttest.Domain) {
+			h.Picture("backup.qcow2", "web."+hosttest.Name(11)+".qcow2")
+		}, why: "backup.qcow2"},
+		"a hard link": {build: func(h *hosttest.Host, web *hosttest.Domain) {
+			hosttest.Must(os.Link(web.Disks[0].Chain[3].Path, h.Img("far/link")))
 		}, why: "2 names (hard links)"},
 		"the active layer": {rule: func(r *policy.Rule) { r.Keep = policy.Keep{} }, why: "the active layer is merged"},
-		"a symbolic link": {build: func(h *simHost, web *simDomain) {
-			must(os.Rename(h.img("web.qcow2"), h.img("far/real.qcow2")))
-			must(os.Symlink(h.img("far/real.qcow2"), h.img("web.qcow2")))
+		"a symbolic link": {build: func(h *hosttest.Host, web *hosttest.Domain) {
+			hosttest.Must(os.Rename(h.Img("web.qcow2"), h.Img("far/real.qcow2")))
+			hosttest.Must(os.Symlink(h.Img("far/real.qcow2"), h.Img("web.qcow2")))
 		}, why: "is a symbolic link"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +147,7 @@ func TestWhatSpeaksAgainstAGraft(t *testing.T) {
 func TestAGraftThatCannotBeIsRefused(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web := sharing(t)
-		h.cannotClone = errors.New("this file system cannot")
+		h.CannotClone = errors.New("this file system cannot")
 		one(9, 10, 11)(h, web)
 		web.State = state
 		r := rotator(h, with(rule(2), grafts))
@@ -184,7 +187,7 @@ func TestAGraftHasToPay(t *testing.T) {
 			s.Free = 1 << 50
 			w.Spaces[fs] = s
 		}
-		p := decide.Decide(w, w.Domain("web"), rule(2), h.now, coalesce())
+		p := decide.Decide(w, w.Domain("web"), rule(2), h.Now, coalesce())
 		i := slices.IndexFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge })
 		if i < 0 || (p.Steps[i].Method == "graft") != c.graft {
 			t.Errorf("%+v: %+v", c, p)
@@ -205,7 +208,7 @@ func TestAGraftNeedsRoomForTheActiveLayer(t *testing.T) {
 		s.Free = 10 << 30
 		w.Spaces[fs] = s
 	}
-	p := decide.Decide(w, w.Domain("web"), with(rule(2), grafts), h.now, coalesce())
+	p := decide.Decide(w, w.Domain("web"), with(rule(2), grafts), h.Now, coalesce())
 	if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace || !strings.Contains(p.Refused[0].Detail, "10.0 GiB free") {
 		t.Errorf("%+v", p)
 	}
@@ -214,16 +217,16 @@ func TestAGraftNeedsRoomForTheActiveLayer(t *testing.T) {
 // Whatever fails before the guest is moved leaves it where it was, and nothing behind.
 func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 	broken := errors.New("it is broken")
-	for name, fail := range map[string]func(h *simHost){
-		"build": func(h *simHost) { h.engineRefuses = broken },
-		"copy":  func(h *simHost) { h.copyFails = broken },
-		"pivot": func(h *simHost) { h.pivotFails = broken },
+	for name, fail := range map[string]func(h *hosttest.Host){
+		"build": func(h *hosttest.Host) { h.EngineRefuses = broken },
+		"copy":  func(h *hosttest.Host) { h.CopyFails = broken },
+		"pivot": func(h *hosttest.Host) { h.PivotFails = broken },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, web := sharing(t)
-			h.disk(web, "vda", "web.qcow2")
-			h.disk(web, "vdb", "data.qcow2")
-			h.take(web, []int{9, 10, 11})
+			h.Disk(web, "vda", "web.qcow2")
+			h.Disk(web, "vdb", "data.qcow2")
+			h.Take(web, []int{9, 10, 11})
 			before := host.Paths(web.Disks[0].Chain)
 			files := filesOf(h, t)
 			fail(h)
@@ -233,17 +236,17 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 				t.Fatalf("%+v", p)
 			}
 			checkData(h, t)
-			if have := host.Paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.jobs) > 0 {
-				t.Errorf("the chain is %v, jobs %v", h.short(have), h.jobs)
+			if have := host.Paths(web.Disks[0].Chain); !slices.Equal(have, before) || len(h.Jobs) > 0 {
+				t.Errorf("the chain is %v, jobs %v", h.Short(have), h.Jobs)
 			}
 			if left := filesOf(h, t); !slices.Equal(left, files) {
-				t.Errorf("files %v, were %v", h.short(left), h.short(files))
+				t.Errorf("files %v, were %v", h.Short(left), h.Short(files))
 			}
-			h.engineRefuses, h.copyFails, h.pivotFails = nil, nil, nil
+			h.EngineRefuses, h.CopyFails, h.PivotFails = nil, nil, nil
 			finishes(h, t, with(rule(2), grafts), coalesce())
 			checkDone(h, t)
 			if len(web.Disks[0].Chain) != 3 {
-				t.Errorf("%v", h.short(host.Paths(web.Disks[0].Chain)))
+				t.Errorf("%v", h.Short(host.Paths(web.Disks[0].Chain)))
 			}
 		})
 	}
@@ -254,7 +257,7 @@ func TestAGraftThatFailsLeavesTheOldChain(t *testing.T) {
 func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
-	h.copyFails = fmt.Errorf("copying: %w", host.ErrOutrun)
+	h.CopyFails = fmt.Errorf("copying: %w", host.ErrOutrun)
 	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
 	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultFailed || !strings.Contains(p.Error, host.ErrOutrun.Error()) {
@@ -264,7 +267,7 @@ func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 
 	h, web = sharing(t)
 	one(9, 10, 11)(h, web)
-	h.copyFails = host.ErrOutrun
+	h.CopyFails = host.ErrOutrun
 	r = rotator(h, rule(1))
 	r.Options = coalesce()
 	r.Options.GraftThreshold = 1
@@ -282,7 +285,7 @@ func TestAGuestThatOutrunsItsCopy(t *testing.T) {
 
 // cutOff lets a run die when the guest may have been moved, which libvirt misses. It
 // returns the layers on which the guest is.
-func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
+func cutOff(t *testing.T) (*hosttest.Host, *hosttest.Domain, *Rotator, []host.Layer) {
 	t.Helper()
 	h, web := sharing(t)
 	one(9, 10, 11)(h, web)
@@ -292,7 +295,7 @@ func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	if !dieAt(h, r, "ready to move") {
 		t.Fatal("no graft")
 	}
-	must(h.Pivot(context.Background(), "web", "vda"))
+	hosttest.Must(h.Pivot(context.Background(), "web", "vda"))
 	next := slices.Clone(web.Disks[0].Chain)
 	web.Disks[0].Chain, web.Disks[0].Inactive = slices.Clone(old), host.Paths(old)
 	return h, web, r, next
@@ -302,7 +305,7 @@ func cutOff(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 // nothing is deleted before it has.
 func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 	h, web, r, next := cutOff(t)
-	h.qemu = map[string][]string{"vda": host.Paths(next)}
+	h.Qemu = map[string][]string{"vda": host.Paths(next)}
 	holdBytes(t, next[len(next)-1].Path, 100, 2)
 	files := filesOf(h, t)
 	p := runAll(h, t, r)["web"]
@@ -310,9 +313,9 @@ func TestAGuestWhoseGraftLibvirtMissedStartsFromTheNewLayers(t *testing.T) {
 		t.Fatalf("%+v", p)
 	}
 	if !slices.Equal(web.Disks[0].Inactive, host.Paths(next)) || !slices.Equal(filesOf(h, t), files) {
-		t.Errorf("it would start from %v; files %v", h.short(web.Disks[0].Inactive), h.short(filesOf(h, t)))
+		t.Errorf("it would start from %v; files %v", h.Short(web.Disks[0].Inactive), h.Short(filesOf(h, t)))
 	}
-	if found := decide.Diagnose(see(h, t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) {
+	if found := decide.Diagnose(see(h, t), nil, noPolicies, hosttest.Hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) {
 		t.Errorf("doctor: %+v", found)
 	}
 	web.Disks[0].Chain = slices.Clone(next) // the restart
@@ -331,28 +334,28 @@ func TestAGuestThatStoppedWhileItWasMovedIsLeftToAPerson(t *testing.T) {
 			t.Errorf("%s: %+v", state, p)
 		}
 		if !slices.Equal(filesOf(h, t), files) {
-			t.Errorf("%s: files %v, were %v", state, h.short(filesOf(h, t)), h.short(files))
+			t.Errorf("%s: files %v, were %v", state, h.Short(filesOf(h, t)), h.Short(files))
 		}
 		web.State = host.ShutOff // what the manual says: the newer one is put in as the disk
-		must(h.Reconfigure(context.Background(), "web", map[string][]host.Layer{"vda": next}))
+		hosttest.Must(h.Reconfigure(context.Background(), "web", map[string][]host.Layer{"vda": next}))
 		finishes(h, t, with(rule(2), grafts), coalesce())
 		checkDone(h, t)
 	}
 }
 
 // diedReady is a run that dies when the guest can be moved; then its copy is gone, too.
-func diedReady(t *testing.T) (*simHost, *simDomain, *Rotator) {
+func diedReady(t *testing.T) (*hosttest.Host, *hosttest.Domain, *Rotator) {
 	t.Helper()
-	h := newSim(t)
-	h.cannotClone = nil
-	web := h.add("web")
+	h := hosttest.New(t)
+	h.CannotClone = nil
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
 	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
 	if !dieAt(h, r, "ready to move") {
 		t.Fatal("no graft")
 	}
-	clear(h.jobs)
+	clear(h.Jobs)
 	return h, web, r
 }
 
@@ -372,15 +375,15 @@ func TestAGuestThatIsNotOnItsNewImagesIsGraftedAgain(t *testing.T) {
 		}
 	}
 	web.State = host.Running
-	next := h.img("web." + name(11) + "_1.qcow2")
+	next := h.Img("web." + hosttest.Name(11) + "_1.qcow2")
 	late := time.Now().Add(time.Minute)
-	must(os.Chtimes(next, late, late)) // who has written to it since?
-	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
+	hosttest.Must(os.Chtimes(next, late, late)) // who has written to it since?
+	h.Qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
 	if p := runAll(h, t, r)["web"]; len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped {
 		t.Errorf("the new image was written to after the move: %+v", p)
 	}
 	now := time.Now()
-	must(os.Chtimes(next, now, now))
+	hosttest.Must(os.Chtimes(next, now, now))
 	finishes(h, t, with(rule(2), grafts), r.Options)
 	checkDone(h, t)
 }
@@ -390,7 +393,7 @@ func TestAGuestWhoseNewImageWasMovedAwayIsGraftedAgain(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
 		h, web, r := diedReady(t)
 		web.State = state
-		must(os.Rename(h.img("web."+name(11)+"_1.qcow2"), filepath.Join(h.dir, "kept")))
+		hosttest.Must(os.Rename(h.Img("web."+hosttest.Name(11)+"_1.qcow2"), filepath.Join(h.Dir, "kept")))
 		finishes(h, t, with(rule(2), grafts), r.Options)
 		checkDone(h, t)
 	}
@@ -398,10 +401,10 @@ func TestAGuestWhoseNewImageWasMovedAwayIsGraftedAgain(t *testing.T) {
 
 // A file system without room for a trial is not one that cannot share extents.
 func TestNoRoomForATrialCloneIsToldAsNoSpace(t *testing.T) {
-	h := newSim(t)
-	h.cannotClone = fmt.Errorf("a trial: %w", &os.PathError{Op: "open", Path: "dir", Err: syscall.ENOSPC})
-	one(9, 10, 11)(h, h.add("web"))
-	h.space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
+	h := hosttest.New(t)
+	h.CannotClone = fmt.Errorf("a trial: %w", &os.PathError{Op: "open", Path: "dir", Err: syscall.ENOSPC})
+	one(9, 10, 11)(h, h.Add("web"))
+	h.Space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
 	r := rotator(h, with(rule(2), grafts))
 	r.Options = coalesce()
 	if p := planOf(h, t, r, "web"); len(p.Refused) != 1 || p.Refused[0].Code != host.CodeNoSpace {

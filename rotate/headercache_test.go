@@ -8,33 +8,34 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // pool makes n images in a storage pool, last written to so long ago.
-func pool(t *testing.T, h *simHost, n int, ago time.Duration) {
+func pool(t *testing.T, h *hosttest.Host, n int, ago time.Duration) {
 	t.Helper()
-	h.pools = []string{h.img("far/")}
-	must(os.MkdirAll(h.img("far/"), 0o755))
+	h.PoolDirs = []string{h.Img("far/")}
+	hosttest.Must(os.MkdirAll(h.Img("far/"), 0o755))
 	for i := range n {
-		path := h.img(fmt.Sprintf("far/%d.qcow2", i))
-		h.store(path, simImage{Format: "qcow2", Size: simSize, Blocks: blocks{}})
+		path := h.Img(fmt.Sprintf("far/%d.qcow2", i))
+		h.Store(path, hosttest.Image{Format: "qcow2", Size: hosttest.Size, Blocks: hosttest.Blocks{}})
 		then := time.Now().Add(-ago)
-		must(os.Chtimes(path, then, then))
+		hosttest.Must(os.Chtimes(path, then, then))
 	}
 }
 
 func TestHeadersThatHaveNotChangedAreReadOnce(t *testing.T) {
-	h := newSim(t)
-	one(9, 10)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10)(h, h.Add("web"))
 	pool(t, h, 50, time.Hour)
 	looked := map[string]int{}
 	run := func() {
 		r := rotator(h, rule(7))
 		r.Observer.Inspect = func(path, format string) (chain.Image, error) {
-			if filepath.Dir(path) == filepath.Dir(h.img("far/x")) {
+			if filepath.Dir(path) == filepath.Dir(h.Img("far/x")) {
 				looked[path]++
 			}
-			return h.inspect(path, format)
+			return h.Inspect(path, format)
 		}
 		runAll(h, t, r)
 	}
@@ -47,9 +48,9 @@ func TestHeadersThatHaveNotChangedAreReadOnce(t *testing.T) {
 	if len(looked) != 0 {
 		t.Errorf("looked at again: %v", looked)
 	}
-	h.change(h.img("far/7.qcow2"), func(i *simImage) { i.Backing, i.BackingFormat = h.img("web.qcow2"), "qcow2" })
+	h.Change(h.Img("far/7.qcow2"), func(i *hosttest.Image) { i.Backing, i.BackingFormat = h.Img("web.qcow2"), "qcow2" })
 	run()
-	if len(looked) != 1 || looked[h.img("far/7.qcow2")] == 0 {
+	if len(looked) != 1 || looked[h.Img("far/7.qcow2")] == 0 {
 		t.Errorf("changed: looked at %v", looked)
 	}
 	clear(looked)
@@ -61,15 +62,15 @@ func TestHeadersThatHaveNotChangedAreReadOnce(t *testing.T) {
 
 func TestABaseWithAUserInAStoragePoolIsNotMergedInto(t *testing.T) {
 	for _, readable := range []bool{true, false} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
 		pool(t, h, 1, time.Hour)
-		h.change(h.img("far/0.qcow2"), func(i *simImage) { i.Backing, i.BackingFormat = h.img("web.qcow2"), "qcow2" })
+		h.Change(h.Img("far/0.qcow2"), func(i *hosttest.Image) { i.Backing, i.BackingFormat = h.Img("web.qcow2"), "qcow2" })
 		if !readable {
-			must(os.WriteFile(h.img("far/0.qcow2"), []byte("{broken"), 0o600))
+			hosttest.Must(os.WriteFile(h.Img("far/0.qcow2"), []byte("{broken"), 0o600))
 		} else {
-			h.pictures[h.img("far/0.qcow2")] = h.read(h.img("web.qcow2"))
+			h.Pictures[h.Img("far/0.qcow2")] = h.Read(h.Img("web.qcow2"))
 		}
 		r := rotator(h, rule(2))
 		r.Options = coalesce()

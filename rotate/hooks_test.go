@@ -12,6 +12,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
@@ -36,7 +37,7 @@ func hooked() *policy.Rule {
 }
 
 // watch notes hooks and what changes the host. do is what the hooks do.
-func watch(h *simHost, r *Rotator, do func(ctx context.Context, k decide.Hook) error) *hookLog {
+func watch(h *hosttest.Host, r *Rotator, do func(ctx context.Context, k decide.Hook) error) *hookLog {
 	l := &hookLog{}
 	r.Hook = func(ctx context.Context, k decide.Hook) error {
 		l.add(string(k.When) + " " + k.Env["VIRT_ROTATE_DOMAIN"])
@@ -48,8 +49,8 @@ func watch(h *simHost, r *Rotator, do func(ctx context.Context, k decide.Hook) e
 		}
 		return do(ctx, k)
 	}
-	before := h.event
-	h.event = func(what string) error {
+	before := h.Event
+	h.Event = func(what string) error {
 		if call, ok := strings.CutPrefix(what, "call "); ok && call != "domains" && call != "pools" {
 			l.add(call)
 		}
@@ -59,8 +60,8 @@ func watch(h *simHost, r *Rotator, do func(ctx context.Context, k decide.Hook) e
 }
 
 func TestHooksStandAroundTheSteps(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, hooked())
 	l := watch(h, r, nil)
 	p := runAll(h, t, r)["web"]
@@ -77,7 +78,7 @@ func TestHooksStandAroundTheSteps(t *testing.T) {
 	for i, want := range []map[string]string{
 		{"VIRT_ROTATE_HOOK": "before", "VIRT_ROTATE_DOMAIN": "web", "VIRT_ROTATE_UUID": "uuid-of-web", "VIRT_ROTATE_POLICY": "p",
 			"VIRT_ROTATE_STATE": "running", "VIRT_ROTATE_STEPS": "snapshot drop-metadata merge redefine delete-file"},
-		{"VIRT_ROTATE_HOOK": "after", "VIRT_ROTATE_RESULT": "done", "VIRT_ROTATE_ERROR": "", "VIRT_ROTATE_SNAPSHOT": name(12),
+		{"VIRT_ROTATE_HOOK": "after", "VIRT_ROTATE_RESULT": "done", "VIRT_ROTATE_ERROR": "", "VIRT_ROTATE_SNAPSHOT": hosttest.Name(12),
 			"VIRT_ROTATE_MERGED_BYTES": fmt.Sprint(p.Ran.Merged), "VIRT_ROTATE_FREED_BYTES": fmt.Sprint(p.Ran.Freed),
 			"VIRT_ROTATE_STEPS": "snapshot drop-metadata merge redefine delete-file"},
 	} {
@@ -98,12 +99,12 @@ func TestHooksStandAroundTheSteps(t *testing.T) {
 }
 
 func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
-	db := h.add("db")
-	h.disk(db, "vda", "db.qcow2")
-	h.take(db, []int{9, 10, 11})
-	chain, snaps := fmt.Sprint(h.find("web").Disks), fmt.Sprint(h.find("web").Snapshots)
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
+	db := h.Add("db")
+	h.Disk(db, "vda", "db.qcow2")
+	h.Take(db, []int{9, 10, 11})
+	chain, snaps := fmt.Sprint(h.Find("web").Disks), fmt.Sprint(h.Find("web").Snapshots)
 	r := rotator(h, hooked())
 	watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.Before && k.Env["VIRT_ROTATE_DOMAIN"] == "web" {
@@ -130,10 +131,10 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 	if len(web.Hooks) != 2 || web.Hooks[0].Error == "" || web.Hooks[1].When != decide.Failed || web.Hooks[1].Error != "" {
 		t.Errorf("hooks %+v", web.Hooks)
 	}
-	if now := fmt.Sprint(h.find("web").Disks); now != chain {
+	if now := fmt.Sprint(h.Find("web").Disks); now != chain {
 		t.Errorf("the chain was %s, is %s", chain, now)
 	}
-	if now := fmt.Sprint(h.find("web").Snapshots); now != snaps {
+	if now := fmt.Sprint(h.Find("web").Snapshots); now != snaps {
 		t.Errorf("the snapshots were %s, are %s", snaps, now)
 	}
 	if intents, err := journal.In(r.Observer.StateDir).Load(); err != nil || len(intents) > 0 {
@@ -148,19 +149,19 @@ func TestABeforeHookThatFailsLeavesItsDomainUntouched(t *testing.T) {
 func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		build  func(h *simHost, web *simDomain)
+		build  func(h *hosttest.Host, web *hosttest.Domain)
 		event  string // the call that fails
 		hooks  []string
 		result string
 		told   string
 	}{
 		{"a step fails", one(9, 10, 11), "call merge", []string{"before web", "failed web"}, decide.ResultFailed, errSim.Error()},
-		{"refused", func(h *simHost, web *simDomain) { one(9, 10, 11)(h, web); web.ManagedSave = true }, "", []string{"failed web"}, decide.ResultRefused, "refused (managed-save)"},
-		{"a failure before any step", func(h *simHost, web *simDomain) { one(9)(h, web); web.beyondUs = true }, "call snapshot", []string{"before web", "failed web"}, decide.ResultFailed, errSim.Error()},
+		{"refused", func(h *hosttest.Host, web *hosttest.Domain) { one(9, 10, 11)(h, web); web.ManagedSave = true }, "", []string{"failed web"}, decide.ResultRefused, "refused (managed-save)"},
+		{"a failure before any step", func(h *hosttest.Host, web *hosttest.Domain) { one(9)(h, web); web.BeyondUs = true }, "call snapshot", []string{"before web", "failed web"}, decide.ResultFailed, errSim.Error()},
 	} {
-		h := newSim(t)
-		c.build(h, h.add("web"))
-		h.event = func(what string) error {
+		h := hosttest.New(t)
+		c.build(h, h.Add("web"))
+		h.Event = func(what string) error {
 			if what == c.event {
 				return errSim
 			}
@@ -181,8 +182,8 @@ func TestTheFailedHookIsToldOfFailuresAndRefusals(t *testing.T) {
 }
 
 func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, hooked())
 	l := watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.After {
@@ -202,11 +203,11 @@ func TestAnAfterHookThatFailsIsAWarning(t *testing.T) {
 // Once before was started, the run's end is told even when the run is interrupted; what was
 // not begun has nothing to tell.
 func TestAnInterruptedRunEndsWhatItBegan(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, hooked())
 	ctx, cancel := context.WithCancel(t.Context())
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what == "call merge" {
 			cancel()
 		}
@@ -254,14 +255,14 @@ func TestWhichHookEndsTheWork(t *testing.T) {
 
 // A hook may take hours: what was planned before it counts no more.
 func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
 	r := rotator(h, hooked())
 	l := watch(h, r, func(_ context.Context, k decide.Hook) error {
 		if k.When == decide.Before {
-			h.mu.Lock()
-			defer h.mu.Unlock()
+			h.Mu.Lock()
+			defer h.Mu.Unlock()
 			web.ManagedSave = true
 		}
 		return nil
@@ -273,15 +274,15 @@ func TestAfterTheBeforeHookAllIsDecidedAnew(t *testing.T) {
 }
 
 func TestAPlanTellsItsHooksAndRunsNone(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	r := rotator(h, hooked())
 	l := watch(h, r, nil)
 	p := planOf(h, t, r, "web")
 	if len(l.lines) > 0 || len(p.Hooks) != 2 || p.Hooks[0].When != decide.Before || p.Hooks[1].When != decide.After || p.Hooks[1].Command[0] != "/after" {
 		t.Errorf("%q %+v", l.lines, p.Hooks)
 	}
-	h.find("web").ManagedSave = true
+	h.Find("web").ManagedSave = true
 	if p = planOf(h, t, r, "web"); len(l.lines) > 0 || len(p.Hooks) != 1 || p.Hooks[0].When != decide.Failed {
 		t.Errorf("refused: %q %+v", l.lines, p.Hooks)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // A baton lets one of several goroutines run at a time. Each hands it on at every event
@@ -72,11 +73,11 @@ func (b *baton) end() {
 }
 
 // interleaved runs the rotation of n domains, one step of any of them at a time.
-func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[string]decide.Plan {
+func interleaved(t *testing.T, h *hosttest.Host, r *Rotator, n int, seed uint64) map[string]decide.Plan {
 	t.Helper()
 	b := &baton{rng: rand.New(rand.NewPCG(seed, 7))}
 	started := false
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what == "end of domains" && !started { // all is planned: the domains start
 			started, b.active = true, n
 			return nil
@@ -91,7 +92,7 @@ func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[s
 	r.Ended = func(decide.Plan) { b.end() }
 	r.Options.MaxParallel = n
 	plans := runAll(h, t, r)
-	h.event, r.crash, r.storages.blocked, r.Ended = func(string) error { return nil }, nil, nil, nil
+	h.Event, r.crash, r.storages.blocked, r.Ended = func(string) error { return nil }, nil, nil, nil
 	if len(plans) != n {
 		t.Fatalf("%d domains at work, want %d", len(plans), n)
 	}
@@ -103,30 +104,30 @@ func interleaved(t *testing.T, h *simHost, r *Rotator, n int, seed uint64) map[s
 
 // crowd builds domains in one directory: clones and others, running and shut off, some of
 // them with a branch that a restore has left.
-func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
-	h := newSim(t)
+func crowd(t *testing.T, seed uint64) (*hosttest.Host, *policy.Rule, int) {
+	h := hosttest.New(t)
 	rng := rand.New(rand.NewPCG(seed, 3))
 	r := rule(1 + rng.IntN(2))
 	if rng.IntN(2) == 0 {
-		h.cannotClone, r.Method = nil, policy.MethodGraft
+		h.CannotClone, r.Method = nil, policy.MethodGraft
 	}
-	h.create("golden.qcow2", nil)
-	h.pictures[h.img("golden.qcow2")] = h.read(h.img("golden.qcow2"))
+	h.Create("golden.qcow2", nil)
+	h.Pictures[h.Img("golden.qcow2")] = h.Read(h.Img("golden.qcow2"))
 	n := 2 + rng.IntN(3)
 	for i := range n {
-		d := h.add(fmt.Sprintf("web%d", i))
+		d := h.Add(fmt.Sprintf("web%d", i))
 		d.Agent = rng.IntN(2) == 0
 		if rng.IntN(2) == 0 {
-			h.disk(d, "vda", "golden.qcow2", d.Name+".qcow2")
+			h.Disk(d, "vda", "golden.qcow2", d.Name+".qcow2")
 		} else {
-			h.disk(d, "vda", d.Name+".qcow2")
+			h.Disk(d, "vda", d.Name+".qcow2")
 		}
 		if rng.IntN(2) == 0 {
-			h.disk(d, "vdb", d.Name+"-data.qcow2")
+			h.Disk(d, "vdb", d.Name+"-data.qcow2")
 		}
-		h.take(d, []int{6, 7, 8, 9})
+		h.Take(d, []int{6, 7, 8, 9})
 		if i == 0 || rng.IntN(2) == 0 {
-			goBack(h, t, d, name(6+rng.IntN(3)))
+			goBack(h, t, d, hosttest.Name(6+rng.IntN(3)))
 		}
 		if rng.IntN(4) == 0 {
 			d.State = host.ShutOff
@@ -136,40 +137,40 @@ func crowd(t *testing.T, seed uint64) (*simHost, *policy.Rule, int) {
 }
 
 // goBack restores a snapshot of the domain and starts it.
-func goBack(h *simHost, t *testing.T, d *simDomain, snapshot string) {
+func goBack(h *hosttest.Host, t *testing.T, d *hosttest.Domain, snapshot string) {
 	t.Helper()
 	d.State = host.ShutOff
 	p, err := rotator(h, rule(20)).Restore(context.Background(), d.Name, snapshot, decide.RestoreOptions{})
 	if err != nil || p.Result != decide.ResultDone {
 		t.Fatalf("%+v %v", p, err)
 	}
-	for target, state := range d.states[snapshot] {
-		d.want[target] = maps.Clone(state)
+	for target, state := range d.States[snapshot] {
+		d.Want[target] = maps.Clone(state)
 	}
 	d.State = host.Running
-	h.write(d, "vda", 3)
+	h.Write(d, "vda", 3)
 }
 
 // whole is all of what a run leaves, without the directory.
-func whole(h *simHost, t *testing.T, plans map[string]decide.Plan) string {
+func whole(h *hosttest.Host, t *testing.T, plans map[string]decide.Plan) string {
 	var out strings.Builder
-	for _, d := range h.domains {
+	for _, d := range h.Guests {
 		p := plans[d.Name]
-		fmt.Fprintf(&out, "%s %s %s %v\n", d.Name, p.Result, h.brief(p.Error), p.Refused)
+		fmt.Fprintf(&out, "%s %s %s %v\n", d.Name, p.Result, h.Brief(p.Error), p.Refused)
 		for _, line := range lines(h, t, p.Steps) {
 			fmt.Fprintln(&out, "  ", line)
 		}
 		for i := range d.Disks {
-			fmt.Fprintln(&out, "  ", d.Disks[i].Target, h.short(host.Paths(d.Disks[i].Chain)))
+			fmt.Fprintln(&out, "  ", d.Disks[i].Target, h.Short(host.Paths(d.Disks[i].Chain)))
 		}
 		for i := range d.Snapshots {
 			s := &d.Snapshots[i]
 			for _, sd := range s.Disks {
-				fmt.Fprintln(&out, "  ", h.brief(s.Name), s.Parent != "", sd.Target, h.short(sd.State), blockLines(h, h.read(sd.State[len(sd.State)-1])))
+				fmt.Fprintln(&out, "  ", h.Brief(s.Name), s.Parent != "", sd.Target, h.Short(sd.State), blockLines(h, h.Read(sd.State[len(sd.State)-1])))
 			}
 		}
 	}
-	fmt.Fprintln(&out, h.short(filesOf(h, t)))
+	fmt.Fprintln(&out, h.Short(filesOf(h, t)))
 	return out.String()
 }
 

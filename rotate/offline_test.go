@@ -10,15 +10,16 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // off is a host with one domain that is shut off and has snapshots of these hours.
-func off(t *testing.T, hours ...int) (*simHost, *simDomain) {
+func off(t *testing.T, hours ...int) (*hosttest.Host, *hosttest.Domain) {
 	t.Helper()
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(hours...)(h, web)
-	web.State, web.cut = host.ShutOff, true
+	web.State, web.Cut = host.ShutOff, true
 	return h, web
 }
 
@@ -38,11 +39,11 @@ func TestAGuestThatIsShutOffIsRotated(t *testing.T) {
 
 func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 	h, web := off(t, 9, 10)
-	h.change(web.Disks[0].Active().Path, func(i *simImage) { i.Blocks = blocks{} })
-	web.want["vda"] = h.read(web.Disks[0].Active().Path)
+	h.Change(web.Disks[0].Active().Path, func(i *hosttest.Image) { i.Blocks = hosttest.Blocks{} })
+	web.Want["vda"] = h.Read(web.Disks[0].Active().Path)
 	r := rotator(h, rule(7))
 	p := runAll(h, t, r)["web"]
-	if len(p.Steps) > 0 || !strings.Contains(p.Waiting, "nothing was written since "+name(10)) {
+	if len(p.Steps) > 0 || !strings.Contains(p.Waiting, "nothing was written since "+hosttest.Name(10)) {
 		t.Errorf("%+v", p)
 	}
 	r.Options = decide.Options{IgnoreEvery: true}
@@ -56,21 +57,21 @@ func TestAMergeThatIsCutOffWhileTheGuestIsOffIsDoneAgain(t *testing.T) {
 	web.State = host.ShutOff
 	runAll(h, t, r)
 	checkDone(h, t)
-	if slices.ContainsFunc(filesOf(h, t), func(f string) bool { return strings.Contains(f, name(9)) }) {
+	if slices.ContainsFunc(filesOf(h, t), func(f string) bool { return strings.Contains(f, hosttest.Name(9)) }) {
 		t.Error("the merged layer is still there")
 	}
 }
 
 // A guest that stops while it is moved to the base may have written to either.
 func TestAGuestThatStoppedInAPivotIsLeftAlone(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9)(h, web)
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
 	if !dieAt(h, rotator(h, nothing), "block of merge") {
 		t.Fatal("no merge")
 	}
-	h.afterCrash(jobsDie)
+	h.AfterCrash(hosttest.JobsDie)
 	web.State = host.ShutOff
 	p := runAll(h, t, rotator(h, nothing))["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeStopped || len(p.Steps) > 0 {
@@ -83,7 +84,7 @@ func TestAGuestThatStoppedInAPivotIsLeftAlone(t *testing.T) {
 
 func TestWhatTheEngineWouldRefuseIsRefusedBeforeAnythingIsDone(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	h.engineRefuses = errors.New("web.qcow2: refcounts are dirty")
+	h.EngineRefuses = errors.New("web.qcow2: refcounts are dirty")
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	p := runAll(h, t, r)["web"]
@@ -101,12 +102,12 @@ func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 		{host.ShutOff, host.Running, "call check"}, {host.ShutOff, host.Running, "call drop-metadata"}, {host.ShutOff, host.Running, "call engine"}, {host.ShutOff, host.Running, "call redefine"},
 		{host.Running, host.ShutOff, "call rehearse"}, {host.Running, host.ShutOff, "call drop-metadata"}, {host.Running, host.ShutOff, "call merge"}, {host.Running, host.ShutOff, "call redefine"},
 	} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
 		web.State = c.from
 		turned := false
-		h.event = func(what string) error {
+		h.Event = func(what string) error {
 			if what == c.at && !turned {
 				turned, web.State = true, c.to
 			}
@@ -126,7 +127,7 @@ func TestAGuestThatStartsOrStopsMeanwhileIsPlannedAnew(t *testing.T) {
 func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 	for _, last := range []int{0, 2} {
 		h, web := off(t, 9, 10, 11)
-		web.cut = false
+		web.Cut = false
 		policy := with(rule(last), func(r *policy.Rule) { r.Keep = policy.Keep{Last: last} })
 		r := rotator(h, policy)
 		r.Options = coalesce()
@@ -135,8 +136,8 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 			t.Fatal("the merge was not put on record")
 		}
 		web.State, web.Disks[0].Chain = host.Running, old // it was started on the old chain in that moment
-		h.qemu = map[string][]string{"vda": host.Paths(old)}
-		h.write(web, "vda", 3)
+		h.Qemu = map[string][]string{"vda": host.Paths(old)}
+		h.Write(web, "vda", 3)
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("keep %d: %+v", last, p)
 		}
@@ -148,7 +149,7 @@ func TestAStartThatOvertakesTheMergeTakesTheDomainBack(t *testing.T) {
 // delete what it wrote.
 func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 	h, web := off(t, 9)
-	web.cut = false
+	web.Cut = false
 	r := rotator(h, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }))
 	r.Options = coalesce()
 	top := web.Disks[0].Active().Path
@@ -156,7 +157,7 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 		t.Fatal("the merge was not put on record")
 	}
 	time.Sleep(20 * time.Millisecond) // more than a tick of the clock of files
-	h.change(top, func(i *simImage) { i.Blocks[3] = 999 })
+	h.Change(top, func(i *hosttest.Image) { i.Blocks[3] = 999 })
 	p := runAll(h, t, r)["web"]
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeLeftover || !slices.Contains(filesOf(h, t), top) {
 		t.Errorf("%+v", p)
@@ -165,17 +166,17 @@ func TestALayerThatWasWrittenToAfterItsMergeIsKept(t *testing.T) {
 
 func TestAStartThatIsUnderWayKeepsTheOldChain(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	web.cut = false
+	web.Cut = false
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	old := host.Paths(web.Disks[0].Chain)
-	h.starting = true
+	h.Starting = true
 	r.StartPatience = 50 * time.Millisecond
 	p := runAll(h, t, r)["web"]
 	if p.Result == decide.ResultDone || !slices.Equal(web.Disks[0].Inactive, old) {
 		t.Errorf("starts from %v: %+v", web.Disks[0].Inactive, p)
 	}
-	h.starting = false
+	h.Starting = false
 	runAll(h, t, r)
 	checkDone(h, t)
 }

@@ -13,32 +13,33 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // many adds domains with a disk each, half of them on the second file system.
-func many(h *simHost, n int) {
-	h.guests = rand.New(rand.NewPCG(1, 1))
+func many(h *hosttest.Host, n int) {
+	h.Writes = rand.New(rand.NewPCG(1, 1))
 	for i := range n {
-		d := h.add(fmt.Sprintf("web%d", i))
-		h.disk(d, "vda", []string{"img", "fs2"}[i%2]+fmt.Sprintf("/web%d.qcow2", i))
-		h.take(d, []int{8, 9, 10, 11})
+		d := h.Add(fmt.Sprintf("web%d", i))
+		h.Disk(d, "vda", []string{"img", "fs2"}[i%2]+fmt.Sprintf("/web%d.qcow2", i))
+		h.Take(d, []int{8, 9, 10, 11})
 	}
 }
 
 func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
-	h := newSim(t)
+	h := hosttest.New(t)
 	many(h, 8)
 	both := make(chan struct{}) // closed once merges run on both file systems
 	var once sync.Once
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		if what != "block of merge" {
 			return nil
 		}
-		h.mu.Lock()
-		if h.merging[1] > 0 && h.merging[2] > 0 {
+		h.Mu.Lock()
+		if h.Merging[1] > 0 && h.Merging[2] > 0 {
 			once.Do(func() { close(both) })
 		}
-		h.mu.Unlock()
+		h.Mu.Unlock()
 		select {
 		case <-both:
 		case <-time.After(5 * time.Second):
@@ -51,18 +52,18 @@ func TestOneMergeAtATimeOnAFileSystem(t *testing.T) {
 			t.Errorf("%s: %+v", name, p)
 		}
 	}
-	if h.mostAtOnce[1] != 1 || h.mostAtOnce[2] != 1 {
-		t.Errorf("merges at once, by file system: %v", h.mostAtOnce)
+	if h.MostAtOnce[1] != 1 || h.MostAtOnce[2] != 1 {
+		t.Errorf("merges at once, by file system: %v", h.MostAtOnce)
 	}
 	checkDone(h, t)
 }
 
 func TestManyDomainsInParallel(t *testing.T) {
-	h := newSim(t)
+	h := hosttest.New(t)
 	many(h, 16)
 	r := rotator(h, rule(2))
 	for n := 12; n < 15; n++ {
-		h.now = hour(n)
+		h.Now = hosttest.Hour(n)
 		for name, p := range runAll(h, t, r) {
 			if p.Result != decide.ResultDone {
 				t.Errorf("%s: %+v", name, p)
@@ -75,13 +76,13 @@ func TestManyDomainsInParallel(t *testing.T) {
 // Disks of several domains often have one name; in one overlay directory they
 // must not get in each other's way.
 func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
-	h := newSim(t)
+	h := hosttest.New(t)
 	for i := range 4 {
-		must(mkdir(h.img(fmt.Sprintf("far/%d", i))))
-		h.disk(h.add(fmt.Sprintf("web%d", i)), "vda", fmt.Sprintf("far/%d/disk.qcow2", i))
+		hosttest.Must(mkdir(h.Img(fmt.Sprintf("far/%d", i))))
+		h.Disk(h.Add(fmt.Sprintf("web%d", i)), "vda", fmt.Sprintf("far/%d/disk.qcow2", i))
 	}
-	r := rotator(h, with(rule(2), func(r *policy.Rule) { r.OverlayDir = filepath.Join(h.dir, "fs2") }))
-	r.Observer.Scan = []string{filepath.Join(h.dir, "fs2")}
+	r := rotator(h, with(rule(2), func(r *policy.Rule) { r.OverlayDir = filepath.Join(h.Dir, "fs2") }))
+	r.Observer.Scan = []string{filepath.Join(h.Dir, "fs2")}
 	all := make(chan struct{}, 4)
 	r.crash = func(place string) { // all decide before one goes on
 		if place == "before snapshot" {
@@ -93,7 +94,7 @@ func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
 	}
 	for name, p := range runAll(h, t, r) {
 		if p.Result != decide.ResultDone {
-			t.Errorf("%s: %s %s", name, p.Result, h.brief(p.Error))
+			t.Errorf("%s: %s %s", name, p.Result, h.Brief(p.Error))
 		}
 	}
 	checkData(h, t)
@@ -102,10 +103,10 @@ func TestParallelDomainsDoNotShareOverlayNames(t *testing.T) {
 func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
 	places := []string{"call merge", "block of merge", "call snapshot", "call drop-metadata", "call redefine"}
 	for _, place := range places {
-		h := newSim(t)
+		h := hosttest.New(t)
 		many(h, 3)
 		ctx, cancel := context.WithCancel(context.Background())
-		h.event = func(what string) error {
+		h.Event = func(what string) error {
 			if what == place {
 				cancel()
 			}
@@ -121,7 +122,7 @@ func TestACancelledRunStopsAndTheNextFinishes(t *testing.T) {
 			}
 		}
 		checkData(h, t)
-		h.event = func(string) error { return nil }
+		h.Event = func(string) error { return nil }
 		finishes(h, t, rule(2), decide.Options{})
 		checkDone(h, t)
 	}
@@ -154,7 +155,7 @@ func TestAStorageLockWaitsOnlyForItsFileSystem(t *testing.T) {
 // One domain at a time, if that is wanted; and the figures of the run.
 func TestMaxParallelBoundsTheDomainsAtWork(t *testing.T) {
 	for _, limit := range []int{1, 3} {
-		h := newSim(t)
+		h := hosttest.New(t)
 		many(h, 6)
 		var mu sync.Mutex
 		at, most := map[string]bool{}, 0

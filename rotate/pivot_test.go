@@ -7,14 +7,15 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // missedPivot lets libvirt miss that QEMU has moved the guest onto the base
 // of an active commit.
-func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
+func missedPivot(t *testing.T) (*hosttest.Host, *hosttest.Domain, *Rotator, []host.Layer) {
 	t.Helper()
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(11)(h, web)
 	old := slices.Clone(web.Disks[0].Chain)
 	none := rule(0)
@@ -24,7 +25,7 @@ func missedPivot(t *testing.T) (*simHost, *simDomain, *Rotator, []host.Layer) {
 	if !dieAt(h, r, "end of pivot") {
 		t.Fatal("no pivot")
 	}
-	h.afterCrash(jobsDie)
+	h.AfterCrash(hosttest.JobsDie)
 	web.Disks[0].Chain, web.Disks[0].Inactive = old, host.Paths(old)
 	return h, web, r, old
 }
@@ -37,7 +38,7 @@ func TestAGuestWhosePivotLibvirtMissedStartsFromTheBase(t *testing.T) {
 	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeRestart || p.Refused[0].Path != base || p.Result != decide.ResultPartly {
 		t.Fatalf("%+v", p)
 	}
-	if found := decide.Diagnose(see(h, t), nil, noPolicies, hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) ||
+	if found := decide.Diagnose(see(h, t), nil, noPolicies, hosttest.Hour(12)); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindRestart }) ||
 		slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindConfig }) {
 		t.Errorf("doctor: %+v", found)
 	}
@@ -65,7 +66,7 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 		"it writes to nothing that is locked":       {1, false, false},
 	} {
 		h, web, r, old := missedPivot(t)
-		h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(old[:c.chain])}
+		h.Qemu = map[string][]string{web.Disks[0].Target: host.Paths(old[:c.chain])}
 		if c.locked {
 			holdBytes(t, old[0].Path, 100, 2)
 			holdBytes(t, old[1].Path, 100, 2)
@@ -79,12 +80,12 @@ func TestQEMUsWordDecidesWhatAGuestRunsOn(t *testing.T) {
 
 func TestAGuestThatQEMURunsOnTheOldChainIsMergedAgain(t *testing.T) {
 	h, web, r := missed(t)
-	h.qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
+	h.Qemu = map[string][]string{web.Disks[0].Target: host.Paths(web.Disks[0].Chain)}
 	if p := planOf(h, t, r, "web"); len(p.Refused) > 0 || !slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge }) {
 		t.Errorf("%+v", p)
 	}
-	h.qemu[web.Disks[0].Target] = slices.Delete(host.Paths(web.Disks[0].Chain), 1, 2)
-	hold(t, h.img("web."+name(9)+".qcow2")) // open, but in no chain
+	h.Qemu[web.Disks[0].Target] = slices.Delete(host.Paths(web.Disks[0].Chain), 1, 2)
+	hold(t, h.Img("web."+hosttest.Name(9)+".qcow2")) // open, but in no chain
 	if p := planOf(h, t, r, "web"); len(p.Refused) == 0 || p.Refused[0].Code != host.CodeRestart {
 		t.Errorf("%+v", p)
 	}

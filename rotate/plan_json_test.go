@@ -9,6 +9,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // The keys are a contract with the scripts of administrators.
@@ -31,12 +32,12 @@ func TestTheKeysOfAPlanInJSON(t *testing.T) {
 
 // Each operation has the keys that mean something for it, and no others; lists are never null.
 func TestTheKeysOfEachStepInJSON(t *testing.T) {
-	h := newSim(t)
-	one(10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(10, 11)(h, h.Add("web"))
 	data, err := json.Marshal(planOf(h, t, rotator(h, rule(2)), "web"))
-	must(err)
+	hosttest.Must(err)
 	var p struct{ Steps []map[string]any }
-	must(json.Unmarshal(data, &p))
+	hosttest.Must(json.Unmarshal(data, &p))
 	have := map[string]string{}
 	for _, s := range p.Steps {
 		have[s["op"].(string)] = strings.Join(slices.Sorted(maps.Keys(s)), " ")
@@ -51,12 +52,12 @@ func TestTheKeysOfEachStepInJSON(t *testing.T) {
 	if !maps.Equal(have, want) {
 		t.Errorf("%v, want %v", have, want)
 	}
-	h = newSim(t)
-	one(12)(h, h.add("web"))
+	h = hosttest.New(t)
+	one(12)(h, h.Add("web"))
 	idle := runAll(h, t, rotator(h, rule(2)))["web"]
-	idle.Ran.Start, idle.Ran.End, idle.Ran.Allocated = hour(12), hour(13), 4096
+	idle.Ran.Start, idle.Ran.End, idle.Ran.Allocated = hosttest.Hour(12), hosttest.Hour(13), 4096
 	data, err = json.Marshal(idle)
-	must(err)
+	hosttest.Must(err)
 	if string(data) != `{"name":"web","policy":"p","state":"running","steps":[],"refused":[],"result":"nothing-to-do",`+
 		`"ran":{"start":"2026-01-01T12:00:00Z","end":"2026-01-01T13:00:00Z","uuid":"uuid-of-web","merged":0,"freed":0,"allocated":4096,"layers":2}}` {
 		t.Errorf("%s", data)

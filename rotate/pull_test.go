@@ -10,17 +10,18 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // middle has snapshots of half an hour each, of which the policy drops those in
 // between, on a guest in the given state.
-func middle(t *testing.T, state host.State) (*simHost, *simDomain) {
+func middle(t *testing.T, state host.State) (*hosttest.Host, *hosttest.Domain) {
 	t.Helper()
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(8, 9, 10, 11)(h, web)
 	for i := range web.Snapshots {
-		web.Snapshots[i].Time = hour(1).Add(time.Duration(i) * 30 * time.Minute)
+		web.Snapshots[i].Time = hosttest.Hour(1).Add(time.Duration(i) * 30 * time.Minute)
 	}
 	web.State = state
 	return h, web
@@ -29,8 +30,8 @@ func middle(t *testing.T, state host.State) (*simHost, *simDomain) {
 func hourly(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }
 
 // fat makes an image take more space than the others.
-func fat(h *simHost, path string) {
-	h.change(path, func(i *simImage) {
+func fat(h *hosttest.Host, path string) {
+	h.Change(path, func(i *hosttest.Image) {
 		for b := 1000; b < 3000; b++ {
 			i.Blocks[b] = b
 		}
@@ -41,8 +42,8 @@ func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
 	h, web := middle(t, host.ShutOff)
 	upper := web.Disks[0].Chain[3].Path // S10's overlay: it has the state of S11
 	fat(h, upper)
-	web.states[name(11)]["vda"] = h.read(upper)
-	web.want["vda"] = h.read(web.Disks[0].Active().Path)
+	web.States[hosttest.Name(11)]["vda"] = h.Read(upper)
+	web.Want["vda"] = h.Read(web.Disks[0].Active().Path)
 	r := rotator(h, with(rule(1), hourly))
 	r.Options = coalesce()
 	wantSteps(h, t, runAll(h, t, r)["web"], `
@@ -58,7 +59,7 @@ func TestASmallLayerIsPulledIntoALargeOne(t *testing.T) {
 		redefine S11
 		delete web.S9`)
 	checkDone(h, t)
-	if s := web.Snapshot(name(9)); s.Disks[0].Overlay != upper {
+	if s := web.Snapshot(hosttest.Name(9)); s.Disks[0].Overlay != upper {
 		t.Errorf("the overlay that came with %s is %s by its metadata", s.Name, s.Disks[0].Overlay)
 	}
 }
@@ -108,13 +109,13 @@ func TestALiveGuestsActiveLayerIsPulledInto(t *testing.T) {
 
 func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 	for _, state := range []host.State{host.ShutOff, host.Running} {
-		h := newSim(t)
+		h := hosttest.New(t)
 		golden(h)
-		web := h.find("web")
+		web := h.Find("web")
 		web.State = state
 		r := rotator(h, rule(7))
 		r.Options = decide.Options{NoSnapshot: true, Detach: true}
-		before := h.load(h.img("golden.qcow2"))
+		before := h.Load(h.Img("golden.qcow2"))
 		p := runAll(h, t, r)["web"]
 		want := "offline-pull vda: golden into web\nredefine S9\nredefine S10\nredefine S11"
 		if state == host.Running {
@@ -125,25 +126,25 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 			t.Errorf("%s: %s", state, p.Steps[0].Reason)
 		}
 		checkDone(h, t)
-		chain := h.walk(web.Disks[0].Active().Path)
+		chain := h.Walk(web.Disks[0].Active().Path)
 		if n := map[host.State]int{host.ShutOff: 4, host.Running: 1}[state]; len(chain) != n {
 			t.Errorf("%s: %v", state, chain)
 		}
-		if after := h.load(h.img("golden.qcow2")); len(after.Blocks) != len(before.Blocks) {
+		if after := h.Load(h.Img("golden.qcow2")); len(after.Blocks) != len(before.Blocks) {
 			t.Errorf("%s: the shared image has changed", state)
 		}
 		if again := runAll(h, t, r)["web"]; len(again.Steps) > 0 {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
-		h.now = h.now.Add(time.Hour)
+		h.Now = h.Now.Add(time.Hour)
 		r.Match, r.Options = rotator(h, rule(3)).Match, decide.Options{}
 		for range 6 { // the snapshots go one by one, and their layers with them
 			runAll(h, t, r)
 			checkData(h, t)
-			h.now = h.now.Add(2 * time.Hour)
+			h.Now = h.Now.Add(2 * time.Hour)
 		}
 		if state == host.Running { // the image that the domain was given stays, though nobody uses it
-			must(os.Remove(h.img("web.qcow2")))
+			hosttest.Must(os.Remove(h.Img("web.qcow2")))
 		}
 		checkDone(h, t)
 		if top := filepath.Base(web.Disks[0].Active().Path); strings.Count(top, "T") != 1 || !strings.HasPrefix(top, "web.p-") {
@@ -154,10 +155,10 @@ func TestAGuestIsDetachedFromASharedImage(t *testing.T) {
 
 // What a domain does not share stays as it is.
 func TestADiskOfItsOwnIsNotDetached(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10)(h, web)
-	h.foreign(web, "mine", 11)
+	h.Foreign(web, "mine", 11)
 	r := rotator(h, with(rule(7), func(r *policy.Rule) { r.Detach = true }))
 	r.Options = coalesce()
 	if p := runAll(h, t, r)["web"]; len(p.Steps) > 0 {
@@ -166,9 +167,9 @@ func TestADiskOfItsOwnIsNotDetached(t *testing.T) {
 }
 
 func TestADetachThatDoesNotFitIsRefused(t *testing.T) {
-	h := newSim(t)
+	h := hosttest.New(t)
 	golden(h)
-	fat(h, h.img("golden.qcow2"))
+	fat(h, h.Img("golden.qcow2"))
 	r := rotator(h, with(rule(7), func(r *policy.Rule) { r.Detach, r.MinFree = true, policy.MinFree{Percent: 50} }))
 	r.Options = coalesce()
 	p := runAll(h, t, r)["web"]

@@ -6,30 +6,33 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // A decision rests on the world alone: what becomes of the files afterwards is no matter
 // to it. A symbolic link by which the metadata names a layer has gone, all images have.
 func TestADecisionRestsOnTheWorldAlone(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
-	link := h.img("by-another-name.qcow2")
-	must(os.Symlink(h.img("web.qcow2"), link))
+	link := h.Img("by-another-name.qcow2")
+	hosttest.Must(os.Symlink(h.Img("web.qcow2"), link))
 	web.Snapshots[0].Disks[0].State = []string{link}
 	w := see(h, t)
-	decide := func() decide.Plan { return decide.Decide(w, w.Domain("web"), rule(1), hour(12), decide.Options{}) }
+	decide := func() decide.Plan {
+		return decide.Decide(w, w.Domain("web"), rule(1), hosttest.Hour(12), decide.Options{})
+	}
 	first := decide()
 	if len(first.Steps) == 0 || len(first.Refused) > 0 {
 		t.Fatalf("%+v", first)
 	}
-	must(os.Remove(link))
+	hosttest.Must(os.Remove(link))
 	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
 		t.Errorf("without the link:\n%v %+v\nbefore:\n%v", lines(h, t, again.Steps), again.Refused, lines(h, t, first.Steps))
 	}
-	must(os.RemoveAll(h.dir))
+	hosttest.Must(os.RemoveAll(h.Dir))
 	if again := decide(); !slices.Equal(again.Steps, first.Steps) || !slices.Equal(again.Refused, first.Refused) {
 		t.Errorf("without any file:\n%v %+v\nbefore:\n%v", lines(h, t, again.Steps), again.Refused, lines(h, t, first.Steps))
 	}
-	must(os.Mkdir(h.dir, 0o700))
+	hosttest.Must(os.Mkdir(h.Dir, 0o700))
 }

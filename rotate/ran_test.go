@@ -8,6 +8,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 func allocated(t *testing.T, path string) int64 {
@@ -20,11 +21,11 @@ func allocated(t *testing.T, path string) int64 {
 }
 
 func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.disk(web, "vdb", "data.qcow2")
-	h.take(web, []int{9, 10, 11})
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Disk(web, "vdb", "data.qcow2")
+	h.Take(web, []int{9, 10, 11})
 	var gone int64
 	for i := range web.Disks {
 		gone += allocated(t, web.Disks[i].Chain[1].Path) + allocated(t, web.Disks[i].Chain[2].Path)
@@ -58,10 +59,10 @@ func TestARunTellsWhatItMergedAndFreed(t *testing.T) {
 
 // A domain that fails is told, too, with what was done until then.
 func TestARunThatFailsTellsWhatItDid(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	merged := false
-	h.event = func(what string) error {
+	h.Event = func(what string) error {
 		merged = merged || what == "block of merge"
 		if what == "call redefine" && merged {
 			return errSim

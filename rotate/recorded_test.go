@@ -11,6 +11,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -32,21 +33,21 @@ var notInNames = regexp.MustCompile(`[^a-z0-9]+`)
 
 // record sees that a world that is saved is decided on as the one that was seen, and
 // keeps it as test data if that is wanted.
-func record(h *simHost, t *testing.T, name string, rule *policy.Rule, o decide.Options) {
+func record(h *hosttest.Host, t *testing.T, name string, rule *policy.Rule, o decide.Options) {
 	t.Helper()
 	w := see(h, t)
-	now := h.clock()
+	now := h.Clock()
 	p := decide.Decide(w, w.Domain("web"), rule, now, o)
 	data, err := json.MarshalIndent(recorded{w, inTOML(rule), o, now, p.Steps, p.Refused}, "", " ")
-	must(err)
-	text := []byte(strings.ReplaceAll(string(data), h.dir, recordedHome))
+	hosttest.Must(err)
+	text := []byte(strings.ReplaceAll(string(data), h.Dir, recordedHome))
 	decideRecorded(t, text)
 	if name == "" || os.Getenv("VIRT_ROTATE_RECORD") == "" {
 		return
 	}
 	file := filepath.Join("testdata", "worlds", strings.Trim(notInNames.ReplaceAllString(strings.ToLower(name), "-"), "-")+".json")
-	must(os.MkdirAll(filepath.Dir(file), 0o755))
-	must(os.WriteFile(file, append(text, '\n'), 0o644))
+	hosttest.Must(os.MkdirAll(filepath.Dir(file), 0o755))
+	hosttest.Must(os.WriteFile(file, append(text, '\n'), 0o644))
 }
 
 // inTOML is a policy file with the rule.
@@ -60,14 +61,14 @@ func inTOML(rule *policy.Rule) string {
 func decideRecorded(t *testing.T, text []byte) {
 	t.Helper()
 	var r recorded
-	must(json.Unmarshal(text, &r))
+	hosttest.Must(json.Unmarshal(text, &r))
 	f, err := policy.Parse("recorded", []byte(r.Rule))
-	must(err)
+	hosttest.Must(err)
 	p := decide.Decide(r.World, r.World.Domain("web"), &f.Rules[0], r.Now, r.Options)
 	have, err := json.MarshalIndent([]any{p.Steps, p.Refused}, "", " ")
-	must(err)
+	hosttest.Must(err)
 	want, err := json.MarshalIndent([]any{r.Steps, r.Refused}, "", " ")
-	must(err)
+	hosttest.Must(err)
 	if string(have) != string(want) {
 		t.Errorf("decided again:\n%s\nrecorded:\n%s", have, want)
 	}
@@ -75,14 +76,14 @@ func decideRecorded(t *testing.T, text []byte) {
 
 func TestRecordedWorldsAreDecidedAsTheyWere(t *testing.T) {
 	files, err := filepath.Glob("testdata/worlds/*.json")
-	must(err)
+	hosttest.Must(err)
 	if len(files) < 20 {
 		t.Fatalf("%d recorded worlds only", len(files))
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			text, err := os.ReadFile(file)
-			must(err)
+			hosttest.Must(err)
 			decideRecorded(t, text)
 		})
 	}

@@ -11,21 +11,22 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // back restores a snapshot of web and lets the simulation know what its disks must
 // read from now on.
-func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string, o decide.RestoreOptions) decide.Plan {
+func back(t *testing.T, h *hosttest.Host, r *Rotator, web *hosttest.Domain, snapshot string, o decide.RestoreOptions) decide.Plan {
 	t.Helper()
 	p, err := r.Restore(t.Context(), "web", snapshot, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.Result == decide.ResultDone && !o.Plan {
-		for target, state := range web.states[snapshot] {
+		for target, state := range web.States[snapshot] {
 			if host.DiskOf(&web.Domain, target) != nil {
-				web.want[target] = maps.Clone(state)
+				web.Want[target] = maps.Clone(state)
 			}
 		}
 	}
@@ -36,29 +37,29 @@ func back(t *testing.T, h *simHost, r *Rotator, web *simDomain, snapshot string,
 func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := rotator(h, rule(7))
-	dry := back(t, h, r, web, name(10), decide.RestoreOptions{Plan: true})
-	present := maps.Clone(web.want["vda"])
-	p := back(t, h, r, web, name(10), decide.RestoreOptions{})
+	dry := back(t, h, r, web, hosttest.Name(10), decide.RestoreOptions{Plan: true})
+	present := maps.Clone(web.Want["vda"])
+	p := back(t, h, r, web, hosttest.Name(10), decide.RestoreOptions{})
 	if p.Result != decide.ResultDone || len(p.Steps) != len(dry.Steps) || p.Steps[0].Op != decide.OpSnapshot || p.Steps[1].Op != decide.OpSwitch {
 		t.Fatalf("%+v\nplanned %+v", p, dry)
 	}
-	if len(web.Snapshots) != 4 || len(web.states) != 4 {
+	if len(web.Snapshots) != 4 || len(web.States) != 4 {
 		t.Errorf("snapshots: %+v", web.Snapshots)
 	}
 	newest := web.Snapshots[3].Name
-	if got := web.states[newest]["vda"]; !slices.Equal(blockLines(h, got), blockLines(h, present)) {
+	if got := web.States[newest]["vda"]; !slices.Equal(blockLines(h, got), blockLines(h, present)) {
 		t.Errorf("the present state is kept as %v, it was %v", got, present)
 	}
 	// Rotation goes on: on the new branch, and with the old one.
-	web.State, web.cut = host.Running, false
-	h.write(web, "vda", 5)
+	web.State, web.Cut = host.Running, false
+	h.Write(web, "vda", 5)
 	for n := range 6 {
-		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		h.Now = h.Now.Add(2 * hosttest.Hour(1).Sub(hosttest.Hour(0)))
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Fatalf("%+v", p)
 		}
 		checkData(h, t)
-		h.write(web, "vda", n)
+		h.Write(web, "vda", n)
 	}
 	for _, s := range web.Snapshots { // libvirt's own operations need them
 		if !slices.Contains(filesOf(h, t), s.OverlayOf("vda")) {
@@ -69,10 +70,10 @@ func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 
 func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 	h, web := off(t, 9, 10)
-	web.cut = false
+	web.Cut = false
 	before, files := slices.Clone(web.Disks[0].Inactive), filesOf(h, t)
-	h.starting = true
-	p := back(t, h, rotator(h, rule(7)), web, name(9), decide.RestoreOptions{DiscardNewer: true})
+	h.Starting = true
+	p := back(t, h, rotator(h, rule(7)), web, hosttest.Name(9), decide.RestoreOptions{DiscardNewer: true})
 	if p.Result != decide.ResultFailed || !strings.Contains(p.Error, "started meanwhile") || !slices.Equal(web.Disks[0].Inactive, before) || !slices.Equal(filesOf(h, t), files) {
 		t.Errorf("%+v, starts from %v", p, web.Disks[0].Inactive)
 	}
@@ -82,19 +83,19 @@ func TestAStartThatIsUnderWayIsNotRestored(t *testing.T) {
 func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := rotator(h, rule(7))
-	back(t, h, r, web, name(9), decide.RestoreOptions{})
+	back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{})
 	if n := len(filesOf(h, t)); n != 6 { // base, three overlays, that of the present, the new one
 		t.Fatalf("%d files: %q", n, filesOf(h, t))
 	}
-	web.State, web.cut = host.Running, false
-	h.write(web, "vda", 5)
+	web.State, web.Cut = host.Running, false
+	h.Write(web, "vda", 5)
 	two := with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1} })
 	r = rotator(h, two)
 	for range 6 {
-		h.now = h.now.Add(2 * hour(1).Sub(hour(0)))
+		h.Now = h.Now.Add(2 * hosttest.Hour(1).Sub(hosttest.Hour(0)))
 		runAll(h, t, r)
 		checkData(h, t)
-		h.write(web, "vda", 6)
+		h.Write(web, "vda", 6)
 	}
 	if n := len(filesOf(h, t)); n > 3 {
 		t.Errorf("%d files are left: %q", n, filesOf(h, t))
@@ -104,7 +105,7 @@ func TestABranchThatNobodyKeepsIsCollected(t *testing.T) {
 func TestRestoreThatDiscardsTheNewer(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := rotator(h, rule(7))
-	p := back(t, h, r, web, name(9), decide.RestoreOptions{DiscardNewer: true})
+	p := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{DiscardNewer: true})
 	if p.Result != decide.ResultDone || len(web.Snapshots) != 1 {
 		t.Fatalf("%+v, %+v", p, web.Snapshots)
 	}
@@ -124,11 +125,11 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 		for second := 9; second <= first; second++ {
 			h, web := off(t, 9, 10, 11)
 			r := rotator(h, rule(7))
-			back(t, h, r, web, name(first), decide.RestoreOptions{})
-			web.cut = false
-			h.write(web, "vda", 5)
-			h.now = h.now.Add(2 * time.Hour)
-			p := back(t, h, r, web, name(second), decide.RestoreOptions{DiscardNewer: true})
+			back(t, h, r, web, hosttest.Name(first), decide.RestoreOptions{})
+			web.Cut = false
+			h.Write(web, "vda", 5)
+			h.Now = h.Now.Add(2 * time.Hour)
+			p := back(t, h, r, web, hosttest.Name(second), decide.RestoreOptions{DiscardNewer: true})
 			if p.Result != decide.ResultDone {
 				t.Errorf("to %d, then to %d: %+v", first, second, p)
 			}
@@ -150,16 +151,16 @@ func TestRestoreThatDiscardsBranches(t *testing.T) {
 // A disk that was taken out since the snapshot stays out; the others go back.
 func TestTheDisksThatAreLeftGoBack(t *testing.T) {
 	for _, o := range []decide.RestoreOptions{{}, {DiscardNewer: true}, {Plan: true}} {
-		h := newSim(t)
-		web := h.add("web")
-		h.disk(web, "vda", "web.qcow2")
-		h.disk(web, "vdb", "data.qcow2")
-		h.take(web, []int{9, 10})
+		h := hosttest.New(t)
+		web := h.Add("web")
+		h.Disk(web, "vda", "web.qcow2")
+		h.Disk(web, "vdb", "data.qcow2")
+		h.Take(web, []int{9, 10})
 		web.State = host.ShutOff
 		web.Disks = web.Disks[:1]
-		delete(web.want, "vdb")
+		delete(web.Want, "vdb")
 		before := filesOf(h, t)
-		p := back(t, h, rotator(h, rule(7)), web, name(9), o)
+		p := back(t, h, rotator(h, rule(7)), web, hosttest.Name(9), o)
 		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "has the disk vdb, the domain has not") || !strings.Contains(p.Warnings[0], "data.qcow2") {
 			t.Errorf("%+v: warnings %q", o, p.Warnings)
 		}
@@ -177,16 +178,16 @@ func TestTheDisksThatAreLeftGoBack(t *testing.T) {
 func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 	for n := 1; ; n++ {
 		h, web := off(t, 9, 10)
-		h.disk(web, "vdb", "data.raw")
-		h.take(web, []int{11})
-		web.cut = false
+		h.Disk(web, "vdb", "data.raw")
+		h.Take(web, []int{11})
+		web.Cut = false
 		r := rotator(h, rule(7))
 		count := 0
 		first, states := map[string]string{}, map[string]string{}
 		for _, d := range web.Disks {
 			first[d.Target], states[d.Target] = d.Active().Path, d.Chain[len(d.Chain)-2].Path
 		}
-		died := dieWith(h, r, func() { _, _ = r.Restore(t.Context(), "web", name(11), decide.RestoreOptions{}) }, func(string) bool { count++; return count == n })
+		died := dieWith(h, r, func() { _, _ = r.Restore(t.Context(), "web", hosttest.Name(11), decide.RestoreOptions{}) }, func(string) bool { count++; return count == n })
 		if !died {
 			if n < 20 {
 				t.Errorf("only %d places to die at", n-1)
@@ -195,8 +196,8 @@ func TestARestoreThatDiesAnywhereIsAllOrNothing(t *testing.T) {
 		}
 		switched := 0
 		for _, d := range web.Disks {
-			if d.Active().Path != first[d.Target] && h.load(d.Active().Path).Backing == states[d.Target] {
-				web.want[d.Target] = maps.Clone(web.states[name(11)][d.Target])
+			if d.Active().Path != first[d.Target] && h.Load(d.Active().Path).Backing == states[d.Target] {
+				web.Want[d.Target] = maps.Clone(web.States[hosttest.Name(11)][d.Target])
 				switched++
 			}
 		}
@@ -220,11 +221,11 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 		h, web := off(t, 9, 10, 11)
 		r := rotator(h, rule(3))
 		r.Options = decide.Options{IgnoreEvery: true}
-		back(t, h, rotator(h, rule(7)), web, name(to), decide.RestoreOptions{})
-		web.State, web.cut = host.Running, false
+		back(t, h, rotator(h, rule(7)), web, hosttest.Name(to), decide.RestoreOptions{})
+		web.State, web.Cut = host.Running, false
 		for range 8 {
-			h.write(web, "vda", h.written%16)
-			h.now = h.now.Add(hour(1).Sub(hour(0)))
+			h.Write(web, "vda", h.Written%16)
+			h.Now = h.Now.Add(hosttest.Hour(1).Sub(hosttest.Hour(0)))
 			if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 				t.Errorf("back to %d: %+v", to, p)
 			}
@@ -240,21 +241,21 @@ func TestABranchKeepsItsStatesWhileOthersGo(t *testing.T) {
 // The configuration goes back with the disks, and comes back when they do.
 func TestRestoreWithTheConfiguration(t *testing.T) {
 	h, web := off(t, 9, 10)
-	web.cut = false
+	web.Cut = false
 	r := rotator(h, rule(7))
-	h.starting = true
-	if p := back(t, h, r, web, name(9), decide.RestoreOptions{WithConfig: true}); p.Result != decide.ResultFailed || web.config != "" {
-		t.Errorf("started meanwhile: %+v, configuration of %q", p, web.config)
+	h.Starting = true
+	if p := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{WithConfig: true}); p.Result != decide.ResultFailed || web.Config != "" {
+		t.Errorf("started meanwhile: %+v, configuration of %q", p, web.Config)
 	}
-	h.starting = false
-	h.disk(web, "vdb", "new.qcow2")
-	p := back(t, h, r, web, name(9), decide.RestoreOptions{WithConfig: true})
+	h.Starting = false
+	h.Disk(web, "vdb", "new.qcow2")
+	p := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{WithConfig: true})
 	last := p.Steps[len(p.Steps)-1]
-	if p.Result != decide.ResultDone || web.config != name(9) || last.Op != decide.OpConfigure || !strings.Contains(last.Reason, "has no vdb") {
-		t.Errorf("%+v, configuration of %q", p, web.config)
+	if p.Result != decide.ResultDone || web.Config != hosttest.Name(9) || last.Op != decide.OpConfigure || !strings.Contains(last.Reason, "has no vdb") {
+		t.Errorf("%+v, configuration of %q", p, web.Config)
 	}
 	web.Disks = web.Disks[1:]
-	p, err := r.Restore(t.Context(), "web", name(10), decide.RestoreOptions{WithConfig: true})
+	p, err := r.Restore(t.Context(), "web", hosttest.Name(10), decide.RestoreOptions{WithConfig: true})
 	if err != nil || len(p.Refused) == 0 || p.Refused[0].Code != host.CodeNoDisk {
 		t.Errorf("without the disk: %+v, %v", p, err)
 	}
@@ -262,18 +263,18 @@ func TestRestoreWithTheConfiguration(t *testing.T) {
 
 // branched has a guest that went back, with snapshots in the middle of the branch that
 // the policy drops.
-func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
+func branched(t *testing.T) (*hosttest.Host, *hosttest.Domain, *Rotator) {
 	t.Helper()
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "web.qcow2")
-	h.disk(web, "vdb", "data.raw")
-	h.take(web, []int{6, 7, 8, 9, 10})
-	web.State, web.cut = host.ShutOff, true
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "web.qcow2")
+	h.Disk(web, "vdb", "data.raw")
+	h.Take(web, []int{6, 7, 8, 9, 10})
+	web.State, web.Cut = host.ShutOff, true
 	r := rotator(h, rule(20))
-	back(t, h, r, web, name(6), decide.RestoreOptions{})
+	back(t, h, r, web, hosttest.Name(6), decide.RestoreOptions{})
 	for i := range web.Snapshots { // 6 and 7, 8 and 9, 10 and the present are of one hour each
-		web.Snapshots[i].Time = hour(1).Add(time.Duration(i) * 30 * time.Minute)
+		web.Snapshots[i].Time = hosttest.Hour(1).Add(time.Duration(i) * 30 * time.Minute)
 	}
 	r = rotator(h, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }))
 	r.Options = coalesce()
@@ -283,9 +284,9 @@ func branched(t *testing.T) (*simHost, *simDomain, *Rotator) {
 func TestLayersOfABranchAreMerged(t *testing.T) {
 	for _, state := range []host.State{host.ShutOff, host.Running} {
 		h, web, r := branched(t)
-		web.State, web.cut = state, state == host.ShutOff
+		web.State, web.Cut = state, state == host.ShutOff
 		if state == host.Running {
-			h.write(web, "vda", 5)
+			h.Write(web, "vda", 5)
 		}
 		p := runAll(h, t, r)["web"]
 		merged := 0
@@ -305,15 +306,15 @@ func TestLayersOfABranchAreMerged(t *testing.T) {
 		if again := runAll(h, t, r)["web"]; len(again.Steps) > 0 {
 			t.Errorf("%s: once more: %+v", state, again.Steps)
 		}
-		web.State, web.cut = host.Running, false
+		web.State, web.Cut = host.Running, false
 		r = rotator(h, rule(2))
 		for range 8 { // until the branch is gone, snapshot by snapshot
-			h.now = h.now.Add(2 * time.Hour)
+			h.Now = h.Now.Add(2 * time.Hour)
 			if p := runAll(h, t, r)["web"]; p.Error != "" {
 				t.Errorf("%s: %s", state, p.Error)
 			}
 			checkData(h, t)
-			h.write(web, "vda", 3)
+			h.Write(web, "vda", 3)
 		}
 		if n := len(filesOf(h, t)); n != 6 { // of each disk the base and two overlays
 			t.Errorf("%s: %d files are left: %q", state, n, filesOf(h, t))
@@ -353,18 +354,18 @@ func (r *Rotator) rule() *policy.Rule {
 // snapshots' metadata follows.
 func TestMergesBelowABranchGoOn(t *testing.T) {
 	h, web := off(t, 5, 6, 7, 8, 9, 10, 11)
-	back(t, h, rotator(h, rule(9)), web, name(11), decide.RestoreOptions{})
-	web.State, web.cut = host.Running, false
+	back(t, h, rotator(h, rule(9)), web, hosttest.Name(11), decide.RestoreOptions{})
+	web.State, web.Cut = host.Running, false
 	r := rotator(h, rule(8))
 	for n := range 4 {
-		h.write(web, "vda", n)
-		h.now = h.now.Add(hour(1).Sub(hour(0)))
+		h.Write(web, "vda", n)
+		h.Now = h.Now.Add(hosttest.Hour(1).Sub(hosttest.Hour(0)))
 		if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 			t.Errorf("%+v", p)
 		}
 		checkData(h, t)
 		if n := len(web.Disks[0].Chain); n != 8 { // the base, and one for each snapshot that is on it
-			t.Errorf("%d layers: %q", n, h.short(host.Paths(web.Disks[0].Chain)))
+			t.Errorf("%d layers: %q", n, h.Short(host.Paths(web.Disks[0].Chain)))
 		}
 	}
 	for _, s := range web.Snapshots {

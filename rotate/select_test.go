@@ -10,16 +10,17 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // contested has the guests web, db and both, which two policies match.
-func contested(t *testing.T) (*simHost, *Rotator, *int) {
+func contested(t *testing.T) (*hosttest.Host, *Rotator, *int) {
 	t.Helper()
-	h := newSim(t)
+	h := hosttest.New(t)
 	for _, name := range []string{"web", "both", "db"} {
-		d := h.add(name)
-		h.disk(d, "vda", name+".qcow2")
-		h.take(d, []int{9, 10, 11})
+		d := h.Add(name)
+		h.Disk(d, "vda", name+".qcow2")
+		h.Take(d, []int{9, 10, 11})
 	}
 	hooks := policy.Hooks{Before: []string{"/bin/before"}, After: []string{"/bin/after"}, Failed: []string{"/bin/failed"}}
 	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.Hooks = hooks }))
@@ -62,11 +63,11 @@ func TestADomainOfTwoPoliciesIsRefusedAndTheOthersAreRotated(t *testing.T) {
 	if done[0].Result != decide.ResultDone || done[2].Result != decide.ResultDone || !slices.Contains(ended, "both uuid-of-both") || len(ended) != 3 {
 		t.Errorf("%+v, told of %q", done, ended)
 	}
-	if n := len(h.find("both").Snapshots); n != 3 {
+	if n := len(h.Find("both").Snapshots); n != 3 {
 		t.Errorf("it has %d snapshots", n)
 	}
 	checkData(h, t)
-	last, err := LastRuns(filepath.Join(h.dir, "state"))
+	last, err := LastRuns(filepath.Join(h.Dir, "state"))
 	if err != nil || last["uuid-of-both"].Result != decide.ResultRefused {
 		t.Errorf("%+v, %v", last, err)
 	}
@@ -86,9 +87,9 @@ func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 	h, r, _ := contested(t)
 	before := filesOf(h, t)
 	for state, o := range map[host.State]decide.RestoreOptions{host.ShutOff: {}, host.Running: {Stop: &decide.StopOptions{Force: true}}} {
-		h.find("both").State = state
-		p, err := r.Restore(t.Context(), "both", name(9), o)
-		if err != nil || !isConflict(&p) || !slices.Equal(before, filesOf(h, t)) || h.find("both").State != state {
+		h.Find("both").State = state
+		p, err := r.Restore(t.Context(), "both", hosttest.Name(9), o)
+		if err != nil || !isConflict(&p) || !slices.Equal(before, filesOf(h, t)) || h.Find("both").State != state {
 			t.Errorf("%s: %+v, %v", state, p, err)
 		}
 	}
@@ -97,7 +98,7 @@ func TestADomainOfTwoPoliciesIsNotRestored(t *testing.T) {
 func TestStatusOfADomainOfTwoPolicies(t *testing.T) {
 	h, r, _ := contested(t)
 	w, err := observer(h).Observe(t.Context())
-	must(err)
+	hosttest.Must(err)
 	s := ConflictStatus(w, w.Domain("both"), r.Match([]string{"both"}).Conflicts["both"], nil)
 	if s.Policy != "a and b" || s.Due != nil || len(s.Refused) != 1 || len(s.Disks) != 1 || len(s.Snapshots) != 3 {
 		t.Errorf("%+v", s)

@@ -9,12 +9,13 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // A shape is a host, and what is to be done to its domain "web".
 type shape struct {
 	name    string
-	build   func(h *simHost, web *simDomain)
+	build   func(h *hosttest.Host, web *hosttest.Domain)
 	rule    *policy.Rule // keep the last 2 if nil
 	options decide.Options
 	now     time.Time // 12 o'clock if zero
@@ -27,11 +28,11 @@ type shape struct {
 // coalesce plans merges alone.
 func coalesce() decide.Options { return decide.Options{NoSnapshot: true} }
 
-func (s *shape) host(t *testing.T) *simHost {
-	h := newSim(t)
-	s.build(h, h.add("web"))
+func (s *shape) host(t *testing.T) *hosttest.Host {
+	h := hosttest.New(t)
+	s.build(h, h.Add("web"))
 	if !s.now.IsZero() {
-		h.now = s.now
+		h.Now = s.now
 	}
 	if s.rule == nil {
 		s.rule = rule(2)
@@ -39,7 +40,7 @@ func (s *shape) host(t *testing.T) *simHost {
 	return h
 }
 
-func planOf(h *simHost, t *testing.T, r *Rotator, domain string) decide.Plan {
+func planOf(h *hosttest.Host, t *testing.T, r *Rotator, domain string) decide.Plan {
 	t.Helper()
 	plans, _, err := r.Plan(context.Background(), []string{domain})
 	if err != nil {
@@ -49,7 +50,7 @@ func planOf(h *simHost, t *testing.T, r *Rotator, domain string) decide.Plan {
 }
 
 // runAll runs to the end and returns the plans by domain.
-func runAll(h *simHost, t *testing.T, r *Rotator) map[string]decide.Plan {
+func runAll(h *hosttest.Host, t *testing.T, r *Rotator) map[string]decide.Plan {
 	t.Helper()
 	plans, err := r.Run(context.Background(), nil)
 	if err != nil {
@@ -106,7 +107,7 @@ func (s *shape) checkTold(t *testing.T, p *decide.Plan) {
 }
 
 // withOptions returns a fresh rotator with the options of r: nothing of a plan is kept for the run.
-func withOptions(h *simHost, r *Rotator) *Rotator {
+func withOptions(h *hosttest.Host, r *Rotator) *Rotator {
 	return &Rotator{Observer: r.Observer, Host: r.Host, Clock: r.Clock, Report: r.Report, Match: r.Match, Options: r.Options}
 }
 
@@ -116,19 +117,19 @@ func with(r *policy.Rule, change func(*policy.Rule)) *policy.Rule {
 }
 
 // one gives web one disk with snapshots at these hours.
-func one(hours ...int) func(*simHost, *simDomain) {
-	return func(h *simHost, web *simDomain) {
-		h.disk(web, "vda", "web.qcow2")
-		h.take(web, hours)
+func one(hours ...int) func(*hosttest.Host, *hosttest.Domain) {
+	return func(h *hosttest.Host, web *hosttest.Domain) {
+		h.Disk(web, "vda", "web.qcow2")
+		h.Take(web, hours)
 	}
 }
 
 func TestShapesOfOneDisk(t *testing.T) {
 	shapes := []shape{
 		{name: "first snapshot", build: one(), steps: "snapshot S12 vda: web.S12 on web", reason: "no snapshot of ours"},
-		{name: "raw base", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.raw")
-			h.take(web, []int{9, 10, 11})
+		{name: "raw base", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.raw")
+			h.Take(web, []int{9, 10, 11})
 		}, options: coalesce(), steps: `
 			drop-metadata S9
 			commit vda: web.S9 into web.raw
@@ -158,9 +159,9 @@ func TestShapesOfOneDisk(t *testing.T) {
 			delete web.S7
 			delete web.S8
 			delete web.S9`},
-		{name: "one in the middle goes", build: func(h *simHost, web *simDomain) {
+		{name: "one in the middle goes", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			web.Snapshots[2].Time = hour(10).Add(30 * time.Minute)
+			web.Snapshots[2].Time = hosttest.Hour(10).Add(30 * time.Minute)
 		}, options: coalesce(),
 			rule: with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 9} }),
 			steps: `
@@ -178,7 +179,7 @@ func TestShapesOfOneDisk(t *testing.T) {
 		{name: "keep nothing, one layer", build: one(),
 			rule: with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })},
 		{name: "nothing to do", build: one(11, 12)},
-		{name: "two ranges of one disk at once", build: func(h *simHost, web *simDomain) {
+		{name: "two ranges of one disk at once", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(7, 8, 9, 10)(h, web)
 			releases(h, web, 0, 2) // an earlier run could not merge their layers
 		}, options: coalesce(), steps: `
@@ -188,9 +189,9 @@ func TestShapesOfOneDisk(t *testing.T) {
 			redefine S10
 			delete web.S7
 			delete web.S9`},
-		{name: "a layer below the guest's own stays", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "golden.qcow2", "web.qcow2")
-			h.take(web, []int{9, 10, 11})
+		{name: "a layer below the guest's own stays", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "golden.qcow2", "web.qcow2")
+			h.Take(web, []int{9, 10, 11})
 		}, options: coalesce(), steps: `
 			drop-metadata S9
 			commit vda: web.S9 into web
@@ -211,9 +212,9 @@ func TestSeparateMiddlesAreMergedOneByOne(t *testing.T) {
 		options: coalesce(),
 	}
 	h := s.host(t)
-	web := h.find("web")
+	web := h.Find("web")
 	for i, half := range []int{0, 1, 2, 3, 4, 5} { // 1:00 1:30 2:00 2:30 3:00 3:30
-		web.Snapshots[i].Time = hour(1).Add(time.Duration(half) * 30 * time.Minute)
+		web.Snapshots[i].Time = hosttest.Hour(1).Add(time.Duration(half) * 30 * time.Minute)
 	}
 	r := rotator(h, s.rule)
 	r.Options = s.options
@@ -242,14 +243,14 @@ func TestSeparateMiddlesAreMergedOneByOne(t *testing.T) {
 }
 
 func TestShapesOfSeveralDisks(t *testing.T) {
-	two := func(h *simHost, web *simDomain) {
-		h.disk(web, "vda", "web.qcow2")
-		h.disk(web, "vdb", "data.raw")
+	two := func(h *hosttest.Host, web *hosttest.Domain) {
+		h.Disk(web, "vda", "web.qcow2")
+		h.Disk(web, "vdb", "data.raw")
 	}
 	shapes := []shape{
-		{name: "each disk has its chain", build: func(h *simHost, web *simDomain) {
+		{name: "each disk has its chain", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			two(h, web)
-			h.take(web, []int{10, 11})
+			h.Take(web, []int{10, 11})
 		}, rule: rule(1), options: coalesce(), steps: `
 			drop-metadata S10
 			commit vda: web.S10 into web
@@ -257,12 +258,12 @@ func TestShapesOfSeveralDisks(t *testing.T) {
 			redefine S11
 			delete web.S10
 			delete data.S10`},
-		{name: "a disk that some snapshots do not cover", build: func(h *simHost, web *simDomain) {
+		{name: "a disk that some snapshots do not cover", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			two(h, web)
-			h.take(web, []int{8}, "vda")
-			h.take(web, []int{9})
-			h.take(web, []int{10}, "vdb")
-			h.take(web, []int{11})
+			h.Take(web, []int{8}, "vda")
+			h.Take(web, []int{9})
+			h.Take(web, []int{10}, "vdb")
+			h.Take(web, []int{11})
 		}, rule: rule(1), options: coalesce(), steps: `
 			drop-metadata S8
 			drop-metadata S9
@@ -274,9 +275,9 @@ func TestShapesOfSeveralDisks(t *testing.T) {
 			delete web.S9
 			delete data.S9
 			delete data.S10`},
-		{name: "the policy leaves a disk out", build: func(h *simHost, web *simDomain) {
+		{name: "the policy leaves a disk out", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			two(h, web)
-			h.take(web, []int{10, 11}, "vda")
+			h.Take(web, []int{10, 11}, "vda")
 		}, rule: with(rule(2), func(r *policy.Rule) { r.Disks = []string{"vda"} }), steps: `
 			snapshot S12 vda: web.S12 on web.S11
 			drop-metadata S10
@@ -284,10 +285,10 @@ func TestShapesOfSeveralDisks(t *testing.T) {
 			redefine S11
 			redefine S12
 			delete web.S10`},
-		{name: "two disks on one base", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "golden.qcow2", "a.qcow2")
-			h.disk(web, "vdb", "golden.qcow2", "b.qcow2")
-			h.take(web, []int{10, 11})
+		{name: "two disks on one base", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "golden.qcow2", "a.qcow2")
+			h.Disk(web, "vdb", "golden.qcow2", "b.qcow2")
+			h.Take(web, []int{10, 11})
 		}, rule: rule(1), options: coalesce(), steps: `
 			drop-metadata S10
 			commit vda: a.S10 into a

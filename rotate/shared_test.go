@@ -13,6 +13,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // aboveShared is what happens to web above a base that somebody else needs:
@@ -23,73 +24,73 @@ const aboveShared = `
 
 func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 	shapes := []shape{
-		{name: "a running domain", build: func(h *simHost, web *simDomain) {
+		{name: "a running domain", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+			h.Disk(h.Add("other"), "vda", "web.qcow2", "clone.qcow2")
 		}, steps: aboveShared, reason: "web.S9 stays a layer of vda: web is used by clone"},
-		{name: "a domain that is shut off", build: func(h *simHost, web *simDomain) {
+		{name: "a domain that is shut off", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			other := h.add("other")
-			h.disk(other, "vda", "web.qcow2", "clone.qcow2")
+			other := h.Add("other")
+			h.Disk(other, "vda", "web.qcow2", "clone.qcow2")
 			other.State = host.ShutOff
 		}, steps: aboveShared, reason: "clone"},
-		{name: "a domain that is shut off, elsewhere, its XML lists the top only", build: func(h *simHost, web *simDomain) {
+		{name: "a domain that is shut off, elsewhere, its XML lists the top only", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			other := h.add("other")
-			h.disk(other, "vda", "web.qcow2", "far/middle.qcow2", "far/clone.qcow2")
-			other.State, other.cut = host.ShutOff, true
+			other := h.Add("other")
+			h.Disk(other, "vda", "web.qcow2", "far/middle.qcow2", "far/clone.qcow2")
+			other.State, other.Cut = host.ShutOff, true
 		}, steps: aboveShared, reason: "far/middle"},
-		{name: "a domain that is shut off, its image does not name the backing format", build: func(h *simHost, web *simDomain) {
+		{name: "a domain that is shut off, its image does not name the backing format", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			other := h.add("other")
-			h.disk(other, "vda", "web.qcow2", "far/clone.qcow2")
-			h.change(h.img("far/clone.qcow2"), func(i *simImage) { i.BackingFormat = "" })
-			other.State, other.cut = host.ShutOff, true
+			other := h.Add("other")
+			h.Disk(other, "vda", "web.qcow2", "far/clone.qcow2")
+			h.Change(h.Img("far/clone.qcow2"), func(i *hosttest.Image) { i.BackingFormat = "" })
+			other.State, other.Cut = host.ShutOff, true
 		}, steps: aboveShared, reason: "far/clone"},
-		{name: "a domain that has the disk only after a restart", build: func(h *simHost, web *simDomain) {
+		{name: "a domain that has the disk only after a restart", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.create("far/clone.qcow2", web.Disks[0].Chain[:1])
-			other := h.add("other")
-			h.disk(other, "vda", "other.qcow2")
-			other.Elsewhere = []string{h.img("far/clone.qcow2")}
+			h.Create("far/clone.qcow2", web.Disks[0].Chain[:1])
+			other := h.Add("other")
+			h.Disk(other, "vda", "other.qcow2")
+			other.Elsewhere = []string{h.Img("far/clone.qcow2")}
 		}, steps: aboveShared, reason: "far/clone"},
-		{name: "a domain uses the base itself", build: func(h *simHost, web *simDomain) {
+		{name: "a domain uses the base itself", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.disk(h.add("other"), "vda", "web.qcow2")
-			h.find("other").Disks[0].ReadOnly = true
+			h.Disk(h.Add("other"), "vda", "web.qcow2")
+			h.Find("other").Disks[0].ReadOnly = true
 		}, steps: aboveShared, reason: "web is kept for disk other/vda"},
-		{name: "a saved state names the base", build: func(h *simHost, web *simDomain) {
+		{name: "a saved state names the base", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.add("other").Elsewhere = []string{h.img("web.qcow2")}
+			h.Add("other").Elsewhere = []string{h.Img("web.qcow2")}
 		}, steps: aboveShared, reason: "web is kept for configuration of other"},
-		{name: "an image of nobody beside it", build: func(h *simHost, web *simDomain) {
+		{name: "an image of nobody beside it", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.picture("template.qcow2", "web.qcow2")
+			h.Picture("template.qcow2", "web.qcow2")
 		}, steps: aboveShared, reason: "template"},
-		{name: "an image of nobody in another domain's directory", build: func(h *simHost, web *simDomain) {
+		{name: "an image of nobody in another domain's directory", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			h.disk(h.add("other"), "vda", "far/other.qcow2")
-			h.picture("far/template.qcow2", "web.qcow2")
+			h.Disk(h.Add("other"), "vda", "far/other.qcow2")
+			h.Picture("far/template.qcow2", "web.qcow2")
 		}, steps: aboveShared, reason: "far/template"},
-		{name: "the base has another name there", build: func(h *simHost, web *simDomain) {
+		{name: "the base has another name there", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			must(os.Link(h.img("web.qcow2"), h.img("far/golden.qcow2")))
-			h.disk(h.add("other"), "vda", "far/golden.qcow2", "far/clone.qcow2")
+			hosttest.Must(os.Link(h.Img("web.qcow2"), h.Img("far/golden.qcow2")))
+			h.Disk(h.Add("other"), "vda", "far/golden.qcow2", "far/clone.qcow2")
 		}, steps: aboveShared, reason: "far/clone"},
-		{name: "the base is reached through a symbolic link", build: func(h *simHost, web *simDomain) {
+		{name: "the base is reached through a symbolic link", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
-			must(os.Symlink(h.img("img"), h.img("far/link")))
-			must(os.Symlink(h.img("web.qcow2"), h.img("far/golden.qcow2")))
-			h.picture("far/clone.qcow2", "far/golden.qcow2")
-			h.disk(h.add("other"), "vda", "far/other.qcow2")
+			hosttest.Must(os.Symlink(h.Img("img"), h.Img("far/link")))
+			hosttest.Must(os.Symlink(h.Img("web.qcow2"), h.Img("far/golden.qcow2")))
+			h.Picture("far/clone.qcow2", "far/golden.qcow2")
+			h.Disk(h.Add("other"), "vda", "far/other.qcow2")
 		}, steps: aboveShared, reason: "far/clone"},
-		{name: "two disks of one domain", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.disk(web, "vdb", "web.qcow2")
+		{name: "two disks of one domain", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Disk(web, "vdb", "web.qcow2")
 			for _, n := range []int{9, 10, 11} {
-				spec := host.SnapshotSpec{Name: name(n), Description: host.Mark("p"), Overlays: map[string]string{
-					"vda": h.img("a." + name(n) + ".qcow2"), "vdb": h.img("b." + name(n) + ".qcow2")}}
-				h.grow(web, spec, hour(n))
+				spec := host.SnapshotSpec{Name: hosttest.Name(n), Description: host.Mark("p"), Overlays: map[string]string{
+					"vda": h.Img("a." + hosttest.Name(n) + ".qcow2"), "vdb": h.Img("b." + hosttest.Name(n) + ".qcow2")}}
+				h.Grow(web, spec, hosttest.Hour(n))
 			}
 		}, steps: aboveShared, reason: "web is used by"},
 	}
@@ -107,8 +108,8 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 			ran := runAll(h, t, withOptions(h, r))["web"]
 			wantSteps(h, t, ran, s.steps)
 			checkData(h, t)
-			if len(h.find("web").Disks[0].Chain) != 4 {
-				t.Errorf("chain: %v", h.short(host.Paths(h.find("web").Disks[0].Chain)))
+			if len(h.Find("web").Disks[0].Chain) != 4 {
+				t.Errorf("chain: %v", h.Short(host.Paths(h.Find("web").Disks[0].Chain)))
 			}
 			if pinned(h) != before {
 				t.Error("the shared base was written")
@@ -117,16 +118,16 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 	}
 }
 
-func pinned(h *simHost) string {
-	data, err := os.ReadFile(h.img("web.qcow2"))
-	must(err)
+func pinned(h *hosttest.Host) string {
+	data, err := os.ReadFile(h.Img("web.qcow2"))
+	hosttest.Must(err)
 	return string(data)
 }
 
-func briefReasons(h *simHost, steps []decide.Step) []decide.Step {
+func briefReasons(h *hosttest.Host, steps []decide.Step) []decide.Step {
 	out := []decide.Step{}
 	for _, s := range steps {
-		s.Reason = h.brief(s.Reason)
+		s.Reason = h.Brief(s.Reason)
 		out = append(out, s)
 	}
 	return out
@@ -135,9 +136,9 @@ func briefReasons(h *simHost, steps []decide.Step) []decide.Step {
 // The layer that stayed becomes the base of the domain's own.
 func TestTheNextDropMergesIntoTheFirstPrivateLayer(t *testing.T) {
 	s := shape{
-		build: func(h *simHost, web *simDomain) {
+		build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(8, 9, 10, 11)(h, web)
-			h.disk(h.add("other"), "vda", "web.qcow2", "clone.qcow2")
+			h.Disk(h.Add("other"), "vda", "web.qcow2", "clone.qcow2")
 		}, options: coalesce(), steps: `
 			drop-metadata S8
 			drop-metadata S9
@@ -150,15 +151,15 @@ func TestTheNextDropMergesIntoTheFirstPrivateLayer(t *testing.T) {
 }
 
 func TestABaseIsMergedIntoAgainOnceItsOtherUserIsGone(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9, 10, 11)(h, web)
-	h.picture("template.qcow2", "web.qcow2")
+	h.Picture("template.qcow2", "web.qcow2")
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	runAll(h, t, r)
-	must(os.Remove(h.img("template.qcow2")))
-	clear(h.pictures)
+	hosttest.Must(os.Remove(h.Img("template.qcow2")))
+	clear(h.Pictures)
 	wantSteps(h, t, runAll(h, t, r)["web"], `
 		commit vda: web.S9 into web
 		redefine S10
@@ -171,42 +172,42 @@ func TestABaseIsMergedIntoAgainOnceItsOtherUserIsGone(t *testing.T) {
 // being merged: the snapshot stays, and that is told with the remedy. Other directories
 // are no matter of its.
 func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
-	broken := func(h *simHost, name string) { must(os.WriteFile(h.img(name), []byte("?"), 0o600)) }
+	broken := func(h *hosttest.Host, name string) { hosttest.Must(os.WriteFile(h.Img(name), []byte("?"), 0o600)) }
 	cases := []struct {
 		name  string
-		build func(h *simHost)
+		build func(h *hosttest.Host)
 		path  string // of the refusal; "": merges go on
 		named bool   // by a domain: it cannot be ignored
 	}{
-		{"beside the base", func(h *simHost) { broken(h, "broken.qcow2") }, "broken", false},
-		{"in a directory below", func(h *simHost) {
-			must(os.MkdirAll(h.img("img/a/b"), 0o755))
+		{"beside the base", func(h *hosttest.Host) { broken(h, "broken.qcow2") }, "broken", false},
+		{"in a directory below", func(h *hosttest.Host) {
+			hosttest.Must(os.MkdirAll(h.Img("img/a/b"), 0o755))
 			broken(h, "img/a/b/broken.qcow2")
 		}, "a/b/broken", false},
-		{"in another directory", func(h *simHost) {
-			other := h.add("other")
-			h.disk(other, "vda", "far/clone.qcow2")
-			other.State, other.cut = host.ShutOff, true
+		{"in another directory", func(h *hosttest.Host) {
+			other := h.Add("other")
+			h.Disk(other, "vda", "far/clone.qcow2")
+			other.State, other.Cut = host.ShutOff, true
 			broken(h, "far/clone.qcow2")
 		}, "", false},
-		{"in another directory, beside a clone", func(h *simHost) {
-			other := h.add("other")
-			h.disk(other, "vda", "far/else.qcow2")
-			other.State, other.cut = host.ShutOff, true
-			h.picture("img/second.qcow2", "golden.qcow2")
-			h.picture("far/second.qcow2", "golden.qcow2")
+		{"in another directory, beside a clone", func(h *hosttest.Host) {
+			other := h.Add("other")
+			h.Disk(other, "vda", "far/else.qcow2")
+			other.State, other.Cut = host.ShutOff, true
+			h.Picture("img/second.qcow2", "golden.qcow2")
+			h.Picture("far/second.qcow2", "golden.qcow2")
 			broken(h, "far/else.qcow2")
 		}, "far/else", true},
-		{"a disk that another domain has only after a restart", func(h *simHost) {
+		{"a disk that another domain has only after a restart", func(h *hosttest.Host) {
 			broken(h, "img/clone.qcow2")
-			h.add("other").Elsewhere = []string{h.img("img/clone.qcow2")}
+			h.Add("other").Elsewhere = []string{h.Img("img/clone.qcow2")}
 		}, "clone", true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			h := newSim(t)
-			h.create("golden.qcow2", nil)
-			web := h.add("web")
+			h := hosttest.New(t)
+			h.Create("golden.qcow2", nil)
+			web := h.Add("web")
 			one(9, 10, 11)(h, web)
 			c.build(h)
 			before := pinned(h)
@@ -219,7 +220,7 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 				}
 				return
 			}
-			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDoubt || h.brief(p.Refused[0].Path) != c.path ||
+			if len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDoubt || h.Brief(p.Refused[0].Path) != c.path ||
 				c.named == strings.Contains(p.Refused[0].Detail, "[storage] ignore") {
 				t.Errorf("%+v", p)
 			}
@@ -238,17 +239,17 @@ func TestAnUnreadableImageBlocksMergesIntoWhatItMayBuildOn(t *testing.T) {
 // Where retention drops snapshots whose layers cannot be merged, that is told before the
 // chain is so long that there are no snapshots any more.
 func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one()(h, web)
 	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.MaxChain = 8 }))
 	warned := 0
 	for n := range 12 {
-		h.now = hour(n)
+		h.Now = hosttest.Hour(n)
 		p := runAll(h, t, r)["web"]
-		h.write(web, "vda", n)
-		h.picture(fmt.Sprintf("far/clone%d.qcow2", n), filepath.Base(web.Disks[0].Active().Path)) // each layer gets a clone
-		r.Observer.Scan = []string{h.img("far/")}
+		h.Write(web, "vda", n)
+		h.Picture(fmt.Sprintf("far/clone%d.qcow2", n), filepath.Base(web.Disks[0].Active().Path)) // each layer gets a clone
+		r.Observer.Scan = []string{h.Img("far/")}
 		if len(p.Warnings) > 0 && strings.Contains(p.Warnings[0], "max_chain = 8") && strings.Contains(p.Warnings[0], "is used by") {
 			warned++
 		}
@@ -265,25 +266,25 @@ func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
 // A state that somebody saved to a file in a directory that is scanned names images, too.
 func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
-	web.cut = false
+	web.Cut = false
 	xml := fmt.Sprintf("<domain><devices><disk><source file='%s'/><backingStore><source file=\"%s\"/></backingStore></disk></devices></domain>",
-		web.Disks[0].Active().Path, h.img("web.qcow2"))
+		web.Disks[0].Active().Path, h.Img("web.qcow2"))
 	head := make([]byte, 92) // libvirt's src/qemu/qemu_saveimage.h
 	copy(head, "LibvirtQemudSave")
 	binary.NativeEndian.PutUint32(head[20:], uint32(len(xml)))
-	must(os.WriteFile(h.img("far/web.save"), append(head, xml...), 0o600))
+	hosttest.Must(os.WriteFile(h.Img("far/web.save"), append(head, xml...), 0o600))
 	r := rotator(h, rule(2))
 	r.Observer.Inspect = func(path, format string) (chain.Image, error) {
 		if format == "" && strings.HasSuffix(path, ".save") {
 			return chain.Image{}, nil
 		}
-		return h.inspect(path, format)
+		return h.Inspect(path, format)
 	}
-	r.Observer.Scan = []string{filepath.Join(h.dir, "far")}
+	r.Observer.Scan = []string{filepath.Join(h.Dir, "far")}
 	before := pinned(h)
 	p := runAll(h, t, r)["web"]
 	if pinned(h) != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
-		return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.img("web.qcow2")
+		return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.Img("web.qcow2")
 	}) {
 		t.Errorf("%+v", p)
 	}
@@ -296,14 +297,14 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 // for being ignored: what it builds on is no doubt but known.
 func TestACloneInADirectoryBelowIsAUser(t *testing.T) {
 	for _, ignored := range []bool{false, true} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
-		must(os.MkdirAll(h.img("img/host2/deep"), 0o755))
-		h.picture("img/host2/deep/clone.qcow2", "web.qcow2")
+		hosttest.Must(os.MkdirAll(h.Img("img/host2/deep"), 0o755))
+		h.Picture("img/host2/deep/clone.qcow2", "web.qcow2")
 		r := rotator(h, rule(2))
 		if ignored {
-			r.Observer.Ignore = []string{h.img("img/host2/deep/clone.qcow2")}
+			r.Observer.Ignore = []string{h.Img("img/host2/deep/clone.qcow2")}
 		}
 		r.Options = coalesce()
 		wantSteps(h, t, planOf(h, t, r, "web"), aboveShared)
@@ -315,31 +316,31 @@ func TestACloneInADirectoryBelowIsAUser(t *testing.T) {
 // A backing name that is not here may be that of a layer on another host, which has the
 // storage mounted elsewhere.
 func TestABackingNameThatIsNotHereMayMeanALayer(t *testing.T) {
-	for name, want := range map[string]int{"web": 0, "web." + name(9): 0, "web." + name(11): 5, "other": 5} {
-		h := newSim(t)
-		web := h.add("web")
+	for name, want := range map[string]int{"web": 0, "web." + hosttest.Name(9): 0, "web." + hosttest.Name(11): 5, "other": 5} {
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
-		must(os.MkdirAll(h.img("img/host2"), 0o755))
-		h.store(h.img("img/host2/clone.qcow2"), simImage{Format: "qcow2", Backing: "/srv/elsewhere/" + name + ".qcow2", BackingFormat: "qcow2"})
+		hosttest.Must(os.MkdirAll(h.Img("img/host2"), 0o755))
+		h.Store(h.Img("img/host2/clone.qcow2"), hosttest.Image{Format: "qcow2", Backing: "/srv/elsewhere/" + name + ".qcow2", BackingFormat: "qcow2"})
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		p := planOf(h, t, r, "web")
 		if len(p.Steps) != want || (want == 0) != (len(p.Refused) == 1 && p.Refused[0].Code == host.CodeDoubt && strings.Contains(p.Refused[0].Detail, "which is not here")) {
-			t.Errorf("%s: %v, refused %+v", h.brief(name), lines(h, t, p.Steps), p.Refused)
+			t.Errorf("%s: %v, refused %+v", h.Brief(name), lines(h, t, p.Steps), p.Refused)
 		}
 	}
 }
 
 // An image that is not there cannot build on anything.
 func TestALostImageOfAnotherDomainBlocksNothing(t *testing.T) {
-	s := shape{build: func(h *simHost, web *simDomain) {
+	s := shape{build: func(h *hosttest.Host, web *hosttest.Domain) {
 		one(9, 10, 11)(h, web)
-		other := h.add("other")
-		h.disk(other, "vda", "far/other.qcow2")
+		other := h.Add("other")
+		h.Disk(other, "vda", "far/other.qcow2")
 		other.State = host.ShutOff
 	}, options: coalesce()}
 	h := s.host(t)
-	must(os.Remove(h.img("far/other.qcow2")))
+	hosttest.Must(os.Remove(h.Img("far/other.qcow2")))
 	r := rotator(h, s.rule)
 	r.Options = s.options
 	if p := planOf(h, t, r, "web"); len(p.Steps) != 5 {
@@ -349,21 +350,21 @@ func TestALostImageOfAnotherDomainBlocksNothing(t *testing.T) {
 
 func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
 	shapes := []shape{
-		{name: "below ours", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.foreign(web, "mine", 5)
-			h.take(web, []int{9, 10, 11})
+		{name: "below ours", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Foreign(web, "mine", 5)
+			h.Take(web, []int{9, 10, 11})
 		}, steps: `
 			drop-metadata S9
 			commit vda: web.mine.S9 into web.mine
 			redefine S10
 			redefine S11
 			delete web.mine.S9`},
-		{name: "between ours", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.take(web, []int{7, 8})
-			h.foreign(web, "mine", 9)
-			h.take(web, []int{10, 11})
+		{name: "between ours", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Take(web, []int{7, 8})
+			h.Foreign(web, "mine", 9)
+			h.Take(web, []int{10, 11})
 		}, steps: `
 			drop-metadata S7
 			drop-metadata S8
@@ -372,22 +373,22 @@ func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
 			redefine S10
 			redefine S11
 			delete web.S7`},
-		{name: "above ours", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.take(web, []int{9})
-			h.foreign(web, "mine", 10)
+		{name: "above ours", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Take(web, []int{9})
+			h.Foreign(web, "mine", 10)
 		}, rule: with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), steps: `
 			drop-metadata S9
 			redefine mine`},
-		{name: "only foreign ones", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.foreign(web, "mine", 9)
-			h.foreign(web, "yours", 10)
+		{name: "only foreign ones", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Foreign(web, "mine", 9)
+			h.Foreign(web, "yours", 10)
 		}},
-		{name: "an overlay of a snapshot that is gone, not named as ours are", build: func(h *simHost, web *simDomain) {
-			h.disk(web, "vda", "web.qcow2")
-			h.foreign(web, "mine", 8)
-			h.take(web, []int{9, 10, 11})
+		{name: "an overlay of a snapshot that is gone, not named as ours are", build: func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Disk(web, "vda", "web.qcow2")
+			h.Foreign(web, "mine", 8)
+			h.Take(web, []int{9, 10, 11})
 			web.Snapshots = web.Snapshots[1:]
 			web.Snapshots[0].Parent = ""
 		}, steps: `
@@ -396,12 +397,12 @@ func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
 			redefine S10
 			redefine S11
 			delete web.mine.S9`},
-		{name: "an overlay of ours whose metadata is gone", build: func(h *simHost, web *simDomain) {
+		{name: "an overlay of ours whose metadata is gone", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
 			web.Snapshots = web.Snapshots[1:]
 			web.Snapshots[0].Parent = ""
 		}},
-		{name: "an overlay whose snapshot virt-rotate has dropped", build: func(h *simHost, web *simDomain) {
+		{name: "an overlay whose snapshot virt-rotate has dropped", build: func(h *hosttest.Host, web *hosttest.Domain) {
 			one(9, 10, 11)(h, web)
 			releases(h, web, 0)
 		}, steps: `
@@ -418,24 +419,24 @@ func TestForeignSnapshotsKeepTheirLayers(t *testing.T) {
 
 // A snapshot that its domain was reverted away from lies on a branch of its own.
 func TestABranchThatNoDiskUsesKeepsItsBase(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(8, 9)(h, web)
 	old := web.Snapshots
 	disk := &web.Disks[0]
 	branch := disk.Chain[1]
 	disk.Chain, disk.Inactive = disk.Chain[:1], nil
-	h.create("back.qcow2", disk.Chain)
-	disk.Chain = append(disk.Chain[:1:1], host.Layer{Path: h.img("back.qcow2"), Format: "qcow2", Kind: "file"})
+	h.Create("back.qcow2", disk.Chain)
+	disk.Chain = append(disk.Chain[:1:1], host.Layer{Path: h.Img("back.qcow2"), Format: "qcow2", Kind: "file"})
 	disk.Inactive = host.Paths(disk.Chain)
-	web.want["vda"] = h.read(disk.Active().Path)
-	h.take(web, []int{10, 11})
+	web.Want["vda"] = h.Read(disk.Active().Path)
+	h.Take(web, []int{10, 11})
 	web.Snapshots[0], web.Snapshots[1] = old[0], old[1]
 	r := rotator(h, rule(2))
 	r.Options = coalesce()
 	runAll(h, t, r)
 	checkData(h, t)
 	if _, err := os.Stat(branch.Path); err != nil || filepath.Base(disk.Chain[0].Path) != "web.qcow2" {
-		t.Errorf("branch: %v; chain: %v", err, h.short(host.Paths(disk.Chain)))
+		t.Errorf("branch: %v; chain: %v", err, h.Short(host.Paths(disk.Chain)))
 	}
 }

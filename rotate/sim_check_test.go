@@ -11,29 +11,30 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // checkData sees that every guest, every snapshot that libvirt lists, and
 // every image of nobody reads what it must. It holds at every moment.
-func checkData(h *simHost, t *testing.T) {
+func checkData(h *hosttest.Host, t *testing.T) {
 	t.Helper()
-	intents, err := journal.In(filepath.Join(h.dir, "state")).Load()
-	must(err)
-	for _, d := range h.domains {
+	intents, err := journal.In(filepath.Join(h.Dir, "state")).Load()
+	hosttest.Must(err)
+	for _, d := range h.Guests {
 		for i := range d.Disks {
 			disk := &d.Disks[i]
-			walked := h.walk(disk.Active().Path)
+			walked := h.Walk(disk.Active().Path)
 			if !d.State.Live() && !slices.Equal(walked, host.Paths(disk.Chain)) {
 				// Cut off before libvirt was told: a guest would start on libvirt's chain.
-				if got := h.over(host.Paths(disk.Chain)); !maps.Equal(got, d.want[disk.Target]) {
-					t.Fatalf("%s/%s: started from libvirt's chain it would read %v, not %v", d.Name, disk.Target, got, d.want[disk.Target])
+				if got := h.Over(host.Paths(disk.Chain)); !maps.Equal(got, d.Want[disk.Target]) {
+					t.Fatalf("%s/%s: started from libvirt's chain it would read %v, not %v", d.Name, disk.Target, got, d.Want[disk.Target])
 				}
 			} else if !slices.Equal(walked, host.Paths(disk.Chain)) {
-				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.short(walked), h.short(host.Paths(disk.Chain)))
+				t.Fatalf("%s/%s: the headers form %v, libvirt has %v", d.Name, disk.Target, h.Short(walked), h.Short(host.Paths(disk.Chain)))
 			}
-			reads(h, t, d.Name+"/"+disk.Target, disk.Active().Path, d.want[disk.Target])
+			reads(h, t, d.Name+"/"+disk.Target, disk.Active().Path, d.Want[disk.Target])
 		}
 		seen := d.Domain
 		observe.FollowGrafts(&seen, intents[d.UUID]) // as every run does
@@ -41,50 +42,41 @@ func checkData(h *simHost, t *testing.T) {
 			checkStates(h, t, d, &seen.Snapshots[i])
 		}
 	}
-	for path, want := range h.pictures {
+	for path, want := range h.Pictures {
 		reads(h, t, "image "+path, path, want)
 	}
 }
 
-// over is what a guest reads on these layers, whatever their headers name.
-func (h *simHost) over(layers []string) blocks {
-	all := blocks{}
-	for _, path := range layers {
-		maps.Copy(all, h.load(path).Blocks)
-	}
-	return all
-}
-
-func checkStates(h *simHost, t *testing.T, d *simDomain, s *host.Snapshot) {
+func checkStates(h *hosttest.Host, t *testing.T, d *hosttest.Domain, s *host.Snapshot) {
 	t.Helper()
 	for i := range s.Disks {
 		if sd := &s.Disks[i]; sd.Overlay != "" {
-			reads(h, t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, host.StateOf(&d.Domain, sd), d.states[s.Name][sd.Target])
+			reads(h, t, "state of "+d.Name+"/"+s.Name+"/"+sd.Target, host.StateOf(&d.Domain, sd), d.States[s.Name][sd.Target])
 		}
 	}
 }
 
-func reads(h *simHost, t *testing.T, what, path string, want blocks) {
+func reads(h *hosttest.Host, t *testing.T, what, path string, want hosttest.Blocks) {
 	t.Helper()
-	if have := h.read(path); !maps.Equal(have, want) {
-		t.Fatalf("%s in %s reads\n%v, not\n%v", what, h.short([]string{path}), have, want)
+	if have := h.Read(path); !maps.Equal(have, want) {
+		t.Fatalf("%s in %s reads\n%v, not\n%v", what, h.Short([]string{path}), have, want)
 	}
 }
 
 // checkDone sees that nothing is left to do: metadata names the chains, no
 // file and no intent is left over.
-func checkDone(h *simHost, t *testing.T) {
+func checkDone(h *hosttest.Host, t *testing.T) {
 	t.Helper()
 	checkData(h, t)
 	used := map[string]bool{}
 	use := func(top string) []string {
-		chain := h.walk(top)
+		chain := h.Walk(top)
 		for _, path := range chain {
 			used[path] = true
 		}
 		return chain
 	}
-	for _, d := range h.domains {
+	for _, d := range h.Guests {
 		for i := range d.Disks {
 			use(d.Disks[i].Active().Path)
 		}
@@ -92,7 +84,7 @@ func checkDone(h *simHost, t *testing.T) {
 			for _, sd := range d.Snapshots[i].Disks {
 				if chain := use(sd.State[len(sd.State)-1]); !slices.Equal(chain, sd.State) || !slices.Equal(chain, sd.Inactive) {
 					t.Fatalf("%s/%s/%s: metadata names %v and %v, the chain is %v", d.Name, d.Snapshots[i].Name, sd.Target,
-						h.short(sd.State), h.short(sd.Inactive), h.short(chain))
+						h.Short(sd.State), h.Short(sd.Inactive), h.Short(chain))
 				}
 				used[sd.Overlay] = true // libvirt's own operations need it
 				if _, err := os.Stat(sd.Overlay); sd.Overlay != "" && err != nil {
@@ -102,68 +94,50 @@ func checkDone(h *simHost, t *testing.T) {
 			}
 		}
 	}
-	for path := range h.pictures {
+	for path := range h.Pictures {
 		use(path)
 	}
 	for _, path := range filesOf(h, t) {
 		if !used[path] {
-			t.Fatalf("left over: %s", h.short([]string{path}))
+			t.Fatalf("left over: %s", h.Short([]string{path}))
 		}
 	}
 	checkNoIntent(h, t)
 }
 
 // checkSnapshotDisk compares the state by the metadata with the one by the chain.
-func checkSnapshotDisk(h *simHost, t *testing.T, d *simDomain, s *host.Snapshot, sd *host.SnapshotDisk) {
+func checkSnapshotDisk(h *hosttest.Host, t *testing.T, d *hosttest.Domain, s *host.Snapshot, sd *host.SnapshotDisk) {
 	t.Helper()
 	if by := host.StateOf(&d.Domain, sd); sd.Overlay != "" && by != sd.State[len(sd.State)-1] {
 		t.Fatalf("%s/%s/%s: its state is in %s, its metadata names %v", d.Name, s.Name, sd.Target, by, sd.State)
 	}
 }
 
-func checkNoIntent(h *simHost, t *testing.T) {
+func checkNoIntent(h *hosttest.Host, t *testing.T) {
 	t.Helper()
-	if left, _ := filepath.Glob(filepath.Join(h.dir, "state", "intents", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(h.Dir, "state", "intents", "*")); len(left) > 0 {
 		t.Fatalf("intents left: %v", left)
 	}
 }
 
 // filesOf lists the image files.
-func filesOf(h *simHost, t *testing.T) []string {
+func filesOf(h *hosttest.Host, t *testing.T) []string {
 	t.Helper()
 	var files []string
 	for _, dir := range []string{"img", "fs2", "far"} {
-		entries, err := os.ReadDir(filepath.Join(h.dir, dir))
+		entries, err := os.ReadDir(filepath.Join(h.Dir, dir))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range entries {
-			files = append(files, filepath.Join(h.dir, dir, e.Name()))
+			files = append(files, filepath.Join(h.Dir, dir, e.Name()))
 		}
 	}
 	return files
 }
 
-// short takes the directory and the names' dates out of paths.
-func (h *simHost) short(list []string) []string {
-	s := make([]string, len(list))
-	for i := range list {
-		s[i] = h.brief(list[i])
-	}
-	return s
-}
-
-// brief writes S3 for the snapshot of 3 o'clock, and paths without the directory of the test.
-func (h *simHost) brief(text string) string {
-	text = strings.NewReplacer(h.dir+"/img/", "", h.dir+"/", "", ".qcow2", "").Replace(text)
-	for n := range 24 {
-		text = strings.ReplaceAll(text, name(n), fmt.Sprintf("S%d", n))
-	}
-	return text
-}
-
 // lines writes each step as a line that tells all of its fields but bytes and reason.
-func lines(h *simHost, t *testing.T, steps []decide.Step) []string {
+func lines(h *hosttest.Host, t *testing.T, steps []decide.Step) []string {
 	t.Helper()
 	var lines []string
 	for _, s := range steps {
@@ -189,13 +163,13 @@ func lines(h *simHost, t *testing.T, steps []decide.Step) []string {
 		if s != known {
 			t.Errorf("%+v has fields that its kind does not", s)
 		}
-		lines = append(lines, strings.TrimSpace(h.brief(line)))
+		lines = append(lines, strings.TrimSpace(h.Brief(line)))
 	}
 	return lines
 }
 
 // wantSteps compares the steps of a plan with the lines of want.
-func wantSteps(h *simHost, t *testing.T, p decide.Plan, want string) {
+func wantSteps(h *hosttest.Host, t *testing.T, p decide.Plan, want string) {
 	t.Helper()
 	have := strings.Join(lines(h, t, p.Steps), "\n")
 	want = strings.ReplaceAll(strings.TrimSpace(want), "\t", "")
@@ -205,7 +179,7 @@ func wantSteps(h *simHost, t *testing.T, p decide.Plan, want string) {
 }
 
 // blockLines is blocks in order, to be compared.
-func blockLines(h *simHost, b blocks) []string {
+func blockLines(h *hosttest.Host, b hosttest.Blocks) []string {
 	var out []string
 	for _, k := range slices.Sorted(maps.Keys(b)) {
 		out = append(out, fmt.Sprintf("%d=%d", k, b[k]))

@@ -8,13 +8,14 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A situation is a host whose domain "web" is refused with a code.
 type situation struct {
 	code, name string
-	host       func(t *testing.T) (*simHost, *Rotator)
+	host       func(t *testing.T) (*hosttest.Host, *Rotator)
 	change     func(w *observe.World, web *host.Domain) // what no host of ours can show; nil: nothing
 }
 
@@ -35,25 +36,25 @@ func situations() []situation {
 		}},
 		situation{code: host.CodeLeftover, host: leftoverInUse},
 		situation{code: host.CodeMethod, host: cannotGraft},
-		situation{code: host.CodeRestart, host: func(t *testing.T) (*simHost, *Rotator) { h, _, r := missed(t); return h, r }},
+		situation{code: host.CodeRestart, host: func(t *testing.T) (*hosttest.Host, *Rotator) { h, _, r := missed(t); return h, r }},
 		situation{code: host.CodeStopped, host: stoppedInPivot},
 		situation{code: host.CodeDoubt, host: besideStrange},
-		situation{code: host.CodeLocalLocks, host: func(t *testing.T) (*simHost, *Rotator) {
+		situation{code: host.CodeLocalLocks, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
 			h, r := three(rule(2))(t)
 			r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
 			return h, r
 		}},
-		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*simHost, *Rotator) { h, _ := pivotedBelow(t); return h, rotator(h, rule(3)) }},
-		situation{code: host.CodeComma, host: func(t *testing.T) (*simHost, *Rotator) {
-			h := newSim(t)
-			web := h.add("web")
-			h.disk(web, "vda", "a,b.qcow2")
+		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*hosttest.Host, *Rotator) { h, _ := pivotedBelow(t); return h, rotator(h, rule(3)) }},
+		situation{code: host.CodeComma, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
+			h := hosttest.New(t)
+			web := h.Add("web")
+			h.Disk(web, "vda", "a,b.qcow2")
 			web.State = host.ShutOff
 			return h, rotator(h, rule(7))
 		}},
-		situation{code: host.CodeInUse, host: func(t *testing.T) (*simHost, *Rotator) {
+		situation{code: host.CodeInUse, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
 			h, _ := off(t, 9, 10, 11)
-			t.Cleanup(held(t, h.img("web.qcow2"), vfs.LockWrite))
+			t.Cleanup(held(t, h.Img("web.qcow2"), vfs.LockWrite))
 			return h, rotator(h, rule(1))
 		}})
 }
@@ -68,9 +69,9 @@ var notOfAPlan = map[string]string{
 	host.CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",
 }
 
-func (c refusalCase) host(t *testing.T) (*simHost, *Rotator) {
-	h := newSim(t)
-	web := h.add("web")
+func (c refusalCase) host(t *testing.T) (*hosttest.Host, *Rotator) {
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(10, 11)(h, web)
 	r := rule(3)
 	if c.break_ != nil {
@@ -83,49 +84,49 @@ func (c refusalCase) host(t *testing.T) (*simHost, *Rotator) {
 }
 
 // three is a domain with three snapshots.
-func three(r *policy.Rule) func(*testing.T) (*simHost, *Rotator) {
-	return func(t *testing.T) (*simHost, *Rotator) {
-		h := newSim(t)
-		one(9, 10, 11)(h, h.add("web"))
+func three(r *policy.Rule) func(*testing.T) (*hosttest.Host, *Rotator) {
+	return func(t *testing.T) (*hosttest.Host, *Rotator) {
+		h := hosttest.New(t)
+		one(9, 10, 11)(h, h.Add("web"))
 		return h, merging(h, r)
 	}
 }
 
 // merging is a rotator that takes no snapshot.
-func merging(h *simHost, r *policy.Rule) *Rotator {
+func merging(h *hosttest.Host, r *policy.Rule) *Rotator {
 	x := rotator(h, r)
 	x.Options = coalesce()
 	return x
 }
 
-func leftoverInUse(t *testing.T) (*simHost, *Rotator) {
-	h, _ := interrupted(t, "before delete-file", jobsDie)
-	h.store(h.img("clone.qcow2"), simImage{Format: "qcow2", Size: simSize, Backing: h.img("web." + name(9) + ".qcow2"), BackingFormat: "qcow2"})
+func leftoverInUse(t *testing.T) (*hosttest.Host, *Rotator) {
+	h, _ := interrupted(t, "before delete-file", hosttest.JobsDie)
+	h.Store(h.Img("clone.qcow2"), hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: h.Img("web." + hosttest.Name(9) + ".qcow2"), BackingFormat: "qcow2"})
 	return h, merging(h, rule(2))
 }
 
-func cannotGraft(t *testing.T) (*simHost, *Rotator) {
+func cannotGraft(t *testing.T) (*hosttest.Host, *Rotator) {
 	h, web := sharing(t)
-	h.cannotClone = errors.New("this file system cannot")
+	h.CannotClone = errors.New("this file system cannot")
 	one(9, 10, 11)(h, web)
 	return h, merging(h, with(rule(2), grafts))
 }
 
-func stoppedInPivot(t *testing.T) (*simHost, *Rotator) {
-	h := newSim(t)
-	web := h.add("web")
+func stoppedInPivot(t *testing.T) (*hosttest.Host, *Rotator) {
+	h := hosttest.New(t)
+	web := h.Add("web")
 	one(9)(h, web)
 	nothing := with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })
 	if !dieAt(h, rotator(h, nothing), "block of merge") {
 		t.Fatal("no merge")
 	}
-	h.afterCrash(jobsDie)
+	h.AfterCrash(hosttest.JobsDie)
 	web.State = host.ShutOff
 	return h, rotator(h, nothing)
 }
 
-func besideStrange(t *testing.T) (*simHost, *Rotator) {
+func besideStrange(t *testing.T) (*hosttest.Host, *Rotator) {
 	h, r := three(rule(2))(t)
-	must(os.WriteFile(h.img("odd.qcow2"), []byte("{"), 0o600))
+	hosttest.Must(os.WriteFile(h.Img("odd.qcow2"), []byte("{"), 0o600))
 	return h, r
 }

@@ -11,13 +11,14 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // codesInSource are the codes that host declares.
 func codesInSource(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("host/codes.go")
-	must(err)
+	hosttest.Must(err)
 	var codes []string
 	for _, m := range regexp.MustCompile(`(?m)^\tCode\w+ += "([^"]+)"`).FindAllStringSubmatch(string(text), -1) {
 		codes = append(codes, m[1])
@@ -45,24 +46,24 @@ func TestDoctorTellsWhatAPlanRefuses(t *testing.T) {
 func (s situation) checkTold(t *testing.T) {
 	h, r := s.host(t)
 	w, err := r.Observer.Observe(t.Context())
-	must(err)
+	hosttest.Must(err)
 	web := w.Domain("web")
 	if s.change != nil {
 		s.change(w, web)
 	}
 	rules := r.Match([]string{"web"})
 	rule := rules.Rules["web"]
-	p := decide.Decide(w, web, rule, hour(12), decide.Options{})
+	p := decide.Decide(w, web, rule, hosttest.Hour(12), decide.Options{})
 	if !slices.ContainsFunc(p.Refused, func(r decide.Refusal) bool { return r.Code == s.code }) {
 		t.Fatalf("refused: %+v", p.Refused)
 	}
-	found := decide.Diagnose(w, nil, rules, hour(12))
+	found := decide.Diagnose(w, nil, rules, hosttest.Hour(12))
 	for _, r := range p.Refused {
 		if !slices.ContainsFunc(found, func(f decide.Finding) bool { return tells(f, web, r) }) {
-			t.Errorf("doctor does not tell %s, but %s", h.brief(r.Code+" "+r.Detail), findingLines(h, found))
+			t.Errorf("doctor does not tell %s, but %s", h.Brief(r.Code+" "+r.Detail), findingLines(h, found))
 		}
 	}
-	if st := Status(w, web, rule, nil, hour(12)); !reflect.DeepEqual(st.Refused, p.Refused) {
+	if st := Status(w, web, rule, nil, hosttest.Hour(12)); !reflect.DeepEqual(st.Refused, p.Refused) {
 		t.Errorf("status: %+v", st.Refused)
 	}
 }
@@ -78,10 +79,10 @@ func tells(f decide.Finding, d *host.Domain, r decide.Refusal) bool {
 	return f.Code == decide.FindingOf(d, r).Code && (f.Path == r.Path || f.Path == "" || r.Path == "")
 }
 
-func findingLines(h *simHost, found []decide.Finding) string {
+func findingLines(h *hosttest.Host, found []decide.Finding) string {
 	text := ""
 	for _, f := range found {
-		text += "\n" + h.brief(f.Code+" "+f.Path+": "+f.Detail)
+		text += "\n" + h.Brief(f.Code+" "+f.Path+": "+f.Detail)
 	}
 	return text
 }
@@ -92,7 +93,7 @@ func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 	both := w.Domain("both")
 	rules := r.Match([]string{"web", "both", "db"})
 	p := decide.ConflictPlan(both, rules.Conflicts["both"])
-	found := decide.Diagnose(w, []string{"both"}, rules, hour(12))
+	found := decide.Diagnose(w, []string{"both"}, rules, hosttest.Hour(12))
 	if len(found) != 1 || !tells(found[0], both, p.Refused[0]) {
 		t.Errorf("%+v", found)
 	}
@@ -103,10 +104,10 @@ func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 
 // A domain that could not be read in full is told with all else that is in its way.
 func TestDoctorTellsAllOfADomainThatCannotBeRead(t *testing.T) {
-	h, w := spoiled(t, func(_ *testing.T, _ *simHost, web *simDomain) {
+	h, w := spoiled(t, func(_ *testing.T, _ *hosttest.Host, web *hosttest.Domain) {
 		web.Problem, web.ManagedSave, web.State = "no such thing", true, "migrating"
 	})
-	found := decide.Diagnose(w, nil, policy.Assignment{Rules: map[string]*policy.Rule{"web": rule(1)}}, hour(12))
+	found := decide.Diagnose(w, nil, policy.Assignment{Rules: map[string]*policy.Rule{"web": rule(1)}}, hosttest.Hour(12))
 	var codes []string
 	for _, f := range found {
 		codes = append(codes, f.Code)

@@ -7,24 +7,25 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 )
 
 // On a storage of its own, a clone beside the directory of the base counts, as that of
 // another host does.
 func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 	for _, whole := range []bool{true, false} {
-		h := newSim(t)
-		web := h.add("web")
+		h := hosttest.New(t)
+		web := h.Add("web")
 		one(9, 10, 11)(h, web)
-		h.picture("far/clone.qcow2", "web.qcow2")
+		h.Picture("far/clone.qcow2", "web.qcow2")
 		if !whole {
-			clear(h.pictures)
+			clear(h.Pictures)
 		}
 		r := rotator(h, rule(2))
 		r.Options = coalesce()
 		r.Observer.Probes.StorageOf = func(dir string) string {
 			if whole {
-				return h.dir
+				return h.Dir
 			}
 			return dir
 		}
@@ -41,14 +42,14 @@ func TestACloneAnywhereOnTheStorageIsAUser(t *testing.T) {
 // A storage that holds too much is not searched, which is told; the directories of layers
 // are, and what is ignored does not count.
 func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
-	h := newSim(t)
-	one(9, 10, 11)(h, h.add("web"))
+	h := hosttest.New(t)
+	one(9, 10, 11)(h, h.Add("web"))
 	o := observer(h)
-	o.Probes.StorageOf = func(string) string { return h.dir }
+	o.Probes.StorageOf = func(string) string { return h.Dir }
 	o.MostFiles = 1
 	w, err := o.Observe(t.Context())
-	must(err)
-	if len(w.TooWide) == 0 || !slices.ContainsFunc(decide.Diagnose(w, nil, noPolicies, hour(12)), func(f decide.Finding) bool { return f.Code == decide.FindWide && f.Note }) {
+	hosttest.Must(err)
+	if len(w.TooWide) == 0 || !slices.ContainsFunc(decide.Diagnose(w, nil, noPolicies, hosttest.Hour(12)), func(f decide.Finding) bool { return f.Code == decide.FindWide && f.Note }) {
 		t.Errorf("%v", w.TooWide)
 	}
 }
@@ -56,23 +57,23 @@ func TestAStorageWithTooMuchInItIsNotSearched(t *testing.T) {
 // What is mounted below a directory of layers is another storage: if layers are there, too,
 // it has its own turn.
 func TestAStorageThatIsMountedBelowIsLookedAt(t *testing.T) {
-	h := newSim(t)
-	web := h.add("web")
-	h.disk(web, "vda", "img/web.qcow2")
-	below := h.img("img/mounted")
-	must(os.Mkdir(below, 0o755))
+	h := hosttest.New(t)
+	web := h.Add("web")
+	h.Disk(web, "vda", "img/web.qcow2")
+	below := h.Img("img/mounted")
+	hosttest.Must(os.Mkdir(below, 0o755))
 	if err := syscall.Mount("tmpfs", below, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatalf("mount: %v", err)
 	}
-	t.Cleanup(func() { must(syscall.Unmount(below, 0)) })
-	other := h.add("other")
-	h.disk(other, "vda", "img/mounted/other.qcow2")
-	h.picture("img/mounted/clone.qcow2", "web.qcow2")
+	t.Cleanup(func() { hosttest.Must(syscall.Unmount(below, 0)) })
+	other := h.Add("other")
+	h.Disk(other, "vda", "img/mounted/other.qcow2")
+	h.Picture("img/mounted/clone.qcow2", "web.qcow2")
 	w := see(h, t)
-	l := w.Forest.Find(w.Key(h.img("img/web.qcow2")))
+	l := w.Forest.Find(w.Key(h.Img("img/web.qcow2")))
 	if l == nil || len(l.Children) != 1 {
 		t.Errorf("the clone is not seen: %+v", l)
 	}
-	must(os.Remove(h.img("img/mounted/clone.qcow2")))
-	delete(h.pictures, h.img("img/mounted/clone.qcow2"))
+	hosttest.Must(os.Remove(h.Img("img/mounted/clone.qcow2")))
+	delete(h.Pictures, h.Img("img/mounted/clone.qcow2"))
 }

@@ -1,4 +1,4 @@
-package rotate
+package hosttest
 
 import (
 	"context"
@@ -43,25 +43,25 @@ func without(list []string, path string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(p string) bool { return p == path })
 }
 
-func (h *simHost) KeepMetadata(_ context.Context, domain string) (func() error, error) {
-	kept := h.find(domain).observed(nil).Snapshots
+func (h *Host) KeepMetadata(_ context.Context, domain string) (func() error, error) {
+	kept := h.Find(domain).Observed(nil).Snapshots
 	return func() error {
-		return h.call("put-back", func() error { h.find(domain).Snapshots = kept; return nil })
+		return h.call("put-back", func() error { h.Find(domain).Snapshots = kept; return nil })
 	}, nil
 }
 
-func (h *simHost) Rehearse(_ context.Context, domain string, snapshots []string) error {
+func (h *Host) Rehearse(_ context.Context, domain string, snapshots []string) error {
 	return h.call("rehearse", func() error {
-		if d := h.find(domain); d.beyondUs && len(snapshots) > 0 {
+		if d := h.Find(domain); d.BeyondUs && len(snapshots) > 0 {
 			return errors.New("an element that this version does not know")
 		}
 		return nil
 	})
 }
 
-func (h *simHost) RehearseConfig(_ context.Context, domain, snapshot string) error {
+func (h *Host) RehearseConfig(_ context.Context, domain, snapshot string) error {
 	return h.call("rehearse configuration", func() error {
-		if odd := h.find(domain).oddities; odd != "" && (odd == snapshot || odd == "configuration" && snapshot == "") {
+		if odd := h.Find(domain).Oddities; odd != "" && (odd == snapshot || odd == "configuration" && snapshot == "") {
 			return errors.New("an element that this version does not know")
 		}
 		return nil

@@ -1,4 +1,4 @@
-package rotate
+package hosttest
 
 import (
 	"context"
@@ -11,30 +11,30 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
-// simEngine merges the images of a simHost.
-type simEngine struct{ h *simHost }
+// Engine merges the images of a Host.
+type Engine struct{ On *Host }
 
-func (e simEngine) Overlay(_ context.Context, path string, below host.Layer) error {
-	must(os.WriteFile(path, make([]byte, 4096), 0o600)) // the header is written last
-	return e.h.call("overlay", func() error {
-		e.h.store(path, simImage{Format: "qcow2", Size: below.Size, Backing: below.Path, BackingFormat: below.Format, Blocks: blocks{}})
+func (e Engine) Overlay(_ context.Context, path string, below host.Layer) error {
+	Must(os.WriteFile(path, make([]byte, 4096), 0o600)) // the header is written last
+	return e.On.call("overlay", func() error {
+		e.On.Store(path, Image{Format: "qcow2", Size: below.Size, Backing: below.Path, BackingFormat: below.Format, Blocks: Blocks{}})
 		return nil
 	})
 }
 
-func (e simEngine) Check(context.Context, engine.Merge) error {
-	return e.h.call("check", func() error { return e.h.engineRefuses })
+func (e Engine) Check(context.Context, engine.Merge) error {
+	return e.On.call("check", func() error { return e.On.EngineRefuses })
 }
 
-func (e simEngine) Merge(ctx context.Context, m engine.Merge, progress func(done, total int64), then func() error) error {
-	h := e.h
-	var data blocks
+func (e Engine) Merge(ctx context.Context, m engine.Merge, progress func(done, total int64), then func() error) error {
+	h := e.On
+	var data Blocks
 	var below, format string
 	err := h.call("engine", func() error {
 		if d := h.userOf(m.Top.Path); d != nil && d.State.Live() {
 			return &vfs.BusyError{Path: m.Top.Path, Mode: vfs.LockRead}
 		}
-		data = blocks{}
+		data = Blocks{}
 		base := slices.IndexFunc(m.Chain, func(l host.Layer) bool { return l.Path == m.Base.Path })
 		if !m.Pull {
 			base++
@@ -42,7 +42,7 @@ func (e simEngine) Merge(ctx context.Context, m engine.Merge, progress func(done
 			below, format = m.Chain[base-1].Path, m.Chain[base-1].Format
 		}
 		for k := base; k == 0 || m.Chain[k-1].Path != m.Top.Path; k++ {
-			maps.Copy(data, h.load(m.Chain[k].Path).Blocks)
+			maps.Copy(data, h.Load(m.Chain[k].Path).Blocks)
 		}
 		return nil
 	})
@@ -59,23 +59,23 @@ func (e simEngine) Merge(ctx context.Context, m engine.Merge, progress func(done
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		h.mu.Lock()
-		h.change(into, func(i *simImage) {
+		h.Mu.Lock()
+		h.Change(into, func(i *Image) {
 			if m.Pull {
 				i.fill(b, data)
 			} else {
 				i.Blocks[b] = data[b]
 			}
 		})
-		h.mu.Unlock()
+		h.Mu.Unlock()
 		progress(1, 2)
-		if err := h.event("block of merge"); err != nil {
+		if err := h.Event("block of merge"); err != nil {
 			return err
 		}
 	}
 	err = h.call("relink", func() error {
 		if relink != nil {
-			h.change(relink.Path, func(i *simImage) { i.Backing, i.BackingFormat = below, format })
+			h.Change(relink.Path, func(i *Image) { i.Backing, i.BackingFormat = below, format })
 		}
 		return nil
 	})
@@ -86,21 +86,21 @@ func (e simEngine) Merge(ctx context.Context, m engine.Merge, progress func(done
 }
 
 // Graft builds the new layers.
-func (e simEngine) Graft(_ context.Context, g engine.Graft) error {
-	h := e.h
+func (e Engine) Graft(_ context.Context, g engine.Graft) error {
+	h := e.On
 	first := len(g.Chain) - len(g.Next)
 	below := ""
 	for i, next := range g.Next {
 		old := g.Chain[first+i]
 		err := h.call("clone", func() error {
-			image := h.load(old.Path)
+			image := h.Load(old.Path)
 			if below != "" {
-				image.Backing, image.BackingFormat = below, h.load(below).Format
+				image.Backing, image.BackingFormat = below, h.Load(below).Format
 			}
 			if i == len(g.Next)-1 {
-				image.Blocks = blocks{}
+				image.Blocks = Blocks{}
 			}
-			h.store(next, image)
+			h.Store(next, image)
 			return nil
 		})
 		if err != nil {
@@ -111,19 +111,19 @@ func (e simEngine) Graft(_ context.Context, g engine.Graft) error {
 			continue
 		}
 		err = h.call("merge clones", func() error {
-			h.change(below, func(i *simImage) { maps.Copy(i.Blocks, h.load(old.Path).Blocks) })
+			h.Change(below, func(i *Image) { maps.Copy(i.Blocks, h.Load(old.Path).Blocks) })
 			return nil
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return h.engineRefuses
+	return h.EngineRefuses
 }
 
 // userOf returns the domain that has the image in a chain.
-func (h *simHost) userOf(path string) *simDomain {
-	for _, d := range h.domains {
+func (h *Host) userOf(path string) *Domain {
+	for _, d := range h.Guests {
 		if d.Uses(path) {
 			return d
 		}

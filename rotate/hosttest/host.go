@@ -1,4 +1,4 @@
-package rotate
+package hosttest
 
 import (
 	"context"
@@ -13,37 +13,37 @@ import (
 )
 
 // Remote says what the test wants.
-func (h *simHost) Remote() bool { return h.remote }
+func (h *Host) Remote() bool { return h.IsRemote }
 
 // call brackets what a call does with events, and lets guests write meanwhile.
-func (h *simHost) call(what string, do func() error) error {
-	if err := h.event("call " + what); err != nil {
+func (h *Host) call(what string, do func() error) error {
+	if err := h.Event("call " + what); err != nil {
 		return err
 	}
-	h.mu.Lock()
+	h.Mu.Lock()
 	h.guestsWrite()
 	err := do()
-	h.mu.Unlock()
+	h.Mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return h.event("end of " + what)
+	return h.Event("end of " + what)
 }
 
 // guestsWrite lets each running guest write a block of one disk.
-func (h *simHost) guestsWrite() {
-	if h.guests == nil {
+func (h *Host) guestsWrite() {
+	if h.Writes == nil {
 		return
 	}
-	for _, d := range h.domains {
+	for _, d := range h.Guests {
 		if d.State == host.Running {
-			h.write(d, d.Disks[h.guests.IntN(len(d.Disks))].Target, h.guests.IntN(16))
+			h.Write(d, d.Disks[h.Writes.IntN(len(d.Disks))].Target, h.Writes.IntN(16))
 		}
 	}
 }
 
-func (h *simHost) find(name string) *simDomain {
-	for _, d := range h.domains {
+func (h *Host) Find(name string) *Domain {
+	for _, d := range h.Guests {
 		if d.Name == name {
 			return d
 		}
@@ -51,12 +51,12 @@ func (h *simHost) find(name string) *simDomain {
 	return nil
 }
 
-func (h *simHost) Domains(_ context.Context, names ...string) ([]host.Domain, error) {
+func (h *Host) Domains(_ context.Context, names ...string) ([]host.Domain, error) {
 	var found []host.Domain
 	err := h.call("domains", func() error {
-		for _, d := range h.domains {
+		for _, d := range h.Guests {
 			if len(names) == 0 || slices.Contains(names, d.Name) {
-				found = append(found, d.observed(h.jobs))
+				found = append(found, d.Observed(h.Jobs))
 			}
 		}
 		return nil
@@ -67,14 +67,14 @@ func (h *simHost) Domains(_ context.Context, names ...string) ([]host.Domain, er
 	return found, nil
 }
 
-// observed is what libvirt tells of the domain, sharing nothing with it.
-func (d *simDomain) observed(jobs map[string]*simJob) host.Domain {
+// Observed is what libvirt tells of the domain, sharing nothing with it.
+func (d *Domain) Observed(jobs map[string]*Job) host.Domain {
 	c := d.Domain
 	c.Disks = slices.Clone(d.Disks)
 	for i := range c.Disks {
 		disk := &c.Disks[i]
 		disk.Chain, disk.Inactive = slices.Clone(disk.Chain), slices.Clone(disk.Inactive)
-		if d.cut && len(disk.Chain) > 0 {
+		if d.Cut && len(disk.Chain) > 0 {
 			disk.Chain, disk.Inactive = disk.Chain[len(disk.Chain)-1:], disk.Inactive[len(disk.Inactive)-1:]
 		}
 		for k := range disk.Chain {
@@ -104,14 +104,14 @@ func (d *simDomain) observed(jobs map[string]*simJob) host.Domain {
 	return c
 }
 
-func (h *simHost) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec) error {
+func (h *Host) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec) error {
 	what := "snapshot"
 	if spec.Quiesce {
 		what = "quiesced snapshot"
 	}
 	return h.call(what, func() error {
-		d := h.find(domain)
-		if spec.Quiesce && (!d.Agent || d.mute) {
+		d := h.Find(domain)
+		if spec.Quiesce && (!d.Agent || d.Mute) {
 			return errors.New("guest agent is not responding")
 		}
 		for target, path := range spec.Overlays {
@@ -121,7 +121,7 @@ func (h *simHost) Snapshot(_ context.Context, domain string, spec host.SnapshotS
 			} else if info.Size() != 0 {
 				return fmt.Errorf("%s: not an empty file", path)
 			}
-			if h.jobs[domain+"/"+target] != nil {
+			if h.Jobs[domain+"/"+target] != nil {
 				return fmt.Errorf("disk %s has a block job", disk.Target)
 			}
 		}
@@ -131,18 +131,18 @@ func (h *simHost) Snapshot(_ context.Context, domain string, spec host.SnapshotS
 				return fmt.Errorf("disk %s is neither named nor excluded", t)
 			}
 		}
-		h.grow(d, spec, h.now)
+		h.Grow(d, spec, h.Now)
 		return nil
 	})
 }
 
-func (h *simHost) Thaw(context.Context, string) error {
-	return h.call("thaw", func() error { h.thawed++; return nil })
+func (h *Host) Thaw(context.Context, string) error {
+	return h.call("thaw", func() error { h.Thawed++; return nil })
 }
 
-func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error {
+func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) error {
 	return h.call("drop-metadata", func() error {
-		d := h.find(domain)
+		d := h.Find(domain)
 		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == snapshot })
 		if i < 0 {
 			return nil
@@ -168,9 +168,9 @@ func (h *simHost) DropMetadata(_ context.Context, domain, snapshot string) error
 	})
 }
 
-func (h *simHost) Redefine(_ context.Context, domain string, fix host.SnapshotFix) error {
+func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) error {
 	return h.call("redefine", func() error {
-		d := h.find(domain)
+		d := h.Find(domain)
 		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == fix.Snapshot })
 		if i < 0 {
 			return fmt.Errorf("no snapshot %s", fix.Snapshot)
@@ -197,10 +197,10 @@ func (h *simHost) Redefine(_ context.Context, domain string, fix host.SnapshotFi
 	})
 }
 
-func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[string][]host.Layer) error {
+func (h *Host) Reconfigure(_ context.Context, domain string, chains map[string][]host.Layer) error {
 	return h.call("reconfigure", func() error {
 		for target, chain := range chains {
-			d := &h.find(domain).Domain
+			d := &h.Find(domain).Domain
 			disk := host.DiskOf(d, target)
 			disk.Inactive = host.Paths(chain)
 			if !d.State.Live() {
@@ -214,44 +214,44 @@ func (h *simHost) Reconfigure(_ context.Context, domain string, chains map[strin
 	})
 }
 
-func (h *simHost) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]host.Layer) (func() error, error) {
-	d := h.find(domain)
-	before, config := map[string][]host.Layer{}, d.config
+func (h *Host) Reinstate(ctx context.Context, domain, snapshot string, chains map[string][]host.Layer) (func() error, error) {
+	d := h.Find(domain)
+	before, config := map[string][]host.Layer{}, d.Config
 	for target := range chains {
 		before[target] = slices.Clone(host.DiskOf(&d.Domain, target).Chain)
 	}
-	d.config = snapshot
+	d.Config = snapshot
 	return func() error {
-		d.config = config
+		d.Config = config
 		return h.Reconfigure(ctx, domain, before)
 	}, h.Reconfigure(ctx, domain, chains)
 }
 
-func (h *simHost) Pools(context.Context) ([]string, error) { return h.pools, nil }
+func (h *Host) Pools(context.Context) ([]string, error) { return h.PoolDirs, nil }
 
-func (h *simHost) Shutdown(_ context.Context, domain string, force bool) error {
+func (h *Host) Shutdown(_ context.Context, domain string, force bool) error {
 	return h.call("shutdown", func() error {
-		if d := h.find(domain); force || d.obeys {
+		if d := h.Find(domain); force || d.Obeys {
 			d.State = host.ShutOff
 		}
 		return nil
 	})
 }
 
-func (h *simHost) Active(_ context.Context, domain string) (bool, error) {
-	return h.starting || h.find(domain).State.Live(), nil
+func (h *Host) Active(_ context.Context, domain string) (bool, error) {
+	return h.Starting || h.Find(domain).State.Live(), nil
 }
 
 // QEMUChains tells what the test says that QEMU has.
-func (h *simHost) QEMUChains(_ context.Context, domain string) (map[string][]string, error) {
-	if h.qemu == nil {
+func (h *Host) QEMUChains(_ context.Context, domain string) (map[string][]string, error) {
+	if h.Qemu == nil {
 		return nil, errors.New("not allowed")
 	}
-	return h.qemu, nil
+	return h.Qemu, nil
 }
 
 // Merge starts a job, or follows the one that runs.
-func (h *simHost) Merge(ctx context.Context, m host.MergeSpec, progress func(done, total int64)) error {
+func (h *Host) Merge(ctx context.Context, m host.MergeSpec, progress func(done, total int64)) error {
 	job := m.Domain + "/" + m.Disk
 	if err := h.call("merge", func() error { return h.startJob(m, job) }); err != nil {
 		return err
@@ -260,32 +260,32 @@ func (h *simHost) Merge(ctx context.Context, m host.MergeSpec, progress func(don
 	for h.step(job) {
 		progress(1, 2)
 		if err := ctx.Err(); err != nil {
-			h.endJob(job)
+			h.EndJob(job)
 			return err
 		}
-		if err := h.event("block of merge"); err != nil {
-			h.endJob(job) // what is copied is copied
+		if err := h.Event("block of merge"); err != nil {
+			h.EndJob(job) // what is copied is copied
 			return err
 		}
 	}
-	return h.call("pivot", func() error { h.finishJob(job); return nil })
+	return h.call("pivot", func() error { h.FinishJob(job); return nil })
 }
 
 // Copy starts a copy, and copies all blocks.
-func (h *simHost) Copy(ctx context.Context, c host.CopySpec, progress func(done, total int64)) error {
+func (h *Host) Copy(ctx context.Context, c host.CopySpec, progress func(done, total int64)) error {
 	job := c.Domain + "/" + c.Disk
 	err := h.call("copy", func() error {
-		disk := host.DiskOf(&h.find(c.Domain).Domain, c.Disk)
-		if h.jobs[job] != nil || !h.find(c.Domain).State.Live() {
+		disk := host.DiskOf(&h.Find(c.Domain).Domain, c.Disk)
+		if h.Jobs[job] != nil || !h.Find(c.Domain).State.Live() {
 			return errors.New("another job runs on the disk, or the domain does not")
 		}
-		below := h.walk(c.To)
-		if was, is := h.read(disk.Chain[len(disk.Chain)-2].Path), h.read(below[len(below)-2]); !maps.Equal(was, is) {
+		below := h.Walk(c.To)
+		if was, is := h.Read(disk.Chain[len(disk.Chain)-2].Path), h.Read(below[len(below)-2]); !maps.Equal(was, is) {
 			return fmt.Errorf("the new layers read %v, the old ones %v", is, was)
 		}
-		j := &simJob{top: disk.Active().Path, copyTo: c.To, data: h.load(disk.Active().Path).Blocks}
+		j := &Job{top: disk.Active().Path, copyTo: c.To, data: h.Load(disk.Active().Path).Blocks}
 		j.todo = slices.Sorted(maps.Keys(j.data))
-		h.jobs[job] = j
+		h.Jobs[job] = j
 		return nil
 	})
 	if err != nil {
@@ -293,32 +293,32 @@ func (h *simHost) Copy(ctx context.Context, c host.CopySpec, progress func(done,
 	}
 	for h.step(job) {
 		progress(1, 2)
-		if err := errors.Join(ctx.Err(), h.event("block of copy")); err != nil {
-			h.endJob(job)
+		if err := errors.Join(ctx.Err(), h.Event("block of copy")); err != nil {
+			h.EndJob(job)
 			return err
 		}
 	}
-	if h.copyFails != nil {
-		h.endJob(job)
+	if h.CopyFails != nil {
+		h.EndJob(job)
 	}
-	return h.copyFails
+	return h.CopyFails
 }
 
 // Pivot moves the guest onto the copy.
-func (h *simHost) Pivot(_ context.Context, domain, target string) error {
+func (h *Host) Pivot(_ context.Context, domain, target string) error {
 	return h.call("pivot to the copy", func() error {
-		j := h.jobs[domain+"/"+target]
+		j := h.Jobs[domain+"/"+target]
 		if j == nil || j.copyTo == "" || len(j.todo) > 0 {
 			return errors.New("no copy is ready")
 		}
-		if h.pivotFails != nil {
-			return h.pivotFails
+		if h.PivotFails != nil {
+			return h.PivotFails
 		}
-		delete(h.jobs, domain+"/"+target)
-		disk := host.DiskOf(&h.find(domain).Domain, target)
+		delete(h.Jobs, domain+"/"+target)
+		disk := host.DiskOf(&h.Find(domain).Domain, target)
 		disk.Chain = nil
-		for _, path := range h.walk(j.copyTo) {
-			disk.Chain = append(disk.Chain, host.Layer{Path: path, Format: h.load(path).Format, Kind: "file"})
+		for _, path := range h.Walk(j.copyTo) {
+			disk.Chain = append(disk.Chain, host.Layer{Path: path, Format: h.Load(path).Format, Kind: "file"})
 		}
 		disk.Inactive = host.Paths(disk.Chain)
 		return nil
@@ -326,33 +326,33 @@ func (h *simHost) Pivot(_ context.Context, domain, target string) error {
 }
 
 // EndCopy ends the copy.
-func (h *simHost) EndCopy(_ context.Context, domain, target string) error {
-	return h.call("end-copy", func() error { delete(h.jobs, domain+"/"+target); return nil })
+func (h *Host) EndCopy(_ context.Context, domain, target string) error {
+	return h.call("end-copy", func() error { delete(h.Jobs, domain+"/"+target); return nil })
 }
 
-func (h *simHost) startJob(m host.MergeSpec, job string) error {
-	h.merging[m.Base.FS]++
-	h.mostAtOnce[m.Base.FS] = max(h.mostAtOnce[m.Base.FS], h.merging[m.Base.FS])
-	if h.locked != nil && h.locked(m) {
-		h.merging[m.Base.FS]--
+func (h *Host) startJob(m host.MergeSpec, job string) error {
+	h.Merging[m.Base.FS]++
+	h.MostAtOnce[m.Base.FS] = max(h.MostAtOnce[m.Base.FS], h.Merging[m.Base.FS])
+	if h.Locked != nil && h.Locked(m) {
+		h.Merging[m.Base.FS]--
 		return fmt.Errorf("%w: Failed to get \"write\" lock", host.ErrNotStarted)
 	}
-	if h.jobs[job] != nil && m.Adopt {
+	if h.Jobs[job] != nil && m.Adopt {
 		return nil
 	}
-	if h.jobs[job] != nil {
-		h.merging[m.Base.FS]--
+	if h.Jobs[job] != nil {
+		h.Merging[m.Base.FS]--
 		return errors.New("another job runs on the disk")
 	}
 	err := h.newJob(m, job)
 	if err != nil {
-		h.merging[m.Base.FS]--
+		h.Merging[m.Base.FS]--
 	}
 	return err
 }
 
-func (h *simHost) newJob(m host.MergeSpec, job string) error {
-	d := h.find(m.Domain)
+func (h *Host) newJob(m host.MergeSpec, job string) error {
+	d := h.Find(m.Domain)
 	if !d.State.Live() {
 		return errors.New("domain is not running")
 	}
@@ -367,81 +367,81 @@ func (h *simHost) newJob(m host.MergeSpec, job string) error {
 	if m.Pull && (!m.Active || (m.Below.Path == "") != (base == 0) || base > 0 && m.Below.Index != uint(base)) {
 		return errors.New("a pull goes into the active layer, and from what is above Below")
 	}
-	j := &simJob{base: m.Base.Path, top: m.Top.Path, active: m.Active, pull: m.Pull, data: blocks{}}
+	j := &Job{base: m.Base.Path, top: m.Top.Path, active: m.Active, pull: m.Pull, data: Blocks{}}
 	if m.Pull {
 		base--
 		top--
 	}
 	for k := base + 1; k <= top; k++ {
-		maps.Copy(j.data, h.load(disk.Chain[k].Path).Blocks)
+		maps.Copy(j.data, h.Load(disk.Chain[k].Path).Blocks)
 	}
 	j.todo = slices.Sorted(maps.Keys(j.data))
-	h.jobs[job] = j
+	h.Jobs[job] = j
 	return nil
 }
 
-func (h *simHost) count(fs uint64, n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.merging[fs] += n
+func (h *Host) count(fs uint64, n int) {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
+	h.Merging[fs] += n
 }
 
 // step copies one block; it tells whether there was one left.
-func (h *simHost) step(job string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	j := h.jobs[job]
+func (h *Host) step(job string) bool {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
+	j := h.Jobs[job]
 	if j == nil || len(j.todo) == 0 {
 		return false
 	}
 	h.guestsWrite()
 	switch {
 	case j.copyTo != "":
-		h.change(j.copyTo, func(i *simImage) { i.fill(j.todo[0], j.data) })
+		h.Change(j.copyTo, func(i *Image) { i.fill(j.todo[0], j.data) })
 	case j.pull:
-		h.change(j.top, func(i *simImage) { i.fill(j.todo[0], j.data) })
+		h.Change(j.top, func(i *Image) { i.fill(j.todo[0], j.data) })
 	default:
-		h.change(j.base, func(i *simImage) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
+		h.Change(j.base, func(i *Image) { i.Blocks[j.todo[0]] = j.data[j.todo[0]] })
 	}
 	j.todo = j.todo[1:]
 	return true
 }
 
-func (h *simHost) endJob(job string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.jobs, job)
+func (h *Host) EndJob(job string) {
+	h.Mu.Lock()
+	defer h.Mu.Unlock()
+	delete(h.Jobs, job)
 }
 
-// finishJob copies what is left and takes the merged layers out of the chain.
+// FinishJob copies what is left and takes the merged layers out of the chain.
 // No snapshot's metadata changes.
-func (h *simHost) finishJob(job string) {
-	j := h.jobs[job]
+func (h *Host) FinishJob(job string) {
+	j := h.Jobs[job]
 	if j == nil {
 		return
 	}
-	delete(h.jobs, job)
+	delete(h.Jobs, job)
 	domain, target := filepath.Split(job)
-	disk := host.DiskOf(&h.find(filepath.Clean(domain)).Domain, target)
+	disk := host.DiskOf(&h.Find(filepath.Clean(domain)).Domain, target)
 	base, top := disk.Index(j.base), disk.Index(j.top)
 	if j.pull {
 		h.finishPull(j, disk, base, top)
 		return
 	}
 	for k := base + 1; k <= top; k++ {
-		layer := h.load(disk.Chain[k].Path).Blocks
-		h.change(j.base, func(i *simImage) { maps.Copy(i.Blocks, layer) })
+		layer := h.Load(disk.Chain[k].Path).Blocks
+		h.Change(j.base, func(i *Image) { maps.Copy(i.Blocks, layer) })
 	}
 	if !j.active {
-		h.change(disk.Chain[top+1].Path, func(i *simImage) { i.Backing, i.BackingFormat = j.base, disk.Chain[base].Format })
+		h.Change(disk.Chain[top+1].Path, func(i *Image) { i.Backing, i.BackingFormat = j.base, disk.Chain[base].Format })
 	}
 	disk.Chain = slices.Delete(disk.Chain, base+1, top+1)
 	disk.Inactive = host.Paths(disk.Chain)
 }
 
 // finishPull copies what is left and lets the active layer build on what is below.
-func (h *simHost) finishPull(j *simJob, disk *host.Disk, base, top int) {
-	h.change(j.top, func(i *simImage) {
+func (h *Host) finishPull(j *Job, disk *host.Disk, base, top int) {
+	h.Change(j.top, func(i *Image) {
 		for b := range j.data {
 			i.fill(b, j.data)
 		}
@@ -455,7 +455,7 @@ func (h *simHost) finishPull(j *simJob, disk *host.Disk, base, top int) {
 }
 
 // fill gives the image a block of data that it lacks.
-func (i *simImage) fill(block int, data blocks) {
+func (i *Image) fill(block int, data Blocks) {
 	if _, has := i.Blocks[block]; !has {
 		i.Blocks[block] = data[block]
 	}
@@ -463,25 +463,25 @@ func (i *simImage) fill(block int, data blocks) {
 
 // What happens to jobs when the tool dies.
 const (
-	jobsGoOn   = "jobs go on"
-	jobsDie    = "jobs die"
-	jobsFinish = "jobs finish"
+	JobsGoOn   = "jobs go on"
+	JobsDie    = "jobs die"
+	JobsFinish = "jobs finish"
 )
 
-// afterCrash decides the fate of the jobs that run.
-func (h *simHost) afterCrash(fate string) {
-	for name, j := range h.jobs {
+// AfterCrash decides the fate of the jobs that run.
+func (h *Host) AfterCrash(fate string) {
+	for name, j := range h.Jobs {
 		switch {
 		case j.copyTo != "" && len(j.todo) == 0: // that it ends is told by a test of its own
-		case fate == jobsDie:
-			delete(h.jobs, name)
-		case fate == jobsFinish && (j.active || j.copyTo != ""):
+		case fate == JobsDie:
+			delete(h.Jobs, name)
+		case fate == JobsFinish && (j.active || j.copyTo != ""):
 			for len(j.todo) > 0 {
 				h.step(name)
 			}
-		case fate == jobsFinish:
-			h.finishJob(name)
+		case fate == JobsFinish:
+			h.FinishJob(name)
 		}
 	}
-	clear(h.merging)
+	clear(h.Merging)
 }
