@@ -11,7 +11,7 @@ SOAK    ?= 500
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs tools clean
 
 all: build
 
@@ -24,6 +24,7 @@ unit:
 	$(GO) vet $(TAGS) ./...
 	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/...
 	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
+	$(GO) run ./internal/archdoc -check
 	$(GO) test $(TAGS) -race -timeout 30m -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$)
 	$(GO) test $(TAGS) -timeout 30m -run '$(REPLAYS)' ./rotate # replays of crashes: the race detector would only slow them down
 	$(GO) test $(TAGS) -timeout 30m ./internal/chain/chaintest ./vhdbridge
@@ -79,6 +80,9 @@ install: build man
 
 man: build ## the manual page, made of the help texts
 	bin/virt-rotate man > bin/virt-rotate.1
+
+docs: ## the picture and the table of packages in docs/, made of their imports; needs graphviz
+	$(GO) run ./internal/archdoc
 
 clean:
 	rm -rf bin

@@ -182,19 +182,11 @@ type domainRun struct {
 // run carries out one group of steps after the other and decides anew before
 // each, so that every group rests on the world as it is.
 func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
+	if err := r.settleEarlier(ctx, &p); err != nil {
+		return r.finish(ctx, p, err)
+	}
 	var last []decide.Step
 	moves := 0
-	r.thaw(ctx, p.Domain)
-	if d := r.w.Domain(p.Domain); d != nil {
-		if err := r.noteLost(d); err != nil {
-			return r.finish(ctx, p, err)
-		}
-	}
-	if p.Forget {
-		if err := r.endIntent(r.w.Domain(p.Domain)); err != nil {
-			return r.finish(ctx, p, err)
-		}
-	}
 	for round := 0; len(p.Groups) > 0 && ctx.Err() == nil; round++ {
 		var err error
 		if p, err = r.again(ctx, p.Domain); err != nil {
@@ -213,26 +205,38 @@ func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
 		}
 		last = steps
 		err = r.group(ctx, &p, g)
-		if errors.Is(err, errMoved) && moves < maxMoves && !r.skipped(p.Domain) {
-			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
-			moves, last = moves+1, nil
-			continue
-		}
 		var refused *refusedError
-		if errors.As(err, &refused) {
-			p.Refused = append(p.Refused, refused.Refusal)
-			return r.finish(ctx, p, nil)
-		}
-		if errors.Is(err, errOtherWay) {
+		switch {
+		case err == nil:
+		case errors.Is(err, errMoved) && moves < maxMoves && !r.skipped(p.Domain):
+			moves++
+			fallthrough
+		case errors.Is(err, errOtherWay):
 			r.Report(Event{Kind: EventWarning, Domain: p.Domain, Text: err.Error() + ": planning anew"})
 			last = nil
-			continue
-		}
-		if err != nil {
+		case errors.As(err, &refused):
+			p.Refused = append(p.Refused, refused.Refusal)
+			return r.finish(ctx, p, nil)
+		default:
 			return r.finish(ctx, p, err)
 		}
 	}
 	return r.finish(ctx, p, nil)
+}
+
+// settleEarlier sees to what earlier runs have left that needs no plan: a frozen guest,
+// states that are seen to be lost, an intent that has nothing left to do.
+func (r *domainRun) settleEarlier(ctx context.Context, p *decide.Plan) error {
+	r.thaw(ctx, p.Domain)
+	if d := r.w.Domain(p.Domain); d != nil {
+		if err := r.noteLost(d); err != nil {
+			return err
+		}
+	}
+	if p.Forget {
+		return r.endIntent(r.w.Domain(p.Domain))
+	}
+	return nil
 }
 
 // ask is what the run may ask about a domain as it is now.

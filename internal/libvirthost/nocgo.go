@@ -8,7 +8,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate"
 )
 
-// A Host cannot be had in this build: Open always fails.
+// A Host is not built in: Open always fails.
 type Host struct{ rotate.Host }
 
 // Open returns ErrNoLibvirt.
@@ -17,14 +17,14 @@ func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
 // Close does nothing.
 func (h *Host) Close() error { return nil }
 
-// Outline is not had in this build.
+// Outline is not built in.
 func (h *Host) Outline(context.Context) ([]rotate.Domain, error) { return nil, ErrNoLibvirt }
 
-// Configuration is not had in this build.
+// Configuration is not built in.
 func (h *Host) Configuration(string) (string, error) { return "", ErrNoLibvirt }
 
-// PlainDomain is not had in this build.
+// PlainDomain is not built in.
 func (h *Host) PlainDomain(string, int) (string, error) { return "", ErrNoLibvirt }
 
-// Define is not had in this build.
+// Define is not built in.
 func (h *Host) Define(context.Context, NewDomain) ([]string, error) { return nil, ErrNoLibvirt }

@@ -398,7 +398,7 @@ func strangers(w *observe.World) []Finding {
 			where = "on this host"
 		}
 		found = append(found, Finding{Code: FindStrange, Path: s.Path, Detail: s.Reason,
-			Remedy: "nothing is merged " + where + " meanwhile: " + strangeRemedy(&s)})
+			Remedy: "nothing is merged " + where + " until then: " + strangeRemedy(&s)})
 	}
 	return found
 }

@@ -45,7 +45,7 @@ func (b *builder) doubts(trial *builder) []Refusal {
 				why, strange := trial.obstacleAt(&disks[i], k)
 				if strange != nil && !told[strange.Path] {
 					told[strange.Path] = true
-					found = append(found, Refusal{host.CodeDoubt, strange.Path, "nothing is merged into or out of what it could build on: " + why + "; " + strangeRemedy(strange)})
+					found = append(found, Refusal{host.CodeDoubt, strange.Path, "merges of layers that it may build on wait: " + why + "; " + strangeRemedy(strange)})
 				}
 			}
 		}

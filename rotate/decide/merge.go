@@ -14,7 +14,7 @@ import (
 // drop plans the end of the named snapshots, neighbours all: their metadata
 // goes, the layers that nobody keeps then are merged, the metadata of the
 // others is redefined, the files go. Without names it plans the merges that
-// are possible already. If a merge cannot be had, nothing of it is planned.
+// are possible already. If a merge is not possible, nothing of it is planned.
 func (b *builder) drop(names []string) {
 	trial := b.clone()
 	for _, name := range names {

@@ -55,23 +55,8 @@ func (e Engine) Merge(ctx context.Context, m engine.Merge, progress func(done, t
 	} else {
 		below, format = m.Base.Path, m.Base.Format
 	}
-	for _, b := range slices.Sorted(maps.Keys(data)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		h.Mu.Lock()
-		h.Change(into, func(i *Image) {
-			if m.Pull {
-				i.fill(b, data)
-			} else {
-				i.Blocks[b] = data[b]
-			}
-		})
-		h.Mu.Unlock()
-		progress(1, 2)
-		if err := h.Event("block of merge"); err != nil {
-			return err
-		}
+	if err := e.fill(ctx, into, m.Pull, data, progress); err != nil {
+		return err
 	}
 	err = h.call("relink", func() error {
 		if relink != nil {
@@ -83,6 +68,30 @@ func (e Engine) Merge(ctx context.Context, m engine.Merge, progress func(done, t
 		return err
 	}
 	return then()
+}
+
+// fill writes blocks into an image, one after the other.
+func (e Engine) fill(ctx context.Context, into string, pull bool, data Blocks, progress func(done, total int64)) error {
+	h := e.On
+	for _, b := range slices.Sorted(maps.Keys(data)) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h.Mu.Lock()
+		h.Change(into, func(i *Image) {
+			if pull {
+				i.fill(b, data)
+			} else {
+				i.Blocks[b] = data[b]
+			}
+		})
+		h.Mu.Unlock()
+		progress(1, 2)
+		if err := h.Event("block of merge"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Graft builds the new layers.

@@ -35,7 +35,7 @@ func (o *Observer) leftFile(w *World, path string) {
 	}
 	image, err := o.Inspect(path, "qcow2")
 	left.Blank = info.Size == 0 || err == nil && image.Blank
-	left.NoHeader = beginsWithZeros(path)
+	left.NoHeader = err != nil && beginsWithZeros(path)
 	w.Left[path] = left
 }
 
