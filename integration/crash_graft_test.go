@@ -314,14 +314,19 @@ func TestAGuestThatOutrunsAGraft(t *testing.T) {
 			oldest := b.overlays("g1", "vda")[0]
 			run(t, b.path("images"), "fallocate --keep-size --length 300M "+oldest) // worth a graft
 			b.fillOverlay("g1")
-			b.writePolicy(keep("1", fmt.Sprintf("method = %q\nbandwidth = \"256KiB/s\"", method)))
+			b.writePolicy(keep("1", fmt.Sprintf("method = %q\n%s", method, slow)))
 			b.wantGrafts("--no-snapshot")
 			s := &graftScene{bed: b, kept: b.survivors("g1", "--no-snapshot"), old: b.allOverlays("g1")}
 			b.program, b.env = mortal, []string{"VIRT_ROTATE_COPY_PATIENCE=5s"}
 			var out report
-			res := b.rotate("run", "--no-snapshot", "--output=json")
-			res.decode(t, &out)
+			r := b.beginRotate("run", "--no-snapshot", "--output=json")
 			b.program, b.env = nil, nil
+			if method == "auto" {
+				b.awaitIn(r, "the commit after the copy", func() bool { return strings.Contains(b.jobInfo("g1", "vda"), "Commit") })
+				b.hurry("g1")
+			}
+			res := r.wait()
+			res.decode(t, &out)
 			if method == "auto" {
 				if have := out.methods(); res.Exit != 0 || !maps.Equal(have, map[string]int{"commit": 1}) || !strings.Contains(res.Stderr, "writes faster") {
 					t.Errorf("merges %v: %v", have, res)

@@ -5,11 +5,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -73,15 +72,8 @@ func (b *bed) beginUntil(what string, at any, args ...string) *rotation {
 	program, err := mortal()
 	must(b.t, err)
 	r := b.begin(program, []string{killAt[what] + "=" + fmt.Sprint(at), "VIRT_ROTATE_STOP=1"}, args...)
-	for range 6000 {
-		text, err := os.ReadFile("/proc/" + strconv.Itoa(r.cmd.Process.Pid) + "/stat")
-		if err != nil || strings.Contains(string(text), ") Z ") || strings.Contains(string(text), ") T ") {
-			return r
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	b.t.Fatalf("it neither stops nor ends: %v", r.kill())
-	return nil
+	b.awaitIn(r, "its end or a stop", func() bool { return slices.Contains([]string{"", "T", "Z"}, b.processState(r)) })
+	return r
 }
 
 // goOn lets a run go on that has stopped. The place where that was is "" if it had

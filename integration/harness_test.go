@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
@@ -382,6 +383,7 @@ func (b *bed) rotate(args ...string) result {
 type rotation struct {
 	cmd            *exec.Cmd
 	stdout, stderr bytes.Buffer
+	hung           atomic.Bool
 	ended          func() result
 }
 
@@ -413,9 +415,14 @@ func (b *bed) begin(program string, env []string, args ...string) *rotation {
 		done()
 		b.t.Fatal(err)
 	}
+	off := r.killIfItHangs()
 	r.ended = sync.OnceValue(func() result {
 		defer done()
+		defer off()
 		_ = r.cmd.Wait() // Exit tells
+		if r.hung.Load() {
+			fmt.Fprintf(&r.stderr, "\nkilled by the test: it had not ended after %v\n", runPatience)
+		}
 		return result{r.stdout.String(), r.stderr.String(), r.cmd.ProcessState.ExitCode()}
 	})
 	b.t.Cleanup(func() { r.kill() })

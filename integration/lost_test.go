@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -187,13 +186,7 @@ func (b *bed) waitReady(dom string) {
 
 func (b *bed) waitJob(dom string, done func(string) bool) {
 	b.t.Helper()
-	for range 300 {
-		if done(b.qmp(dom, "query-jobs", map[string]any{})) {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	b.t.Fatal("the job does not get there")
+	b.await("QEMU's job", func() bool { return done(b.qmp(dom, "query-jobs", map[string]any{})) })
 }
 
 func (b *bed) state(path string) guest.State {

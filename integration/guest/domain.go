@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
-	"time"
 )
 
 const (
@@ -237,18 +236,13 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	return err
 }
 
-// WaitOff waits until libvirt, too, has noticed that a guest is off, at most half a
-// minute. Each new client of an embedded host at first believes what it last heard.
+// WaitOff waits until libvirt, too, has noticed that a guest is off. Each new client
+// of an embedded host at first believes what it last heard.
 func (h *Host) WaitOff(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
+	return Await(ctx, "libvirt to notice that "+name+" is off", func() (bool, error) {
 		state, err := h.Virsh(ctx, "domstate", name)
-		if err != nil || strings.TrimSpace(state) == "shut off" {
-			return err
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return strings.TrimSpace(state) == "shut off", err
+	})
 }
 
 // Writes counts the blocks that a guest has reported on the serial line, over all
@@ -261,25 +255,21 @@ func (h *Host) Writes(name string) (uint64, error) {
 	return uint64(strings.Count(string(b), ".")) * uint64(h.Spec(name).Params.Batch), nil
 }
 
-// WaitWrites waits until a guest has written n more blocks, at most half a minute.
+// WaitWrites waits until a guest has written n more blocks.
 func (h *Host) WaitWrites(ctx context.Context, name string, n uint64) error {
 	first, err := h.Writes(name)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		now, err := h.Writes(name)
-		if err != nil || now >= first+n {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("guest %s wrote %d of %d blocks: %w", name, now-first, n, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
+	now := first
+	err = Await(ctx, "writes", func() (bool, error) {
+		now, err = h.Writes(name)
+		return now >= first+n, err
+	})
+	if err != nil {
+		return fmt.Errorf("guest %s wrote %d of %d blocks: %w", name, now-first, n, err)
 	}
+	return nil
 }
 
 // Disks returns a domain's writable disks, with the layers that are active now.
