@@ -54,6 +54,7 @@ func onRelative(b *bed) []guest.DiskSpec {
 // rotated, and are started from their persistent configuration. What virsh, doctor
 // and the guest itself see is the same after both kinds of rotation.
 func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
+	t.Parallel()
 	for _, c := range []alternateCase{
 		{name: "qcow2 base", disks: oneDisk},
 		{name: "two disks", disks: twoDisks},

@@ -16,6 +16,7 @@ import (
 
 // libvirtd is killed in a merge: the run fails at once, QEMU goes on.
 func TestLibvirtdCrashInAMerge(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, last string
 		meanwhile  string // what the job comes to before libvirtd returns, in QEMU's words
@@ -88,6 +89,7 @@ const left = "offline = \"skip\""
 // QEMU is killed in a merge: the chain is as it was, and the merge is repeated
 // once the guest runs again, or while it is off.
 func TestGuestCrashInAMerge(t *testing.T) {
+	t.Parallel()
 	for _, last := range []string{"2", "0"} {
 		t.Run("keep "+last, func(t *testing.T) {
 			t.Parallel()
@@ -143,6 +145,7 @@ func (b *bed) runWhileOff(dom, last string, chain []string, kept promise) {
 
 // The whole host dies at once in a merge: virt-rotate, libvirtd and the guest.
 func TestHostCrashInAMerge(t *testing.T) {
+	t.Parallel()
 	for _, last := range []string{"2", "0"} {
 		t.Run("keep "+last, func(t *testing.T) {
 			t.Parallel()

@@ -109,6 +109,7 @@ func (s *graftScene) finish() {
 // libvirtd is killed in a graft: the run fails, the guest goes on, and the next run
 // finishes the graft or does it anew.
 func TestLibvirtdCrashInAGraft(t *testing.T) {
+	t.Parallel()
 	for _, place := range graftPlaces {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +128,7 @@ func TestLibvirtdCrashInAGraft(t *testing.T) {
 // QEMU is killed in a graft. Unless it was about to move, nothing is left of the graft,
 // and it is done once the guest runs again.
 func TestGuestCrashInAGraft(t *testing.T) {
+	t.Parallel()
 	for _, place := range graftPlaces {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
@@ -218,6 +220,7 @@ func (s *graftScene) isNewer(next, former string) bool {
 // QEMU has moved the guest, and libvirt has missed it. While the guest runs, the next
 // run mends what it starts from; if it has stopped, the docs tell how to.
 func TestAGraftWhoseEndLibvirtMissedLosesNoWrite(t *testing.T) {
+	t.Parallel()
 	for _, stopped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stopped=%v", stopped), func(t *testing.T) {
 			t.Parallel()
@@ -257,6 +260,7 @@ func TestAGraftWhoseEndLibvirtMissedLosesNoWrite(t *testing.T) {
 // and what was built is gone. The next run refuses with figures; once there is room,
 // one does it.
 func TestFullStorageInAGraft(t *testing.T) {
+	t.Parallel()
 	for place, why := range map[string]string{
 		"clones named":          "no space left on device",
 		"merged clones removed": "no space is left",
@@ -303,6 +307,7 @@ func TestTooLittleSpaceForAGraftIsRefusedBeforehand(t *testing.T) {
 // A guest writes faster than the copy follows: with method "graft" the run gives up and
 // leaves nothing, with "auto" it commits.
 func TestAGuestThatOutrunsAGraft(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"graft", "auto"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()

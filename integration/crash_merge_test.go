@@ -118,6 +118,7 @@ func adoptions(r report) int {
 // Whenever virt-rotate is killed in a merge, QEMU goes on with it, and the next run
 // takes it over.
 func TestKillInMerges(t *testing.T) {
+	t.Parallel()
 	for name, newHost := range map[string]func(*testing.T) *bed{"daemon": newDaemonBed, "embedded": newBed} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,6 +187,7 @@ func (b *bed) basesWritten(dom string) string {
 // An active commit that nobody watches waits for its pivot for ever; an inner
 // commit ends by itself.
 func TestKillLeavesAJobBehind(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name      string
 		last      string // snapshots to keep
@@ -250,6 +252,7 @@ func (b *bed) inMerge(spec guest.Spec, last, more string) (promise, *rotation) {
 
 // SIGTERM and SIGINT end the merge and leave the chain as it was before it.
 func TestSignalsInMerges(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		signal syscall.Signal
 		last   string
@@ -291,6 +294,7 @@ func TestSignalsInMerges(t *testing.T) {
 
 // Somebody aborts the job that a run waits for: "no job" is not "merged".
 func TestAMergeThatIsAbortedDeletesNothing(t *testing.T) {
+	t.Parallel()
 	for _, last := range []string{"2", "0"} {
 		t.Run("keep "+last, func(t *testing.T) {
 			t.Parallel()

@@ -23,7 +23,6 @@ func newTightBed(t *testing.T) *tightBed {
 	t.Helper()
 	// Mounted before the daemon starts: it has mounts of its own.
 	dir := shortDir(t)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	loop, err := guest.NewLoopMount(t.Context(), filepath.Join(dir, "loop"), "ext4", filepath.Join(dir, "small"), 40<<20)
 	must(t, err)
 	b := &tightBed{bed: newDaemonBed(t)}
@@ -63,6 +62,7 @@ func (b *tightBed) noOverlayGone(before []string) {
 // The base's file system runs full in a merge: the run says so and deletes
 // nothing, the next one refuses with figures, and once there is room one finishes.
 func TestFullStorageInAMerge(t *testing.T) {
+	t.Parallel()
 	for _, last := range []string{"1", "0"} {
 		t.Run("keep "+last, func(t *testing.T) {
 			t.Parallel()

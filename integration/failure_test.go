@@ -176,6 +176,7 @@ func (b *bed) redefine(dom, from, to string) {
 }
 
 func TestRefusalsChangeNothing(t *testing.T) {
+	t.Parallel()
 	for _, o := range obstacles {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
@@ -287,6 +288,7 @@ func TestASecondRunNamesTheFirst(t *testing.T) {
 
 // One guest is refused, or dies amid its merge; the other is rotated all the same.
 func TestOneGuestDoesNotHarmAnother(t *testing.T) {
+	t.Parallel()
 	for _, result := range []string{"refused", "failed"} {
 		t.Run(result, func(t *testing.T) {
 			t.Parallel()

@@ -90,6 +90,7 @@ func (r *rotation) goOn() (res result, place string) {
 // fails and names a path, or can do without; nothing is lost, not even if the next run
 // finds it full; and once there is room, one finishes.
 func TestFullStorageAtAnyMomentWhileOff(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, what string
 		dir        func(b *fullBed) string
@@ -174,6 +175,7 @@ func fillUp(t *testing.T, dir string) string {
 // Overlays cannot be made: a run and a restore say where and why, and change nothing;
 // once they can, both are done.
 func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, raise, lower string // scripts, in the directory of the overlays
 	}{

@@ -62,6 +62,7 @@ func (b *bed) noOtherImages(doms ...string) {
 // Ten rotations by grafts under a guest that writes: what is kept stays, nothing lies
 // about, and libvirt can do with the snapshots what it always can.
 func TestRotationByGrafts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, fstype string
 		disks        []guest.DiskSpec

@@ -112,6 +112,7 @@ func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vr-")
 	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
 }
 

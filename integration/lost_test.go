@@ -17,6 +17,7 @@ import (
 // with the old chain. Here that is brought about by hand, while the guest is off: layer and
 // header are merged, XML and intent are as before the merge.
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
+	t.Parallel()
 	for _, started := range []bool{true, false} {
 		t.Run(fmt.Sprintf("started=%v", started), func(t *testing.T) {
 			t.Parallel()

@@ -55,9 +55,10 @@ func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 
 // A run on a guest that is off dies at each of its boundaries.
 func TestKillAtEveryBoundaryWhileOff(t *testing.T) {
+	t.Parallel()
 	for _, c := range []boundaryCase{
-		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 25},
-		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 12},
+		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 25, beds: 3},
+		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 12, beds: 2},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killOff) })
 	}
@@ -65,6 +66,7 @@ func TestKillAtEveryBoundaryWhileOff(t *testing.T) {
 
 // The same at each write of the engine, which then is in the middle of a merge.
 func TestKillAtEveryWriteOfTheEngine(t *testing.T) {
+	t.Parallel()
 	for _, c := range []boundaryCase{
 		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 20, writes: true, step: 30},
 		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 10, writes: true, step: 11},

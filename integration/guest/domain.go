@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -333,18 +334,25 @@ func (h *Host) CheckGuest(ctx context.Context, name string) (states map[string]S
 	if err != nil {
 		return nil, err
 	}
-	return h.readTogether(ctx, name, disks)
+	chains := map[string][]Layer{}
+	for _, d := range disks {
+		if chains[d.Target], err = Chain(ctx, d.Path, d.Format); err != nil {
+			return nil, err
+		}
+	}
+	return h.readTogether(ctx, name, chains)
 }
 
-func (h *Host) readTogether(ctx context.Context, name string, disks []Disk) (map[string]State, error) {
+// readTogether reads the disks of one moment, by target; the top of a chain is first.
+func (h *Host) readTogether(ctx context.Context, name string, chains map[string][]Layer) (map[string]State, error) {
 	states := map[string]State{}
 	var ks []uint64
-	for _, d := range disks {
-		s, err := ReadState(ctx, d.Path, d.Format, h.Spec(name).Params)
+	for _, target := range slices.Sorted(maps.Keys(chains)) {
+		s, err := readState(ctx, chains[target], h.Spec(name).Params)
 		if err != nil {
-			return nil, fmt.Errorf("domain %s, disk %s: %w", name, d.Target, err)
+			return nil, fmt.Errorf("domain %s, disk %s: %w", name, target, err)
 		}
-		states[d.Target] = s
+		states[target] = s
 		ks = append(ks, s.Blocks)
 	}
 	if err := CheckTogether(ks...); err != nil {
