@@ -83,7 +83,7 @@ func newHost(dir, uri string, turn sync.Locker, p *processor) (*Host, error) {
 // prepareHost is newHost, with what libvirt is to know of QEMU before it asks.
 func prepareHost(dir, uri string, turn sync.Locker, cpu int, caps map[string][]byte) (*Host, error) {
 	h := &Host{dir: dir, uri: uri, cpu: cpu, turn: turn, domains: map[string]Spec{}}
-	if err := checkDir(dir); err != nil {
+	if err := errors.Join(checkDir(dir), reapGuests()); err != nil {
 		return nil, err
 	}
 	for _, sub := range []string{"", filepath.Dir(confFile), capsDir, imagesDir} {
