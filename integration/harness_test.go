@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
 // tools must be installed: a missing one fails the tests.
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv(transportSocket); socket != "" {
 		os.Exit(carry(socket))
 	}
-	os.Exit(runTests(m))
+	os.Exit(tidy.Run(func() int { return runTests(m) }))
 }
 
 func runTests(m *testing.M) int {
