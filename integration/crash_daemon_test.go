@@ -96,7 +96,9 @@ func TestGuestCrashInAMerge(t *testing.T) {
 			b := newDaemonBed(t)
 			kept, r := b.inMerge(synced, last, slow+"\n"+left)
 			before := b.overlays("g1", "vda")
+			b.pause(r, "g1")
 			b.crash("g1")
+			must(t, r.cmd.Process.Signal(syscall.SIGCONT))
 			var out report
 			r.wait().wantExit(t, 1).decode(t, &out)
 			if d := out.Domains[0]; d.Result != "failed" || !strings.Contains(d.Error, "not running") && !strings.Contains(d.Error, "has stopped") {
@@ -110,6 +112,15 @@ func TestGuestCrashInAMerge(t *testing.T) {
 			b.restart("g1")
 		})
 	}
+}
+
+// pause stops a run while it asks libvirt nothing about a guest: such a question, amid
+// which QEMU dies, is answered in many ways.
+func (b *bed) pause(r *rotation, dom string) {
+	b.t.Helper()
+	must(b.t, r.cmd.Process.Signal(syscall.SIGSTOP))
+	b.awaitIn(r, "its stop", func() bool { return b.processState(r) == "T" })
+	b.jobInfo(dom, "vda") // comes after what was asked before
 }
 
 // runWhileOff runs virt-rotate on a guest that was shut off amid a merge. Told to

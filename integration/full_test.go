@@ -13,6 +13,13 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
 
+// overlayRoom is in MiB: nine layers of a guest that is slow to be rotated and has
+// written all of its disk each time.
+const overlayRoom = 160
+
+// fillOverlays leaves room for a part of an overlay.
+var fillOverlays = fmt.Sprintf("head -c %dM /dev/zero > ballast || true; truncate -s -100K ballast", overlayRoom)
+
 // A fullBed is a guest that is shut off and has two snapshots; its base, its overlays
 // and the state directory lie on small file systems of their own.
 type fullBed struct {
@@ -25,7 +32,7 @@ func newFullBed(t *testing.T) *fullBed {
 	b := &fullBed{bed: newBed(t)}
 	b.logsOnFailure("g1")
 	b.base = b.loopMount("ext4", 120<<20)
-	b.overlays = b.tmpfs("overlays", "size=64m")
+	b.overlays = b.tmpfs("overlays", fmt.Sprintf("size=%dm", overlayRoom))
 	b.state = b.tmpfs("state", "size=256k")
 	b.policy("2", b.overlays)
 	size := 16 << 20
@@ -179,7 +186,7 @@ func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 	for _, c := range []struct {
 		name, raise, lower string // scripts, in the directory of the overlays
 	}{
-		{"full", "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast", "rm ballast"}, // but for a part of an overlay
+		{"full", fillOverlays, "rm ballast"},
 		{"no inodes", "mount -o remount,nr_inodes=$(( $(df --output=iused . | tail -1) )) .", "mount -o remount,nr_inodes=0 ."},
 		{"read-only", "mount -o remount,ro .", "mount -o remount,rw ."},
 		{"another directory that is not there", "", ""},
@@ -218,7 +225,7 @@ func TestStorageThatRunsFullInARestore(t *testing.T) {
 	oldest := b.snapshotNames("g1")[0]
 	before := b.still("g1", b.overlays, b.base)
 	r := b.beginUntil("write", 1, "restore", "--discard-newer", "g1", oldest)
-	run(t, b.overlays, "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast")
+	run(t, b.overlays, fillOverlays)
 	if res, place := r.goOn(); place == "" || res.Exit != 1 || !strings.Contains(res.Stdout+res.Stderr, b.overlays) {
 		t.Errorf("%s: %v", place, res)
 	}
