@@ -253,7 +253,8 @@ func TestGuestCrashAtAnyMoment(t *testing.T) {
 // stage tells roughly how far a run has come.
 func (b *bed) stage(dom string) string {
 	b.t.Helper()
-	stage := fmt.Sprintf("%d+%d layers", len(b.chain(dom, "vda")), len(b.chain(dom, "vdb")))
+	disks := b.disks(dom)
+	stage := fmt.Sprintf("%d+%d layers", len(b.chainOf(disks[0])), len(b.chainOf(disks[1])))
 	if b.intendsMerge() {
 		stage += ", merging"
 	}

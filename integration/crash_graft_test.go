@@ -60,7 +60,7 @@ func (b *bed) allOverlays(dom string) map[string][]string {
 	b.t.Helper()
 	all := map[string][]string{}
 	for _, d := range b.disks(dom) {
-		all[d.Target] = b.overlays(dom, d.Target)
+		all[d.Target] = b.overlaysOf(d)
 	}
 	return all
 }

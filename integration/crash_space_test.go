@@ -69,7 +69,7 @@ func TestFullStorageInAMerge(t *testing.T) {
 			b := newTightBed(t)
 			b.policy(last, "0%", slow)
 			kept := b.survivors("g1", "--no-snapshot")
-			overlays := b.overlaysOf("g1")
+			overlays := b.overlaysNow("g1")
 			r := b.beginRotate("run", "--no-snapshot", "--output=json")
 			b.jobRuns(r, "g1", "vda")
 			ballast := fillUp(t, b.small)
@@ -105,8 +105,8 @@ func TestFullStorageInAMerge(t *testing.T) {
 	}
 }
 
-// overlaysOf is overlays of the only disk.
-func (b *tightBed) overlaysOf(dom string) []string { return slices.Clone(b.bed.overlays(dom, "vda")) }
+// overlaysNow is overlays of the only disk.
+func (b *tightBed) overlaysNow(dom string) []string { return slices.Clone(b.bed.overlays(dom, "vda")) }
 
 // mendsMetadata runs virt-rotate where merges are refused: it may bring metadata
 // in order first, since libvirt expects a merge when a snapshot's is dropped.

@@ -116,7 +116,7 @@ func (b *bed) wantTidy(dom string, layers int) {
 		}
 	}
 	for _, d := range b.disks(dom) {
-		if have, want := b.overlays(dom, d.Target), overlaysOf(snapshots, d.Target); !slices.Equal(have, want) || len(have) != layers-1 {
+		if have, want := b.overlaysOf(d), overlaysOf(snapshots, d.Target); !slices.Equal(have, want) || len(have) != layers-1 {
 			b.t.Errorf("%s %s: chain of %d overlays %q, snapshots name %q; want %d", dom, d.Target, len(have), have, want, layers-1)
 		}
 	}
@@ -128,8 +128,14 @@ func (b *bed) wantTidy(dom string, layers int) {
 // overlays are the layers above the base, lowest first.
 func (b *bed) overlays(dom, target string) []string {
 	b.t.Helper()
+	return b.overlaysOf(b.disk(dom, target))
+}
+
+// overlaysOf is overlays without a question to libvirt.
+func (b *bed) overlaysOf(d guest.Disk) []string {
+	b.t.Helper()
 	list := []string{}
-	for _, l := range b.chain(dom, target) {
+	for _, l := range b.chainOf(d) {
 		list = append(list, l.Path)
 	}
 	slices.Reverse(list)

@@ -45,7 +45,7 @@ func (b *bed) noOtherImages(doms ...string) {
 	var used []string
 	for _, dom := range doms {
 		for _, d := range b.disks(dom) {
-			for _, l := range b.chain(dom, d.Target) {
+			for _, l := range b.chainOf(d) {
 				used = append(used, l.Path)
 			}
 		}

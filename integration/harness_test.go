@@ -240,7 +240,12 @@ func (b *bed) disk(dom, target string) guest.Disk {
 // chain is a disk's layers, the active one first.
 func (b *bed) chain(dom, target string) []guest.Layer {
 	b.t.Helper()
-	d := b.disk(dom, target)
+	return b.chainOf(b.disk(dom, target))
+}
+
+// chainOf is chain without a question to libvirt.
+func (b *bed) chainOf(d guest.Disk) []guest.Layer {
+	b.t.Helper()
 	layers, err := guest.Chain(b.t.Context(), d.Path, d.Format)
 	must(b.t, err)
 	return layers
@@ -306,7 +311,7 @@ const leaksOnly = 3
 func (b *bed) checkImages(dom string) {
 	b.t.Helper()
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target) {
+		for _, l := range b.chainOf(d) {
 			err := guest.CheckImage(b.t.Context(), l.Path, l.Format)
 			var exit *exec.ExitError
 			if b.leaks && errors.As(err, &exit) && exit.ExitCode() == leaksOnly {

@@ -78,7 +78,7 @@ func (b *bed) wantInOrder(dom string, layers int) {
 	b.t.Helper()
 	b.checkGuest(dom)
 	for _, d := range b.disks(dom) {
-		if c := b.chain(dom, d.Target); len(c) != layers {
+		if c := b.chainOf(d); len(c) != layers {
 			b.t.Errorf("%s %s: %d layers, want %d: %v", dom, d.Target, len(c), layers, c)
 		}
 	}
@@ -107,7 +107,7 @@ func (b *bed) noStrayOverlays(dom string) {
 	used := map[string]bool{}
 	dirs := map[string]bool{}
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target) {
+		for _, l := range b.chainOf(d) {
 			used[l.Path] = true
 			dirs[filepath.Dir(l.Path)] = true
 		}

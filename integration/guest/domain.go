@@ -279,11 +279,17 @@ func (h *Host) Disks(ctx context.Context, name string) ([]Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	return disksIn(out)
+}
+
+// disksIn reads the XML of a domain, and what a batch of virsh has printed before it.
+func disksIn(out string) ([]Disk, error) {
+	before, text, _ := strings.Cut(out, "<domain")
 	var domain struct {
 		Disks []diskXML `xml:"devices>disk"`
 	}
-	if err := xml.Unmarshal([]byte(out), &domain); err != nil {
-		return nil, fmt.Errorf("domain %s: %w", name, err)
+	if err := xml.Unmarshal([]byte("<domain"+text), &domain); err != nil {
+		return nil, fmt.Errorf("domain: %w: %s", err, before)
 	}
 	var disks []Disk
 	for _, d := range domain.Disks {
@@ -317,20 +323,24 @@ func (d diskXML) path() string { return d.Source.File + d.Source.Dev }
 // one moment, and returns their states by target. A running guest is suspended for
 // that time.
 func (h *Host) CheckGuest(ctx context.Context, name string) (states map[string]State, err error) {
-	state, err := h.Virsh(ctx, "domstate", name)
+	// Few processes: each costs more than what it asks.
+	out, err := h.Virsh(ctx, fmt.Sprintf("domstate '%s'; dumpxml '%s'", name, name))
 	if err != nil {
 		return nil, err
 	}
-	if strings.TrimSpace(state) == "running" {
-		if _, err := h.Virsh(ctx, "suspend", name); err != nil {
+	if strings.HasPrefix(out, "running\n") {
+		if out, err = h.Virsh(ctx, fmt.Sprintf("suspend '%s'; dumpxml '%s'", name, name)); err != nil {
 			return nil, err
+		}
+		if before, _, _ := strings.Cut(out, "<domain"); !strings.Contains(before, "suspended") {
+			return nil, fmt.Errorf("domain %s is not suspended: %s", name, before)
 		}
 		defer func() {
 			_, resumeErr := h.Virsh(ctx, "resume", name)
 			err = errors.Join(err, resumeErr)
 		}()
 	}
-	disks, err := h.Disks(ctx, name)
+	disks, err := disksIn(out)
 	if err != nil {
 		return nil, err
 	}
