@@ -63,16 +63,13 @@ func (b *bed) inGuest(script string) {
 // asked until it answers.
 func (b *bed) freezeStatus() string {
 	b.t.Helper()
-	for end := time.Now().Add(time.Minute); ; {
-		status, err := b.agent("guest-fsfreeze-status", struct{}{})
-		if err == nil {
-			return strings.Trim(status, `"`)
-		}
-		if time.Now().After(end) {
-			b.t.Fatal(err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	status := ""
+	b.await("the agent's answer", func() bool {
+		var err error
+		status, err = b.agent("guest-fsfreeze-status", struct{}{})
+		return err == nil
+	})
+	return strings.Trim(status, `"`)
 }
 
 // wantThawed fails the test unless the file systems are thawed and written to.
@@ -168,14 +165,10 @@ func TestAQuiescedSnapshotHasAFrozenFileSystem(t *testing.T) {
 // stopAgent leaves an agent that is connected and says nothing.
 func (b *bed) stopAgent() {
 	b.t.Helper()
-	b.inGuest("sleep 0.5; killall -STOP qemu-ga")
-	for end := time.Now().Add(time.Minute); ; {
-		if _, err := b.agent("guest-ping", struct{}{}); err != nil {
-			break
-		}
-		if time.Now().After(end) {
-			b.t.Fatal("the agent does not stop")
-		}
+	b.inGuest("sleep 0.5; killall -STOP qemu-ga; echo stopped >/dev/ttyS0")
+	must(b.t, b.host.WaitSaid(b.t.Context(), "g1", "stopped"))
+	if _, err := b.agent("guest-ping", struct{}{}); err == nil {
+		b.t.Fatal("the agent does not stop")
 	}
 	if xml := b.virsh("dumpxml", "g1"); !strings.Contains(xml, "state='connected'") {
 		b.t.Fatalf("the agent is not connected:\n%s", xml)

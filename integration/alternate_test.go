@@ -54,6 +54,7 @@ func onRelative(b *bed) []guest.DiskSpec {
 // rotated, and are started from their persistent configuration. What virsh, doctor
 // and the guest itself see is the same after both kinds of rotation.
 func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
+	t.Parallel()
 	for _, c := range []alternateCase{
 		{name: "qcow2 base", disks: oneDisk},
 		{name: "two disks", disks: twoDisks},
@@ -152,7 +153,7 @@ func wantMethods(t *testing.T, r report, merged bool, disks int) {
 func (b *bed) nameRelatively(dom string) {
 	b.t.Helper()
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target) {
+		for _, l := range b.chainOf(d) {
 			if l.Backing != "" {
 				b.qemuImg("rebase", "-u", "-f", l.Format, "-F", l.BackingFormat, "-b", filepath.Base(l.Backing), l.Path)
 			}
@@ -164,7 +165,7 @@ func (b *bed) nameRelatively(dom string) {
 func (b *bed) wantRelative(dom string) {
 	b.t.Helper()
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target)[1:] {
+		for _, l := range b.chainOf(d)[1:] {
 			text := b.qemuImg("info", "-U", "-f", l.Format, l.Path)
 			if l.Backing != "" && !strings.Contains(text, "backing file: "+filepath.Base(l.Backing)+" (actual path:") {
 				b.t.Errorf("the backing name is not relative any more:\n%s", text)

@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -40,11 +39,5 @@ func TestABackupSinceACheckpointIsCompleteAfterRotations(t *testing.T) {
 
 func (b *bed) waitBackup(dom string) {
 	b.t.Helper()
-	for range 200 {
-		if strings.Contains(b.virsh("domjobinfo", dom), "None") {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	b.t.Fatal("the backup does not end")
+	b.await("the end of the backup", func() bool { return strings.Contains(b.virsh("domjobinfo", dom), "None") })
 }

@@ -60,7 +60,7 @@ func (b *bed) allOverlays(dom string) map[string][]string {
 	b.t.Helper()
 	all := map[string][]string{}
 	for _, d := range b.disks(dom) {
-		all[d.Target] = b.overlays(dom, d.Target)
+		all[d.Target] = b.overlaysOf(d)
 	}
 	return all
 }
@@ -109,6 +109,7 @@ func (s *graftScene) finish() {
 // libvirtd is killed in a graft: the run fails, the guest goes on, and the next run
 // finishes the graft or does it anew.
 func TestLibvirtdCrashInAGraft(t *testing.T) {
+	t.Parallel()
 	for _, place := range graftPlaces {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +128,7 @@ func TestLibvirtdCrashInAGraft(t *testing.T) {
 // QEMU is killed in a graft. Unless it was about to move, nothing is left of the graft,
 // and it is done once the guest runs again.
 func TestGuestCrashInAGraft(t *testing.T) {
+	t.Parallel()
 	for _, place := range graftPlaces {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
@@ -218,6 +220,7 @@ func (s *graftScene) isNewer(next, former string) bool {
 // QEMU has moved the guest, and libvirt has missed it. While the guest runs, the next
 // run mends what it starts from; if it has stopped, the docs tell how to.
 func TestAGraftWhoseEndLibvirtMissedLosesNoWrite(t *testing.T) {
+	t.Parallel()
 	for _, stopped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stopped=%v", stopped), func(t *testing.T) {
 			t.Parallel()
@@ -257,6 +260,7 @@ func TestAGraftWhoseEndLibvirtMissedLosesNoWrite(t *testing.T) {
 // and what was built is gone. The next run refuses with figures; once there is room,
 // one does it.
 func TestFullStorageInAGraft(t *testing.T) {
+	t.Parallel()
 	for place, why := range map[string]string{
 		"clones named":          "no space left on device",
 		"merged clones removed": "no space is left",
@@ -303,6 +307,7 @@ func TestTooLittleSpaceForAGraftIsRefusedBeforehand(t *testing.T) {
 // A guest writes faster than the copy follows: with method "graft" the run gives up and
 // leaves nothing, with "auto" it commits.
 func TestAGuestThatOutrunsAGraft(t *testing.T) {
+	t.Parallel()
 	for _, method := range []string{"graft", "auto"} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
@@ -314,14 +319,19 @@ func TestAGuestThatOutrunsAGraft(t *testing.T) {
 			oldest := b.overlays("g1", "vda")[0]
 			run(t, b.path("images"), "fallocate --keep-size --length 300M "+oldest) // worth a graft
 			b.fillOverlay("g1")
-			b.writePolicy(keep("1", fmt.Sprintf("method = %q\nbandwidth = \"256KiB/s\"", method)))
+			b.writePolicy(keep("1", fmt.Sprintf("method = %q\n%s", method, slow)))
 			b.wantGrafts("--no-snapshot")
 			s := &graftScene{bed: b, kept: b.survivors("g1", "--no-snapshot"), old: b.allOverlays("g1")}
 			b.program, b.env = mortal, []string{"VIRT_ROTATE_COPY_PATIENCE=5s"}
 			var out report
-			res := b.rotate("run", "--no-snapshot", "--output=json")
-			res.decode(t, &out)
+			r := b.beginRotate("run", "--no-snapshot", "--output=json")
 			b.program, b.env = nil, nil
+			if method == "auto" {
+				b.awaitIn(r, "the commit after the copy", func() bool { return strings.Contains(b.jobInfo("g1", "vda"), "Commit") })
+				b.hurry("g1")
+			}
+			res := r.wait()
+			res.decode(t, &out)
 			if method == "auto" {
 				if have := out.methods(); res.Exit != 0 || !maps.Equal(have, map[string]int{"commit": 1}) || !strings.Contains(res.Stderr, "writes faster") {
 					t.Errorf("merges %v: %v", have, res)

@@ -23,7 +23,6 @@ func newTightBed(t *testing.T) *tightBed {
 	t.Helper()
 	// Mounted before the daemon starts: it has mounts of its own.
 	dir := shortDir(t)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	loop, err := guest.NewLoopMount(t.Context(), filepath.Join(dir, "loop"), "ext4", filepath.Join(dir, "small"), 40<<20)
 	must(t, err)
 	b := &tightBed{bed: newDaemonBed(t)}
@@ -63,13 +62,14 @@ func (b *tightBed) noOverlayGone(before []string) {
 // The base's file system runs full in a merge: the run says so and deletes
 // nothing, the next one refuses with figures, and once there is room one finishes.
 func TestFullStorageInAMerge(t *testing.T) {
+	t.Parallel()
 	for _, last := range []string{"1", "0"} {
 		t.Run("keep "+last, func(t *testing.T) {
 			t.Parallel()
 			b := newTightBed(t)
 			b.policy(last, "0%", slow)
 			kept := b.survivors("g1", "--no-snapshot")
-			overlays := b.overlaysOf("g1")
+			overlays := b.overlaysNow("g1")
 			r := b.beginRotate("run", "--no-snapshot", "--output=json")
 			b.jobRuns(r, "g1", "vda")
 			ballast := fillUp(t, b.small)
@@ -105,8 +105,8 @@ func TestFullStorageInAMerge(t *testing.T) {
 	}
 }
 
-// overlaysOf is overlays of the only disk.
-func (b *tightBed) overlaysOf(dom string) []string { return slices.Clone(b.bed.overlays(dom, "vda")) }
+// overlaysNow is overlays of the only disk.
+func (b *tightBed) overlaysNow(dom string) []string { return slices.Clone(b.bed.overlays(dom, "vda")) }
 
 // mendsMetadata runs virt-rotate where merges are refused: it may bring metadata
 // in order first, since libvirt expects a merge when a snapshot's is dropped.

@@ -116,7 +116,7 @@ func (b *bed) wantTidy(dom string, layers int) {
 		}
 	}
 	for _, d := range b.disks(dom) {
-		if have, want := b.overlays(dom, d.Target), overlaysOf(snapshots, d.Target); !slices.Equal(have, want) || len(have) != layers-1 {
+		if have, want := b.overlaysOf(d), overlaysOf(snapshots, d.Target); !slices.Equal(have, want) || len(have) != layers-1 {
 			b.t.Errorf("%s %s: chain of %d overlays %q, snapshots name %q; want %d", dom, d.Target, len(have), have, want, layers-1)
 		}
 	}
@@ -128,8 +128,14 @@ func (b *bed) wantTidy(dom string, layers int) {
 // overlays are the layers above the base, lowest first.
 func (b *bed) overlays(dom, target string) []string {
 	b.t.Helper()
+	return b.overlaysOf(b.disk(dom, target))
+}
+
+// overlaysOf is overlays without a question to libvirt.
+func (b *bed) overlaysOf(d guest.Disk) []string {
+	b.t.Helper()
 	list := []string{}
-	for _, l := range b.chain(dom, target) {
+	for _, l := range b.chainOf(d) {
 		list = append(list, l.Path)
 	}
 	slices.Reverse(list)
@@ -194,6 +200,7 @@ type boundaryCase struct {
 	step   int      // 0, or one in so many places is tried unless VIRT_ROTATE_KILLS is set
 	graft  bool     // the policy has method = "graft"
 	again  string   // a boundary: the run is killed there, and the next one at each of its own
+	beds   int      // 0, or so many share the places: they are many, and run side by side
 }
 
 // kind is what the places are: "boundary" or "write".
@@ -204,37 +211,52 @@ func (c *boundaryCase) kind() string {
 	return "boundary"
 }
 
-// everywhere sets a guest up and has kill called with 1, 2 … until a run ends before
+// everywhere sets guests up and has kill called with 1, 2 … until a run ends before
 // it is killed. kill returns the name of the place, and "" then.
 func (c *boundaryCase) everywhere(t *testing.T, kill func(b *bed, n int) string) {
 	t.Parallel()
+	step := max(c.step, 1)
+	if everyPlace() {
+		step = 1
+	}
+	ends := make([]int, max(c.beds, 1)) // of each bed the first n that is no place
+	for i := range ends {
+		t.Run("bed "+strconv.Itoa(i+1), func(t *testing.T) {
+			t.Parallel()
+			ends[i] = c.every(t, 1+i*step, step*len(ends), kill)
+		})
+	}
+	t.Cleanup(func() { // the beds are done then
+		n := slices.Min(ends)
+		t.Logf("killed at one in %d of the first %d", step, n-1)
+		if n-1 < c.places && !t.Failed() {
+			t.Errorf("%d places, want at least %d: is the hook broken?", n-1, c.places)
+		}
+	})
+}
+
+// every kills at place n and each step-th one after it, and returns the first that is none.
+func (c *boundaryCase) every(t *testing.T, n, step int, kill func(b *bed, n int) string) int {
+	t.Helper()
 	b := c.bed(t)
 	b.logsOnFailure("g1")
 	b.writePolicy(c.policy(max(c.last, c.taken)))
 	b.boot(guest.Spec{Name: "g1", Disks: c.disks})
 	b.rotations("g1", max(c.last, c.taken))
-	step := max(c.step, 1)
-	if everyPlace() {
-		step = 1
-	}
-	n := 1
 	for place := kill(b, n); place != "" && !t.Failed(); place = kill(b, n) {
 		t.Logf("%s %d: %s", c.kind(), n, place)
 		n += step
 	}
-	t.Logf("killed at one in %d of the first %d", step, n-1)
-	if n-1 < c.places && !t.Failed() {
-		t.Errorf("%d places, want at least %d: is the hook broken?", n-1, c.places)
-	}
 	b.restart("g1")
+	return n
 }
 
 var boundaryCases = []boundaryCase{
 	{name: "one disk", bed: newBed, disks: make([]guest.DiskSpec, 1), last: 2, args: []string{"--now"}, places: 20},
-	{name: "two disks", bed: newDaemonBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 28},
+	{name: "two disks", bed: newDaemonBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 28, beds: 2},
 	// Not raw: QEMU 7.2 may die of a failed assertion when it pivots an IDE disk to a
 	// raw base while the guest writes, whoever asks for it.
-	{name: "keep nothing", bed: newDaemonBed, disks: make([]guest.DiskSpec, 2), taken: 2, places: 20},
+	{name: "keep nothing", bed: newDaemonBed, disks: make([]guest.DiskSpec, 2), taken: 2, places: 20, beds: 2},
 	{name: "graft", bed: onXFS, last: 2, args: []string{"--now"}, places: 30, graft: true, step: 10},
 	{name: "graft, two disks", bed: onXFSDaemon, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 40, graft: true, step: 13},
 	{name: "graft, and in the run after it", bed: onXFS, last: 2, args: []string{"--now"}, places: 20, graft: true, step: 12, again: "ready to move"},
@@ -249,6 +271,7 @@ func (c *boundaryCase) policy(last int) string {
 }
 
 func TestKillAtEveryBoundary(t *testing.T) {
+	t.Parallel()
 	for _, c := range boundaryCases {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killAt) })
 	}
@@ -264,7 +287,7 @@ func (c *boundaryCase) killAt(b *bed, n int) string {
 	}
 	b.waitWrites("g1", 30)
 	b.halfWrittenIntent()
-	if c.graft && n == 1 {
+	if c.graft && n == 1 { // as in all that follow
 		b.wantGrafts(c.args...)
 	}
 	kept := b.survivors("g1", c.args...)

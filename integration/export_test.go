@@ -168,12 +168,10 @@ func TestServeHandsOutASnapshotReadOnly(t *testing.T) {
 	socket := b.path("nbd")
 	r := b.beginRotate("serve", "g1", name, "--socket", socket)
 	url := "nbd+unix:///?socket=" + socket
-	for range 100 {
-		if _, err := os.Stat(socket); err == nil {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	b.awaitIn(r, "the socket", func() bool {
+		_, err := os.Stat(socket)
+		return err == nil
+	})
 	info, err := os.Stat(socket)
 	must(t, err)
 	if info.Mode().Perm()&0o077 != 0 {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -96,8 +95,9 @@ var obstacles = []obstacle{
 			names := b.snapshotNames("g1")
 			b.virsh("snapshot-delete", "g1", names[len(names)-1], "--metadata") // the commit destroys its state
 			layers := b.chain("g1", "vda")
+			b.virsh("suspend", "g1") // it would write, and there would be more to copy
 			b.virsh("blockcommit", "g1", "vda", "--active", "--base", layers[1].Path, "--bandwidth", "1", "--bytes")
-			time.Sleep(time.Second) // the first copy goes beyond the limit
+			b.jobRests("g1", "vda")
 		},
 		lower: func(b *bed) { b.virsh("blockjob", "g1", "vda", "--abort") },
 	},
@@ -151,6 +151,17 @@ var obstacles = []obstacle{
 	},
 }
 
+// jobRests waits until a job has made the first copy, which is beyond the limit.
+func (b *bed) jobRests(dom, target string) {
+	b.t.Helper()
+	last := int64(0)
+	b.await("the job on "+dom+" "+target+" to rest", func() bool {
+		was := last
+		last = b.copied(dom, target)
+		return last > 0 && last == was
+	})
+}
+
 // redefine replaces the active layer of a guest's persistent configuration.
 func (b *bed) redefine(dom, from, to string) {
 	b.t.Helper()
@@ -165,6 +176,7 @@ func (b *bed) redefine(dom, from, to string) {
 }
 
 func TestRefusalsChangeNothing(t *testing.T) {
+	t.Parallel()
 	for _, o := range obstacles {
 		t.Run(o.name, func(t *testing.T) {
 			t.Parallel()
@@ -276,6 +288,7 @@ func TestASecondRunNamesTheFirst(t *testing.T) {
 
 // One guest is refused, or dies amid its merge; the other is rotated all the same.
 func TestOneGuestDoesNotHarmAnother(t *testing.T) {
+	t.Parallel()
 	for _, result := range []string{"refused", "failed"} {
 		t.Run(result, func(t *testing.T) {
 			t.Parallel()
@@ -322,14 +335,14 @@ func TestOneGuestDoesNotHarmAnother(t *testing.T) {
 // firstJob returns the guest whose merge runs first: they share a file system.
 func (b *bed) firstJob(r *rotation) string {
 	b.t.Helper()
-	for range 500 {
+	first := ""
+	b.awaitIn(r, "a job", func() bool {
 		for _, dom := range []string{"g1", "g2"} {
-			if b.job(dom, "vda") {
-				return dom
+			if first == "" && b.job(dom, "vda") {
+				first = dom
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	b.t.Fatalf("no job: %v", r.kill())
-	return ""
+		return first != ""
+	})
+	return first
 }

@@ -5,14 +5,20 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
+
+// overlayRoom is in MiB: nine layers of a guest that is slow to be rotated and has
+// written all of its disk each time.
+const overlayRoom = 160
+
+// fillOverlays leaves room for a part of an overlay.
+var fillOverlays = fmt.Sprintf("head -c %dM /dev/zero > ballast || true; truncate -s -100K ballast", overlayRoom)
 
 // A fullBed is a guest that is shut off and has two snapshots; its base, its overlays
 // and the state directory lie on small file systems of their own.
@@ -26,7 +32,7 @@ func newFullBed(t *testing.T) *fullBed {
 	b := &fullBed{bed: newBed(t)}
 	b.logsOnFailure("g1")
 	b.base = b.loopMount("ext4", 120<<20)
-	b.overlays = b.tmpfs("overlays", "size=64m")
+	b.overlays = b.tmpfs("overlays", fmt.Sprintf("size=%dm", overlayRoom))
 	b.state = b.tmpfs("state", "size=256k")
 	b.policy("2", b.overlays)
 	size := 16 << 20
@@ -73,15 +79,8 @@ func (b *bed) beginUntil(what string, at any, args ...string) *rotation {
 	program, err := mortal()
 	must(b.t, err)
 	r := b.begin(program, []string{killAt[what] + "=" + fmt.Sprint(at), "VIRT_ROTATE_STOP=1"}, args...)
-	for range 6000 {
-		text, err := os.ReadFile("/proc/" + strconv.Itoa(r.cmd.Process.Pid) + "/stat")
-		if err != nil || strings.Contains(string(text), ") Z ") || strings.Contains(string(text), ") T ") {
-			return r
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	b.t.Fatalf("it neither stops nor ends: %v", r.kill())
-	return nil
+	b.awaitIn(r, "its end or a stop", func() bool { return slices.Contains([]string{"", "T", "Z"}, b.processState(r)) })
+	return r
 }
 
 // goOn lets a run go on that has stopped. The place where that was is "" if it had
@@ -98,6 +97,7 @@ func (r *rotation) goOn() (res result, place string) {
 // fails and names a path, or can do without; nothing is lost, not even if the next run
 // finds it full; and once there is room, one finishes.
 func TestFullStorageAtAnyMomentWhileOff(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, what string
 		dir        func(b *fullBed) string
@@ -182,10 +182,11 @@ func fillUp(t *testing.T, dir string) string {
 // Overlays cannot be made: a run and a restore say where and why, and change nothing;
 // once they can, both are done.
 func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, raise, lower string // scripts, in the directory of the overlays
 	}{
-		{"full", "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast", "rm ballast"}, // but for a part of an overlay
+		{"full", fillOverlays, "rm ballast"},
 		{"no inodes", "mount -o remount,nr_inodes=$(( $(df --output=iused . | tail -1) )) .", "mount -o remount,nr_inodes=0 ."},
 		{"read-only", "mount -o remount,ro .", "mount -o remount,rw ."},
 		{"another directory that is not there", "", ""},
@@ -224,7 +225,7 @@ func TestStorageThatRunsFullInARestore(t *testing.T) {
 	oldest := b.snapshotNames("g1")[0]
 	before := b.still("g1", b.overlays, b.base)
 	r := b.beginUntil("write", 1, "restore", "--discard-newer", "g1", oldest)
-	run(t, b.overlays, "head -c 64M /dev/zero > ballast || true; truncate -s -100K ballast")
+	run(t, b.overlays, fillOverlays)
 	if res, place := r.goOn(); place == "" || res.Exit != 1 || !strings.Contains(res.Stdout+res.Stderr, b.overlays) {
 		t.Errorf("%s: %v", place, res)
 	}

@@ -45,7 +45,7 @@ func (b *bed) noOtherImages(doms ...string) {
 	var used []string
 	for _, dom := range doms {
 		for _, d := range b.disks(dom) {
-			for _, l := range b.chain(dom, d.Target) {
+			for _, l := range b.chainOf(d) {
 				used = append(used, l.Path)
 			}
 		}
@@ -62,6 +62,7 @@ func (b *bed) noOtherImages(doms ...string) {
 // Ten rotations by grafts under a guest that writes: what is kept stays, nothing lies
 // about, and libvirt can do with the snapshots what it always can.
 func TestRotationByGrafts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name, fstype string
 		disks        []guest.DiskSpec

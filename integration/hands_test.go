@@ -63,11 +63,12 @@ depth == 0 && !/<backingStore\/>/ { i = index($0, old); if (i) $0 = substr($0, 1
 virsh define define-with.xml`
 
 // batchSize is how many guests share a libvirtd.
-const batchSize = 10
+const batchSize = 6
 
 // Whatever is done by hand between two runs: the next one goes on, waits or refuses, as
 // docs/hands.md says; no state is lost or handed out wrong; and the way out leads on.
 func TestWhatIsDoneByHand(t *testing.T) {
+	t.Parallel()
 	chosen := handsToTry()
 	for i := 0; i < len(chosen); i += batchSize {
 		some := chosen[i:min(i+batchSize, len(chosen))]

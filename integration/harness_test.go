@@ -5,18 +5,22 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
 // tools must be installed: a missing one fails the tests.
@@ -32,7 +36,7 @@ func TestMain(m *testing.M) {
 	if socket := os.Getenv(transportSocket); socket != "" {
 		os.Exit(carry(socket))
 	}
-	os.Exit(runTests(m))
+	os.Exit(tidy.Run(func() int { return runTests(m) }))
 }
 
 func runTests(m *testing.M) int {
@@ -49,7 +53,23 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	buildDir = dir
+	if err := runMore(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
+}
+
+// runMore has more tests run at a time than there are processors, unless -parallel says
+// how many: they wait for guests most of the time.
+func runMore() error {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 }
 
 // binary builds virt-rotate, once, when a test first needs it.
@@ -111,6 +131,7 @@ func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vr-")
 	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	return dir
 }
 
@@ -219,7 +240,12 @@ func (b *bed) disk(dom, target string) guest.Disk {
 // chain is a disk's layers, the active one first.
 func (b *bed) chain(dom, target string) []guest.Layer {
 	b.t.Helper()
-	d := b.disk(dom, target)
+	return b.chainOf(b.disk(dom, target))
+}
+
+// chainOf is chain without a question to libvirt.
+func (b *bed) chainOf(d guest.Disk) []guest.Layer {
+	b.t.Helper()
 	layers, err := guest.Chain(b.t.Context(), d.Path, d.Format)
 	must(b.t, err)
 	return layers
@@ -285,7 +311,7 @@ const leaksOnly = 3
 func (b *bed) checkImages(dom string) {
 	b.t.Helper()
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target) {
+		for _, l := range b.chainOf(d) {
 			err := guest.CheckImage(b.t.Context(), l.Path, l.Format)
 			var exit *exec.ExitError
 			if b.leaks && errors.As(err, &exit) && exit.ExitCode() == leaksOnly {
@@ -382,6 +408,7 @@ func (b *bed) rotate(args ...string) result {
 type rotation struct {
 	cmd            *exec.Cmd
 	stdout, stderr bytes.Buffer
+	hung           atomic.Bool
 	ended          func() result
 }
 
@@ -413,9 +440,14 @@ func (b *bed) begin(program string, env []string, args ...string) *rotation {
 		done()
 		b.t.Fatal(err)
 	}
+	off := r.killIfItHangs()
 	r.ended = sync.OnceValue(func() result {
 		defer done()
+		defer off()
 		_ = r.cmd.Wait() // Exit tells
+		if r.hung.Load() {
+			fmt.Fprintf(&r.stderr, "\nkilled by the test: it had not ended after %v\n", runPatience)
+		}
 		return result{r.stdout.String(), r.stderr.String(), r.cmd.ProcessState.ExitCode()}
 	})
 	b.t.Cleanup(func() { r.kill() })

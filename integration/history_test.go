@@ -72,11 +72,10 @@ func TestHooksAndHistoryOfARealGuest(t *testing.T) {
 
 	must(t, os.WriteFile(b.path("hang"), nil, 0o600))
 	r := b.beginRotate("run", "--now")
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if text, _ := os.ReadFile(b.path("said")); len(text) > 0 || time.Now().After(end) {
-			break
-		}
-	}
+	b.awaitIn(r, "the hook", func() bool {
+		text, _ := os.ReadFile(b.path("said"))
+		return len(text) > 0
+	})
 	r.kill()
 	must(t, os.Remove(b.path("hang"))) // the hook ends by itself
 	b.wantSaid("before g1")

@@ -21,6 +21,7 @@ import (
 // A merge for which there is no room is refused before a byte of its base has
 // changed, and done once there is room.
 func TestAFullFileSystemStopsAMergeBeforeItStarts(t *testing.T) {
+	t.Parallel()
 	for _, fstype := range []string{"tmpfs", "ext4", "xfs"} {
 		t.Run(fstype, func(t *testing.T) {
 			t.Parallel()
@@ -48,6 +49,7 @@ func TestAFullFileSystemStopsAMergeBeforeItStarts(t *testing.T) {
 
 // Where extents are shared, a merge needs no room for its data, in whatever format.
 func TestAMergeOfSharedExtentsNeedsLittleRoom(t *testing.T) {
+	t.Parallel()
 	bin, err := binary()
 	must(t, err)
 	for base, prepare := range map[string]string{

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -18,6 +17,7 @@ import (
 // with the old chain. Here that is brought about by hand, while the guest is off: layer and
 // header are merged, XML and intent are as before the merge.
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
+	t.Parallel()
 	for _, started := range []bool{true, false} {
 		t.Run(fmt.Sprintf("started=%v", started), func(t *testing.T) {
 			t.Parallel()
@@ -187,13 +187,7 @@ func (b *bed) waitReady(dom string) {
 
 func (b *bed) waitJob(dom string, done func(string) bool) {
 	b.t.Helper()
-	for range 300 {
-		if done(b.qmp(dom, "query-jobs", map[string]any{})) {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	b.t.Fatal("the job does not get there")
+	b.await("QEMU's job", func() bool { return done(b.qmp(dom, "query-jobs", map[string]any{})) })
 }
 
 func (b *bed) state(path string) guest.State {

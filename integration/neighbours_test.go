@@ -169,6 +169,7 @@ func elsewhere(t *testing.T, path string, layers []guest.Layer) {
 // none makes virt-rotate wait, and none that may build on a layer is forgotten. When
 // it is gone, what was left out is made good.
 func TestNeighboursThatCannotBeTrusted(t *testing.T) {
+	t.Parallel()
 	const shards = 2 // beds at a time
 	for shard := range shards {
 		t.Run(fmt.Sprint(shard), func(t *testing.T) {

@@ -23,6 +23,7 @@ type restoreCase struct {
 // shut off by turns, until nothing of the branch is left. No state changes that is
 // still listed.
 func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
+	t.Parallel()
 	for _, c := range []restoreCase{
 		{name: "oldest", disks: make([]guest.DiskSpec, 1), to: 0},
 		{name: "middle, two disks", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 1},
@@ -141,6 +142,7 @@ func (b *bed) noRecords() {
 // are where they were, or all where they go; no snapshot is lost; and later runs leave
 // nothing of it behind.
 func TestKillAtEveryBoundaryOfARestore(t *testing.T) {
+	t.Parallel()
 	disks := []guest.DiskSpec{{}, {Format: "raw"}}
 	for _, c := range []boundaryCase{
 		{name: "boundaries", bed: newDaemonBed, disks: disks, last: 3, places: 12, step: 5},

@@ -44,26 +44,29 @@ func (b *bed) rotateNow(args ...string) report {
 }
 
 // rotations runs n of them while the guest writes, and checks after each that
-// the states of all snapshots that stay are what they were.
+// the states of all snapshots that stay are what they were before, and before the
+// guest wrote.
 func (b *bed) rotations(dom string, n int) {
 	b.t.Helper()
+	kept := b.keptStates(dom)
 	for range n {
 		b.waitWrites(dom, 30)
-		before := b.keptStates(dom)
 		b.rotateNow(dom)
-		b.unchanged(dom, before)
+		kept = b.unchanged(dom, kept)
 	}
 }
 
 // unchanged fails the test if the state of a snapshot that is still there is
-// another than before.
-func (b *bed) unchanged(dom string, before states) {
+// another than before. It returns the states of all that are there.
+func (b *bed) unchanged(dom string, before states) states {
 	b.t.Helper()
-	for name, state := range b.keptStates(dom) {
+	now := b.keptStates(dom)
+	for name, state := range now {
 		if was, ok := before[name]; ok && !maps.Equal(was, state) {
 			b.t.Errorf("%s, snapshot %s: state changed from %v to %v", dom, name, was, state)
 		}
 	}
+	return now
 }
 
 // wantInOrder checks what must be true of a guest after any rotation: its
@@ -75,7 +78,7 @@ func (b *bed) wantInOrder(dom string, layers int) {
 	b.t.Helper()
 	b.checkGuest(dom)
 	for _, d := range b.disks(dom) {
-		if c := b.chain(dom, d.Target); len(c) != layers {
+		if c := b.chainOf(d); len(c) != layers {
 			b.t.Errorf("%s %s: %d layers, want %d: %v", dom, d.Target, len(c), layers, c)
 		}
 	}
@@ -104,7 +107,7 @@ func (b *bed) noStrayOverlays(dom string) {
 	used := map[string]bool{}
 	dirs := map[string]bool{}
 	for _, d := range b.disks(dom) {
-		for _, l := range b.chain(dom, d.Target) {
+		for _, l := range b.chainOf(d) {
 			used[l.Path] = true
 			dirs[filepath.Dir(l.Path)] = true
 		}
@@ -143,6 +146,7 @@ func (b *bed) restart(dom string) {
 }
 
 func TestRotationKeepsTheLastThree(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		disks func(b *bed) []guest.DiskSpec
@@ -322,6 +326,7 @@ func TestKeepNothingLeavesOneLayer(t *testing.T) {
 // Linked clones: the golden image is never written to, whether its other user
 // runs or is shut off, and each chain keeps one more layer for it.
 func TestAGoldenImageIsNeverWrittenTo(t *testing.T) {
+	t.Parallel()
 	for _, other := range []string{"running", "shut off", "a mere file"} {
 		t.Run(other, func(t *testing.T) {
 			t.Parallel()

@@ -267,7 +267,7 @@ func (s *soak) end() {
 		s.noLeftovers(g.Name)
 		snapshots := s.snapshots(g.Name)
 		for _, d := range s.disks(g.Name) {
-			if have, want := s.overlays(g.Name, d.Target)[g.below:], overlaysOf(snapshots, d.Target); !slices.Equal(have, want) {
+			if have, want := s.overlaysOf(d)[g.below:], overlaysOf(snapshots, d.Target); !slices.Equal(have, want) {
 				s.t.Errorf("%s %s: overlays %q, snapshots name %q", g.Name, d.Target, have, want)
 			}
 		}

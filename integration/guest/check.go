@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 )
 
@@ -66,19 +65,6 @@ func Check(r io.ReaderAt, p Params) (k uint64, err error) {
 	}
 	if tail := zeros(in, int64(p.Slots)*SlotSize); tail != nil {
 		return k, tail
-	}
-	return k, err
-}
-
-// CheckFile is Check for a raw file.
-func CheckFile(path string, p Params) (k uint64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if k, err = Check(f, p); err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return k, err
 }
@@ -195,11 +181,8 @@ func zeros(r io.Reader, offset int64) error {
 	}
 }
 
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
+// zeroSlot is what an empty slot holds.
+var zeroSlot [SlotSize]byte
+
+// isZero is for at most a slot.
+func isZero(b []byte) bool { return bytes.Equal(b, zeroSlot[:len(b)]) }

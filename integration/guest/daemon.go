@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 )
 
 const (
@@ -34,11 +34,11 @@ func (noTurn) Unlock() {}
 
 // NewDaemon makes a host in dir, as NewHost does, and starts its libvirtd.
 func NewDaemon(dir string) (*Daemon, error) {
-	caps, err := capabilities()
+	p, err := nextProcessor()
 	if err != nil {
 		return nil, err
 	}
-	h, err := newHost(dir, "qemu+unix:///system?socket="+filepath.Join(dir, "sock/libvirt-sock"), noTurn{}, caps)
+	h, err := newHost(dir, "qemu+unix:///system?socket="+filepath.Join(dir, "sock/libvirt-sock"), noTurn{}, p)
 	if err != nil {
 		return nil, err
 	}
@@ -97,21 +97,25 @@ func (d *Daemon) StartDaemon() error {
 
 // wait returns once the daemon answers.
 func (d *Daemon) wait() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	for {
-		_, err := d.Virsh(ctx, "list")
-		if err == nil {
-			return nil
-		}
+	socket := filepath.Join(d.dir, "sock/libvirt-sock")
+	err := Await(context.Background(), "libvirtd to answer", func() (bool, error) {
 		select {
 		case <-d.ended:
-			return fmt.Errorf("libvirtd ended at once: %s%s", d.read("log/libvirtd.stderr"), d.read(daemonLog))
-		case <-ctx.Done():
-			return fmt.Errorf("libvirtd does not answer: %w: %s", err, d.read(daemonLog))
-		case <-time.After(20 * time.Millisecond):
+			return false, fmt.Errorf("libvirtd ended at once: %s", d.read("log/libvirtd.stderr"))
+		default:
 		}
+		conn, err := net.Dial("unix", socket) // no process as long as there is no use in it
+		if err != nil {
+			return false, nil //nolint:nilerr // not yet
+		}
+		_ = conn.Close()
+		_, err = d.Virsh(context.Background(), "list")
+		return err == nil, nil //nolint:nilerr // not yet
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, d.read(daemonLog))
 	}
+	return nil
 }
 
 func (d *Daemon) read(file string) string {

@@ -5,13 +5,13 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"text/template"
-	"time"
 )
 
 const (
@@ -237,18 +237,13 @@ func (h *Host) Destroy(ctx context.Context, name string) error {
 	return err
 }
 
-// WaitOff waits until libvirt, too, has noticed that a guest is off, at most half a
-// minute. Each new client of an embedded host at first believes what it last heard.
+// WaitOff waits until libvirt, too, has noticed that a guest is off. Each new client
+// of an embedded host at first believes what it last heard.
 func (h *Host) WaitOff(ctx context.Context, name string) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
+	return Await(ctx, "libvirt to notice that "+name+" is off", func() (bool, error) {
 		state, err := h.Virsh(ctx, "domstate", name)
-		if err != nil || strings.TrimSpace(state) == "shut off" {
-			return err
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return strings.TrimSpace(state) == "shut off", err
+	})
 }
 
 // Writes counts the blocks that a guest has reported on the serial line, over all
@@ -261,25 +256,21 @@ func (h *Host) Writes(name string) (uint64, error) {
 	return uint64(strings.Count(string(b), ".")) * uint64(h.Spec(name).Params.Batch), nil
 }
 
-// WaitWrites waits until a guest has written n more blocks, at most half a minute.
+// WaitWrites waits until a guest has written n more blocks.
 func (h *Host) WaitWrites(ctx context.Context, name string, n uint64) error {
 	first, err := h.Writes(name)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		now, err := h.Writes(name)
-		if err != nil || now >= first+n {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("guest %s wrote %d of %d blocks: %w", name, now-first, n, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
+	now := first
+	err = Await(ctx, "writes", func() (bool, error) {
+		now, err = h.Writes(name)
+		return now >= first+n, err
+	})
+	if err != nil {
+		return fmt.Errorf("guest %s wrote %d of %d blocks: %w", name, now-first, n, err)
 	}
+	return nil
 }
 
 // Disks returns a domain's writable disks, with the layers that are active now.
@@ -288,11 +279,17 @@ func (h *Host) Disks(ctx context.Context, name string) ([]Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	return disksIn(out)
+}
+
+// disksIn reads the XML of a domain, and what a batch of virsh has printed before it.
+func disksIn(out string) ([]Disk, error) {
+	before, text, _ := strings.Cut(out, "<domain")
 	var domain struct {
 		Disks []diskXML `xml:"devices>disk"`
 	}
-	if err := xml.Unmarshal([]byte(out), &domain); err != nil {
-		return nil, fmt.Errorf("domain %s: %w", name, err)
+	if err := xml.Unmarshal([]byte("<domain"+text), &domain); err != nil {
+		return nil, fmt.Errorf("domain: %w: %s", err, before)
 	}
 	var disks []Disk
 	for _, d := range domain.Disks {
@@ -326,35 +323,46 @@ func (d diskXML) path() string { return d.Source.File + d.Source.Dev }
 // one moment, and returns their states by target. A running guest is suspended for
 // that time.
 func (h *Host) CheckGuest(ctx context.Context, name string) (states map[string]State, err error) {
-	state, err := h.Virsh(ctx, "domstate", name)
+	// Few processes: each costs more than what it asks.
+	out, err := h.Virsh(ctx, fmt.Sprintf("domstate '%s'; dumpxml '%s'", name, name))
 	if err != nil {
 		return nil, err
 	}
-	if strings.TrimSpace(state) == "running" {
-		if _, err := h.Virsh(ctx, "suspend", name); err != nil {
+	if strings.HasPrefix(out, "running\n") {
+		if out, err = h.Virsh(ctx, fmt.Sprintf("suspend '%s'; dumpxml '%s'", name, name)); err != nil {
 			return nil, err
+		}
+		if before, _, _ := strings.Cut(out, "<domain"); !strings.Contains(before, "suspended") {
+			return nil, fmt.Errorf("domain %s is not suspended: %s", name, before)
 		}
 		defer func() {
 			_, resumeErr := h.Virsh(ctx, "resume", name)
 			err = errors.Join(err, resumeErr)
 		}()
 	}
-	disks, err := h.Disks(ctx, name)
+	disks, err := disksIn(out)
 	if err != nil {
 		return nil, err
 	}
-	return h.readTogether(ctx, name, disks)
+	chains := map[string][]Layer{}
+	for _, d := range disks {
+		if chains[d.Target], err = Chain(ctx, d.Path, d.Format); err != nil {
+			return nil, err
+		}
+	}
+	return h.readTogether(ctx, name, chains)
 }
 
-func (h *Host) readTogether(ctx context.Context, name string, disks []Disk) (map[string]State, error) {
+// readTogether reads the disks of one moment, by target; the top of a chain is first.
+func (h *Host) readTogether(ctx context.Context, name string, chains map[string][]Layer) (map[string]State, error) {
 	states := map[string]State{}
 	var ks []uint64
-	for _, d := range disks {
-		s, err := ReadState(ctx, d.Path, d.Format, h.Spec(name).Params)
+	for _, target := range slices.Sorted(maps.Keys(chains)) {
+		s, err := readState(ctx, chains[target], h.Spec(name).Params)
 		if err != nil {
-			return nil, fmt.Errorf("domain %s, disk %s: %w", name, d.Target, err)
+			return nil, fmt.Errorf("domain %s, disk %s: %w", name, target, err)
 		}
-		states[d.Target] = s
+		states[target] = s
 		ks = append(ks, s.Blocks)
 	}
 	if err := CheckTogether(ks...); err != nil {

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // qemuConf keeps guests out of cgroups, because two private daemons would both call
@@ -64,20 +62,28 @@ type Host struct {
 // Its libvirt is embedded in each client: there is no daemon, and guests go on
 // while no client runs. Close it at the end.
 func NewHost(dir string) (*Host, error) {
-	caps, err := capabilities()
+	p, err := nextProcessor()
 	if err != nil {
 		return nil, err
 	}
-	return newHost(dir, "qemu:///embed?root="+dir, new(sync.Mutex), caps)
+	return newHost(dir, embedded(dir), new(sync.Mutex), p)
 }
 
-func newHost(dir, uri string, turn sync.Locker, caps map[string][]byte) (*Host, error) {
-	cpu, err := firstCPU()
+func embedded(dir string) string { return "qemu:///embed?root=" + dir }
+
+// newHost makes a host whose clients run on processor p.
+func newHost(dir, uri string, turn sync.Locker, p *processor) (*Host, error) {
+	caps, err := p.capabilities()
 	if err != nil {
 		return nil, err
 	}
+	return prepareHost(dir, uri, turn, p.cpu, caps)
+}
+
+// prepareHost is newHost, with what libvirt is to know of QEMU before it asks.
+func prepareHost(dir, uri string, turn sync.Locker, cpu int, caps map[string][]byte) (*Host, error) {
 	h := &Host{dir: dir, uri: uri, cpu: cpu, turn: turn, domains: map[string]Spec{}}
-	if err := checkDir(dir); err != nil {
+	if err := errors.Join(checkDir(dir), reapGuests()); err != nil {
 		return nil, err
 	}
 	for _, sub := range []string{"", filepath.Dir(confFile), capsDir, imagesDir} {
@@ -97,6 +103,7 @@ func newHost(dir, uri string, turn sync.Locker, caps map[string][]byte) (*Host, 
 	if err := os.WriteFile(filepath.Join(dir, confFile), conf(), 0o644); err != nil {
 		return nil, err
 	}
+	var err error
 	h.guard, err = newGuard(dir)
 	return h, err
 }
@@ -121,8 +128,8 @@ func (h *Host) Dir() string { return h.dir }
 // URI is what to connect to.
 func (h *Host) URI() string { return h.uri }
 
-// Command prepares a libvirt client. It is pinned to one CPU, as all clients of all
-// hosts are: where cpuid differs between cores, libvirt would probe QEMU again,
+// Command prepares a libvirt client. It is pinned to one CPU, as all clients of this
+// host are: where cpuid differs between cores, libvirt would probe QEMU again,
 // for seconds, after each change of core. Guests are not pinned.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "taskset", append([]string{"-c", strconv.Itoa(h.cpu), name}, args...)...)
@@ -148,6 +155,13 @@ func (h *Host) Turn() (done func()) {
 // their result.
 func (h *Host) Virsh(ctx context.Context, args ...string) (stdout string, err error) {
 	defer h.Turn()()
+	ctx, cancel := context.WithTimeoutCause(ctx, Patience, fmt.Errorf("virsh %q has not ended after %v", args, Patience))
+	defer cancel()
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && cause != nil {
+			err = fmt.Errorf("%w: %w", err, cause)
+		}
+	}()
 	for range 3 {
 		stdout, err = output(h.Command(ctx, "virsh", append([]string{"-c", h.uri}, args...)...))
 		if crashed(err) && !onlyLooks(args) && strings.TrimSpace(stdout) != "" {
@@ -205,13 +219,9 @@ func (h *Host) Crash(name string) error {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("kill guest %s: %w", name, err)
 	}
-	for range 500 {
-		if !h.owns(pid) {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return fmt.Errorf("guest %s: process %d does not die", name, pid)
+	return Await(context.Background(), fmt.Sprintf("the death of guest %s, process %d", name, pid), func() (bool, error) {
+		return !h.owns(pid), nil
+	})
 }
 
 // pid is 0 when the guest does not run.
@@ -231,49 +241,4 @@ func (h *Host) pid(name string) (int, error) {
 func (h *Host) owns(pid int) bool {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && strings.Contains(string(b), h.dir+"/")
-}
-
-// capabilities probes QEMU once a process, for some seconds, and returns libvirt's
-// cache files, which each new host starts with.
-var capabilities = sync.OnceValues(func() (caps map[string][]byte, err error) {
-	dir, err := os.MkdirTemp("", "vr-")
-	if err != nil {
-		return nil, err
-	}
-	h, err := newHost(dir, "qemu:///embed?root="+dir, new(sync.Mutex), nil)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, h.Close()) }()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if _, err := h.Virsh(ctx, "domcapabilities", "--virttype", "qemu"); err != nil {
-		return nil, err
-	}
-	return readDir(filepath.Join(dir, capsDir))
-})
-
-func readDir(dir string) (map[string][]byte, error) {
-	entries, err := os.ReadDir(dir)
-	files := map[string][]byte{}
-	for _, e := range entries {
-		data, readErr := os.ReadFile(filepath.Join(dir, e.Name()))
-		err = errors.Join(err, readErr)
-		files[e.Name()] = data
-	}
-	return files, err
-}
-
-// firstCPU is the lowest that this process may run on.
-func firstCPU() (int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return 0, err
-	}
-	for cpu := range len(set) * 64 {
-		if set.IsSet(cpu) {
-			return cpu, nil
-		}
-	}
-	return 0, errors.New("no CPU to run on")
 }

@@ -6,14 +6,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Layer is one image of a chain, as qemu-img info sees it.
@@ -67,35 +66,55 @@ func CheckImage(ctx context.Context, path, format string) error {
 // and checks it. It takes no locks, so it can look at a chain that is being merged: a
 // running guest must be suspended if path is its active layer.
 func ReadState(ctx context.Context, path, format string, p Params) (s State, err error) {
-	dir, err := os.MkdirTemp("", "vr-state-")
+	layers, err := Chain(ctx, path, format)
 	if err != nil {
 		return State{}, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	source, err := unlocked(ctx, path, format)
+	return readState(ctx, layers, p)
+}
+
+// readState reads through layers, the top one first.
+func readState(ctx context.Context, layers []Layer, p Params) (s State, err error) {
+	source, err := unlocked(layers)
 	if err != nil {
 		return State{}, err
 	}
-	raw := filepath.Join(dir, "raw")
-	if _, err := QemuImg(ctx, "convert", "-O", "raw", source, raw); err != nil {
+	disk, err := readAll(ctx, source, layers[0].VirtualSize)
+	if err != nil {
 		return State{}, err
 	}
-	if s.SHA256, err = hash(raw); err != nil {
-		return State{}, err
-	}
-	if s.Blocks, err = CheckFile(raw, p); err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
+	sum := sha256.Sum256(disk)
+	s.SHA256 = hex.EncodeToString(sum[:])
+	if s.Blocks, err = Check(bytes.NewReader(disk), p); err != nil {
+		err = fmt.Errorf("%s: %w", layers[0].Path, err)
 	}
 	return s, err
 }
 
-// unlocked describes the chain below and including an image to QEMU so that it takes
-// no locks at all. With -U it still wants to know that nobody else writes.
-func unlocked(ctx context.Context, path, format string) (string, error) {
-	layers, err := Chain(ctx, path, format)
+// readAll has qemu-img write a disk of size bytes to a file that is in memory only.
+func readAll(ctx context.Context, source string, size int64) (disk []byte, err error) {
+	fd, err := unix.MemfdCreate("disk", unix.MFD_CLOEXEC)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
+	f := os.NewFile(uintptr(fd), "disk")
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, "qemu-img", "convert", "-n", "--target-is-zero", "-O", "raw", source, "/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{f}
+	if _, err := output(cmd); err != nil {
+		return nil, err
+	}
+	disk = make([]byte, size)
+	_, err = f.ReadAt(disk, 0)
+	return disk, err
+}
+
+// unlocked describes a chain, the top layer first, to QEMU so that it takes
+// no locks at all. With -U it still wants to know that nobody else writes.
+func unlocked(layers []Layer) (string, error) {
 	var node map[string]any
 	for _, l := range slices.Backward(layers) {
 		driver := "file"
@@ -112,16 +131,6 @@ func unlocked(ctx context.Context, path, format string) (string, error) {
 	}
 	text, err := json.Marshal(node)
 	return "json:" + string(text), err
-}
-
-func hash(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	h := sha256.New()
-	_, err = io.Copy(h, f)
-	return hex.EncodeToString(h.Sum(nil)), errors.Join(err, f.Close())
 }
 
 // output runs cmd and adds what it was and what it complained about to an error.

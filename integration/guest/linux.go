@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"text/template"
-	"time"
 )
 
 // LinuxLog is the file on the disk of a Linux guest that it writes numbered lines to.
@@ -149,25 +149,33 @@ func (h *Host) Lines(name string) (int, error) {
 	return strconv.Atoi(string(told[len(told)-1][1]))
 }
 
-// WaitLines waits until a Linux guest has written n more lines, at most a minute.
+// WaitLines waits until a Linux guest has written n more lines.
 func (h *Host) WaitLines(ctx context.Context, name string, n int) error {
 	first, err := h.Lines(name)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	for {
-		now, err := h.Lines(name)
-		if err != nil || now >= first+n {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("guest %s wrote %d of %d lines: %w; its console: %s", name, now-first, n, ctx.Err(), h.console(name))
-		case <-time.After(10 * time.Millisecond):
-		}
+	now := first
+	err = Await(ctx, "lines", func() (bool, error) {
+		now, err = h.Lines(name)
+		return now >= first+n, err
+	})
+	if err != nil {
+		return fmt.Errorf("guest %s wrote %d of %d lines: %w; its console: %s", name, now-first, n, err, h.console(name))
 	}
+	return nil
+}
+
+// WaitSaid waits until a Linux guest has said a line that contains text.
+func (h *Host) WaitSaid(ctx context.Context, name, text string) error {
+	err := Await(ctx, strconv.Quote(text), func() (bool, error) {
+		b, err := os.ReadFile(h.SerialLog(name))
+		return strings.Contains(string(b), text), err
+	})
+	if err != nil {
+		return fmt.Errorf("guest %s: %w; its console: %s", name, err, h.console(name))
+	}
+	return nil
 }
 
 // console is the end of what a guest said on its serial line.

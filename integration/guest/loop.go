@@ -71,15 +71,18 @@ func (l *Loop) Close() error {
 	return os.Remove(l.file)
 }
 
-// persist runs a command again for some seconds while it fails.
+// persist runs a command again while it fails, for a minute: it waits for processes that
+// are being killed, and they may have much memory to give back.
 func persist(name string, args ...string) error {
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		_, err := output(exec.Command(name, args...))
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("gave up: %w", err)
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var last error
+	err := Await(ctx, name, func() (bool, error) {
+		_, last = output(exec.Command(name, args...))
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("gave up: %w", last)
 	}
+	return nil
 }

@@ -79,14 +79,23 @@ func (x snapshotXML) snapshot() Snapshot {
 // StateLayer is the layer that holds a snapshot's state of one disk: the one below
 // the overlay that was created with the snapshot.
 func StateLayer(ctx context.Context, d SnapshotDisk) (Layer, error) {
-	chain, err := Chain(ctx, d.Overlay, d.Format)
+	chain, err := stateChain(ctx, d)
 	if err != nil {
 		return Layer{}, err
 	}
-	if len(chain) < 2 {
-		return Layer{}, fmt.Errorf("overlay %s has no layer below it", d.Overlay)
+	return chain[0], nil
+}
+
+// stateChain is the StateLayer and what it builds on.
+func stateChain(ctx context.Context, d SnapshotDisk) ([]Layer, error) {
+	chain, err := Chain(ctx, d.Overlay, d.Format)
+	if err != nil {
+		return nil, err
 	}
-	return chain[1], nil
+	if len(chain) < 2 {
+		return nil, fmt.Errorf("overlay %s has no layer below it", d.Overlay)
+	}
+	return chain[1:], nil
 }
 
 // KeptStates reads the state of each snapshot of a domain, by snapshot name and
@@ -99,15 +108,13 @@ func (h *Host) KeptStates(ctx context.Context, domain string) (map[string]map[st
 	}
 	kept := map[string]map[string]State{}
 	for _, s := range snapshots {
-		var disks []Disk
+		chains := map[string][]Layer{}
 		for _, d := range s.Disks {
-			layer, err := StateLayer(ctx, d)
-			if err != nil {
+			if chains[d.Target], err = stateChain(ctx, d); err != nil {
 				return nil, fmt.Errorf("snapshot %s: %w", s.Name, err)
 			}
-			disks = append(disks, Disk{d.Target, layer.Path, layer.Format})
 		}
-		if kept[s.Name], err = h.readTogether(ctx, domain, disks); err != nil {
+		if kept[s.Name], err = h.readTogether(ctx, domain, chains); err != nil {
 			return nil, fmt.Errorf("snapshot %s: %w", s.Name, err)
 		}
 	}

@@ -15,6 +15,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
 // childStore makes the test binary a process that appends until it is killed.
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childStore); dir != "" {
 		appendForever(In(dir))
 	}
-	os.Exit(m.Run())
+	os.Exit(tidy.Run(m.Run))
 }
 
 func appendForever(s *Store) {
@@ -55,12 +57,7 @@ func newStore(t *testing.T) *Store {
 // tempDir is in memory where that can be had: thousands of files are synced.
 func tempDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "virt-rotate-history-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
+	return tidy.InMemory(t)
 }
 
 func clock(n int) time.Time { return time.Date(2026, 1, 1, 0, n, 0, 0, time.UTC) }

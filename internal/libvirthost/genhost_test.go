@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
@@ -196,10 +197,7 @@ func (x *texts) read() string {
 
 // madeDir is a directory in memory, where that can be had.
 func madeDir() (dir string, remove func()) {
-	dir, err := os.MkdirTemp("/dev/shm", "virt-rotate-test-")
-	if err != nil {
-		dir, err = os.MkdirTemp("", "virt-rotate-test-")
-	}
+	dir, err := os.MkdirTemp(tidy.Memory(), "virt-rotate-test-")
 	must(err)
 	return dir, func() { must(os.RemoveAll(dir)) }
 }

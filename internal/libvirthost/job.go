@@ -16,6 +16,9 @@ import (
 // event must not hang a run, and the progress has to move.
 const pollInterval = 500 * time.Millisecond
 
+// eventPatience is how long the event of a job that is gone is waited for.
+const eventPatience = 5 * time.Second
+
 // A waiter is woken by the events of one domain's disk.
 type waiter struct {
 	domain, disk string
@@ -175,7 +178,7 @@ func adopt(dom *libvirt.Domain, m host.MergeSpec, info *libvirt.DomainBlockJobIn
 func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waiter, progress func(done, total int64)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
-	ready := false
+	ready, told := false, false
 	for {
 		info, err := jobInfo(dom, m.Disk)
 		if err != nil {
@@ -183,7 +186,10 @@ func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waite
 		}
 		if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_UNKNOWN {
 			progress(m.Bytes, m.Bytes)
-			return nil
+			if told {
+				return nil
+			}
+			return lastWord(ctx, w)
 		}
 		progress(share(info, m.Bytes), m.Bytes)
 		if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT {
@@ -195,13 +201,43 @@ func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waite
 		case <-ctx.Done():
 			return abort(ctx, dom, m.Disk)
 		case status := <-w.wake:
-			if status == libvirt.DOMAIN_BLOCK_JOB_FAILED {
-				return errJob
+			if told, err = verdict(status); err != nil {
+				return err
 			}
 			ready = status == libvirt.DOMAIN_BLOCK_JOB_READY
 		case <-tick.C:
 		}
 	}
+}
+
+// lastWord waits for the event of a job that is gone: who looks just as it ends is faster
+// than the event, which alone tells that the job has failed.
+func lastWord(ctx context.Context, w *waiter) error {
+	late := time.NewTimer(eventPatience)
+	defer late.Stop()
+	for {
+		select {
+		case status := <-w.wake:
+			if told, err := verdict(status); told {
+				return err
+			}
+		case <-late.C:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// verdict tells whether an event is that of a job's end.
+func verdict(status libvirt.ConnectDomainEventBlockJobStatus) (told bool, err error) {
+	switch status {
+	case libvirt.DOMAIN_BLOCK_JOB_FAILED:
+		return true, errJob
+	case libvirt.DOMAIN_BLOCK_JOB_COMPLETED, libvirt.DOMAIN_BLOCK_JOB_CANCELED:
+		return true, nil
+	}
+	return false, nil
 }
 
 // share turns the job's position into bytes of the layers that are merged.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
 // lockEnv makes the test binary a process that holds the lock it names.
@@ -21,7 +23,7 @@ func TestMain(m *testing.M) {
 		holdLock(path)
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(tidy.Run(m.Run))
 }
 
 // holdLock takes the lock, starts a child, says "held" and its child's pid, and

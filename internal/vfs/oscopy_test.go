@@ -5,11 +5,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
 // xfs is a file system with reflinks.
@@ -118,9 +121,10 @@ func copyAtRandom(t *testing.T, dir string, lack func(*kernel)) {
 // shm is a directory on tmpfs.
 func shm(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "vfs-test-")
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	dir := tidy.InMemory(t)
+	if !strings.HasPrefix(dir, "/dev/shm/") {
+		t.Fatalf("%s is not in memory", dir)
+	}
 	return dir
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/tidy"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
@@ -99,7 +100,7 @@ func Hour(n int) time.Time { return time.Date(2026, 1, 1, n, 0, 0, 0, time.UTC) 
 func New(t *testing.T) *Host {
 	t.Helper()
 	h := &Host{
-		Dir: tempDir(t), Event: func(string) error { return nil }, Jobs: map[string]*Job{},
+		Dir: tidy.InMemory(t), Event: func(string) error { return nil }, Jobs: map[string]*Job{},
 		Pictures: map[string]Blocks{}, Now: Hour(12),
 		Merging: map[uint64]int{}, MostAtOnce: map[uint64]int{}, CannotClone: errors.New("nothing can be cloned here"),
 	}
@@ -120,16 +121,6 @@ func New(t *testing.T) *Host {
 }
 
 // tempDir is in memory where that can be had: thousands of runs sync files.
-func tempDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "virt-rotate-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { Must(os.RemoveAll(dir)) })
-	return dir
-}
-
 // Must is for what cannot fail in a simulation.
 func Must(err error) {
 	if err != nil {

@@ -71,13 +71,14 @@ func Chunk(id string, number int, data []byte, sha bool) []Member {
 // Members is a whole export: chunks of zeros are left out but for the first and last.
 func Members(vm string, sha bool, disks ...Disk) []Member {
 	out := []Member{Descriptor(vm, disks...)}
+	var zeros [chunk]byte
 	for _, d := range disks {
 		if d.Drive == "CD" {
 			continue
 		}
 		for off := 0; off < len(d.Content); off += chunk {
 			b := d.Content[off:min(off+chunk, len(d.Content))]
-			if off == 0 || off+len(b) == len(d.Content) || len(bytes.Trim(b, "\x00")) > 0 {
+			if off == 0 || off+len(b) == len(d.Content) || !bytes.Equal(b, zeros[:len(b)]) {
 				out = append(out, Chunk(d.ID, off/chunk, b, sha)...)
 			}
 		}

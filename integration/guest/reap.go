@@ -1,0 +1,50 @@
+package guest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// reapGuests has the guests that libvirt starts become children of this process once
+// their libvirt has let go of them, and reaps them as they die. Some init processes
+// take a second or two to do so, for which libvirt waits at each "virsh destroy".
+var reapGuests = sync.OnceValue(func() error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("becoming the reaper of guests: %w", err)
+	}
+	died := make(chan os.Signal, 1)
+	signal.Notify(died, unix.SIGCHLD)
+	go func() {
+		for range died {
+			reapDead()
+		}
+	}()
+	return nil
+})
+
+// reapDead reaps guests only: whoever has started another child waits for it.
+func reapDead() {
+	lists, _ := filepath.Glob("/proc/self/task/*/children") // without them, guests are zombies until we end
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for pid := range strings.FieldsSeq(string(text)) {
+			if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && isDeadGuest(stat) {
+				var n int
+				_, _ = fmt.Sscan(pid, &n)
+				_, _ = unix.Wait4(n, nil, unix.WNOHANG, nil)
+			}
+		}
+	}
+}
+
+// isDeadGuest takes the text of /proc/PID/stat, where a name has 15 bytes at most.
+func isDeadGuest(stat []byte) bool {
+	return bytes.Contains(stat, []byte(" (qemu-system-")) && bytes.Contains(stat, []byte(") Z "))
+}
