@@ -10,6 +10,7 @@ SEED    ?= $(shell date +%s)
 SOAK    ?= 500
 # LIMIT is for a package that goes round in circles; what waits for something says so itself, long before.
 LIMIT   ?= 6h
+# -count=1: for its cache, go test keeps in memory which files each test has opened, and these open millions.
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
@@ -27,13 +28,13 @@ unit:
 	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/...
 	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
 	$(GO) run ./internal/archdoc -check
-	$(GO) test $(TAGS) -race -timeout $(LIMIT) -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$)
-	$(GO) test $(TAGS) -timeout $(LIMIT) -run '$(REPLAYS)' ./rotate # replays of crashes: the race detector would only slow them down
-	$(GO) test $(TAGS) -timeout $(LIMIT) ./internal/chain/chaintest ./vhdbridge
+	$(GO) test $(TAGS) -count=1 -race -timeout $(LIMIT) -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$)
+	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '$(REPLAYS)' ./rotate # replays of crashes: the race detector would only slow them down
+	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./internal/chain/chaintest ./vhdbridge
 	cd testdata/outside && $(GO) vet ./... && $(GO) test ./... && $(GO) run . # a module of somebody else, on the packages for others
 
 integration:
-	$(GO) test $(TAGS) -p 1 -timeout $(LIMIT) ./integration/... # one package after the other: guests need the processor
+	$(GO) test $(TAGS) -count=1 -p 1 -timeout $(LIMIT) ./integration/... # one package after the other: guests need the processor
 
 crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
@@ -41,7 +42,7 @@ crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
 
 hands: tools ## all that docs/hands.md tells, on real guests
-	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -timeout $(LIMIT) -run 'ByHand|WhatHandsDo' ./integration
+	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'ByHand|WhatHandsDo' ./integration
 
 soak: tools ## thirty days of a host with four guests, as fast as they go by, with kills at random
 	VIRT_ROTATE_SOAK=$(SOAK) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 24h -run '^TestSoak$$' -v ./integration
@@ -65,7 +66,7 @@ fuzz-chains: ## random chains of images against qemu-img, also with small rounds
 		$(GO) test $(TAGS) -overlay bin/smallrounds/overlay.json -timeout 48h ./integration/images
 
 fuzz-domains: ## hosts made up of all that libvirt's XML allows, and of some that it does not
-	VIRT_ROTATE_DOMAINS=$(DOMAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout $(LIMIT) -run '^TestHostsWithAnything$$' -v ./internal/libvirthost
+	VIRT_ROTATE_DOMAINS=$(DOMAINS) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '^TestHostsWithAnything$$' -v ./internal/libvirthost
 
 bench: tools build ## ratios against virsh and qemu-img, measured in the same run
 	$(GO) run $(TAGS) ./integration/bench

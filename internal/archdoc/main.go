@@ -180,7 +180,9 @@ func reaches(imports map[string][]string, from, to string) bool {
 }
 
 // mark is the comment by which the picture names what it was drawn from.
-func mark(dot string) string { return fmt.Sprintf("<!-- drawn from %x -->\n", sha256.Sum256([]byte(dot))) }
+func mark(dot string) string {
+	return fmt.Sprintf("<!-- drawn from %x -->\n", sha256.Sum256([]byte(dot)))
+}
 
 // draw has graphviz make the picture.
 func draw(dot string) error {

@@ -51,7 +51,7 @@ type Host struct {
 	Guests        []*Domain
 	Jobs          map[string]*Job
 	Pictures      map[string]Blocks // images of no domain → what they must read
-	Writes    *rand.Rand        // writes of the running guests; nil: none
+	Writes        *rand.Rand        // writes of the running guests; nil: none
 	Written       int               // the last value that a guest wrote
 	Now           time.Time
 	Merging       map[uint64]int // merges that run, by file system
@@ -120,7 +120,6 @@ func New(t *testing.T) *Host {
 	return h
 }
 
-// tempDir is in memory where that can be had: thousands of runs sync files.
 // Must is for what cannot fail in a simulation.
 func Must(err error) {
 	if err != nil {
