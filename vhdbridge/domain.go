@@ -112,8 +112,8 @@ func (d *Domain) Stem(n *Node) string {
 	return n.VDI
 }
 
-// Chain is the layers up to that of n, base first.
-func (d *Domain) Chain(n *Node) (layers []*Node) {
+// Layers are those of the chain up to that of n, base first.
+func (d *Domain) Layers(n *Node) (layers []*Node) {
 	for ; n != nil; n = d.layers[n].Parent {
 		layers = append(layers, n)
 	}

@@ -28,7 +28,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
 
 // run is the whole program: arguments in, exit status out.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	e := &env{out: stdout, err: stderr}
+	e := &env{out: stdout, err: stderr, fs: fileSystem(), clock: clock()}
 	app := newApp(e)
 	args, err := reorder(app, args)
 	if err == nil {

@@ -10,9 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
@@ -23,6 +26,8 @@ import (
 type env struct {
 	out, err                      io.Writer
 	policyPath, connect, stateDir string
+	fs                            vfs.FS           // what images are on
+	clock                         func() time.Time // what rotation goes by
 }
 
 // defaultPolicy is the system's policy file, or the user's own.
@@ -86,13 +91,13 @@ func (e *env) open(optional bool) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := newStore(nil)
+	store := formats.Store(e.fs, nil)
 	store.Ignore = f.Storage.Ignore
 	r := &rotate.Rotator{
 		Host:     host,
-		Observer: &observe.Observer{Host: host, Inspect: inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
-		Engine:   &engine.Native{Store: *store, NewOverlay: newOverlay},
-		Match:    f.Match, Clock: clock(), Report: newProgress(e.err).report,
+		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
+		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.fs)},
+		Match:    f.Match, Clock: e.clock, Report: newProgress(e.err).report,
 	}
 	return &session{f, host, r}, nil
 }

@@ -5,10 +5,13 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
 
 // Exit statuses.
@@ -61,12 +64,13 @@ func exitCode(err error) int {
 	var exit *exitError
 	var problems policy.Problems
 	var held *vfs.HeldError
+	var name *formats.NameError
 	switch {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &exit):
 		return exit.code
-	case errors.As(err, &problems), errors.Is(err, observe.ErrNoSuchDomain), errors.Is(err, observe.ErrNoPolicy),
+	case errors.As(err, &problems), errors.As(err, &name), errors.Is(err, observe.ErrNoSuchDomain), errors.Is(err, observe.ErrNoPolicy),
 		errors.Is(err, observe.ErrNoSuchSnapshot):
 		return exitUsage
 	case errors.As(err, &held):
@@ -75,6 +79,21 @@ func exitCode(err error) int {
 		return exitRefused
 	}
 	return exitFailed
+}
+
+// isRefusal tells whether err means that something would not be safe, or is not
+// what this program works on, and was left alone.
+func isRefusal(err error) bool {
+	var refused *chain.RefusedError
+	var busy *vfs.BusyError
+	var kind *vfs.KindError
+	var changed *vfs.ChangedError
+	var local *vfs.LocalLocksError
+	var unknown *chain.UnknownFormatError
+	var unsupported *xva.UnsupportedError
+	var destroyed *decide.DestroyedError
+	return errors.As(err, &refused) || errors.As(err, &destroyed) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
+		errors.As(err, &changed) || errors.As(err, &local) || formats.Unsupported(err) || errors.As(err, &unsupported) || errors.Is(err, xva.ErrNotXVA)
 }
 
 // errorText is what is left to say of an error.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
@@ -38,7 +39,7 @@ next run. Blocks that the file system can share are not copied.
 			if c.Args().Len() != 2 || c.String("o") == "" {
 				return usagef("%s wants DOMAIN SNAPSHOT -o FILE; --help tells more", c.Command.HelpName)
 			}
-			r := &imageRun{env: e, Context: c, store: newStore(nil), ended: exitFailed}
+			r := &imageRun{env: e, Context: c, store: formats.Store(e.fs, nil), ended: exitFailed}
 			return oneLine(r.outcome(r.export()))
 		},
 	}
@@ -54,11 +55,11 @@ func (r *imageRun) export() error {
 	if r.String("o") == "-" {
 		return r.exportStream(nodes)
 	}
-	format, err := formatNamed(r.String("output-format"))
+	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
 		return err
 	}
-	if r.Bool("compress") && !format.packs {
+	if r.Bool("compress") && !format.Packs {
 		return usagef("--compress: images of format %s cannot be compressed", format.Name)
 	}
 	path, err := filepath.Abs(r.String("o"))
@@ -68,7 +69,7 @@ func (r *imageRun) export() error {
 	if err := checkFree(r.store.FS, path); err != nil {
 		return err
 	}
-	o := &createOptions{}
+	o := defaultOptions(format)
 	o.Size = top(nodes).Image.VirtualSize
 	c := &conversion{nodes: nodes, path: path, format: format, create: *o}
 	c.verify = true

@@ -15,6 +15,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 	"github.com/virt-rotate/virt-rotate/integration/images"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -59,7 +60,7 @@ func newGrafting(t *testing.T, dir string, tree *images.Tree, first int, goes []
 	patterns := t.TempDir()
 	ok(t, images.WritePatterns(patterns))
 	ok(t, tree.Build(t.Context(), dir, patterns))
-	g := &grafting{t: t, first: first, engine: engine.Native{Store: *newStore(nil), NewOverlay: newOverlay}}
+	g := &grafting{t: t, first: first, engine: engine.Native{Store: *formats.Store(vfs.OS(), nil), NewOverlay: formats.NewOverlay(vfs.OS())}}
 	g.Goes = goes
 	for i := range tree.Layers {
 		l := host.Layer{Path: filepath.Join(dir, tree.Layers[i].Name), Format: tree.Layers[i].Format}
@@ -354,7 +355,7 @@ func TestGraftFindsWhatIsWrong(t *testing.T) {
 				g.Full = full
 				g.engine.NewOverlay = func(f vfs.File, like string, size int64, backing, format string) error {
 					c.tamper(g) // all else has been built
-					return newOverlay(f, like, size, backing, format)
+					return formats.NewOverlay(vfs.OS())(f, like, size, backing, format)
 				}
 				err := g.engine.Graft(t.Context(), g.Graft)
 				if err == nil || !strings.Contains(err.Error(), g.Next[c.wrong]) {
@@ -370,7 +371,7 @@ func TestGraftFindsWhatIsWrong(t *testing.T) {
 func TestGraftFindsAnOverlayOnAnOldLayer(t *testing.T) {
 	g := newGrafting(t, sharing(t, "xfs"), plainChain(), 0, []bool{false, true, false, false, false})
 	g.engine.NewOverlay = func(f vfs.File, like string, size int64, _, format string) error {
-		return newOverlay(f, like, size, "l3", format)
+		return formats.NewOverlay(vfs.OS())(f, like, size, "l3", format)
 	}
 	if err := g.engine.Graft(t.Context(), g.Graft); err == nil || !strings.Contains(err.Error(), g.Next[4]) {
 		t.Errorf("got %v, want what is wrong with %s", err, g.Next[4])

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 const imageExitHelp = `Exit status:
@@ -88,11 +89,11 @@ func (e *env) image(least, most int, do func(r *imageRun) error) cli.ActionFunc 
 			return usagef("%s wants %s; --help tells more", c.Command.HelpName, c.Command.ArgsUsage)
 		}
 		if f := c.String("format"); f != "" {
-			if _, err := formatNamed(f); err != nil {
+			if _, err := formats.Named(f); err != nil {
 				return err
 			}
 		}
-		r := &imageRun{env: e, Context: c, store: newStore(c.StringSlice("allow")), ended: exitFailed}
+		r := &imageRun{env: e, Context: c, store: formats.Store(e.fs, c.StringSlice("allow")), ended: exitFailed}
 		r.store.Ignore = c.StringSlice("ignore")
 		return oneLine(r.outcome(do(r)))
 	}
@@ -243,22 +244,25 @@ func (r *imageRun) steps(steps []imageStep) error {
 // An opText says how a step is told: before, and after.
 type opText struct{ plan, done string }
 
-var opTexts = map[string]opText{
-	"create":  {"create", "created"},
-	"convert": {"convert", "converted"},
-	"finish":  {"finish", "finished"},
-	"merge":   {"merge", "merged"},
-	"pull":    {"pull", "pulled"},
-	"rebase":  {"rebase", "rebased"},
-	"relink":  {"relink", "relinked"},
-	"delete":  {"delete", "deleted"},
+func opTexts() map[string]opText {
+	return map[string]opText{
+		"create":  {"create", "created"},
+		"convert": {"convert", "converted"},
+		"finish":  {"finish", "finished"},
+		"merge":   {"merge", "merged"},
+		"pull":    {"pull", "pulled"},
+		"rebase":  {"rebase", "rebased"},
+		"relink":  {"relink", "relinked"},
+		"delete":  {"delete", "deleted"},
+	}
 }
 
 func stepsText(w io.Writer, report imageReport) {
+	texts := opTexts()
 	for _, s := range report.Steps {
-		verb := opTexts[s.Op].done
+		verb := texts[s.Op].done
 		if report.DryRun {
-			verb = opTexts[s.Op].plan
+			verb = texts[s.Op].plan
 		}
 		fmt.Fprintf(w, "%-9s  %s%s\n", verb, printable(s.Path), stepRest(s, report.DryRun))
 	}

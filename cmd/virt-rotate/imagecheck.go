@@ -7,8 +7,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/qcow2"
 )
 
 // Exit statuses of image check, as qemu-img's.
@@ -60,18 +60,7 @@ func checkUsageError(c *cli.Context, err error, sub bool) error {
 type imageCheckReport struct {
 	Filename string `json:"filename"`
 	Format   string `json:"format"`
-	checkResult
-}
-
-// A checkResult is what a check found, of whatever format.
-type checkResult struct {
-	qcow2.CheckResult
-	Repaired []string `json:"repaired,omitempty"` // what was done, as far as the format tells
-}
-
-func checkQcow2(f vfs.File, r qcow2.Repair) (checkResult, error) {
-	res, err := qcow2.Check(f, r)
-	return checkResult{CheckResult: res}, err
+	formats.CheckResult
 }
 
 func (r *imageRun) check() error {
@@ -83,15 +72,15 @@ func (r *imageRun) check() error {
 	if err != nil {
 		return err
 	}
-	format, err := formatNamed(n.Image.Format)
+	format, err := formats.Named(n.Image.Format)
 	if err != nil {
 		return err
 	}
-	if format.check == nil {
+	if format.Check == nil {
 		fmt.Fprintf(r.err, "virt-rotate: %s: images of format %s cannot be checked\n", printable(r.arg(0)), format.Name)
 		return &exitError{code: exitNotCheckable}
 	}
-	res, err := checkFile(r.store.FS, n.Path, repair, format.check)
+	res, err := checkFile(r.store.FS, n.Path, repair, format.Check)
 	if err != nil {
 		return err
 	}
@@ -102,25 +91,25 @@ func (r *imageRun) check() error {
 	return errors.Join(err, checkExit(&res))
 }
 
-func (r *imageRun) repair() (qcow2.Repair, error) {
+func (r *imageRun) repair() (formats.Repair, error) {
 	switch what := r.String("repair"); what {
 	case "":
-		return qcow2.RepairNone, nil
+		return formats.RepairNone, nil
 	case "leaks":
-		return qcow2.RepairLeaks, nil
+		return formats.RepairLeaks, nil
 	case "all":
-		return qcow2.RepairAll, nil
+		return formats.RepairAll, nil
 	default:
-		return qcow2.RepairNone, usagef("-r %s: want leaks or all", what)
+		return formats.RepairNone, usagef("-r %s: want leaks or all", what)
 	}
 }
 
-func checkFile(fs vfs.FS, path string, repair qcow2.Repair, check func(vfs.File, qcow2.Repair) (checkResult, error)) (res checkResult, err error) {
+func checkFile(fs vfs.FS, path string, repair formats.Repair, check func(vfs.File, formats.Repair) (formats.CheckResult, error)) (res formats.CheckResult, err error) {
 	mode := vfs.LockRead
-	if repair != qcow2.RepairNone {
+	if repair != formats.RepairNone {
 		mode = vfs.LockWrite
 	}
-	f, err := fs.Open(path, repair != qcow2.RepairNone)
+	f, err := fs.Open(path, repair != formats.RepairNone)
 	if err != nil {
 		return res, err
 	}
@@ -133,7 +122,7 @@ func checkFile(fs vfs.FS, path string, repair qcow2.Repair, check func(vfs.File,
 }
 
 // checkExit is the exit status that qemu-img gives.
-func checkExit(res *checkResult) error {
+func checkExit(res *formats.CheckResult) error {
 	switch {
 	case res.CheckErrors > 0:
 		return &exitError{code: exitCheckFailed}
@@ -146,7 +135,7 @@ func checkExit(res *checkResult) error {
 }
 
 // checkText writes each problem, and then what qemu-img check writes.
-func checkText(w io.Writer, res *checkResult) {
+func checkText(w io.Writer, res *formats.CheckResult) {
 	for _, p := range res.Problems {
 		fmt.Fprintln(w, p)
 	}
@@ -160,7 +149,7 @@ func checkText(w io.Writer, res *checkResult) {
 	for _, what := range res.Repaired {
 		fmt.Fprintf(w, "repaired: %s\n", printable(what))
 	}
-	checkSummary(w, &res.CheckResult)
+	checkSummary(w, res)
 	if n := res.TotalClusters; n > 0 && res.AllocatedClusters > 0 {
 		fmt.Fprintf(w, "%d/%d = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed clusters\n",
 			res.AllocatedClusters, n, percent(res.AllocatedClusters, n),
@@ -171,7 +160,7 @@ func checkText(w io.Writer, res *checkResult) {
 	}
 }
 
-func checkSummary(w io.Writer, res *qcow2.CheckResult) {
+func checkSummary(w io.Writer, res *formats.CheckResult) {
 	if res.Corruptions > 0 {
 		fmt.Fprintf(w, "\n%d errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n", res.Corruptions)
 	}

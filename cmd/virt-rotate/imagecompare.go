@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 // Exit statuses of image compare, as qemu-img's.
@@ -76,7 +77,7 @@ const (
 func (r *imageRun) compare() error {
 	r.ended = exitReadFailed
 	if f := r.String("second-format"); f != "" {
-		if _, err := formatNamed(f); err != nil {
+		if _, err := formats.Named(f); err != nil {
 			return err
 		}
 	}

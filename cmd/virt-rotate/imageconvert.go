@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 func imageConvertCommand(e *env) *cli.Command {
@@ -39,7 +40,7 @@ type conversion struct {
 	own    bool         // only what the last one has itself
 	layers int          // and those below it, so many in all; 0: one
 	path   string       // of the new image
-	format *format
+	format *formats.Format
 	create createOptions
 	verify bool  // compare it with the source before it gets its name
 	bytes  int64 // of data, at most
@@ -72,7 +73,7 @@ func (r *imageRun) convert() error {
 }
 
 // convertOptions are format and options of what is made.
-func (r *imageRun) convertOptions() (*format, *createOptions, error) {
+func (r *imageRun) convertOptions() (*formats.Format, *createOptions, error) {
 	name := r.String("output-format")
 	switch {
 	case name == "" && r.Bool("chain"):
@@ -80,14 +81,14 @@ func (r *imageRun) convertOptions() (*format, *createOptions, error) {
 	case name == "":
 		name = "raw"
 	}
-	format, err := formatNamed(name)
+	format, err := formats.Named(name)
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := parseSize(r.String("sparse")); err != nil {
+	if _, err := formats.ParseSize(r.String("sparse")); err != nil {
 		return nil, nil, usagef("-S %s: %w", r.String("sparse"), err)
 	}
-	if r.Bool("compress") && !format.packs {
+	if r.Bool("compress") && !format.Packs {
 		return nil, nil, usagef("-c: images of format %s cannot be compressed", name)
 	}
 	o, err := r.newOptions(format)

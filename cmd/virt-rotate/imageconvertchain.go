@@ -10,13 +10,13 @@ import (
 	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // convertChain makes one image a layer in dir, which is new or empty.
-func (r *imageRun) convertChain(nodes []chain.Node, dir string, format *format, o *createOptions) error {
-	if len(nodes) > 1 && !format.overlays {
+func (r *imageRun) convertChain(nodes []chain.Node, dir string, format *formats.Format, o *createOptions) error {
+	if len(nodes) > 1 && !format.Overlays {
 		return usagef("--chain: images of format %s cannot have a backing file", format.Name)
 	}
 	fresh, err := checkEmptyDir(dir)
@@ -73,16 +73,18 @@ func reasonOf(err error) string {
 	return err.Error()
 }
 
-func chainConversions(nodes []chain.Node, dir string, format *format, o *createOptions) []*conversion {
-	names := chainNames(nodes, format.extension)
+func chainConversions(nodes []chain.Node, dir string, format *formats.Format, o *createOptions) []*conversion {
+	names := chainNames(nodes, format.Extension)
 	var all []*conversion
 	for i, n := range nodes {
 		c := &conversion{nodes: nodes[:i+1], own: true, path: filepath.Join(dir, names[i]), format: format, create: *o}
 		c.create.Size = n.Image.VirtualSize
-		c.create.uuid = vhd.NewUUID()
+		if format.NewID != nil {
+			c.create.ID = format.NewID()
+		}
 		if i > 0 {
 			c.create.Backing, c.create.BackingFormat = names[i-1], format.Name
-			c.create.parentID = all[i-1].create.uuid.String()
+			c.create.ParentID = all[i-1].create.ID
 		}
 		all = append(all, c)
 	}
@@ -91,7 +93,9 @@ func chainConversions(nodes []chain.Node, dir string, format *format, o *createO
 
 // imageExtensions are those that are replaced; what else follows a dot belongs
 // to the name, as in web.snap1.
-var imageExtensions = []string{".qcow2", ".qcow", ".raw", ".img", ".vhd", ".vhdx", ".vpc", ".vmdk", ".vdi"}
+func imageExtensions() []string {
+	return []string{".qcow2", ".qcow", ".raw", ".img", ".vhd", ".vhdx", ".vpc", ".vmdk", ".vdi"}
+}
 
 // chainNames gives each layer the name that it has, with the new extension; equal
 // ones are numbered.
@@ -99,7 +103,7 @@ func chainNames(nodes []chain.Node, extension string) []string {
 	var names []string
 	for _, n := range nodes {
 		stem := filepath.Base(n.Path)
-		if ext := filepath.Ext(stem); slices.Contains(imageExtensions, strings.ToLower(ext)) && ext != stem {
+		if ext := filepath.Ext(stem); slices.Contains(imageExtensions(), strings.ToLower(ext)) && ext != stem {
 			stem = strings.TrimSuffix(stem, ext)
 		}
 		name := stem + extension

@@ -4,13 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strconv"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/qcow2"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 func imageCreateCommand(e *env) *cli.Command {
@@ -45,38 +43,29 @@ func optionsFlag() cli.Flag {
 
 // createOptions say what a new image is to be.
 type createOptions struct {
-	qcow2.CreateOptions
-	sized  bool   // Size was told
-	told   int64  // the size that was told, not yet in sectors
-	compat string // as it was told
-	vhdOptions
+	formats.New
+	maker formats.Maker
+	sized bool  // Size was told
+	told  int64 // the size that was told, not yet in sectors
+}
+
+// defaultOptions are those of an image of whose options nothing was said.
+func defaultOptions(format *formats.Format) *createOptions {
+	return &createOptions{maker: format.New()}
 }
 
 // set takes over one of -o.
 func (o *createOptions) set(opt option) (err error) {
 	switch v := opt.value; opt.key {
 	case "size":
-		o.Size, err = parseSize(v)
+		o.Size, err = formats.ParseSize(v)
 		o.sized = true
-	case "cluster_size":
-		o.ClusterSize, err = parseSize(v)
-	case "compat":
-		o.compat = v
-		o.Version, err = parseCompat(v)
-	case "refcount_bits":
-		o.RefcountBits, err = strconv.Atoi(v)
-	case "extended_l2":
-		o.ExtendedL2, err = parseSwitch(v)
-	case "lazy_refcounts":
-		o.LazyRefcounts, err = parseSwitch(v)
-	case "compression_type":
-		o.CompressionType, err = parseCompression(v)
-	case "subformat":
-		o.fixed, err = parseSubformat(v)
 	case "backing_file":
 		o.Backing = v
 	case "backing_fmt":
 		o.BackingFormat = v
+	default:
+		err = o.maker.Set(opt.key, v)
 	}
 	if err != nil {
 		return usagef("-o %s=%s: %w", opt.key, opt.value, err)
@@ -84,33 +73,13 @@ func (o *createOptions) set(opt option) (err error) {
 	return nil
 }
 
-func parseCompat(v string) (uint32, error) {
-	switch v {
-	case "0.10", "v2":
-		return 2, nil
-	case "1.1", "v3":
-		return 3, nil
-	}
-	return 0, errors.New("want 0.10 or 1.1")
-}
-
-func parseCompression(v string) (uint8, error) {
-	switch v {
-	case "zlib":
-		return qcow2.CompressionZlib, nil
-	case "zstd":
-		return qcow2.CompressionZstd, nil
-	}
-	return 0, errors.New("want zlib or zstd")
-}
-
 // newOptions takes -o apart.
-func (r *imageRun) newOptions(format *format) (*createOptions, error) {
-	list, err := parseOptions(r.StringSlice("options"), format.options, format.Name)
+func (r *imageRun) newOptions(format *formats.Format) (*createOptions, error) {
+	list, err := parseOptions(r.StringSlice("options"), format.Options, format.Name)
 	if err != nil {
 		return nil, err
 	}
-	o := &createOptions{}
+	o := defaultOptions(format)
 	for _, opt := range list {
 		if err := o.set(opt); err != nil {
 			return nil, err
@@ -124,7 +93,7 @@ func (r *imageRun) create() error {
 	if err != nil {
 		return err
 	}
-	format, err := formatNamed(r.format())
+	format, err := formats.Named(r.format())
 	if err != nil {
 		return err
 	}
@@ -144,7 +113,7 @@ func (r *imageRun) create() error {
 			return errors.Join(err, n.discard())
 		}
 	}
-	note := createText(format, o)
+	note := o.maker.Text(o.New, o.told)
 	if r.String("output") == "human" && !r.Bool("dry-run") && !r.Bool("quiet") {
 		_, err := fmt.Fprintf(r.out, "Formatting '%s', %s\n", printable(r.arg(0)), printable(note))
 		return err
@@ -153,7 +122,7 @@ func (r *imageRun) create() error {
 }
 
 // createOptions puts together what -o, -b, -F and SIZE say.
-func (r *imageRun) createOptions(path string, format *format) (*createOptions, error) {
+func (r *imageRun) createOptions(path string, format *formats.Format) (*createOptions, error) {
 	o, err := r.newOptions(format)
 	if err != nil {
 		return nil, err
@@ -165,7 +134,7 @@ func (r *imageRun) createOptions(path string, format *format) (*createOptions, e
 		o.BackingFormat = r.String("backing-format")
 	}
 	if text := r.arg(1); text != "" {
-		if o.Size, err = parseSize(text); err != nil {
+		if o.Size, err = formats.ParseSize(text); err != nil {
 			return nil, usagef("SIZE %s: %w", text, err)
 		}
 		o.sized = true
@@ -185,18 +154,18 @@ func (r *imageRun) createOptions(path string, format *format) (*createOptions, e
 }
 
 // checkBacking wants -F with -b, and both known.
-func checkBacking(o *createOptions, format *format) error {
+func checkBacking(o *createOptions, format *formats.Format) error {
 	switch {
 	case o.Backing == "" && o.BackingFormat == "":
 		return nil
 	case o.Backing == "":
 		return usagef("-F goes with -b")
-	case !format.overlays:
+	case !format.Overlays:
 		return usagef("images of format %s cannot have a backing file", format.Name)
 	case o.BackingFormat == "":
 		return usagef("-b wants the format of the backing file: -F qcow2, -F vhd or -F raw")
 	}
-	_, err := formatNamed(o.BackingFormat)
+	_, err := formats.Named(o.BackingFormat)
 	return err
 }
 
@@ -217,53 +186,6 @@ func (r *imageRun) below(path string, o *createOptions) error {
 	if !o.sized {
 		o.Size, o.sized = below.Image.VirtualSize, true
 	}
-	o.parentID = below.Image.ID
-	return qemuReads(path, r.format(), *below)
-}
-
-// createText is what qemu-img create writes of the options.
-func createText(format *format, o *createOptions) string {
-	if format.Name == "raw" {
-		return fmt.Sprintf("fmt=raw size=%d", o.told)
-	}
-	if format.Name == "vhd" {
-		return vhdCreateText(o)
-	}
-	const defaultCluster, defaultBits = 65536, 16
-	cluster, bits := o.ClusterSize, o.RefcountBits
-	if cluster == 0 {
-		cluster = defaultCluster
-	}
-	if bits == 0 {
-		bits = defaultBits
-	}
-	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s compression_type=%s size=%d",
-		cluster, onOff(o.ExtendedL2), compressionName(o.CompressionType), o.told)
-	if o.compat != "" {
-		text += " compat=" + o.compat
-	}
-	if o.Backing != "" {
-		text += fmt.Sprintf(" backing_file=%s backing_fmt=%s", o.Backing, o.BackingFormat)
-	}
-	return text + fmt.Sprintf(" lazy_refcounts=%s refcount_bits=%d", onOff(o.LazyRefcounts), bits)
-}
-
-func onOff(b bool) string {
-	if b {
-		return "on"
-	}
-	return "off"
-}
-
-func createQcow2(f vfs.File, o *createOptions) error {
-	q := o.CreateOptions
-	q.BackingFormat = chain.QEMUName(q.BackingFormat)
-	return qcow2.Create(f, q)
-}
-
-func createRaw(f vfs.File, o *createOptions) error {
-	if err := f.Truncate(o.Size); err != nil {
-		return err
-	}
-	return f.Sync()
+	o.ParentID = below.Image.ID
+	return formats.CheckBuildsOn(path, r.format(), *below)
 }

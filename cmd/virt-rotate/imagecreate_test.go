@@ -139,22 +139,3 @@ func treeSum(t *testing.T, dir string) string {
 	t.Helper()
 	return shell(t, dir, `find . ! -name . -printf '%p %m %l\n' | sort; find . -type f -exec sha256sum {} + | sort`)
 }
-
-func TestSizesAndOptionsAreReadAsByQemuImg(t *testing.T) {
-	for text, want := range map[string]int64{
-		"0": 0, "512": 512, "1k": 1 << 10, "1K": 1 << 10, "3M": 3 << 20, "1.5G": 3 << 29, "2T": 2 << 40, "7E": 7 << 60, "5b": 5,
-	} {
-		if got, err := parseSize(text); err != nil || got != want {
-			t.Errorf("%s: %d, %v; want %d", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"", "k", "1.5", "-1", "8E", "1e3", "0x10", "1kk", "9999999999999999999", "1 M", "1.2.3k"} {
-		if got, err := parseSize(text); err == nil {
-			t.Errorf("%q: %d, want an error", text, got)
-		}
-	}
-	got, err := parseOptions([]string{"a=1,b=x,,y", "a=2"}, []string{"a", "b"}, "qcow2")
-	if err != nil || len(got) != 3 || got[1] != (option{"b", "x,y"}) || got[2] != (option{"a", "2"}) {
-		t.Errorf("%v, %v", got, err)
-	}
-}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 // infosText writes what qemu-img info writes.
@@ -42,16 +44,11 @@ func infoText(w io.Writer, i *imageInfo) {
 	snapshotListText(w, i.Snapshots)
 	if i.Specific != nil {
 		fmt.Fprintln(w, "Format specific information:")
-		switch data := i.Specific.Data.(type) {
-		case *infoQcow2:
-			qcow2Text(w, data)
-		case *infoVHD:
-			vhdText(w, data)
-		}
+		fieldsText(w, i.Specific.Data.Fields())
 	}
 }
 
-func snapshotListText(w io.Writer, list []infoSnapshot) {
+func snapshotListText(w io.Writer, list []formats.Snapshot) {
 	if len(list) == 0 {
 		return
 	}
@@ -69,17 +66,10 @@ func snapshotListText(w io.Writer, list []infoSnapshot) {
 	}
 }
 
-// A field is one line of format specific information.
-type field struct {
-	depth int
-	name  string
-	value any // nil for a heading
-}
-
-func fieldsText(w io.Writer, fields []field) {
+func fieldsText(w io.Writer, fields []formats.Field) {
 	for _, f := range fields {
-		fmt.Fprintf(w, "%*s%s:", 4*f.depth, "", f.name)
-		switch v := f.value.(type) {
+		fmt.Fprintf(w, "%*s%s:", 4*f.Depth, "", f.Name)
+		switch v := f.Value.(type) {
 		case nil:
 		case *bool:
 			fmt.Fprint(w, " ", *v)
@@ -88,65 +78,4 @@ func fieldsText(w io.Writer, fields []field) {
 		}
 		fmt.Fprintln(w)
 	}
-}
-
-func qcow2Text(w io.Writer, i *infoQcow2) {
-	fields := []field{{1, "compat", i.Compat}, {1, "compression type", i.Compression}}
-	if i.Lazy != nil {
-		fields = append(fields, field{1, "lazy refcounts", i.Lazy})
-	}
-	fields = append(fields, bitmapFields(i.Bitmaps)...)
-	fields = append(fields, field{1, "refcount bits", i.RefcountBit})
-	if i.Encrypt != nil {
-		fields = append(fields, encryptFields(i.Encrypt)...)
-	}
-	if i.DataFile != "" {
-		fields = append(fields, field{1, "data file", i.DataFile})
-	}
-	if i.DataFileRaw != nil {
-		fields = append(fields, field{1, "data file raw", i.DataFileRaw})
-	}
-	if i.Corrupt != nil {
-		fields = append(fields, field{1, "corrupt", i.Corrupt}, field{1, "extended l2", i.ExtendedL2})
-	}
-	fieldsText(w, fields)
-}
-
-func bitmapFields(list []infoBitmap) []field {
-	if len(list) == 0 {
-		return nil
-	}
-	fields := []field{{1, "bitmaps", nil}}
-	for i, b := range list {
-		fields = append(fields, field{2, fmt.Sprintf("[%d]", i), nil}, field{3, "flags", nil})
-		for k, flag := range b.Flags {
-			fields = append(fields, field{4, fmt.Sprintf("[%d]", k), flag})
-		}
-		fields = append(fields, field{3, "name", b.Name}, field{3, "granularity", b.Granularity})
-	}
-	return fields
-}
-
-func encryptFields(e *infoEncrypt) []field {
-	fields := []field{{1, "encrypt", nil}}
-	if e.Format != "luks" {
-		return append(fields, field{2, "format", e.Format})
-	}
-	fields = append(fields, field{2, "ivgen alg", e.IV}, field{2, "hash alg", e.Hash},
-		field{2, "cipher alg", e.Cipher}, field{2, "uuid", e.UUID})
-	if e.IVHash != "" {
-		fields = append(fields, field{2, "ivgen hash alg", e.IVHash})
-	}
-	fields = append(fields, field{2, "format", e.Format}, field{2, "cipher mode", e.Mode}, field{2, "slots", nil})
-	for i, s := range e.Slots {
-		fields = append(fields, field{3, fmt.Sprintf("[%d]", i), nil}, field{4, "active", s.Active})
-		if s.Active {
-			fields = append(fields, field{4, "iters", *s.Iterations})
-		}
-		fields = append(fields, field{4, "key offset", s.Offset})
-		if s.Active {
-			fields = append(fields, field{4, "stripes", *s.Stripes})
-		}
-	}
-	return append(fields, field{2, "payload offset", e.Payload}, field{2, "master key iters", e.Iterations})
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/internal/vfs/vfstest"
 )
@@ -20,7 +21,7 @@ func dieInCommit(t *testing.T, n int) bool {
 	t.Helper()
 	var changes atomic.Int64 // data is copied side by side
 	dead := errors.New("dead")
-	s := newStore(nil)
+	s := formats.Store(vfs.OS(), nil)
 	s.FS = vfstest.Mortal(vfs.OS(), func(string, string) error {
 		if changes.Add(1) > int64(n) {
 			return dead

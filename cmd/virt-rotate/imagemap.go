@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 func imageMapCommand(e *env) *cli.Command {
@@ -79,12 +80,12 @@ func (r *imageRun) mapImage() error {
 func (r *imageRun) mapRange() (from, to int64, err error) {
 	to = math.MaxInt64
 	if text := r.String("start-offset"); text != "" {
-		if from, err = parseSize(text); err != nil {
+		if from, err = formats.ParseSize(text); err != nil {
 			return 0, 0, usagef("--start-offset=%s: %w", text, err)
 		}
 	}
 	if text := r.String("max-length"); text != "" {
-		n, err := parseSize(text)
+		n, err := formats.ParseSize(text)
 		if err != nil {
 			return 0, 0, usagef("--max-length=%s: %w", text, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -96,7 +97,7 @@ printf conectixjunk > damaged; printf 'QFI\xfb' > junk; : > empty`)
 		"qed": "qed on raw", "vmdk": "vmdk", "vdi": "vdi", "vhdx": "vhdx", "vhd": "vhd", "parallels": "parallels",
 		"damaged": "vhd", "junk": "qcow2", "empty": "raw",
 	} {
-		image, err := inspect(filepath.Join(dir, name), "")
+		image, err := formats.Inspect(filepath.Join(dir, name), "")
 		got := image.Format
 		if image.Backing != "" {
 			got += " on " + image.Backing
@@ -109,7 +110,7 @@ printf conectixjunk > damaged; printf 'QFI\xfb' > junk; : > empty`)
 		}
 	}
 	for _, name := range []string{"cut", "plain", "qcow", "vmdk"} { // as the layer of a guest
-		if image, err := inspect(filepath.Join(dir, name), "qcow2"); err == nil {
+		if image, err := formats.Inspect(filepath.Join(dir, name), "qcow2"); err == nil {
 			t.Errorf("%s as qcow2: %+v", name, image)
 		}
 	}
@@ -126,7 +127,7 @@ func TestInspectTellsOfVHDsOnRawDisks(t *testing.T) {
 	must(t, "image", "create", "-f", "vhd", "parent", "1M")
 	must(t, "image", "create", "-f", "vhd", "-b", "parent", "-F", "vhd", "on-vhd")
 	for name, want := range map[string]string{"on-raw": "raw", "parent": "", "on-vhd": ""} {
-		image, err := inspect(name, "")
+		image, err := formats.Inspect(name, "")
 		if err != nil || image.Format != "vhd" || filepath.Base("/"+image.Backing) != filepath.Base("/"+want) {
 			t.Errorf("%s: %+v, %v", name, image, err)
 		}

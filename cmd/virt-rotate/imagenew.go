@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -26,7 +27,7 @@ type newImage struct {
 }
 
 // makeImage creates an empty image at path, where nothing may be yet.
-func makeImage(fsys vfs.FS, path string, format *format, o *createOptions) (*newImage, error) {
+func makeImage(fsys vfs.FS, path string, format *formats.Format, o *createOptions) (*newImage, error) {
 	f, err := fsys.Create(path, newImageMode)
 	if errors.Is(err, fs.ErrExist) {
 		return nil, alreadyThere(path)
@@ -38,7 +39,7 @@ func makeImage(fsys vfs.FS, path string, format *format, o *createOptions) (*new
 	info, err := f.Stat()
 	n.id = info.ID
 	if err == nil {
-		if err = format.create(f, o); err != nil {
+		if err = o.maker.Create(f, o.New); err != nil {
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}

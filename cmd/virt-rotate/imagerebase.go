@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -42,7 +43,7 @@ func (r *imageRun) rebase() error {
 		return usagef("-b wants the format of the new backing file: -F qcow2, -F vhd or -F raw")
 	}
 	if format != "" {
-		if _, err := formatNamed(format); err != nil {
+		if _, err := formats.Named(format); err != nil {
 			return err
 		}
 	}
@@ -54,7 +55,7 @@ func (r *imageRun) rebase() error {
 		err = changeable(plan.Image)
 	}
 	if err == nil && len(plan.New) > 0 {
-		err = qemuReads(plan.Image.Path, plan.Image.Image.Format, *top(plan.New))
+		err = formats.CheckBuildsOn(plan.Image.Path, plan.Image.Image.Format, *top(plan.New))
 	}
 	if err != nil {
 		return err

@@ -177,7 +177,10 @@ func TestInfoTellsOfVHDs(t *testing.T) {
 		BFormat  string `json:"backing-filename-format"`
 		Specific struct {
 			Type string
-			Data infoVHD
+			Data struct {
+				Subformat, Creator string
+				Hidden             bool
+			}
 		} `json:"format-specific"`
 	}
 	if err := json.Unmarshal([]byte(must(t, "image", "info", "--output=json", "--backing-chain", "c2.vhd")), &infos); err != nil {

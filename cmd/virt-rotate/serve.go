@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 )
 
 func serveCommand(e *env) *cli.Command {
@@ -37,7 +38,7 @@ meanwhile and is done by a later run.
 			if c.Args().Len() != 2 {
 				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
 			}
-			r := &imageRun{env: e, Context: c, store: newStore(nil), ended: exitFailed}
+			r := &imageRun{env: e, Context: c, store: formats.Store(e.fs, nil), ended: exitFailed}
 			return oneLine(r.serve())
 		},
 	}

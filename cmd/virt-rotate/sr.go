@@ -8,8 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
-	"github.com/virt-rotate/virt-rotate/qcow2"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
@@ -55,7 +54,7 @@ func (e *env) sr(do func(r *imageRun, repo *vhdbridge.Repository) error) cli.Act
 			return err
 		}
 		r.store.Locate = vhdbridge.Locate
-		repo, err := vhdbridge.Scan(r.store.FS, dir, srReaders())
+		repo, err := vhdbridge.Scan(r.store.FS, dir, vhdbridge.Readers())
 		if err != nil {
 			return err
 		}
@@ -64,72 +63,6 @@ func (e *env) sr(do func(r *imageRun, repo *vhdbridge.Repository) error) cli.Act
 		}
 		return do(r, repo)
 	})
-}
-
-func srReaders() map[string]vhdbridge.Reader {
-	return map[string]vhdbridge.Reader{"vhd": vhdbridge.ReadVHD, "raw": vhdbridge.ReadRaw, "qcow2": readQcow2Node}
-}
-
-// extHidden is XCP-ng's header extension of qcow2 nodes: one byte of its data is not 0
-// in hidden ones.
-const extHidden = 0x76617465
-
-func readQcow2Node(f vfs.File) (vhdbridge.Facts, error) {
-	image, err := inspectQcow2File(f)
-	if err != nil {
-		return vhdbridge.Facts{}, err
-	}
-	facts := vhdbridge.Facts{Image: image}
-	info, err := f.Stat()
-	if err != nil {
-		return facts, err
-	}
-	facts.Allocated = min(info.Allocated, image.VirtualSize)
-	flag, err := hiddenFlag(f, info.Size)
-	if err != nil || flag == 0 {
-		return facts, err
-	}
-	var b [1]byte
-	_, err = f.ReadAt(b[:], flag)
-	facts.Hidden = b[0] != 0
-	return facts, err
-}
-
-// hiddenFlag is where the flag is in the file; 0: it has none.
-func hiddenFlag(f vfs.File, size int64) (int64, error) {
-	h, err := qcow2.ReadHeader(f, size)
-	if err != nil {
-		return 0, err
-	}
-	for _, x := range h.Extensions {
-		if x.Type == extHidden && x.Length > 0 {
-			return x.Offset, nil
-		}
-	}
-	return 0, nil
-}
-
-// hideQcow2 sets or takes back the flag of a node that has it.
-func hideQcow2(f vfs.File, yes bool) error {
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	flag, err := hiddenFlag(f, info.Size)
-	if err != nil {
-		return err
-	}
-	if flag == 0 {
-		return errors.New("the image has no header extension for the flag")
-	}
-	b := [1]byte{}
-	if yes {
-		b[0] = 1
-	}
-	if _, err := f.WriteAt(b[:], flag); err != nil {
-		return err
-	}
-	return f.Sync()
 }
 
 // srNode is a node in JSON.
@@ -253,14 +186,14 @@ func srCheckCommand(e *env) *cli.Command {
 
 // srChecked is what was found of one node.
 type srChecked struct {
-	Name  string       `json:"name"`
-	Check *checkResult `json:"check,omitempty"`
-	Error string       `json:"error,omitempty"`
+	Name  string               `json:"name"`
+	Check *formats.CheckResult `json:"check,omitempty"`
+	Error string               `json:"error,omitempty"`
 }
 
 func (r *imageRun) srCheck(repo *vhdbridge.Repository) error {
 	checked := []srChecked{}
-	var worst checkResult
+	var worst formats.CheckResult
 	for _, n := range repo.Nodes {
 		c := r.checkNode(n)
 		checked = append(checked, c)
@@ -290,11 +223,11 @@ func (r *imageRun) checkNode(n *vhdbridge.Node) srChecked {
 	if n.Err != nil {
 		c.Error = n.Err.Error()
 	}
-	format, err := formatNamed(n.Format)
-	if err != nil || format.check == nil {
+	format, err := formats.Named(n.Format)
+	if err != nil || format.Check == nil {
 		return c
 	}
-	res, err := checkFile(r.store.FS, n.Path, qcow2.RepairNone, format.check)
+	res, err := checkFile(r.store.FS, n.Path, formats.RepairNone, format.Check)
 	if err != nil {
 		c.Error = err.Error()
 		return c

@@ -86,13 +86,13 @@ func asVDIUsage(err error) error {
 func (r *imageRun) srRun(repo *vhdbridge.Repository, o vhdbridge.Options, report *srReport) error {
 	progress, end := r.srProgress()
 	b := &vhdbridge.Bridge{
-		Store: r.store, Readers: srReaders(), Report: progress, Space: freeSpace,
-		Hide: map[string]func(vfs.File, bool) error{"vhd": vhdbridge.HideVHD, "qcow2": hideQcow2},
+		Store: r.store, Readers: vhdbridge.Readers(), Report: progress, Space: freeSpace,
+		Hide: vhdbridge.Hiders(),
 	}
 	done, err := b.Recover(repo)
 	report.Recovered = append(report.Recovered, done...)
 	if err == nil {
-		repo, err = vhdbridge.Scan(r.store.FS, repo.Dir, srReaders())
+		repo, err = vhdbridge.Scan(r.store.FS, repo.Dir, vhdbridge.Readers())
 	}
 	var p *vhdbridge.Plan
 	if err == nil {

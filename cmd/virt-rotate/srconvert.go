@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -65,9 +67,9 @@ func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
 	if err != nil {
 		return asVDIUsage(err)
 	}
-	groups, spoiled, err := repo.Groups(d.vdis(), r.Bool("keep-all") || r.Bool("flatten"))
+	groups, spoiled, err := repo.Groups(d.all, r.Bool("keep-all") || r.Bool("flatten"))
 	if err == nil {
-		groups, err = d.layers(groups)
+		groups, err = d.place(groups)
 	}
 	if err != nil {
 		return errors.Join(asVDIUsage(err), d.close())
@@ -76,7 +78,7 @@ func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
 }
 
 // srConvertGroups makes the layers, and defines the domain on them that d is, if any.
-func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *format, o *createOptions, d *srDomain) error {
+func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *formats.Format, o *createOptions, d *srDomain) error {
 	all, err := r.srConversions(groups, format, o, d)
 	if err != nil {
 		return err
@@ -104,8 +106,8 @@ func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge
 }
 
 // srTarget is the format of the new images and how they are made.
-func (r *imageRun) srTarget() (*format, *createOptions, error) {
-	format, err := formatNamed(r.String("output-format"))
+func (r *imageRun) srTarget() (*formats.Format, *createOptions, error) {
+	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,7 +121,7 @@ func (r *imageRun) srTarget() (*format, *createOptions, error) {
 	case r.Bool("flatten") && r.Bool("keep-all"):
 		return nil, nil, usagef("--flatten and --keep-all exclude each other")
 	}
-	o := &createOptions{}
+	o := defaultOptions(format)
 	if format.Name == "qcow2" {
 		err = r.srClusters(o)
 	} else if r.IsSet("cluster-size") {
@@ -132,19 +134,17 @@ func (r *imageRun) srTarget() (*format, *createOptions, error) {
 func (r *imageRun) srClusters(o *createOptions) error {
 	text := r.String("cluster-size")
 	if text == "" {
-		o.ClusterSize, o.ExtendedL2 = 128<<10, true
-		return nil
+		return errors.Join(o.maker.Set("cluster_size", "128k"), o.maker.Set("extended_l2", "on"))
 	}
-	n, err := parseSize(text)
+	n, err := formats.ParseSize(text)
 	if err != nil || n < 512 || n > 2<<20 || n&(n-1) != 0 {
 		return usagef("--cluster-size %s: want a power of two from 512 to 2M", text)
 	}
-	o.ClusterSize = n
-	return nil
+	return o.maker.Set("cluster_size", strconv.FormatInt(n, 10))
 }
 
 // srConversions is what is to be made of the groups.
-func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *createOptions, d *srDomain) ([]*conversion, error) {
+func (r *imageRun) srConversions(groups []vhdbridge.Group, format *formats.Format, o *createOptions, d *srDomain) ([]*conversion, error) {
 	var all []*conversion
 	names := map[string]bool{}
 	for _, g := range groups {
@@ -155,7 +155,7 @@ func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *cr
 		if err != nil {
 			return nil, err
 		}
-		name := d.stem(g.Node) + format.extension
+		name := d.Stem(g.Node) + format.Extension
 		if names[name] {
 			return nil, &chain.RefusedError{Path: g.Node.Path, Reason: "two nodes would become " + name}
 		}
@@ -165,7 +165,7 @@ func (r *imageRun) srConversions(groups []vhdbridge.Group, format *format, o *cr
 		if !r.Bool("flatten") {
 			c.own, c.layers = true, g.Layers
 			if g.Parent != nil {
-				c.create.Backing, c.create.BackingFormat = d.stem(g.Parent)+format.extension, format.Name
+				c.create.Backing, c.create.BackingFormat = d.Stem(g.Parent)+format.Extension, format.Name
 			}
 		}
 		all = append(all, c)

@@ -37,35 +37,17 @@ treats it as its own: a run drops it when the policy of the domain does not keep
 Other VDIs on that chain are told, and not converted.
 `
 
-// An srDomain is a domain that is to be defined on what is converted; nil is none, and
-// then all that --vdi names is converted.
+// An srDomain is a domain that is to be defined on what is converted, if any is; else all
+// that --vdi names is converted.
 type srDomain struct {
 	*imageRun
-	name  string // "": its XML is printed
-	xml   string
-	print io.Writer // where to
-	disks []srDisk
-	taken []vhdbridge.Taken // snapshots of the first disk, the oldest first
-	all   []string          // VDIs to be converted, snapshots included
-	host  *libvirthost.Host // open, if there is a name
-	plain bool              // nobody has said what the domain is to be like
-
-	of    map[*vhdbridge.Node]vhdbridge.Group // the layers that are made
-	snaps []srSnapshot                        // for each of taken
-}
-
-// An srSnapshot is what becomes of a snapshot of XenServer's.
-type srSnapshot struct {
-	vhdbridge.Taken
-	overlay           *vhdbridge.Node // the layer above its state
-	time              time.Time
-	name, description string
-}
-
-type srDisk struct {
-	target string // "": the next one
-	vdi    string
-	node   *vhdbridge.Node
+	name    string // "": its XML is printed
+	like    libvirthost.Template
+	print   io.Writer // where to
+	targets []string  // of the disks; "": the next one
+	all     []string  // VDIs to be converted, snapshots included
+	host    *libvirthost.Host
+	vhdbridge.Domain
 }
 
 // srDomain looks at what is asked for, and at all that can be wrong with it before
@@ -106,18 +88,19 @@ func (r *imageRun) srDomain(repo *vhdbridge.Repository) (d *srDomain, err error)
 // findDisks takes --vdi apart.
 func (d *srDomain) findDisks(repo *vhdbridge.Repository) error {
 	for i, text := range d.all {
-		disk := srDisk{vdi: text}
-		if target, vdi, ok := strings.Cut(text, "="); ok {
-			disk.target, disk.vdi = target, vdi
+		target, vdi, ok := strings.Cut(text, "=")
+		if !ok {
+			target, vdi = "", text
 		}
-		if disk.node = repo.Node(disk.vdi); disk.node == nil {
-			return fmt.Errorf("%s: %w", disk.vdi, vhdbridge.ErrNoSuchVDI)
+		node := repo.Node(vdi)
+		if node == nil {
+			return fmt.Errorf("%s: %w", vdi, vhdbridge.ErrNoSuchVDI)
 		}
-		if slices.ContainsFunc(d.disks, func(o srDisk) bool { return o.node == disk.node || (o.target == "") != (disk.target == "") }) {
+		if slices.Contains(d.Disks, node) || i > 0 && (d.targets[0] == "") != (target == "") {
 			return usagef("--vdi %s: each disk once, and either all with a target or none", text)
 		}
-		d.disks = append(d.disks, disk)
-		d.all[i] = disk.vdi
+		d.Disks, d.targets = append(d.Disks, node), append(d.targets, target)
+		d.all[i] = vdi
 	}
 	return nil
 }
@@ -125,23 +108,24 @@ func (d *srDomain) findDisks(repo *vhdbridge.Repository) error {
 // findSnapshots finds those of the only disk. Which snapshots of several disks belong
 // together is known to XenServer's database alone.
 func (d *srDomain) findSnapshots(repo *vhdbridge.Repository) error {
-	if len(d.disks) > 1 || d.Bool("no-snapshots") {
-		for _, disk := range d.disks {
-			taken, _, err := repo.Snapshots(disk.vdi)
+	vdis := slices.Clone(d.all)
+	if len(vdis) > 1 || d.Bool("no-snapshots") {
+		for _, vdi := range vdis {
+			taken, _, err := repo.Snapshots(vdi)
 			if err != nil {
 				return err
 			}
 			if len(taken) > 0 && !d.Bool("no-snapshots") {
-				d.tell("%s: %s left out: which ones of several disks belong together is not in the repository", disk.vdi, plural(len(taken), "snapshot"))
+				d.tell("%s: %s left out: which ones of several disks belong together is not in the repository", vdi, plural(len(taken), "snapshot"))
 			}
 		}
 		return nil
 	}
-	taken, beside, err := repo.Snapshots(d.disks[0].vdi)
+	taken, beside, err := repo.Snapshots(vdis[0])
 	for _, b := range beside {
 		d.tell("%s builds on the same chain and is not converted, for %s", b.Node.VDI, b.Reason)
 	}
-	d.taken = taken
+	d.Taken = taken
 	for _, t := range taken {
 		d.all = append(d.all, t.Node.VDI)
 	}
@@ -162,18 +146,14 @@ func (d *srDomain) findXML() error {
 		if err != nil {
 			return err
 		}
-		d.xml = string(text)
+		d.like.XML = string(text)
 	}
 	if d.name != "" {
 		if err := d.ask(); err != nil {
 			return err
 		}
 	}
-	var disks []libvirthost.NewDisk
-	for _, disk := range d.disks {
-		disks = append(disks, libvirthost.NewDisk{Target: disk.target, Active: host.Layer{Path: "/", Kind: "file", Format: "qcow2"}})
-	}
-	_, _, left, err := libvirthost.DomainXML(d.xml, d.name, disks)
+	left, err := d.like.Rehearse(d.name, d.targets)
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -193,23 +173,18 @@ func (d *srDomain) ask() error {
 	if d.host.Remote() {
 		return &chain.RefusedError{Path: d.name, Reason: "libvirt is on another host: it does not see the new images"}
 	}
-	own, err := d.host.Configuration(d.name)
+	d.like, err = d.host.TemplateOf(d.name, d.like.XML, len(d.Disks))
+	var other *libvirthost.ReplaceError
 	switch {
-	case err != nil:
-		return &chain.RefusedError{Path: "domain", Reason: err.Error()}
-	case d.xml != "":
-	case own != "":
-		d.xml = own
-	default:
-		d.plain = true
-		d.xml, err = d.host.PlainDomain(d.name, len(d.disks))
-		for i := range d.disks {
-			if err == nil && d.disks[i].target != "" {
-				return usagef("--vdi %s=…: there is no domain %s yet, and a plain one has no targets to choose from", d.disks[i].target, d.name)
-			}
-		}
+	case errors.As(err, &other):
+		return &chain.RefusedError{Path: "domain", Reason: other.Error()}
+	case err != nil || !d.like.Plain:
+		return err
 	}
-	return err
+	if i := slices.IndexFunc(d.targets, func(target string) bool { return target != "" }); i >= 0 {
+		return usagef("--vdi %s=…: there is no domain %s yet, and a plain one has no targets to choose from", d.targets[i], d.name)
+	}
+	return nil
 }
 
 func (d *srDomain) close() error {
@@ -221,118 +196,29 @@ func (d *srDomain) close() error {
 	return host.Close()
 }
 
-// vdis are those that are to be converted.
-func (d *srDomain) vdis() []string { return d.all }
-
-// layers leaves the snapshots' own nodes out, in which there is nothing.
-func (d *srDomain) layers(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
-	groups = slices.DeleteFunc(groups, func(g vhdbridge.Group) bool {
-		return slices.ContainsFunc(d.taken, func(t vhdbridge.Taken) bool { return t.Node == g.Node })
+// place gives each layer of the domain its part in it.
+func (d *srDomain) place(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
+	return d.Place(groups, time.Now(), func(at time.Time, free func(string) bool) (name, description string) {
+		return decide.Adopted(d.String("policy-name"), at, free)
 	})
-	var needed []*vhdbridge.Node
-	for _, disk := range d.disks {
-		needed = append(needed, disk.node)
-	}
-	for _, t := range d.taken {
-		needed = append(needed, t.State)
-	}
-	for _, n := range needed {
-		if !slices.ContainsFunc(groups, func(g vhdbridge.Group) bool { return g.Node == n }) {
-			return nil, &chain.RefusedError{Path: n.Path, Reason: "its tree is damaged or in use: no domain can be defined on it"}
-		}
-	}
-	d.of = map[*vhdbridge.Node]vhdbridge.Group{}
-	for _, g := range groups {
-		d.of[g.Node] = g
-	}
-	d.nameSnapshots()
-	return groups, d.checkOverlays()
-}
-
-// checkOverlays wants each layer above the oldest snapshot's state to be the overlay of a
-// snapshot: rotation takes any other for one that another program has put there.
-func (d *srDomain) checkOverlays() error {
-	if len(d.snaps) == 0 {
-		return nil
-	}
-	for n := d.disks[0].node; n != d.snaps[0].State; n = d.of[n].Parent {
-		if !slices.ContainsFunc(d.snaps, func(s srSnapshot) bool { return s.overlay == n }) {
-			return &chain.RefusedError{Path: n.Path, Reason: "it stays a layer of its own above a snapshot, and is none's overlay: " +
-				"no run would go on from there; leave out --keep-all, or snapshots with --no-snapshots"}
-		}
-	}
-	return nil
-}
-
-// nameSnapshots decides times and names.
-func (d *srDomain) nameSnapshots() {
-	used := map[string]bool{}
-	for i, at := range takenAt(d.taken, time.Now()) {
-		s := srSnapshot{Taken: d.taken[i], overlay: d.above(d.taken[i].State), time: at}
-		s.name, s.description = decide.Adopted(d.String("policy-name"), at, func(name string) bool { return !used[name] })
-		used[s.name] = true
-		d.snaps = append(d.snaps, s)
-	}
-}
-
-// takenAt are the times of snapshots, the oldest first: in the order of their states and
-// not in the future, whatever the images say, for retention goes by them.
-func takenAt(taken []vhdbridge.Taken, now time.Time) []time.Time {
-	times := make([]time.Time, len(taken))
-	for i, t := range slices.Backward(taken) {
-		if t.Node.Created.Before(now) {
-			now = t.Node.Created
-		}
-		times[i] = now
-	}
-	return times
-}
-
-// above is the layer of the first disk's chain that builds on n.
-func (d *srDomain) above(n *vhdbridge.Node) *vhdbridge.Node {
-	layer := d.disks[0].node
-	for d.of[layer].Parent != n {
-		layer = d.of[layer].Parent
-	}
-	return layer
-}
-
-// stem is what the layer of n is called. The overlays of snapshots are called as
-// rotation calls them: it merges no others, and deletes no others.
-func (d *srDomain) stem(n *vhdbridge.Node) string {
-	for _, s := range d.snaps {
-		if s.overlay == n {
-			return d.disks[0].node.VDI + "." + s.name
-		}
-	}
-	return n.VDI
 }
 
 // define defines the domain, or prints its XML.
 func (d *srDomain) define() error {
-	if d.xml == "" {
+	if d.like.XML == "" {
 		return nil
 	}
 	dir, err := filepath.Abs(d.String("to"))
 	if err != nil {
 		return err
 	}
-	n := libvirthost.NewDomain{Name: d.name, XML: d.xml}
-	for _, disk := range d.disks {
-		layers := d.below(dir, disk.node)
-		n.Disks = append(n.Disks, libvirthost.NewDisk{Target: disk.target, Active: layers[len(layers)-1]})
-	}
+	n := d.newDomain(dir)
 	if d.name == "" {
-		text, _, _, err := libvirthost.DomainXML(d.xml, "", n.Disks)
+		text, _, _, err := libvirthost.DomainXML(n.XML, "", n.Disks)
 		if err == nil {
 			_, err = fmt.Fprintln(d.print, text)
 		}
 		return err
-	}
-	for _, s := range d.snaps {
-		overlay := d.below(dir, s.overlay)
-		n.Snapshots = append(n.Snapshots, libvirthost.NewSnapshot{Name: s.name, Description: s.description, Time: s.time,
-			Overlay: overlay[len(overlay)-1].Path, State: d.below(dir, s.State)})
 	}
 	if !d.Bool("dry-run") {
 		if _, err := d.host.Define(d.ctx(), n); err != nil {
@@ -343,13 +229,26 @@ func (d *srDomain) define() error {
 	return nil
 }
 
-// below is the chain that ends with n, base first.
-func (d *srDomain) below(dir string, n *vhdbridge.Node) (layers []host.Layer) {
-	for ; n != nil; n = d.of[n].Parent {
-		layers = append(layers, host.Layer{Path: filepath.Join(dir, d.stem(n)+".qcow2"), Kind: "file", Format: "qcow2"})
+// newDomain is the domain on the images in dir.
+func (d *srDomain) newDomain(dir string) libvirthost.NewDomain {
+	layers := func(n *vhdbridge.Node) []host.Layer {
+		var paths []string
+		for _, l := range d.Layers(n) {
+			paths = append(paths, filepath.Join(dir, d.Stem(l)+".qcow2"))
+		}
+		return libvirthost.FileChain(paths)
 	}
-	slices.Reverse(layers)
-	return layers
+	n := libvirthost.NewDomain{Name: d.name, XML: d.like.XML}
+	for i, node := range d.Disks {
+		chain := layers(node)
+		n.Disks = append(n.Disks, libvirthost.NewDisk{Target: d.targets[i], Active: chain[len(chain)-1]})
+	}
+	for _, s := range d.Snapshots {
+		overlay := layers(s.Overlay)
+		n.Snapshots = append(n.Snapshots, libvirthost.NewSnapshot{Name: s.Name, Description: s.Description, Time: s.Time,
+			Overlay: overlay[len(overlay)-1].Path, State: layers(s.State)})
+	}
+	return n
 }
 
 // told says what was defined.
@@ -359,11 +258,11 @@ func (d *srDomain) told(n libvirthost.NewDomain) {
 		verb = "would define"
 	}
 	what := ""
-	if d.plain {
+	if d.like.Plain {
 		what = ", a plain one: see to its memory, CPUs and network with virsh edit"
 	}
 	d.tell("%s domain %s%s", verb, n.Name, what)
 	for i, s := range n.Snapshots {
-		d.tell("%s snapshot %s, which is VDI %s, in %s", verb, s.Name, d.snaps[i].Node.VDI, s.State[len(s.State)-1].Path)
+		d.tell("%s snapshot %s, which is VDI %s, in %s", verb, s.Name, d.Snapshots[i].Node.VDI, s.State[len(s.State)-1].Path)
 	}
 }

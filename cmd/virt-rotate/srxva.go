@@ -1,16 +1,15 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
@@ -32,12 +31,12 @@ func (r *imageRun) xvaConvert() (err error) {
 	if err != nil {
 		return err
 	}
-	in, name, length, err := openExport(r.arg(0))
+	in, name, length, err := xva.Open(r.arg(0))
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	pipe := interruptible(r.ctx(), in)
+	pipe := xva.Interruptible(r.ctx(), in)
 	defer pipe.Close()
 	x, err := xva.NewReader(pipe)
 	if err != nil {
@@ -60,7 +59,7 @@ func (r *imageRun) xvaConvert() (err error) {
 }
 
 // xvaTarget is srTarget for disks that are whole already.
-func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
+func (r *imageRun) xvaTarget() (*formats.Format, *createOptions, error) {
 	switch {
 	case r.String("to") == "":
 		return nil, nil, usagef("sr convert wants --to DEST, a directory")
@@ -69,11 +68,12 @@ func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
 	case r.IsSet("define") || r.IsSet("domain-xml"):
 		return nil, nil, usagef("--define and --domain-xml are for repositories")
 	}
-	format, err := formatNamed(r.String("output-format"))
-	o := &createOptions{}
-	switch {
-	case err != nil:
+	format, err := formats.Named(r.String("output-format"))
+	if err != nil {
 		return nil, nil, err
+	}
+	o := defaultOptions(format)
+	switch {
 	case format.Name != "raw" && format.Name != "qcow2":
 		return nil, nil, usagef("-O %s: want qcow2 or raw", format.Name)
 	case !r.IsSet("cluster-size"):
@@ -83,37 +83,6 @@ func (r *imageRun) xvaTarget() (*format, *createOptions, error) {
 		err = r.srClusters(o)
 	}
 	return format, o, err
-}
-
-// openExport opens a file or standard input. The length is that of a plain file, else 0.
-func openExport(arg string) (in io.ReadCloser, name string, length int64, err error) {
-	if arg == "-" {
-		return io.NopCloser(os.Stdin), "standard input", 0, nil
-	}
-	f, err := os.Open(arg)
-	if err != nil {
-		return nil, arg, 0, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, arg, 0, errors.Join(err, f.Close())
-	}
-	if info.Mode().IsRegular() {
-		length = info.Size()
-	}
-	return f, arg, length, nil
-}
-
-// interruptible reads ahead in, until ctx ends: a pipe on which nothing comes would
-// hold up the program for ever. Closing it ends the reading ahead, once in is closed.
-func interruptible(ctx context.Context, in io.Reader) io.ReadCloser {
-	r, w := io.Pipe()
-	go func() {
-		_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, 1<<20))
-		_ = w.CloseWithError(err) // nil is the end; it never fails
-	}()
-	context.AfterFunc(ctx, func() { _ = r.CloseWithError(ctx.Err()) })
-	return r
 }
 
 // An xvaRun is the conversion of one export.
@@ -129,41 +98,24 @@ type xvaRun struct {
 
 // plan decides what becomes of each disk, and sees that there is room. Length is that of
 // an export that is not compressed; 0: not known.
-func (p *xvaRun) plan(format *format, o *createOptions, length int64) error {
-	wanted := map[string]bool{}
-	for _, uuid := range p.StringSlice("vdi") {
-		wanted[strings.ToLower(uuid)] = true
-	}
-	all := len(wanted) == 0
+func (p *xvaRun) plan(format *formats.Format, o *createOptions, length int64) error {
+	disks, missing := p.reader.VM().Choose(p.StringSlice("vdi"))
 	p.dest, p.of, p.disks = p.String("to"), map[string]*conversion{}, map[*conversion]xva.Disk{}
-	needed := int64(0)
-	for _, d := range p.reader.VM().Disks {
-		if !all && !wanted[d.UUID] {
-			continue
-		}
-		delete(wanted, d.UUID)
-		c := &conversion{path: filepath.Join(p.dest, d.UUID+format.extension), format: format, create: *o}
+	for _, d := range disks {
+		c := &conversion{path: filepath.Join(p.dest, d.UUID+format.Extension), format: format, create: *o}
 		c.create.Size = d.Size
 		p.all, p.of[d.ID], p.disks[c] = append(p.all, c), c, d
-		if length > 0 {
-			needed += d.Size
-		} else {
-			needed += min(d.Size, d.Used)
-		}
 		if err := checkFree(p.store.FS, c.path); err != nil {
 			return err
 		}
 	}
-	for uuid := range wanted {
-		return usagef("--vdi %s: %s has no disk of that UUID", uuid, p.name)
-	}
-	if len(p.all) == 0 {
+	switch {
+	case len(missing) > 0:
+		return usagef("--vdi %s: %s has no disk of that UUID", missing[0], p.name)
+	case len(disks) == 0:
 		return &chain.RefusedError{Path: p.name, Reason: "it holds no disks"}
 	}
-	if length > 0 {
-		needed = min(needed, length)
-	}
-	return p.checkSpace(needed)
+	return p.checkSpace(xva.MostBytes(disks, length))
 }
 
 // checkSpace refuses what cannot fit. Bytes are the most that the data can be in an
@@ -234,49 +186,28 @@ func (p *xvaRun) begun() (all []*conversion) {
 	return all
 }
 
-// fill writes chunk by chunk. Disks that are not wanted are verified only.
-func (p *xvaRun) fill(done func(int64)) (err error) {
-	var w *diskWriter
-	defer func() { err = errors.Join(err, w.close()) }()
-	for {
-		if err := p.ctx().Err(); err != nil {
-			return err
-		}
-		chunk, err := p.reader.Next()
-		if errors.Is(err, io.EOF) {
-			return w.finish()
-		}
-		if err != nil {
-			return err
-		}
-		c := p.of[chunk.Disk.ID]
+// fill writes the images that are wanted. Other disks are verified only.
+func (p *xvaRun) fill(done func(int64)) error {
+	open := func(d xva.Disk) (xva.Sink, error) {
+		c := p.of[d.ID]
 		if c == nil {
-			continue
+			return nil, nil
 		}
-		if w == nil || w.c != c {
-			if err := errors.Join(w.finish(), w.close()); err != nil {
-				return err
-			}
-			if w, err = p.newWriter(c); err != nil {
-				return err
-			}
-		}
-		if err := w.sink.Write(chunk.Offset, chunk.Data); err != nil {
-			return err
-		}
-		c.bytes += int64(len(chunk.Data))
-		done(int64(len(chunk.Data)))
+		return p.newSink(c)
 	}
+	return p.reader.Extract(p.ctx(), open, func(id string, n int64) {
+		p.of[id].bytes += n
+		done(n)
+	})
 }
 
-// A diskWriter is the image that is being written; nil is none.
-type diskWriter struct {
-	c    *conversion
-	to   chain.Target
-	sink *chain.Sink
+// An imageSink is the image that is being written.
+type imageSink struct {
+	*chain.Sink
+	io.Closer
 }
 
-func (p *xvaRun) newWriter(c *conversion) (*diskWriter, error) {
+func (p *xvaRun) newSink(c *conversion) (xva.Sink, error) {
 	to, err := p.begin(c)
 	if err != nil {
 		return nil, err
@@ -285,24 +216,7 @@ func (p *xvaRun) newWriter(c *conversion) (*diskWriter, error) {
 	if err != nil {
 		return nil, errors.Join(err, to.Close())
 	}
-	return &diskWriter{c, to, sink}, nil
-}
-
-// finish makes the image durable.
-func (w *diskWriter) finish() error {
-	if w == nil {
-		return nil
-	}
-	return w.sink.Flush()
-}
-
-func (w *diskWriter) close() error {
-	if w == nil || w.to == nil {
-		return nil
-	}
-	to := w.to
-	w.to = nil
-	return to.Close()
+	return imageSink{sink, to}, nil
 }
 
 // steps says what became of each disk.
