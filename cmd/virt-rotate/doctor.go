@@ -33,12 +33,12 @@ func doctorCommand(e *env) *cli.Command {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.with(true, func(s *session) error { return e.doctor(c, s) })
+			return withSession(e, true, func(s *session) error { return examine(e, c, s) })
 		},
 	}
 }
 
-func (e *env) doctor(c *cli.Context, s *session) error {
+func examine(e *env, c *cli.Context, s *session) error {
 	if c.Bool("fix") || c.IsSet("forget") {
 		lock, err := rotate.Lock(s.rotator.Observer.StateDir)
 		if err != nil {
@@ -46,7 +46,7 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 		}
 		defer lock.Close()
 	}
-	if err := e.forget(c, s); err != nil {
+	if err := forgetSnapshots(e, c, s); err != nil {
 		return err
 	}
 	w, err := s.rotator.Observer.Observe(c.Context)
@@ -74,8 +74,8 @@ func (e *env) doctor(c *cli.Context, s *session) error {
 	return errors.Join(fixed, err, doctorExit(report.Findings))
 }
 
-// forget gives up the snapshots of --forget, which are of the one domain that is named.
-func (e *env) forget(c *cli.Context, s *session) error {
+// forgetSnapshots gives up the snapshots of --forget, which are of the one domain that is named.
+func forgetSnapshots(e *env, c *cli.Context, s *session) error {
 	names := c.StringSlice("forget")
 	if len(names) == 0 {
 		return nil

@@ -55,7 +55,7 @@ func defaultStateDir() (string, error) {
 }
 
 // loadPolicy reads the policy file.
-func (e *env) loadPolicy() (*policy.File, error) {
+func loadPolicy(e *env) (*policy.File, error) {
 	f, err := policy.Load(e.policyPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, usagef("%w; virt-rotate policy init writes a first one", err)
@@ -73,21 +73,21 @@ type session struct {
 	rotator *rotate.Rotator
 }
 
-// open connects to the host that flag, policy or libvirt's own settings name,
+// openSession connects to the host that flag, policy or libvirt's own settings name,
 // in this order. A policy that is not there is an error unless optional.
-func (e *env) open(optional bool) (*session, error) {
-	f, err := e.loadPolicy()
+func openSession(e *env, optional bool) (*session, error) {
+	f, err := loadPolicy(e)
 	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}
 	if err != nil {
 		f = &policy.File{}
 	}
-	state, err := e.stateOf(f)
+	state, err := stateDirOf(e, f)
 	if err != nil {
 		return nil, err
 	}
-	host, err := libvirthost.Open(e.uri(f))
+	host, err := libvirthost.Open(uriOf(e, f))
 	if err != nil {
 		return nil, err
 	}
@@ -102,15 +102,15 @@ func (e *env) open(optional bool) (*session, error) {
 	return &session{f, host, r}, nil
 }
 
-// uri names the host; "" leaves the choice to libvirt.
-func (e *env) uri(f *policy.File) string {
+// uriOf names the host; "" leaves the choice to libvirt.
+func uriOf(e *env, f *policy.File) string {
 	if e.connect != "" {
 		return e.connect
 	}
 	return f.Connect
 }
 
-func (e *env) stateOf(f *policy.File) (string, error) {
+func stateDirOf(e *env, f *policy.File) (string, error) {
 	switch {
 	case e.stateDir != "":
 		return filepath.Abs(e.stateDir)
@@ -131,9 +131,9 @@ func overlayDirs(f *policy.File) []string {
 	return dirs
 }
 
-// with opens a session, calls do, and closes the session.
-func (e *env) with(optional bool, do func(*session) error) error {
-	s, err := e.open(optional)
+// withSession opens a session, calls do, and closes the session.
+func withSession(e *env, optional bool, do func(*session) error) error {
+	s, err := openSession(e, optional)
 	if err != nil {
 		return err
 	}

@@ -40,20 +40,20 @@ next run. Blocks that the file system can share are not copied.
 				return usagef("%s wants DOMAIN SNAPSHOT -o FILE; --help tells more", c.Command.HelpName)
 			}
 			r := &imageRun{env: e, Context: c, store: formats.Store(e.fs, nil), ended: exitFailed}
-			return oneLine(r.outcome(r.export()))
+			return oneLine(r.outcome(exportDisk(r)))
 		},
 	}
 }
 
-// export writes one disk of a snapshot.
-func (r *imageRun) export() error {
+// exportDisk writes one disk of a snapshot.
+func exportDisk(r *imageRun) error {
 	r.hint = ": what was begun is removed, and the guest's images are as they were"
-	nodes, err := r.snapshotNodes()
+	nodes, err := snapshotNodes(r)
 	if err != nil {
 		return err
 	}
 	if r.String("o") == "-" {
-		return r.exportStream(nodes)
+		return exportStream(r, nodes)
 	}
 	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
@@ -77,16 +77,16 @@ func (r *imageRun) export() error {
 }
 
 // snapshotNodes asks libvirt, and gives the connection back: copying may take hours.
-func (r *imageRun) snapshotNodes() (nodes []chain.Node, err error) {
-	err = r.with(true, func(s *session) error {
-		nodes, err = r.stateNodes(s)
+func snapshotNodes(r *imageRun) (nodes []chain.Node, err error) {
+	err = withSession(r.env, true, func(s *session) error {
+		nodes, err = stateNodes(r, s)
 		return err
 	})
 	return nodes, err
 }
 
 // stateNodes finds the layers of the disk that the command line names.
-func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
+func stateNodes(r *imageRun, s *session) ([]chain.Node, error) {
 	if s.host.Remote() {
 		return nil, &chain.RefusedError{Path: r.arg(0), Reason: "the connection is to another host: run virt-rotate there"}
 	}
@@ -101,7 +101,7 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 	if err := decide.Intact(w, d, r.arg(1)); err != nil {
 		return nil, err
 	}
-	state, err := r.chooseState(d.States(d.Snapshot(r.arg(1))))
+	state, err := chooseState(r, d.States(d.Snapshot(r.arg(1))))
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (r *imageRun) stateNodes(s *session) ([]chain.Node, error) {
 }
 
 // chooseState takes the disk that --disk names, or the only one.
-func (r *imageRun) chooseState(states []host.StateLayer) (*host.StateLayer, error) {
+func chooseState(r *imageRun, states []host.StateLayer) (*host.StateLayer, error) {
 	var targets []string
 	for i := range states {
 		if states[i].Target == r.String("disk") || len(states) == 1 && r.String("disk") == "" {
@@ -133,7 +133,7 @@ func (r *imageRun) chooseState(states []host.StateLayer) (*host.StateLayer, erro
 }
 
 // exportStream writes the raw disk to standard output.
-func (r *imageRun) exportStream(nodes []chain.Node) error {
+func exportStream(r *imageRun, nodes []chain.Node) error {
 	switch {
 	case r.IsSet("output-format") && r.String("output-format") != "raw" || r.Bool("compress"):
 		return usagef("-o - writes a raw disk: nothing else can be written in a row")

@@ -89,12 +89,12 @@ asked: domains that are gone still have their history.
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.history(c)
+			return tellHistory(e, c)
 		},
 	}
 }
 
-func (e *env) history(c *cli.Context) error {
+func tellHistory(e *env, c *cli.Context) error {
 	q := history.Query{Domains: c.Args().Slice(), Limit: c.Int("limit")}
 	if q.Limit < 0 {
 		return usagef("--limit %d: want a number of entries", q.Limit)
@@ -103,7 +103,7 @@ func (e *env) history(c *cli.Context) error {
 	if q.Since, err = since(c.String("since"), time.Now()); err != nil {
 		return err
 	}
-	dir, err := e.readStateDir()
+	dir, err := readStateDir(e)
 	if err != nil {
 		return err
 	}
@@ -127,15 +127,15 @@ func (e *env) history(c *cli.Context) error {
 
 // readStateDir finds the state directory without asking libvirt. A policy that is not
 // there names none.
-func (e *env) readStateDir() (string, error) {
-	f, err := e.loadPolicy()
+func readStateDir(e *env) (string, error) {
+	f, err := loadPolicy(e)
 	if errors.Is(err, fs.ErrNotExist) {
-		return e.stateOf(&policy.File{})
+		return stateDirOf(e, &policy.File{})
 	}
 	if err != nil {
 		return "", err
 	}
-	return e.stateOf(f)
+	return stateDirOf(e, f)
 }
 
 // since reads a time of the host's zone, or how long ago it was; "" is no bound.

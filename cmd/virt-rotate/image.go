@@ -79,8 +79,8 @@ type imageRun struct {
 	ended int    // the exit status then
 }
 
-// image wraps what an image command does: with from least to most arguments.
-func (e *env) image(least, most int, do func(r *imageRun) error) cli.ActionFunc {
+// imageAction wraps what an image command does: with from least to most arguments.
+func imageAction(e *env, least, most int, do func(r *imageRun) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := checkOutput(c); err != nil {
 			return err

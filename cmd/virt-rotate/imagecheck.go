@@ -42,7 +42,7 @@ func imageCheckCommand(e *env) *cli.Command {
 
 ` + imageCheckHelp,
 		Action: func(c *cli.Context) error {
-			err := e.image(1, 1, (*imageRun).check)(c)
+			err := imageAction(e, 1, 1, checkImage)(c)
 			var exit *exitError
 			if err == nil || errors.As(err, &exit) && exit.err == nil {
 				return err
@@ -63,8 +63,8 @@ type imageCheckReport struct {
 	formats.CheckResult
 }
 
-func (r *imageRun) check() error {
-	repair, err := r.repair()
+func checkImage(r *imageRun) error {
+	repair, err := repairOf(r)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (r *imageRun) check() error {
 	return errors.Join(err, checkExit(&res))
 }
 
-func (r *imageRun) repair() (formats.Repair, error) {
+func repairOf(r *imageRun) (formats.Repair, error) {
 	switch what := r.String("repair"); what {
 	case "":
 		return formats.RepairNone, nil

@@ -35,20 +35,20 @@ interruption the same command goes on.
    virt-rotate image commit --base web.qcow2 web.snap3.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 1, (*imageRun).commit),
+		Action: imageAction(e, 1, 1, commitImage),
 	}
 }
 
 const goOn = ": every image is as its guest saw it; the same command goes on"
 
-func (r *imageRun) commit() error {
+func commitImage(r *imageRun) error {
 	r.hint = goOn
 	overlay, err := filepath.Abs(r.arg(0))
 	if err != nil {
 		return err
 	}
 	dirs := append([]string{filepath.Dir(overlay)}, r.StringSlice("scan")...)
-	tops, err := r.recover(dirs)
+	tops, err := recoverCommits(r, dirs)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (r *imageRun) commit() error {
 	if slices.Contains(tops, overlay) {
 		return r.steps(steps)
 	}
-	m, err := r.planCommit(overlay)
+	m, err := planCommit(r, overlay)
 	if err != nil && r.Bool("dry-run") && len(tops) > 0 { // what follows can only be told once that is finished
 		steps[len(steps)-1].Note += "; until that is finished: " + err.Error()
 		return r.steps(steps)
@@ -80,8 +80,8 @@ func (r *imageRun) commit() error {
 	return r.steps(steps)
 }
 
-// recover finishes what was interrupted, or lists it with --dry-run.
-func (r *imageRun) recover(dirs []string) ([]string, error) {
+// recoverCommits finishes what was interrupted, or lists it with --dry-run.
+func recoverCommits(r *imageRun, dirs []string) ([]string, error) {
 	if r.Bool("dry-run") {
 		return r.store.Interrupted(dirs)
 	}
@@ -95,7 +95,7 @@ func (r *imageRun) recover(dirs []string) ([]string, error) {
 }
 
 // planCommit plans, and refuses what could not be deleted in the end.
-func (r *imageRun) planCommit(overlay string) (*chain.Merge, error) {
+func planCommit(r *imageRun, overlay string) (*chain.Merge, error) {
 	m, err := r.store.PlanCommit(r.ctx(), chain.CommitRequest{
 		Top: overlay, Format: r.format(), Base: r.String("base"), Keep: r.Bool("keep"), Scan: r.StringSlice("scan"),
 	})

@@ -47,7 +47,7 @@ func imageCompareCommand(e *env) *cli.Command {
 
 ` + imageCompareHelp,
 		Action: func(c *cli.Context) error {
-			err := e.image(2, 2, (*imageRun).compare)(c)
+			err := imageAction(e, 2, 2, compareImages)(c)
 			var exit *exitError
 			if err == nil || errors.As(err, &exit) {
 				return err
@@ -74,7 +74,7 @@ const (
 	differsSize    = "size"
 )
 
-func (r *imageRun) compare() error {
+func compareImages(r *imageRun) error {
 	r.ended = exitReadFailed
 	if f := r.String("second-format"); f != "" {
 		if _, err := formats.Named(f); err != nil {
@@ -89,7 +89,7 @@ func (r *imageRun) compare() error {
 	if err != nil {
 		return err
 	}
-	report, err := r.compareChains(a, b)
+	report, err := compareChains(r, a, b)
 	if err != nil {
 		return err
 	}
@@ -102,17 +102,17 @@ func (r *imageRun) compare() error {
 	return err
 }
 
-func (r *imageRun) compareChains(a, b []chain.Node) (*compareReport, error) {
+func compareChains(r *imageRun, a, b []chain.Node) (*compareReport, error) {
 	strict := r.Bool("strict")
 	sizes := top(a).Image.VirtualSize != top(b).Image.VirtualSize
 	if strict && sizes {
 		return &compareReport{SizeMismatch: true, Reason: differsSize}, nil
 	}
-	report, err := r.compareContent(a, b)
+	report, err := compareContent(r, a, b)
 	if err != nil || !strict {
 		return report, err
 	}
-	off, differs, err := r.statusDiffers(a, b)
+	off, differs, err := statusDiffers(r, a, b)
 	if err != nil {
 		return nil, readFailure(err, exitMapFailed)
 	}
@@ -124,7 +124,7 @@ func (r *imageRun) compareChains(a, b []chain.Node) (*compareReport, error) {
 
 func top(nodes []chain.Node) *chain.Node { return &nodes[len(nodes)-1] }
 
-func (r *imageRun) compareContent(a, b []chain.Node) (*compareReport, error) {
+func compareContent(r *imageRun, a, b []chain.Node) (*compareReport, error) {
 	total := max(top(a).Image.VirtualSize, top(b).Image.VirtualSize)
 	done, end := r.progress("compare", total)
 	c, err := r.store.Compare(r.ctx(), a, b, false, done)
@@ -149,11 +149,11 @@ func readFailure(err error, code int) error {
 
 // statusDiffers tells where one disk first has something that the other has not,
 // or has otherwise.
-func (r *imageRun) statusDiffers(a, b []chain.Node) (off int64, differs bool, err error) {
-	next, stop := iter.Pull2(r.mappings(b))
+func statusDiffers(r *imageRun, a, b []chain.Node) (off int64, differs bool, err error) {
+	next, stop := iter.Pull2(mappings(r, b))
 	defer stop()
 	var y chain.Mapping
-	for x, err := range r.mappings(a) {
+	for x, err := range mappings(r, a) {
 		if err != nil {
 			return 0, false, err
 		}
@@ -178,7 +178,7 @@ func sameStatus(x, y chain.Mapping) bool {
 var errEnough = errors.New("enough")
 
 // mappings goes over a disk; an error comes last.
-func (r *imageRun) mappings(nodes []chain.Node) iter.Seq2[chain.Mapping, error] {
+func mappings(r *imageRun, nodes []chain.Node) iter.Seq2[chain.Mapping, error] {
 	return func(yield func(chain.Mapping, error) bool) {
 		err := r.store.Map(r.ctx(), nodes, 0, math.MaxInt64, func(m chain.Mapping) error {
 			if !yield(m, nil) {

@@ -30,7 +30,7 @@ is there whole or not at all. Options are those of image create.
    virt-rotate image convert --chain web.snap3.qcow2 newdir
 
 ` + imageExitHelp,
-		Action: e.image(2, 2, (*imageRun).convert),
+		Action: imageAction(e, 2, 2, convertImage),
 	}
 }
 
@@ -47,9 +47,9 @@ type conversion struct {
 	made   *newImage
 }
 
-func (r *imageRun) convert() error {
+func convertImage(r *imageRun) error {
 	r.hint = ": what was begun is removed, and the source is as it was"
-	format, o, err := r.convertOptions()
+	format, o, err := convertOptions(r)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (r *imageRun) convert() error {
 		return err
 	}
 	if r.Bool("chain") {
-		return r.convertChain(nodes, path, format, o)
+		return convertChain(r, nodes, path, format, o)
 	}
 	if err := checkFree(r.store.FS, path); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (r *imageRun) convert() error {
 }
 
 // convertOptions are format and options of what is made.
-func (r *imageRun) convertOptions() (*formats.Format, *createOptions, error) {
+func convertOptions(r *imageRun) (*formats.Format, *createOptions, error) {
 	name := r.String("output-format")
 	switch {
 	case name == "" && r.Bool("chain"):
@@ -91,7 +91,7 @@ func (r *imageRun) convertOptions() (*formats.Format, *createOptions, error) {
 	if r.Bool("compress") && !format.Packs {
 		return nil, nil, usagef("-c: images of format %s cannot be compressed", name)
 	}
-	o, err := r.newOptions(format)
+	o, err := optionsOf(r, format)
 	if err == nil && (o.sized || o.Backing != "" || o.BackingFormat != "") {
 		err = usagef("-o: size, backing_file and backing_fmt are those of the source")
 	}

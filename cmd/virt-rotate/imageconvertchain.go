@@ -15,7 +15,7 @@ import (
 )
 
 // convertChain makes one image a layer in dir, which is new or empty.
-func (r *imageRun) convertChain(nodes []chain.Node, dir string, format *formats.Format, o *createOptions) error {
+func convertChain(r *imageRun, nodes []chain.Node, dir string, format *formats.Format, o *createOptions) error {
 	if len(nodes) > 1 && !format.Overlays {
 		return usagef("--chain: images of format %s cannot have a backing file", format.Name)
 	}

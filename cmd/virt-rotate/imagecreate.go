@@ -33,7 +33,7 @@ differencing disk, on a VHD or a raw disk.
    virt-rotate image create -f qcow2 -b web.qcow2 -F qcow2 clone.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 2, (*imageRun).create),
+		Action: imageAction(e, 1, 2, createImage),
 	}
 }
 
@@ -73,8 +73,8 @@ func (o *createOptions) set(opt option) (err error) {
 	return nil
 }
 
-// newOptions takes -o apart.
-func (r *imageRun) newOptions(format *formats.Format) (*createOptions, error) {
+// optionsOf takes -o apart.
+func optionsOf(r *imageRun, format *formats.Format) (*createOptions, error) {
 	list, err := parseOptions(r.StringSlice("options"), format.Options, format.Name)
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (r *imageRun) newOptions(format *formats.Format) (*createOptions, error) {
 	return o, nil
 }
 
-func (r *imageRun) create() error {
+func createImage(r *imageRun) error {
 	path, err := filepath.Abs(r.arg(0))
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func (r *imageRun) create() error {
 	if err != nil {
 		return err
 	}
-	o, err := r.createOptions(path, format)
+	o, err := newImageOptions(r, path, format)
 	if err != nil {
 		return err
 	}
@@ -121,9 +121,9 @@ func (r *imageRun) create() error {
 	return r.steps([]imageStep{{Op: "create", Path: path, Note: note}})
 }
 
-// createOptions puts together what -o, -b, -F and SIZE say.
-func (r *imageRun) createOptions(path string, format *formats.Format) (*createOptions, error) {
-	o, err := r.newOptions(format)
+// newImageOptions puts together what -o, -b, -F and SIZE say.
+func newImageOptions(r *imageRun, path string, format *formats.Format) (*createOptions, error) {
+	o, err := optionsOf(r, format)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (r *imageRun) createOptions(path string, format *formats.Format) (*createOp
 		return nil, err
 	}
 	if o.Backing != "" {
-		err = r.below(path, o)
+		err = lookBelow(r, path, o)
 	}
 	const sector = 512
 	o.told, o.Size = o.Size, (o.Size+sector-1)/sector*sector
@@ -169,8 +169,8 @@ func checkBacking(o *createOptions, format *formats.Format) error {
 	return err
 }
 
-// below looks at what the new image will build on, and takes its size.
-func (r *imageRun) below(path string, o *createOptions) error {
+// lookBelow looks at what the new image will build on, and takes its size.
+func lookBelow(r *imageRun, path string, o *createOptions) error {
 	file, plain := chain.PlainPath(path, o.Backing)
 	if !plain {
 		return &chain.RefusedError{Path: path, Reason: fmt.Sprintf("the backing file %q is not a plain path", o.Backing)}

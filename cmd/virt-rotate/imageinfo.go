@@ -26,8 +26,8 @@ func imageInfoCommand(e *env) *cli.Command {
    virt-rotate image info --backing-chain --output=json web.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 1, func(r *imageRun) error {
-			infos, err := r.infos()
+		Action: imageAction(e, 1, 1, func(r *imageRun) error {
+			infos, err := infosOf(r)
 			if err != nil {
 				return err
 			}
@@ -56,16 +56,16 @@ type imageInfo struct {
 	Dirty         bool               `json:"dirty-flag"`
 }
 
-// infos describes the image, and with --backing-chain all below it, in this order.
-func (r *imageRun) infos() ([]imageInfo, error) {
+// infosOf describes the image, and with --backing-chain all below it, in this order.
+func infosOf(r *imageRun) ([]imageInfo, error) {
 	name := r.arg(0)
-	nodes, err := r.infoNodes(name)
+	nodes, err := infoNodes(r, name)
 	if err != nil {
 		return nil, err
 	}
 	infos := make([]imageInfo, 0, len(nodes))
 	for i := len(nodes) - 1; i >= 0; i-- {
-		info, err := r.info(nodes[i], name)
+		info, err := describe(r, nodes[i], name)
 		if err != nil {
 			return nil, err
 		}
@@ -74,7 +74,7 @@ func (r *imageRun) infos() ([]imageInfo, error) {
 	return infos, nil
 }
 
-func (r *imageRun) infoNodes(name string) ([]chain.Node, error) {
+func infoNodes(r *imageRun, name string) ([]chain.Node, error) {
 	if r.Bool("backing-chain") {
 		return r.chain(name, r.format())
 	}
@@ -82,8 +82,8 @@ func (r *imageRun) infoNodes(name string) ([]chain.Node, error) {
 	return []chain.Node{n}, err
 }
 
-// info describes one image; name is how it is to be called.
-func (r *imageRun) info(n chain.Node, name string) (*imageInfo, error) {
+// describe describes one image; name is how it is to be called.
+func describe(r *imageRun, n chain.Node, name string) (*imageInfo, error) {
 	format, err := formats.Named(n.Image.Format)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func imageMapCommand(e *env) *cli.Command {
    virt-rotate image map --output=json web.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 1, (*imageRun).mapImage),
+		Action: imageAction(e, 1, 1, mapImage),
 	}
 }
 
@@ -48,8 +48,8 @@ func (m mapEntry) json() string {
 	return text + "}"
 }
 
-func (r *imageRun) mapImage() error {
-	from, to, err := r.mapRange()
+func mapImage(r *imageRun) error {
+	from, to, err := mapRange(r)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (r *imageRun) mapImage() error {
 	w := bufio.NewWriter(r.out)
 	tell := mapJSON(w)
 	if r.String("output") == "human" {
-		tell = r.mapHuman(w, nodes)
+		tell = mapHuman(r, w, nodes)
 	}
 	none := true
 	err = r.store.Map(r.ctx(), nodes, from, to, func(m chain.Mapping) error {
@@ -77,7 +77,7 @@ func (r *imageRun) mapImage() error {
 }
 
 // mapRange is what -s and -l ask for.
-func (r *imageRun) mapRange() (from, to int64, err error) {
+func mapRange(r *imageRun) (from, to int64, err error) {
 	to = math.MaxInt64
 	if text := r.String("start-offset"); text != "" {
 		if from, err = formats.ParseSize(text); err != nil {
@@ -109,7 +109,7 @@ func mapJSON(w *bufio.Writer) func(mapEntry) error {
 var errNoPlace = errors.New("it has compressed clusters, which are at no offset of the disk; --output=json tells of them")
 
 // mapHuman writes what can be read from files at an offset.
-func (r *imageRun) mapHuman(w *bufio.Writer, nodes []chain.Node) func(mapEntry) error {
+func mapHuman(r *imageRun, w *bufio.Writer, nodes []chain.Node) func(mapEntry) error {
 	names := displayNames(r.arg(0), nodes)
 	fmt.Fprintf(w, "%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File")
 	return func(m mapEntry) error {

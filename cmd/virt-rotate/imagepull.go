@@ -18,11 +18,11 @@ IMAGE read stays the same, wherever they are: nobody has to be looked for.
    virt-rotate image pull --base golden.qcow2 web.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 1, (*imageRun).pull),
+		Action: imageAction(e, 1, 1, pullImage),
 	}
 }
 
-func (r *imageRun) pull() error {
+func pullImage(r *imageRun) error {
 	r.hint = goOn
 	p, err := r.store.PlanPull(r.ctx(), r.arg(0), r.format(), r.String("base"))
 	if err == nil {

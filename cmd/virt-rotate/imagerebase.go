@@ -29,11 +29,11 @@ of images on IMAGE, wherever they are; without -u what they read stays the same.
    virt-rotate image rebase -b "" web.qcow2
 
 ` + imageExitHelp,
-		Action: e.image(1, 1, (*imageRun).rebase),
+		Action: imageAction(e, 1, 1, rebaseImage),
 	}
 }
 
-func (r *imageRun) rebase() error {
+func rebaseImage(r *imageRun) error {
 	r.hint = goOn
 	name, format := r.String("backing"), r.String("backing-format")
 	switch {
@@ -48,7 +48,7 @@ func (r *imageRun) rebase() error {
 		}
 	}
 	if r.Bool("unsafe") {
-		return r.relink(name, format)
+		return relinkImage(r, name, format)
 	}
 	plan, err := r.store.PlanRebase(r.ctx(), r.arg(0), r.format(), name, format)
 	if err == nil {
@@ -60,7 +60,7 @@ func (r *imageRun) rebase() error {
 	if err != nil {
 		return err
 	}
-	bytes, err := r.rebaseBytes(plan)
+	bytes, err := rebaseBytes(r, plan)
 	if err != nil {
 		return err
 	}
@@ -80,8 +80,8 @@ func (r *imageRun) rebase() error {
 	return r.steps([]imageStep{step})
 }
 
-// relink only writes the name.
-func (r *imageRun) relink(name, format string) error {
+// relinkImage only writes the name.
+func relinkImage(r *imageRun, name, format string) error {
 	n, err := r.store.Node(r.arg(0), r.format())
 	if err != nil {
 		return err
@@ -96,17 +96,17 @@ func (r *imageRun) relink(name, format string) error {
 
 // rebaseBytes is what a rebase can have to copy at most: what shows through the
 // image now, or would, and is not of a layer that both chains have.
-func (r *imageRun) rebaseBytes(p *chain.Rebase) (int64, error) {
-	was, err := r.shownBytes(append(slices.Clone(p.Old), p.Image), len(p.Old), p.New)
+func rebaseBytes(r *imageRun, p *chain.Rebase) (int64, error) {
+	was, err := shownBytes(r, append(slices.Clone(p.Old), p.Image), len(p.Old), p.New)
 	if err != nil || len(p.New) == 0 {
 		return was, err
 	}
-	next, err := r.shownBytes(p.New, len(p.New), p.Old)
+	next, err := shownBytes(r, p.New, len(p.New), p.Old)
 	return min(was+next, p.Image.Image.VirtualSize), err
 }
 
 // shownBytes counts the data that is in the lowest n of nodes, without those in except.
-func (r *imageRun) shownBytes(nodes []chain.Node, n int, except []chain.Node) (bytes int64, err error) {
+func shownBytes(r *imageRun, nodes []chain.Node, n int, except []chain.Node) (bytes int64, err error) {
 	err = r.store.Map(r.ctx(), nodes, 0, math.MaxInt64, func(m chain.Mapping) error {
 		layer := len(nodes) - 1 - m.Depth
 		if m.Data && layer < n && !hasID(except, nodes[layer].Info.ID) {

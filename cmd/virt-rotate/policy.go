@@ -47,7 +47,7 @@ func policyShow(e *env) *cli.Command {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.with(false, func(s *session) error {
+			return withSession(e, false, func(s *session) error {
 				w, a, err := s.assigned(c.Context, c.Args().Slice())
 				if err != nil {
 					return err

@@ -54,13 +54,13 @@ told, and is no error.
 			if c.Args().Present() {
 				e.policyPath = c.Args().First()
 			}
-			return e.checkPolicy(c)
+			return checkPolicy(e, c)
 		},
 	}
 }
 
-func (e *env) checkPolicy(c *cli.Context) error {
-	f, err := e.loadPolicy()
+func checkPolicy(e *env, c *cli.Context) error {
+	f, err := loadPolicy(e)
 	r := &checkReport{File: e.policyPath, Policies: []string{}, Problems: []policy.Problem{}, Warnings: []policy.Problem{}}
 	var problems policy.Problems
 	if err != nil && !errors.As(err, &problems) {
@@ -69,7 +69,7 @@ func (e *env) checkPolicy(c *cli.Context) error {
 	if err == nil {
 		r.fill(f)
 		if !c.Bool("no-host") {
-			guests, failed := e.guests(c.Context, f)
+			guests, failed := guestsOf(e, c.Context, f)
 			problems = r.compare(f, guests, failed)
 		}
 	}
@@ -135,8 +135,8 @@ func policies(n int) string {
 // hostPatience is how long libvirt may take to tell of its domains.
 const hostPatience = 15 * time.Second
 
-// guests asks the host for its domains. A call that takes too long is left behind.
-func (e *env) guests(ctx context.Context, f *policy.File) ([]policy.Guest, error) {
+// guestsOf asks the host for its domains. A call that takes too long is left behind.
+func guestsOf(e *env, ctx context.Context, f *policy.File) ([]policy.Guest, error) {
 	type result struct {
 		guests []policy.Guest
 		err    error
@@ -145,7 +145,7 @@ func (e *env) guests(ctx context.Context, f *policy.File) ([]policy.Guest, error
 	defer cancel()
 	done := make(chan result, 1)
 	go func() {
-		guests, err := askGuests(ctx, e.uri(f))
+		guests, err := askGuests(ctx, uriOf(e, f))
 		done <- result{guests, err}
 	}()
 	select {

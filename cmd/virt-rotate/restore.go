@@ -48,7 +48,7 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.with(true, func(s *session) error { return e.restore(c, s) })
+			return withSession(e, true, func(s *session) error { return restoreDomain(e, c, s) })
 		},
 	}
 }
@@ -61,7 +61,7 @@ func restoreOptions(c *cli.Context) decide.RestoreOptions {
 	return o
 }
 
-func (e *env) restore(c *cli.Context, s *session) error {
+func restoreDomain(e *env, c *cli.Context, s *session) error {
 	lock, err := rotate.Lock(s.rotator.Observer.StateDir)
 	if err != nil {
 		return err

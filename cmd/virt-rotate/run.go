@@ -61,7 +61,7 @@ func planCommand(e *env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return e.with(false, func(s *session) error {
+			return withSession(e, false, func(s *session) error {
 				s.rotator.Options = o
 				plans, _, err := s.rotator.Plan(c.Context, c.Args().Slice())
 				if err != nil {
@@ -94,12 +94,12 @@ func runCommand(e *env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return e.with(false, func(s *session) error { return e.rotate(c, s, o) })
+			return withSession(e, false, func(s *session) error { return rotateDomains(e, c, s, o) })
 		},
 	}
 }
 
-func (e *env) rotate(c *cli.Context, s *session, o decide.Options) error {
+func rotateDomains(e *env, c *cli.Context, s *session, o decide.Options) error {
 	lock, err := rotate.Lock(s.rotator.Observer.StateDir)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (e *env) rotate(c *cli.Context, s *session, o decide.Options) error {
 		return err
 	}
 	sum := decide.Summarize(plans)
-	printed := e.print(c, planReport{plans, &sum, log.texts}, runText(e.worthTelling(plans), &sum))
+	printed := e.print(c, planReport{plans, &sum, log.texts}, runText(worthTelling(e, plans), &sum))
 	if err != nil {
 		return &exitError{exitFailed, errors.Join(err, printed)}
 	}
@@ -127,7 +127,7 @@ func (e *env) rotate(c *cli.Context, s *session, o decide.Options) error {
 
 // worthTelling leaves out domains of which there is nothing to tell when a
 // run's output goes to a log or to cron's mail.
-func (e *env) worthTelling(plans []decide.Plan) []decide.Plan {
+func worthTelling(e *env, plans []decide.Plan) []decide.Plan {
 	if isTerminal(e.out) {
 		return plans
 	}

@@ -39,31 +39,31 @@ meanwhile and is done by a later run.
 				return usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
 			}
 			r := &imageRun{env: e, Context: c, store: formats.Store(e.fs, nil), ended: exitFailed}
-			return oneLine(r.serve())
+			return oneLine(serveDisk(r))
 		},
 	}
 }
 
-func (r *imageRun) serve() (err error) {
+func serveDisk(r *imageRun) (err error) {
 	program, err := exec.LookPath("qemu-nbd")
 	if err != nil {
 		return errors.New("qemu-nbd is not installed: the package is qemu-utils (Debian family) or qemu-img (Fedora family)")
 	}
-	nodes, err := r.snapshotNodes()
+	nodes, err := snapshotNodes(r)
 	if err != nil {
 		return err
 	}
-	socket, tidy, err := r.socket()
+	socket, tidy, err := socketOf(r)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tidy()) }()
 	image := top(nodes)
-	return r.serveUntilTold(program, socket, "--format="+image.Image.Format, image.Path)
+	return serveUntilTold(r, program, socket, "--format="+image.Image.Format, image.Path)
 }
 
-// socket returns the path of the socket, and what removes its directory.
-func (r *imageRun) socket() (path string, tidy func() error, err error) {
+// socketOf returns the path of the socket, and what removes its directory.
+func socketOf(r *imageRun) (path string, tidy func() error, err error) {
 	if path := r.String("socket"); path != "" {
 		path, err = filepath.Abs(path)
 		if err == nil {
@@ -76,7 +76,7 @@ func (r *imageRun) socket() (path string, tidy func() error, err error) {
 }
 
 // serveUntilTold runs qemu-nbd until it ends, or this program is told to stop.
-func (r *imageRun) serveUntilTold(program, socket string, image ...string) error {
+func serveUntilTold(r *imageRun, program, socket string, image ...string) error {
 	args := append([]string{"--read-only", "--persistent", "--shared=8", "--socket=" + socket}, image...)
 	cmd := exec.CommandContext(r.ctx(), program, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -92,7 +92,7 @@ func (r *imageRun) serveUntilTold(program, socket string, image ...string) error
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	err = r.listens(socket, ended)
+	err = listens(r, socket, ended)
 	stopped := errors.Is(r.ctx().Err(), context.Canceled) // that is how it is meant to end
 	if err != nil && !stopped {
 		return fmt.Errorf("qemu-nbd: %w: %s", err, strings.TrimSpace(errs.String()))
@@ -108,7 +108,7 @@ func (r *imageRun) serveUntilTold(program, socket string, image ...string) error
 }
 
 // listens waits until somebody can connect.
-func (r *imageRun) listens(socket string, ended chan error) error {
+func listens(r *imageRun, socket string, ended chan error) error {
 	for range 100 {
 		if c, err := net.Dial("unix", socket); err == nil {
 			return c.Close()

@@ -46,9 +46,9 @@ func srCommand(e *env) *cli.Command {
 	}
 }
 
-// sr wraps what an sr command does with the repository that is its argument.
-func (e *env) sr(do func(r *imageRun, repo *vhdbridge.Repository) error) cli.ActionFunc {
-	return e.image(1, 1, func(r *imageRun) error {
+// srAction wraps what an sr command does with the repository that is its argument.
+func srAction(e *env, do func(r *imageRun, repo *vhdbridge.Repository) error) cli.ActionFunc {
+	return imageAction(e, 1, 1, func(r *imageRun) error {
 		dir, err := filepath.Abs(r.arg(0))
 		if err != nil {
 			return err
@@ -101,11 +101,11 @@ content no VDI needs; then virtual/physical/allocated size. Headers and tables a
 read, no data; nothing is changed.
 
 ` + srExitHelp,
-		Action: e.sr((*imageRun).srScan),
+		Action: srAction(e, scanRepository),
 	}
 }
 
-func (r *imageRun) srScan(repo *vhdbridge.Repository) error {
+func scanRepository(r *imageRun, repo *vhdbridge.Repository) error {
 	totals, err := repo.Totals(r.store.FS)
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func srCheckCommand(e *env) *cli.Command {
 		ArgsUsage: "DIR", OnUsageError: checkUsageError, Flags: []cli.Flag{outputFlag()},
 		Description: "Each node is checked as image check does, without repairing anything; links between\nthem are checked, too.\n\n" + imageCheckHelp,
 		Action: func(c *cli.Context) error {
-			err := e.sr((*imageRun).srCheck)(c)
+			err := srAction(e, checkRepository)(c)
 			var exit *exitError
 			if err == nil || errors.As(err, &exit) && exit.err == nil {
 				return err
@@ -191,11 +191,11 @@ type srChecked struct {
 	Error string               `json:"error,omitempty"`
 }
 
-func (r *imageRun) srCheck(repo *vhdbridge.Repository) error {
+func checkRepository(r *imageRun, repo *vhdbridge.Repository) error {
 	checked := []srChecked{}
 	var worst formats.CheckResult
 	for _, n := range repo.Nodes {
-		c := r.checkNode(n)
+		c := checkNode(r, n)
 		checked = append(checked, c)
 		if c.Error != "" {
 			worst.Corruptions++
@@ -218,7 +218,7 @@ func (r *imageRun) srCheck(repo *vhdbridge.Repository) error {
 	return errors.Join(err, checkExit(&worst))
 }
 
-func (r *imageRun) checkNode(n *vhdbridge.Node) srChecked {
+func checkNode(r *imageRun, n *vhdbridge.Node) srChecked {
 	c := srChecked{Name: n.Name}
 	if n.Err != nil {
 		c.Error = n.Err.Error()

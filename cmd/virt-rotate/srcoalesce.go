@@ -33,7 +33,7 @@ What the collector, or a run of this command, was interrupted in is finished or 
 first, as the collector does it.
 
 ` + srExitHelp,
-		Action: e.sr((*imageRun).srCoalesce),
+		Action: srAction(e, coalesceRepository),
 	}
 }
 
@@ -52,7 +52,7 @@ type srFailure struct {
 	Error string         `json:"error"`
 }
 
-func (r *imageRun) srCoalesce(repo *vhdbridge.Repository) error {
+func coalesceRepository(r *imageRun, repo *vhdbridge.Repository) error {
 	r.hint = ": every VDI is as it was; the same command goes on"
 	o := vhdbridge.Options{VDIs: r.StringSlice("vdi"), Leaf: r.Bool("leaf"), Garbage: r.Bool("garbage")}
 	report := srReport{Path: repo.Dir, DryRun: r.Bool("dry-run"), Recovered: []string{}, Steps: []vhdbridge.Step{}, Failed: []srFailure{}}
@@ -62,7 +62,7 @@ func (r *imageRun) srCoalesce(repo *vhdbridge.Repository) error {
 			return asVDIUsage(err)
 		}
 		report.Steps, report.Spoiled = append(report.Steps, p.Steps...), p.Spoiled
-		return errors.Join(r.srPrint(&report), report.exit())
+		return errors.Join(printReport(r, &report), report.exit())
 	}
 	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (r *imageRun) srCoalesce(repo *vhdbridge.Repository) error {
 	if err != nil {
 		return err
 	}
-	err = r.srRun(repo, o, &report)
+	err = runCoalesce(r, repo, o, &report)
 	return errors.Join(asVDIUsage(err), lock.Close())
 }
 
@@ -82,9 +82,9 @@ func asVDIUsage(err error) error {
 	return err
 }
 
-// srRun finishes what was interrupted, plans on what is there then, and does it.
-func (r *imageRun) srRun(repo *vhdbridge.Repository, o vhdbridge.Options, report *srReport) error {
-	progress, end := r.srProgress()
+// runCoalesce finishes what was interrupted, plans on what is there then, and does it.
+func runCoalesce(r *imageRun, repo *vhdbridge.Repository, o vhdbridge.Options, report *srReport) error {
+	progress, end := mergeProgress(r)
 	b := &vhdbridge.Bridge{
 		Store: r.store, Readers: vhdbridge.Readers(), Report: progress, Space: freeSpace,
 		Hide: vhdbridge.Hiders(),
@@ -110,9 +110,9 @@ func (r *imageRun) srRun(repo *vhdbridge.Repository, o vhdbridge.Options, report
 		report.Failed = append(report.Failed, srFailure{failed[i].Step, failed[i].Cause.Error()})
 	}
 	if errors.Is(err, context.Canceled) {
-		return errors.Join(err, r.srPrint(report))
+		return errors.Join(err, printReport(r, report))
 	}
-	return errors.Join(err, r.srPrint(report), report.exit())
+	return errors.Join(err, printReport(r, report), report.exit())
 }
 
 func freeSpace(dir string) (int64, error) {
@@ -120,8 +120,8 @@ func freeSpace(dir string) (int64, error) {
 	return s.Free, err
 }
 
-// srProgress shows how far each merge is.
-func (r *imageRun) srProgress() (report func(vhdbridge.Event), end func()) {
+// mergeProgress shows how far each merge is.
+func mergeProgress(r *imageRun) (report func(vhdbridge.Event), end func()) {
 	var show func(int64)
 	stop, shown, key := func() {}, int64(0), ""
 	return func(e vhdbridge.Event) {
@@ -151,7 +151,7 @@ func (s *srReport) exit() error {
 	return &exitError{code: exitFailed}
 }
 
-func (r *imageRun) srPrint(s *srReport) error {
+func printReport(r *imageRun, s *srReport) error {
 	if r.Bool("quiet") && r.String("output") == "human" {
 		return nil
 	}

@@ -47,23 +47,23 @@ checksum is verified: unless all disks are there and right, nothing is left in D
 ` + srExitHelp,
 		Action: func(c *cli.Context) error {
 			if isExport(c.Args().First()) {
-				return e.image(1, 1, (*imageRun).xvaConvert)(c)
+				return imageAction(e, 1, 1, convertExport)(c)
 			}
-			return e.sr((*imageRun).srConvert)(c)
+			return srAction(e, convertRepository)(c)
 		},
 	}
 }
 
-func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
+func convertRepository(r *imageRun, repo *vhdbridge.Repository) error {
 	r.hint = ": what was begun is removed, and the repository is as it was"
-	format, o, err := r.srTarget()
+	format, o, err := repositoryTarget(r)
 	if err != nil {
 		return err
 	}
 	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
 		return err
 	}
-	d, err := r.srDomain(repo)
+	d, err := domainOf(r, repo)
 	if err != nil {
 		return asVDIUsage(err)
 	}
@@ -74,12 +74,12 @@ func (r *imageRun) srConvert(repo *vhdbridge.Repository) error {
 	if err != nil {
 		return errors.Join(asVDIUsage(err), d.close())
 	}
-	return errors.Join(r.srConvertGroups(groups, spoiled, format, o, d), d.close())
+	return errors.Join(convertGroups(r, groups, spoiled, format, o, d), d.close())
 }
 
-// srConvertGroups makes the layers, and defines the domain on them that d is, if any.
-func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *formats.Format, o *createOptions, d *srDomain) error {
-	all, err := r.srConversions(groups, format, o, d)
+// convertGroups makes the layers, and defines the domain on them that d is, if any.
+func convertGroups(r *imageRun, groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *formats.Format, o *createOptions, d *srDomain) error {
+	all, err := conversionsOf(r, groups, format, o, d)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge
 		}
 	}
 	if len(all) > 0 {
-		if err := r.srMake(all, groups); err != nil {
+		if err := makeLayers(r, all, groups); err != nil {
 			return err
 		}
 	}
@@ -105,8 +105,8 @@ func (r *imageRun) srConvertGroups(groups []vhdbridge.Group, spoiled []vhdbridge
 	return nil
 }
 
-// srTarget is the format of the new images and how they are made.
-func (r *imageRun) srTarget() (*formats.Format, *createOptions, error) {
+// repositoryTarget is the format of the new images and how they are made.
+func repositoryTarget(r *imageRun) (*formats.Format, *createOptions, error) {
 	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
 		return nil, nil, err
@@ -123,15 +123,15 @@ func (r *imageRun) srTarget() (*formats.Format, *createOptions, error) {
 	}
 	o := defaultOptions(format)
 	if format.Name == "qcow2" {
-		err = r.srClusters(o)
+		err = setClusters(r, o)
 	} else if r.IsSet("cluster-size") {
 		err = usagef("--cluster-size: raw disks have no clusters")
 	}
 	return format, o, err
 }
 
-// srClusters are small enough not to inflate what was written by the sector.
-func (r *imageRun) srClusters(o *createOptions) error {
+// setClusters are small enough not to inflate what was written by the sector.
+func setClusters(r *imageRun, o *createOptions) error {
 	text := r.String("cluster-size")
 	if text == "" {
 		return errors.Join(o.maker.Set("cluster_size", "128k"), o.maker.Set("extended_l2", "on"))
@@ -143,8 +143,8 @@ func (r *imageRun) srClusters(o *createOptions) error {
 	return o.maker.Set("cluster_size", strconv.FormatInt(n, 10))
 }
 
-// srConversions is what is to be made of the groups.
-func (r *imageRun) srConversions(groups []vhdbridge.Group, format *formats.Format, o *createOptions, d *srDomain) ([]*conversion, error) {
+// conversionsOf is what is to be made of the groups.
+func conversionsOf(r *imageRun, groups []vhdbridge.Group, format *formats.Format, o *createOptions, d *srDomain) ([]*conversion, error) {
 	var all []*conversion
 	names := map[string]bool{}
 	for _, g := range groups {
@@ -173,8 +173,8 @@ func (r *imageRun) srConversions(groups []vhdbridge.Group, format *formats.Forma
 	return all, nil
 }
 
-// srMake makes all images, while nobody can write to the nodes that they are made of.
-func (r *imageRun) srMake(all []*conversion, groups []vhdbridge.Group) error {
+// makeLayers makes all images, while nobody can write to the nodes that they are made of.
+func makeLayers(r *imageRun, all []*conversion, groups []vhdbridge.Group) error {
 	if r.Bool("dry-run") {
 		return r.convertAll(all)
 	}
@@ -197,13 +197,13 @@ func (r *imageRun) srMake(all []*conversion, groups []vhdbridge.Group) error {
 	}
 	err = errors.Join(r.convertAll(all), release())
 	if err == nil {
-		r.treeText(groups)
+		layersText(r, groups)
 	}
 	return err
 }
 
-// treeText says what hangs together.
-func (r *imageRun) treeText(groups []vhdbridge.Group) {
+// layersText says what hangs together.
+func layersText(r *imageRun, groups []vhdbridge.Group) {
 	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") {
 		return
 	}

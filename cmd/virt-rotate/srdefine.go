@@ -50,9 +50,9 @@ type srDomain struct {
 	vhdbridge.Domain
 }
 
-// srDomain looks at what is asked for, and at all that can be wrong with it before
+// domainOf looks at what is asked for, and at all that can be wrong with it before
 // anything is converted.
-func (r *imageRun) srDomain(repo *vhdbridge.Repository) (d *srDomain, err error) {
+func domainOf(r *imageRun, repo *vhdbridge.Repository) (d *srDomain, err error) {
 	d = &srDomain{imageRun: r, name: r.String("define"), all: r.StringSlice("vdi")}
 	if d.name == "" && !r.IsSet("domain-xml") {
 		if r.IsSet("define") || r.IsSet("policy-name") || r.IsSet("no-snapshots") {
@@ -165,7 +165,7 @@ func (d *srDomain) findXML() error {
 
 // ask asks libvirt for the domain, as far as it is not given.
 func (d *srDomain) ask() error {
-	s, err := d.open(true)
+	s, err := openSession(d.env, true)
 	if err != nil {
 		return err
 	}

@@ -24,10 +24,10 @@ func isExport(arg string) bool {
 	return err == nil && !info.IsDir()
 }
 
-// xvaConvert makes an image of each disk of an export.
-func (r *imageRun) xvaConvert() (err error) {
+// convertExport makes an image of each disk of an export.
+func convertExport(r *imageRun) (err error) {
 	r.hint = ": what was begun is removed"
-	format, o, err := r.xvaTarget()
+	format, o, err := exportTarget(r)
 	if err != nil {
 		return err
 	}
@@ -58,8 +58,8 @@ func (r *imageRun) xvaConvert() (err error) {
 	return r.steps(p.steps())
 }
 
-// xvaTarget is srTarget for disks that are whole already.
-func (r *imageRun) xvaTarget() (*formats.Format, *createOptions, error) {
+// exportTarget is srTarget for disks that are whole already.
+func exportTarget(r *imageRun) (*formats.Format, *createOptions, error) {
 	switch {
 	case r.String("to") == "":
 		return nil, nil, usagef("sr convert wants --to DEST, a directory")
@@ -80,7 +80,7 @@ func (r *imageRun) xvaTarget() (*formats.Format, *createOptions, error) {
 	case format.Name == "raw":
 		return nil, nil, usagef("--cluster-size: raw disks have no clusters")
 	default:
-		err = r.srClusters(o)
+		err = setClusters(r, o)
 	}
 	return format, o, err
 }

@@ -34,8 +34,8 @@ func statusCommand(e *env) *cli.Command {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.with(false, func(s *session) error {
-				report, err := s.status(c)
+			return withSession(e, false, func(s *session) error {
+				report, err := newStatusReport(s, c)
 				if err != nil {
 					return err
 				}
@@ -48,7 +48,7 @@ func statusCommand(e *env) *cli.Command {
 	}
 }
 
-func (s *session) status(c *cli.Context) (*statusReport, error) {
+func newStatusReport(s *session, c *cli.Context) (*statusReport, error) {
 	w, a, err := s.assigned(c.Context, c.Args().Slice())
 	if err != nil {
 		return nil, err

@@ -41,13 +41,13 @@ func treeCommand(e *env) *cli.Command {
 			if err := checkOutput(c); err != nil {
 				return err
 			}
-			return e.with(true, func(s *session) error {
+			return withSession(e, true, func(s *session) error {
 				w, err := s.rotator.Observer.Observe(c.Context)
 				if err != nil {
 					return err
 				}
 				if c.IsSet("who") {
-					return e.who(c, w, c.String("who"))
+					return tellUsers(e, c, w, c.String("who"))
 				}
 				report, err := newTreeReport(w, c.Args().Slice())
 				if err != nil {

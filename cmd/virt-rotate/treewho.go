@@ -9,8 +9,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
-// who tells who uses one file.
-func (e *env) who(c *cli.Context, w *observe.World, name string) error {
+// tellUsers tells who uses one file.
+func tellUsers(e *env, c *cli.Context, w *observe.World, name string) error {
 	path, err := filepath.Abs(name)
 	if err != nil {
 		return err
