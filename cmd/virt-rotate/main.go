@@ -6,11 +6,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/virt-rotate/virt-rotate/internal/cli"
 )
+
+// version is set by the linker.
+var version = "dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	code := cli.Run(ctx, version, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -5,11 +5,11 @@ package libvirthost
 import (
 	"context"
 
-	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // A Host is not built in: Open always fails.
-type Host struct{ rotate.Host }
+type Host struct{ host.Host }
 
 // Open returns ErrNoLibvirt.
 func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
@@ -18,7 +18,7 @@ func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
 func (h *Host) Close() error { return nil }
 
 // Outline is not built in.
-func (h *Host) Outline(context.Context) ([]rotate.Domain, error) { return nil, ErrNoLibvirt }
+func (h *Host) Outline(context.Context) ([]host.Domain, error) { return nil, ErrNoLibvirt }
 
 // Configuration is not built in.
 func (h *Host) Configuration(string) (string, error) { return "", ErrNoLibvirt }

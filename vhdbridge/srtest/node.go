@@ -4,6 +4,7 @@ package srtest
 import (
 	"errors"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +25,10 @@ type Node struct {
 // Write makes the node in dir.
 func Write(t testing.TB, dir string, n Node) {
 	t.Helper()
+	// A program that is started meanwhile has this process's files, and with them their
+	// locks, until it is what it is to be: whoever opens the node next would meet those.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := write(dir, n); err != nil {
 		t.Fatalf("%s: %v", n.Name, err)
 	}

@@ -1,0 +1,88 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
+	"github.com/virt-rotate/virt-rotate/internal/cli/image"
+	"github.com/virt-rotate/virt-rotate/internal/cli/sr"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+)
+
+const description = `virt-rotate keeps N rolling external snapshots of every guest that a policy
+names, and keeps the disk chains short. It runs from cron or a systemd timer.
+
+   virt-rotate policy init          write a first policy
+   virt-rotate policy check         see whether it is right
+   virt-rotate plan                 see what a run would do, and why
+   virt-rotate run                  do it (the cron line)
+   virt-rotate status               see how the guests stand
+   virt-rotate history              see what the runs did
+   virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
+   virt-rotate image info FILE      look at an image; image --help tells more
+   virt-rotate sr scan DIR          look at a XenServer storage repository
+
+` + term.ExitHelp
+
+// Run is the whole program: arguments in, exit status out.
+func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
+	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
+	app := newApp(e, version)
+	args, err := reorder(app, args)
+	if err == nil {
+		err = app.RunContext(ctx, append([]string{app.Name}, args...))
+	}
+	code := term.ExitCode(err)
+	if text := term.ErrorText(err); text != "" {
+		fmt.Fprintln(stderr, "virt-rotate:", text)
+	}
+	return code
+}
+
+func newApp(e *term.Env, version string) *cli.App {
+	return &cli.App{
+		Name:            "virt-rotate",
+		Usage:           "rolling snapshots of libvirt guests, with short chains",
+		UsageText:       "virt-rotate [--policy FILE] [--connect URI] COMMAND [DOMAIN…]",
+		Description:     description,
+		Version:         version,
+		Writer:          e.Out,
+		ErrWriter:       e.Err,
+		HideHelpCommand: true,
+		// A comma in the name of a directory is a comma.
+		DisableSliceFlagSeparator: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "policy", Aliases: []string{"p"}, Usage: "policy `FILE`", EnvVars: []string{"VIRT_ROTATE_POLICY"}, Value: defaultPolicy(), Destination: &e.PolicyPath},
+			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "libvirt `URI`; else the policy's, else LIBVIRT_DEFAULT_URI, else libvirt's default", Destination: &e.Connect},
+			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.StateDir},
+		},
+		Commands:        append(guests.Commands(e), image.Command(e), sr.Command(e), manCommand(e)),
+		OnUsageError:    term.UsageError,
+		CommandNotFound: func(*cli.Context, string) {},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return term.Usagef("%q is not a command; virt-rotate --help lists them", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		// The library would call os.Exit itself.
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+}
+
+// defaultPolicy is the system's policy file, or the user's own.
+func defaultPolicy() string {
+	if os.Geteuid() == 0 {
+		return "/etc/virt-rotate/policy.toml"
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "policy.toml"
+	}
+	return filepath.Join(dir, "virt-rotate", "policy.toml")
+}

@@ -1,0 +1,91 @@
+package guests
+
+import (
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/cli/images"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+)
+
+func exportCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "write a disk of a snapshot to a file of its own, guest running or not",
+		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: term.UsageError,
+		Flags: append(images.WriteFlags(),
+			&cli.StringFlag{Name: "disk", Usage: "`TARGET` of the disk, such as vda; needed where the snapshot has several"},
+			&cli.StringFlag{Name: "o", Usage: "the new `FILE`, which must not be there; - writes the raw disk to standard output"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ExportFormatHelp, Value: "qcow2"},
+			&cli.BoolFlag{Name: "compress", Usage: "compress the data"}),
+		Description: `The layers of the snapshot are read as the guest saw them then, and become one image
+without a backing file, which is compared with them at the end. The guest may run
+and go on writing; a merge of the same layers fails meanwhile and is done by the
+next run. Blocks that the file system can share are not copied.
+
+   virt-rotate export web nightly-20261122T033338Z -o web.qcow2
+   virt-rotate export web nightly-20261122T033338Z --disk vdb -o - | ssh host 'cat > vdb.raw'
+
+` + images.ExitHelp,
+		Action: func(c *cli.Context) error {
+			if err := term.CheckOutput(c); err != nil {
+				return err
+			}
+			if c.Args().Len() != 2 || c.String("o") == "" {
+				return term.Usagef("%s wants DOMAIN SNAPSHOT -o FILE; --help tells more", c.Command.HelpName)
+			}
+			r := images.NewRun(e, c, nil)
+			return term.OneLine(r.Outcome(exportDisk(r)))
+		},
+	}
+}
+
+// exportDisk writes one disk of a snapshot.
+func exportDisk(r *images.Run) error {
+	r.Hint = ": what was begun is removed, and the guest's images are as they were"
+	nodes, err := snapshotNodes(r)
+	if err != nil {
+		return err
+	}
+	if r.String("o") == "-" {
+		return exportStream(r, nodes)
+	}
+	format, err := formats.Named(r.String("output-format"))
+	if err != nil {
+		return err
+	}
+	if r.Bool("compress") && !format.Packs {
+		return term.Usagef("--compress: images of format %s cannot be compressed", format.Name)
+	}
+	path, err := filepath.Abs(r.String("o"))
+	if err != nil {
+		return err
+	}
+	if err := convert.CheckFree(r.Store.FS, path); err != nil {
+		return err
+	}
+	o := images.DefaultOptions(format)
+	o.Size = images.Top(nodes).Image.VirtualSize
+	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
+	c.Verify = true
+	return r.Convert([]*convert.Conversion{c})
+}
+
+// exportStream writes the raw disk to standard output.
+func exportStream(r *images.Run, nodes []chain.Node) error {
+	switch {
+	case r.IsSet("output-format") && r.String("output-format") != "raw" || r.Bool("compress"):
+		return term.Usagef("-o - writes a raw disk: nothing else can be written in a row")
+	case r.Bool("dry-run"):
+		return term.Usagef("-o - and --dry-run exclude each other")
+	case term.IsTerminal(r.Out):
+		return term.Usagef("-o -: standard output is a terminal")
+	}
+	r.Hint = ": what was written so far is not the whole disk"
+	done, end := r.Progress("export", images.Top(nodes).Image.VirtualSize)
+	err := r.Store.Stream(r.Ctx(), nodes, r.Out, done)
+	end()
+	return err
+}

@@ -1,0 +1,14 @@
+package guests
+
+import (
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+)
+
+// Commands are the commands for guests, which need no word before them.
+func Commands(e *term.Env) []*cli.Command {
+	return []*cli.Command{
+		planCommand(e), runCommand(e), statusCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
+		exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),
+	}
+}

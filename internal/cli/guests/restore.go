@@ -1,0 +1,90 @@
+package guests
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/session"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+func restoreCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "restore", Usage: "go back to a snapshot, keeping the others",
+		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: term.UsageError,
+		Flags: []cli.Flag{
+			term.OutputFlag(),
+			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
+			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
+			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
+			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
+			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
+			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
+		},
+		Description: `The guest must be off. With --stop it is shut down, once it is certain that nothing
+speaks against the rest: a restore that is refused leaves it running. Each disk of the
+snapshot gets a new overlay on the layer that holds its state, all disks or none; a disk
+that was taken out of the guest since stays out, and is named. The layers above stay as
+a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
+of its own, unless nothing was written since the newest one. Only disks go back, and
+with --with-config the rest of the configuration, as libvirt has it on record with the
+snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
+
+   virt-rotate restore --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --stop web nightly-20261122T033338Z
+
+` + term.ExitHelp,
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.Args().Len() != 2:
+				return term.Usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
+			case c.Bool("force") && !c.Bool("stop"):
+				return term.Usagef("--force goes with --stop")
+			}
+			if err := term.CheckOutput(c); err != nil {
+				return err
+			}
+			return session.With(e, true, func(s *session.Session) error { return restoreDomain(e, c, s) })
+		},
+	}
+}
+
+func restoreOptions(c *cli.Context) decide.RestoreOptions {
+	o := decide.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+	if c.Bool("stop") {
+		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
+	}
+	return o
+}
+
+func restoreDomain(e *term.Env, c *cli.Context, s *session.Session) error {
+	lock, err := rotate.Lock(s.Rotator.Observer.StateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	p := term.NewProgress(e.Err)
+	log := newRecorder("restore", s.Rotator.Observer.StateDir, p.Warn)
+	s.Rotator.Report, s.Rotator.Ended = p.Report, log.record
+	plan, err := s.Rotator.Restore(c.Context, c.Args().Get(0), c.Args().Get(1), restoreOptions(c))
+	p.End()
+	if err != nil {
+		return asUsage(err)
+	}
+	plans := []decide.Plan{plan}
+	return errors.Join(e.Print(c, PlanReport{Domains: plans, Warnings: log.texts}, plansText(plans)), plansExit(plans))
+}
+
+// asUsage makes names that are not there errors of usage.
+func asUsage(err error) error {
+	if errors.Is(err, observe.ErrNoSuchDomain) || errors.Is(err, observe.ErrNoSuchSnapshot) {
+		return term.Usagef("%w", err)
+	}
+	return fmt.Errorf("restore: %w", err)
+}

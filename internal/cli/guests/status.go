@@ -1,0 +1,82 @@
+package guests
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/session"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/history"
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// statusReport is the JSON of status.
+type statusReport struct {
+	Domains  []domainStatus `json:"domains"`
+	Warnings []string       `json:"warnings,omitempty"`
+}
+
+func statusCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "tell how the domains stand: snapshots, chains, space, last run, what is due",
+		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{term.OutputFlag()}, OnUsageError: term.UsageError,
+		Description: term.ExitHelp,
+		Action: func(c *cli.Context) error {
+			if err := term.CheckOutput(c); err != nil {
+				return err
+			}
+			return session.With(e, false, func(s *session.Session) error {
+				report, err := newStatusReport(s, c)
+				if err != nil {
+					return err
+				}
+				for _, text := range report.Warnings {
+					fmt.Fprintln(e.Err, "virt-rotate: warning:", text)
+				}
+				return e.Print(c, report, func(w io.Writer) { statusText(w, report, time.Now()) })
+			})
+		},
+	}
+}
+
+func newStatusReport(s *session.Session, c *cli.Context) (*statusReport, error) {
+	w, a, err := s.Assigned(c.Context, c.Args().Slice())
+	if err != nil {
+		return nil, err
+	}
+	last, err := rotate.LastRuns(s.Rotator.Observer.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	report := &statusReport{Domains: []domainStatus{}}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(a.Rules)), maps.Keys(a.Conflicts))
+	entries, err := history.In(s.Rotator.Observer.StateDir).Read(history.Query{Domains: names, Each: trendEntries})
+	if err != nil { // it is a report: the rest of the status stands
+		report.Warnings = append(report.Warnings, "history: "+err.Error())
+	}
+	for i := range w.Domains {
+		if d := &w.Domains[i]; slices.Contains(names, d.Name) {
+			report.Domains = append(report.Domains, withTrend(statusOf(w, d, a, last), d.UUID, entries))
+		}
+	}
+	return report, nil
+}
+
+// statusOf tells how a domain stands that a is about.
+func statusOf(w *observe.World, d *host.Domain, a policy.Assignment, last map[string]rotate.LastRun) rotate.DomainStatus {
+	var run *rotate.LastRun
+	if r, ok := last[d.UUID]; ok {
+		run = &r
+	}
+	if c := a.Conflicts[d.Name]; c != nil {
+		return rotate.ConflictStatus(w, d, c, run)
+	}
+	return rotate.Status(w, d, a.Rules[d.Name], run, time.Now())
+}

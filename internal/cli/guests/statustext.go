@@ -1,0 +1,107 @@
+package guests
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+)
+
+func statusText(w io.Writer, report *statusReport, now time.Time) {
+	for i := range report.Domains {
+		d := &report.Domains[i]
+		fmt.Fprintf(w, "%s (policy %s, %s)\n", d.Name, d.Policy, d.State)
+		fmt.Fprintf(w, "  last run  %s\n", lastRunText(d.LastRun, now))
+		if text := d.successText(now); text != "" {
+			fmt.Fprintf(w, "  success   %s\n", text)
+		}
+		if text := d.trendText(); text != "" {
+			fmt.Fprintf(w, "  trend     %s\n", text)
+		}
+		fmt.Fprintf(w, "  next      %s\n", nextText(&d.DomainStatus, now))
+		if d.Waiting != "" {
+			fmt.Fprintf(w, "  waiting   %s\n", d.Waiting)
+		}
+		for j := range d.Disks {
+			diskText(w, &d.Disks[j])
+		}
+		snapshotsText(w, &d.DomainStatus, now)
+		for _, r := range d.Refused {
+			fmt.Fprintf(w, "  refused   %s: %s\n", refusalPlace(r), r.Detail)
+		}
+	}
+}
+
+func diskText(w io.Writer, d *rotate.DiskStatus) {
+	if len(d.Chain) == 0 {
+		return
+	}
+	var allocated int64
+	for _, l := range d.Chain {
+		allocated += l.Allocated
+	}
+	active := d.Chain[len(d.Chain)-1]
+	fmt.Fprintf(w, "  %-8s  %s, %s on disk, %s virtual, writes to %s\n", d.Target, term.Plural(len(d.Chain), "layer"),
+		host.Bytes(allocated), host.Bytes(active.VirtualSize), filepath.Base(active.Path))
+}
+
+func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	for _, s := range d.Snapshots {
+		keep := "keep"
+		switch {
+		case s.Lost:
+			keep = "lost"
+		case !s.Ours:
+			keep = "foreign"
+		case !s.Keep:
+			keep = "drop"
+		}
+		fmt.Fprintf(tw, "  snapshot\t%s\t%s\t%s\t%s\n", s.Name, agoText(s.Time, now), keep, s.Reason)
+	}
+	_ = tw.Flush() // errors of w are not told by the other lines either
+}
+
+func lastRunText(r *rotate.LastRun, now time.Time) string {
+	if r == nil {
+		return "never"
+	}
+	text := agoText(r.Time, now) + ": " + r.Result
+	var why []string
+	if r.Error != "" {
+		why = append(why, r.Error)
+	}
+	for _, f := range r.Refused {
+		why = append(why, refusalPlace(f)+": "+f.Detail)
+	}
+	if len(why) > 0 {
+		text += ": " + strings.Join(why, "; ")
+	}
+	return text
+}
+
+// nextText tells when the next snapshot is due.
+func nextText(d *rotate.DomainStatus, now time.Time) string {
+	if slices.ContainsFunc(d.Refused, func(r decide.Refusal) bool { return r.Code == host.CodeTwoPolicies }) {
+		return "nothing while several policies match the domain"
+	}
+	return dueText(d.Due, now)
+}
+
+func dueText(due *time.Time, now time.Time) string {
+	switch {
+	case due == nil:
+		return "no snapshots: keep is 0"
+	case !due.After(now):
+		return "snapshot due now"
+	}
+	return fmt.Sprintf("snapshot due in %s (%s)", duration(due.Sub(now)), due.Local().Format("2006-01-02 15:04"))
+}

@@ -1,0 +1,195 @@
+package guests
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/cli/session"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// treeReport is the JSON of tree.
+type treeReport struct {
+	Trees []treeNode `json:"trees"`
+}
+
+// A treeNode is one layer with all that build on it. Sizes are bytes.
+type treeNode struct {
+	Path        string     `json:"path"`
+	Format      string     `json:"format,omitempty"`
+	VirtualSize int64      `json:"virtual-size,omitempty"`
+	Allocated   int64      `json:"allocated"`
+	Mark        string     `json:"mark"` // active, kept, coalesceable, garbage, or "" for a layer whose children go on
+	Keepers     []string   `json:"keepers"`
+	Children    []treeNode `json:"children"`
+}
+
+func treeCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "tree", Usage: "draw the forest of layers, with marks and sizes",
+		ArgsUsage: "[DOMAIN|PATH…]", Flags: []cli.Flag{term.OutputFlag(),
+			&cli.StringFlag{Name: "who", Usage: "tell who uses `FILE`, under whatever name: disks, snapshots, saved states, images that build on it"}}, OnUsageError: term.UsageError,
+		Description: "Marks: active – a disk writes to it; kept – somebody needs its content;\n" +
+			"coalesceable – nobody does, and one layer builds on it; garbage – nobody and nothing.\n\n" + term.ExitHelp,
+		Action: func(c *cli.Context) error {
+			if err := term.CheckOutput(c); err != nil {
+				return err
+			}
+			return session.With(e, true, func(s *session.Session) error {
+				w, err := s.Rotator.Observer.Observe(c.Context)
+				if err != nil {
+					return err
+				}
+				if c.IsSet("who") {
+					return tellUsers(e, c, w, c.String("who"))
+				}
+				report, err := newTreeReport(w, c.Args().Slice())
+				if err != nil {
+					return err
+				}
+				return e.Print(c, report, func(out io.Writer) { treeText(out, report) })
+			})
+		},
+	}
+}
+
+func newTreeReport(w *observe.World, names []string) (*treeReport, error) {
+	roots, err := chosenRoots(w, names)
+	if err != nil {
+		return nil, err
+	}
+	facts := map[string]host.Layer{}
+	for i := range w.Domains {
+		for j := range w.Domains[i].Disks {
+			for _, l := range w.Domains[i].Disks[j].Chain {
+				facts[l.Key()] = l
+			}
+		}
+	}
+	report := &treeReport{[]treeNode{}}
+	for _, r := range roots {
+		report.Trees = append(report.Trees, newTreeNode(w, r, facts))
+	}
+	return report, nil
+}
+
+// chosenRoots returns the roots of the trees that hold the named domains' or paths' layers.
+func chosenRoots(w *observe.World, names []string) ([]*chain.Layer, error) {
+	if len(names) == 0 {
+		return w.Forest.Roots(), nil
+	}
+	var roots []*chain.Layer
+	for _, name := range names {
+		layers := layersOf(w, name)
+		if len(layers) == 0 {
+			return nil, term.Usagef("%s: neither a domain nor a layer that this host knows", name)
+		}
+		for _, l := range layers {
+			for l.Parent != nil {
+				l = l.Parent
+			}
+			if !slices.Contains(roots, l) {
+				roots = append(roots, l)
+			}
+		}
+	}
+	return roots, nil
+}
+
+func layersOf(w *observe.World, name string) []*chain.Layer {
+	var layers []*chain.Layer
+	if d := w.Domain(name); d != nil {
+		for i := range d.Disks {
+			for j := range d.Disks[i].Chain {
+				layers = append(layers, w.Forest.Find(d.Disks[i].Chain[j].Key()))
+			}
+		}
+		return layers
+	}
+	path, err := filepath.Abs(name)
+	if err != nil {
+		return nil
+	}
+	for _, l := range w.Forest.Layers() {
+		if l.Path == path {
+			layers = append(layers, l)
+		}
+	}
+	return layers
+}
+
+func newTreeNode(w *observe.World, l *chain.Layer, facts map[string]host.Layer) treeNode {
+	n := treeNode{Path: l.Path, Mark: markOf(l), Keepers: l.Keepers, Children: []treeNode{}}
+	if n.Keepers == nil {
+		n.Keepers = []string{}
+	}
+	if f, ok := facts[l.Key]; ok {
+		n.Format, n.VirtualSize, n.Allocated = f.Format, f.Size, f.Allocated
+	} else if info, err := vfs.Stat(l.Path); err == nil && !w.Remote {
+		n.Allocated = info.Allocated
+	}
+	for _, c := range l.Children {
+		n.Children = append(n.Children, newTreeNode(w, c, facts))
+	}
+	return n
+}
+
+func markOf(l *chain.Layer) string {
+	switch {
+	case l.Active:
+		return "active"
+	case l.Kept():
+		return "kept"
+	case l.Garbage():
+		return "garbage"
+	case l.Coalesceable(), len(l.Children) == 1 && l.Children[0].LeafCoalesceable():
+		return "coalesceable"
+	}
+	return ""
+}
+
+func treeText(w io.Writer, report *treeReport) {
+	for i := range report.Trees {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		n := &report.Trees[i]
+		fmt.Fprintln(w, nodeText(n, n.Path))
+		branchText(w, n, "")
+	}
+}
+
+func branchText(w io.Writer, n *treeNode, indent string) {
+	for i := range n.Children {
+		c := &n.Children[i]
+		branch, below := "├─ ", "│  "
+		if i == len(n.Children)-1 {
+			branch, below = "└─ ", "   "
+		}
+		name := c.Path
+		if filepath.Dir(c.Path) == filepath.Dir(n.Path) {
+			name = filepath.Base(c.Path)
+		}
+		fmt.Fprintln(w, indent+branch+nodeText(c, name))
+		branchText(w, c, indent+below)
+	}
+}
+
+func nodeText(n *treeNode, name string) string {
+	text := fmt.Sprintf("%s  %s", name, host.Bytes(n.Allocated))
+	if n.Mark != "" {
+		text += "  [" + n.Mark + "]"
+	}
+	if len(n.Keepers) > 0 {
+		text += "  " + strings.Join(n.Keepers, ", ")
+	}
+	return text
+}

@@ -1,0 +1,84 @@
+package image
+
+import (
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/images"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+)
+
+func convertCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "convert", Usage: "copy a disk into a new image, of whatever format",
+		ArgsUsage: "FILE NEWFILE", OnUsageError: term.UsageError,
+		Flags: append(images.WriteFlags(), images.FormatFlag(),
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ConvertFormatHelp},
+			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
+			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`: leave them out, in raw and qcow2 sources (default: in raw ones)", Value: "4k", DefaultText: " "},
+			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
+			optionsFlag(), images.AllowFlag()),
+		Description: `The new image is written under a temporary name, made durable and then renamed: it
+is there whole or not at all. Options are those of image create.
+
+   virt-rotate image convert -f raw -O qcow2 web.img web.qcow2
+   virt-rotate image convert -c -O qcow2 -o compression_type=zstd web.qcow2 backup.qcow2
+   virt-rotate image convert --chain web.snap3.qcow2 newdir
+
+` + images.ExitHelp,
+		Action: images.Action(e, 2, 2, convertImage),
+	}
+}
+
+func convertImage(r *images.Run) error {
+	r.Hint = ": what was begun is removed, and the source is as it was"
+	format, o, err := convertOptions(r)
+	if err != nil {
+		return err
+	}
+	path, err := filepath.Abs(r.Arg(1))
+	if err != nil {
+		return err
+	}
+	nodes, err := r.Readable(r.Arg(0), r.Format())
+	if err != nil {
+		return err
+	}
+	if r.Bool("chain") {
+		return convertChain(r, nodes, path, format, o)
+	}
+	if err := convert.CheckFree(r.Store.FS, path); err != nil {
+		return err
+	}
+	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
+	c.New.Size = images.Top(nodes).Image.VirtualSize
+	return r.Convert([]*convert.Conversion{c})
+}
+
+// convertOptions are format and options of what is made.
+func convertOptions(r *images.Run) (*formats.Format, *images.Options, error) {
+	name := r.String("output-format")
+	switch {
+	case name == "" && r.Bool("chain"):
+		name = "qcow2"
+	case name == "":
+		name = "raw"
+	}
+	format, err := formats.Named(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := formats.ParseSize(r.String("sparse")); err != nil {
+		return nil, nil, term.Usagef("-S %s: %w", r.String("sparse"), err)
+	}
+	if r.Bool("compress") && !format.Packs {
+		return nil, nil, term.Usagef("-c: images of format %s cannot be compressed", name)
+	}
+	o, err := optionsOf(r, format)
+	if err == nil && (o.Sized || o.Backing != "" || o.BackingFormat != "") {
+		err = term.Usagef("-o: size, backing_file and backing_fmt are those of the source")
+	}
+	return format, o, err
+}

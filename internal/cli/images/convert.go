@@ -1,0 +1,32 @@
+package images
+
+import "github.com/virt-rotate/virt-rotate/internal/convert"
+
+// Converter carries conversions out as --sparse and --compress say, where a command has them.
+func (r *Run) Converter() *convert.Converter {
+	return &convert.Converter{Store: r.Store, Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"),
+		Compress: r.Bool("compress"), Progress: r.Progress}
+}
+
+// Convert measures, and does it unless that is all that was wanted.
+func (r *Run) Convert(all []*convert.Conversion) error {
+	v := r.Converter()
+	if err := v.Measure(r.Ctx(), all); err != nil {
+		return err
+	}
+	if !r.Bool("dry-run") {
+		if err := v.Convert(r.Ctx(), all); err != nil {
+			r.Moved = 0 // what was changed is gone again
+			return err
+		}
+	}
+	return r.Steps(convertSteps(all))
+}
+
+func convertSteps(all []*convert.Conversion) []Step {
+	var steps []Step
+	for _, c := range all {
+		steps = append(steps, Step{Op: "convert", Path: c.Source().Path, Target: c.Path, Bytes: &c.Bytes, Note: c.Format.Name})
+	}
+	return steps
+}

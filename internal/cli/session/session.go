@@ -1,0 +1,90 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
+	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// A Session is an open connection with all that rotation needs.
+type Session struct {
+	Policy  *policy.File
+	Host    *libvirthost.Host
+	Rotator *rotate.Rotator
+}
+
+// Open connects to the host that flag, policy or libvirt's own settings name,
+// in this order. A policy that is not there is an error unless optional.
+func Open(e *term.Env, optional bool) (*Session, error) {
+	f, err := LoadPolicy(e)
+	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, err
+	}
+	if err != nil {
+		f = &policy.File{}
+	}
+	state, err := StateDir(e, f)
+	if err != nil {
+		return nil, err
+	}
+	host, err := libvirthost.Open(URI(e, f))
+	if err != nil {
+		return nil, err
+	}
+	store := formats.Store(e.FS, nil)
+	store.Ignore = f.Storage.Ignore
+	r := &rotate.Rotator{
+		Host:     host,
+		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
+		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS)},
+		Match:    f.Match, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
+	}
+	return &Session{f, host, r}, nil
+}
+
+// URI names the host; "" leaves the choice to libvirt.
+func URI(e *term.Env, f *policy.File) string {
+	if e.Connect != "" {
+		return e.Connect
+	}
+	return f.Connect
+}
+
+// overlayDirs lists the overlay directories of all policies.
+func overlayDirs(f *policy.File) []string {
+	var dirs []string
+	for i := range f.Rules {
+		if d := f.Rules[i].OverlayDir; d != "" && !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+// With opens a session, calls do, and closes the session.
+func With(e *term.Env, optional bool, do func(*Session) error) error {
+	s, err := Open(e, optional)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(s), s.Host.Close())
+}
+
+// Assigned looks at the host and returns what is assigned to each domain asked for.
+func (s *Session) Assigned(ctx context.Context, names []string) (*observe.World, policy.Assignment, error) {
+	w, err := s.Rotator.Observer.Observe(ctx)
+	if err != nil {
+		return nil, policy.Assignment{}, err
+	}
+	a, err := observe.Select(w, s.Policy.Match, names)
+	return w, a, err
+}

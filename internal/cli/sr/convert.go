@@ -1,0 +1,219 @@
+package sr
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/cli/images"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/vhdbridge"
+)
+
+func convertCommand(e *term.Env) *cli.Command {
+	return &cli.Command{
+		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included, or images of an export (XVA)",
+		ArgsUsage: "DIR|FILE.xva|-", OnUsageError: term.UsageError,
+		Flags: append(append(images.WriteFlags(), domainFlags()...),
+			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
+			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten or of an XVA", Value: "qcow2"},
+			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `[TARGET=]UUID`; may be repeated; TARGET is for --define"},
+			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
+			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
+			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on; 64k of an XVA"}),
+		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
+clones and snapshots stays. Names of backing files are relative: DEST can be moved.
+Inner nodes that nobody needs are merged on the way. The repository is only read; it
+must not be in use.
+
+Data that a node has in single sectors becomes clusters: what such a cluster lacks is
+taken from the layers below.
+
+An XVA is what "xe vm-export" writes, compressed or not; - reads it from standard
+input. It is read once and never unpacked; each disk becomes DEST/UUID.qcow2. Every
+checksum is verified: unless all disks are there and right, nothing is left in DEST.
+
+` + domainHelp + `
+   virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert web.xva --to /var/lib/libvirt/images
+   curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
+   virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
+
+` + exitHelp,
+		Action: func(c *cli.Context) error {
+			if isExport(c.Args().First()) {
+				return images.Action(e, 1, 1, convertExport)(c)
+			}
+			return action(e, convertRepository)(c)
+		},
+	}
+}
+
+func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
+	r.Hint = ": what was begun is removed, and the repository is as it was"
+	format, o, err := repositoryTarget(r)
+	if err != nil {
+		return err
+	}
+	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
+		return err
+	}
+	d, err := domainOf(r, repo)
+	if err != nil {
+		return asVDIUsage(err)
+	}
+	groups, spoiled, err := repo.Groups(d.all, r.Bool("keep-all") || r.Bool("flatten"))
+	if err == nil {
+		groups, err = d.place(groups)
+	}
+	if err != nil {
+		return errors.Join(asVDIUsage(err), d.close())
+	}
+	return errors.Join(convertGroups(r, groups, spoiled, format, o, d), d.close())
+}
+
+// convertGroups makes the layers, and defines the domain on them that d is, if any.
+func convertGroups(r *images.Run, groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *formats.Format, o *images.Options, d *domain) error {
+	all, err := conversionsOf(r, groups, format, o, d)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if err := convert.CheckFree(r.Store.FS, c.Path); err != nil {
+			return err
+		}
+	}
+	if len(all) > 0 {
+		if err := makeLayers(r, all, groups); err != nil {
+			return err
+		}
+	}
+	if err := d.define(); err != nil {
+		return err
+	}
+	for _, s := range spoiled {
+		fmt.Fprintf(r.Err, "virt-rotate: the tree of %s was left out: %s\n", term.Printable(s.Node), s.Reason)
+	}
+	if len(spoiled) > 0 {
+		return &term.ExitError{Code: term.ExitSome}
+	}
+	return nil
+}
+
+// repositoryTarget is the format of the new images and how they are made.
+func repositoryTarget(r *images.Run) (*formats.Format, *images.Options, error) {
+	format, err := formats.Named(r.String("output-format"))
+	if err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case r.String("to") == "":
+		return nil, nil, term.Usagef("sr convert wants --to DEST, a directory")
+	case format.Name == "raw" && !r.Bool("flatten"):
+		return nil, nil, term.Usagef("-O raw wants --flatten: raw disks build on nothing")
+	case format.Name != "raw" && format.Name != "qcow2":
+		return nil, nil, term.Usagef("-O %s: want qcow2 or raw", format.Name)
+	case r.Bool("flatten") && r.Bool("keep-all"):
+		return nil, nil, term.Usagef("--flatten and --keep-all exclude each other")
+	}
+	o := images.DefaultOptions(format)
+	if format.Name == "qcow2" {
+		err = setClusters(r, o)
+	} else if r.IsSet("cluster-size") {
+		err = term.Usagef("--cluster-size: raw disks have no clusters")
+	}
+	return format, o, err
+}
+
+// setClusters are small enough not to inflate what was written by the sector.
+func setClusters(r *images.Run, o *images.Options) error {
+	text := r.String("cluster-size")
+	if text == "" {
+		return errors.Join(o.Maker.Set("cluster_size", "128k"), o.Maker.Set("extended_l2", "on"))
+	}
+	n, err := formats.ParseSize(text)
+	if err != nil || n < 512 || n > 2<<20 || n&(n-1) != 0 {
+		return term.Usagef("--cluster-size %s: want a power of two from 512 to 2M", text)
+	}
+	return o.Maker.Set("cluster_size", strconv.FormatInt(n, 10))
+}
+
+// conversionsOf is what is to be made of the groups.
+func conversionsOf(r *images.Run, groups []vhdbridge.Group, format *formats.Format, o *images.Options, d *domain) ([]*convert.Conversion, error) {
+	var all []*convert.Conversion
+	names := map[string]bool{}
+	for _, g := range groups {
+		if r.Bool("flatten") && g.Node.Hidden {
+			continue
+		}
+		nodes, err := r.Store.Chain(g.Node.Path, g.Node.Format)
+		if err != nil {
+			return nil, err
+		}
+		name := d.Stem(g.Node) + format.Extension
+		if names[name] {
+			return nil, &chain.RefusedError{Path: g.Node.Path, Reason: "two nodes would become " + name}
+		}
+		names[name] = true
+		c := &convert.Conversion{Nodes: nodes, Path: filepath.Join(r.String("to"), name), Format: format, New: o.New, Maker: o.Maker}
+		c.New.Size = g.Node.VirtualSize
+		if !r.Bool("flatten") {
+			c.Own, c.Layers = true, g.Layers
+			if g.Parent != nil {
+				c.New.Backing, c.New.BackingFormat = d.Stem(g.Parent)+format.Extension, format.Name
+			}
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// makeLayers makes all images, while nobody can write to the nodes that they are made of.
+func makeLayers(r *images.Run, all []*convert.Conversion, groups []vhdbridge.Group) error {
+	if r.Bool("dry-run") {
+		return r.Convert(all)
+	}
+	seen := map[string]bool{}
+	var nodes []chain.Node
+	for _, c := range all {
+		for _, n := range c.Nodes {
+			if !seen[n.Path] {
+				seen[n.Path] = true
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	release, err := convert.Hold(r.Store.FS, nodes)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(r.String("to"), 0o711); err != nil {
+		return errors.Join(err, release())
+	}
+	err = errors.Join(r.Convert(all), release())
+	if err == nil {
+		layersText(r, groups)
+	}
+	return err
+}
+
+// layersText says what hangs together.
+func layersText(r *images.Run, groups []vhdbridge.Group) {
+	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") {
+		return
+	}
+	depth := map[*vhdbridge.Node]int{}
+	for _, g := range groups {
+		if g.Parent != nil {
+			depth[g.Node] = depth[g.Parent] + 1
+		}
+		fmt.Fprintf(r.Out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), g.Node.VDI)
+	}
+}

@@ -1,0 +1,249 @@
+package sr
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/cli/images"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
+)
+
+// isExport tells an export (XVA) from a repository, which is a directory.
+func isExport(arg string) bool {
+	if arg == "-" {
+		return true
+	}
+	info, err := os.Stat(arg)
+	return err == nil && !info.IsDir()
+}
+
+// convertExport makes an image of each disk of an export.
+func convertExport(r *images.Run) (err error) {
+	r.Hint = ": what was begun is removed"
+	format, o, err := exportTarget(r)
+	if err != nil {
+		return err
+	}
+	in, name, length, err := xva.Open(r.Arg(0))
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	pipe := xva.Interruptible(r.Ctx(), in)
+	defer pipe.Close()
+	x, err := xva.NewReader(pipe)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer x.Close()
+	p := &xvaRun{Run: r, reader: x, name: name}
+	if !x.Plain() {
+		length = 0
+	}
+	if err := p.plan(format, o, length); err != nil {
+		return err
+	}
+	if !r.Bool("dry-run") {
+		if err := p.make(); err != nil {
+			return err
+		}
+	}
+	return r.Steps(p.steps())
+}
+
+// exportTarget is repositoryTarget for disks that are whole already.
+func exportTarget(r *images.Run) (*formats.Format, *images.Options, error) {
+	switch {
+	case r.String("to") == "":
+		return nil, nil, term.Usagef("sr convert wants --to DEST, a directory")
+	case r.Bool("keep-all") || r.Bool("flatten"):
+		return nil, nil, term.Usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
+	case r.IsSet("define") || r.IsSet("domain-xml"):
+		return nil, nil, term.Usagef("--define and --domain-xml are for repositories")
+	}
+	format, err := formats.Named(r.String("output-format"))
+	if err != nil {
+		return nil, nil, err
+	}
+	o := images.DefaultOptions(format)
+	switch {
+	case format.Name != "raw" && format.Name != "qcow2":
+		return nil, nil, term.Usagef("-O %s: want qcow2 or raw", format.Name)
+	case !r.IsSet("cluster-size"):
+	case format.Name == "raw":
+		return nil, nil, term.Usagef("--cluster-size: raw disks have no clusters")
+	default:
+		err = setClusters(r, o)
+	}
+	return format, o, err
+}
+
+// An xvaRun is the conversion of one export.
+type xvaRun struct {
+	*images.Run
+	reader *xva.Reader
+	name   string
+	dest   string
+	all    []*convert.Conversion          // in the order of ova.xml
+	of     map[string]*convert.Conversion // by the disk's id; those that are wanted
+	disks  map[*convert.Conversion]xva.Disk
+}
+
+// plan decides what becomes of each disk, and sees that there is room. Length is that of
+// an export that is not compressed; 0: not known.
+func (p *xvaRun) plan(format *formats.Format, o *images.Options, length int64) error {
+	disks, missing := p.reader.VM().Choose(p.StringSlice("vdi"))
+	p.dest, p.of, p.disks = p.String("to"), map[string]*convert.Conversion{}, map[*convert.Conversion]xva.Disk{}
+	for _, d := range disks {
+		c := &convert.Conversion{Path: filepath.Join(p.dest, d.UUID+format.Extension), Format: format, New: o.New, Maker: o.Maker}
+		c.New.Size = d.Size
+		p.all, p.of[d.ID], p.disks[c] = append(p.all, c), c, d
+		if err := convert.CheckFree(p.Store.FS, c.Path); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return term.Usagef("--vdi %s: %s has no disk of that UUID", missing[0], p.name)
+	case len(disks) == 0:
+		return &chain.RefusedError{Path: p.name, Reason: "it holds no disks"}
+	}
+	return p.checkSpace(xva.MostBytes(disks, length))
+}
+
+// checkSpace refuses what cannot fit. Bytes are the most that the data can be in an
+// export that is not compressed: its length; else what XenServer says that the disks took.
+func (p *xvaRun) checkSpace(bytes int64) error {
+	dir, err := filepath.Abs(p.dest)
+	if err != nil {
+		return err
+	}
+	space, err := vfs.SpaceAt(dir)
+	for errors.Is(err, os.ErrNotExist) && dir != "/" {
+		dir = filepath.Dir(dir)
+		space, err = vfs.SpaceAt(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if bytes > space.Free {
+		return &chain.RefusedError{Path: p.dest, Reason: fmt.Sprintf("the disks of %s can take %s, and %s are free", p.name, host.Bytes(bytes), host.Bytes(space.Free))}
+	}
+	return nil
+}
+
+// make reads the export once and writes the images. When anything fails none is left,
+// nor is a directory that was made for them.
+func (p *xvaRun) make() error {
+	_, err := os.Lstat(p.dest)
+	fresh := errors.Is(err, os.ErrNotExist)
+	if err := os.MkdirAll(p.dest, 0o711); err != nil {
+		return err
+	}
+	total := int64(0)
+	for _, d := range p.disks {
+		total += d.Used
+	}
+	done, end := p.Progress("convert", total)
+	err = p.fill(done)
+	end()
+	for _, c := range p.all {
+		if c.Made == nil && err == nil && p.IsSet("vdi") {
+			err = fmt.Errorf("it holds no data of the disk %s", p.disks[c].UUID)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", p.name, err)
+	}
+	if err = convert.NameAll(p.begun(), err); err == nil {
+		return nil
+	}
+	p.Moved = 0 // what was changed is gone again
+	if fresh {
+		err = errors.Join(err, notThere(os.Remove(p.dest)))
+	}
+	return err
+}
+
+// notThere leaves out that a directory is gone or holds what is not ours.
+func notThere(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
+
+// begun are the images of which anything was made.
+func (p *xvaRun) begun() (all []*convert.Conversion) {
+	for _, c := range p.all {
+		if c.Made != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// fill writes the images that are wanted. Other disks are verified only.
+func (p *xvaRun) fill(done func(int64)) error {
+	open := func(d xva.Disk) (xva.Sink, error) {
+		c := p.of[d.ID]
+		if c == nil {
+			return nil, nil
+		}
+		return p.newSink(c)
+	}
+	return p.reader.Extract(p.Ctx(), open, func(id string, n int64) {
+		p.of[id].Bytes += n
+		done(n)
+	})
+}
+
+// An imageSink is the image that is being written.
+type imageSink struct {
+	*chain.Sink
+	io.Closer
+}
+
+func (p *xvaRun) newSink(c *convert.Conversion) (xva.Sink, error) {
+	to, err := p.Converter().Begin(c)
+	if err != nil {
+		return nil, err
+	}
+	sink, err := chain.NewSink(to)
+	if err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	return imageSink{sink, to}, nil
+}
+
+// steps says what became of each disk.
+func (p *xvaRun) steps() []images.Step {
+	vm := p.reader.VM().Name
+	var steps []images.Step
+	for _, c := range p.all {
+		d := p.disks[c]
+		note := fmt.Sprintf("%s; disk %q of %q", c.Format.Name, d.Name, vm)
+		if d.Device != "" {
+			note += ", device " + d.Device
+		}
+		if c.Made == nil && !p.Bool("dry-run") {
+			continue // told of, but not attached and not exported
+		}
+		s := images.Step{Op: "convert", Path: p.name + ":" + d.ID, Target: c.Path, Note: note}
+		if !p.Bool("dry-run") {
+			s.Bytes = &c.Bytes
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}

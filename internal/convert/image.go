@@ -1,0 +1,106 @@
+package convert
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// newImageMode is for the owner alone: who may read a disk may read all that is
+// on it.
+const newImageMode = 0o600
+
+// An Image is an image file that is being made.
+type Image struct {
+	fs   vfs.FS
+	path string
+	id   vfs.ID
+	file vfs.File // open, until it is closed or taken over
+}
+
+// Make creates an empty image at path, where nothing may be yet.
+func Make(fsys vfs.FS, path string, m formats.Maker, o formats.New) (*Image, error) {
+	f, err := fsys.Create(path, newImageMode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, alreadyThere(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := &Image{fsys, path, vfs.ID{}, f}
+	info, err := f.Stat()
+	n.id = info.ID
+	if err == nil {
+		if err = m.Create(f, o); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Discard())
+	}
+	return n, nil
+}
+
+func alreadyThere(path string) error {
+	return &chain.RefusedError{Path: path, Reason: "it is there already: it is left as it is"}
+}
+
+// Close makes name and content durable.
+func (n *Image) Close() error {
+	err := n.file.Close()
+	n.file = nil
+	if err == nil {
+		err = n.fs.SyncDir(filepath.Dir(n.path))
+	}
+	return err
+}
+
+// Discard removes the file.
+func (n *Image) Discard() error {
+	var err error
+	if n.file != nil {
+		err = n.file.Close()
+		n.file = nil
+	}
+	return errors.Join(err, n.fs.RemoveExact(n.path, n.id))
+}
+
+// rename gives a finished image its name, where nothing may be.
+func (n *Image) rename(path string) error {
+	err := vfs.RenameNew(n.path, path)
+	if errors.Is(err, fs.ErrExist) {
+		return alreadyThere(path)
+	}
+	if err == nil {
+		n.path = path
+	}
+	return err
+}
+
+// tempName is a free name in dir that matches vfs.TempPattern.
+func tempName(dir string) string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return filepath.Join(dir, strings.Replace(vfs.TempPattern, "*", hex.EncodeToString(b[:]), 1))
+}
+
+// CheckFree refuses a path where anything is.
+func CheckFree(fsys vfs.FS, path string) error {
+	_, err := fsys.Lstat(path)
+	var kind *vfs.KindError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil, errors.As(err, &kind):
+		return alreadyThere(path)
+	}
+	return err
+}
