@@ -73,7 +73,7 @@ func run(check bool) error {
 
 // list asks the go command for the packages that are built, without tests.
 func list() ([]unit, error) {
-	cmd := exec.Command("go", "list", "-tags", "libvirt_dlopen", "-json=ImportPath,Doc,Imports", "./...")
+	cmd := exec.Command("go", "list", "-tags", "libvirt_dlopen", "-json=ImportPath,Doc,Imports,GoFiles,CgoFiles", "./...")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -84,11 +84,16 @@ func list() ([]unit, error) {
 		var p struct {
 			ImportPath, Doc string
 			Imports         []string
+
+			GoFiles, CgoFiles []string
 		}
 		if err := d.Decode(&p); errors.Is(err, io.EOF) {
 			return units, nil
 		} else if err != nil {
 			return nil, err
+		}
+		if len(p.GoFiles)+len(p.CgoFiles) == 0 {
+			continue // tests only
 		}
 		u := unit{name: short(p.ImportPath), sentence: sentence(p.Doc)}
 		for _, i := range p.Imports {
@@ -109,7 +114,7 @@ func short(path string) string { return strings.TrimPrefix(path, module+"/") }
 func sentence(doc string) string {
 	doc, _, _ = strings.Cut(doc, ".\n")
 	doc, _, _ = strings.Cut(strings.ReplaceAll(doc, "\n", " "), ". ")
-	words := strings.Fields(strings.TrimSuffix(doc, "."))
+	words := strings.Fields(strings.TrimRight(doc, ".:"))
 	if len(words) > 2 && (words[0] == "Package" || words[0] == "Command") {
 		words = words[2:]
 	}
