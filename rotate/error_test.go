@@ -251,7 +251,7 @@ func TestNamesThatNobodyKnows(t *testing.T) {
 	one()(h, h.Add("web"))
 	h.Disk(h.Add("other"), "vda", "other.qcow2")
 	_, err := rotator(h, rule(1)).Run(context.Background(), []string{"web", "wbe", "other"})
-	if !errors.Is(err, observe.ErrNoSuchDomain) || !errors.Is(err, observe.ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
+	if !errors.Is(err, observe.ErrNoSuchDomain) || !errors.Is(err, decide.ErrNoPolicy) || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("%v", err)
 	}
 	if len(h.Find("web").Snapshots) > 0 {

@@ -91,7 +91,7 @@ func (r *Rotator) Plan(ctx context.Context, names []string) ([]decide.Plan, *obs
 	if err != nil {
 		return nil, nil, err
 	}
-	chosen, err := observe.Select(w, r.Match, names)
+	chosen, err := decide.Select(w, r.Match, names)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,7 +139,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := observe.Select(w, r.Match, names)
+	chosen, err := decide.Select(w, r.Match, names)
 	if err != nil {
 		return nil, err
 	}

@@ -123,7 +123,7 @@ func sentence(doc string) string {
 
 // helps tells whether a package is there for tests, documents or measurements only.
 func (u *unit) helps() bool {
-	for _, part := range []string{"integration", "test", "archdoc", "publicapi"} {
+	for _, part := range []string{"integration", "test", "archdoc", "publicapi", "tidy"} {
 		if strings.Contains(u.name, part) {
 			return true
 		}

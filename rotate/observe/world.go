@@ -93,3 +93,15 @@ func newWorld() *World {
 		InChains: map[string][]string{}, Places: map[string]Place{}, StateChains: map[string]host.Disk{}, looking: true,
 	}
 }
+
+// ErrNoSuchDomain says that a domain was named that the host does not have.
+var ErrNoSuchDomain = errors.New("no such domain")
+
+// Names lists the domains of the host.
+func (w *World) Names() []string {
+	names := make([]string, len(w.Domains))
+	for i := range w.Domains {
+		names[i] = w.Domains[i].Name
+	}
+	return names
+}

@@ -60,7 +60,7 @@ func examine(e *term.Env, c *cli.Context, s *session.Session) error {
 			return fmt.Errorf("%s: %w", name, observe.ErrNoSuchDomain)
 		}
 	}
-	rules, err := observe.Select(w, s.Rotator.Match, nil)
+	rules, err := decide.Select(w, s.Rotator.Match, nil)
 	if err != nil {
 		return err
 	}

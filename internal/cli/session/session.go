@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
@@ -85,6 +86,6 @@ func (s *Session) Assigned(ctx context.Context, names []string) (*observe.World,
 	if err != nil {
 		return nil, policy.Assignment{}, err
 	}
-	a, err := observe.Select(w, s.Policy.Match, names)
+	a, err := decide.Select(w, s.Policy.Match, names)
 	return w, a, err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -70,7 +71,7 @@ func ExitCode(err error) int {
 		return ExitDone
 	case errors.As(err, &exit):
 		return exit.Code
-	case errors.As(err, &problems), errors.As(err, &name), errors.Is(err, observe.ErrNoSuchDomain), errors.Is(err, observe.ErrNoPolicy),
+	case errors.As(err, &problems), errors.As(err, &name), errors.Is(err, observe.ErrNoSuchDomain), errors.Is(err, decide.ErrNoPolicy),
 		errors.Is(err, observe.ErrNoSuchSnapshot):
 		return ExitUsage
 	case errors.As(err, &held):
