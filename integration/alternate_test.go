@@ -38,6 +38,18 @@ func onDevices(b *bed) []guest.DiskSpec {
 	}
 }
 
+// onLinks are a device and an image that the configuration names by symbolic links, as it
+// does logical volumes.
+func onLinks(b *bed) []guest.DiskSpec {
+	volume, image := b.path("vg", "web"), b.path("images", "linked.qcow2")
+	must(b.t, os.MkdirAll(b.path("vg"), 0o755))
+	must(b.t, os.MkdirAll(b.path("store"), 0o755))
+	must(b.t, os.Symlink(b.loopDevice(8<<20), volume))
+	b.qemuImg("create", "-q", "-f", "qcow2", b.path("store", "0001.qcow2"), "8M")
+	must(b.t, os.Symlink(b.path("store", "0001.qcow2"), image))
+	return []guest.DiskSpec{{Path: volume, Format: "raw", Block: true}, {Path: image, Existing: true}}
+}
+
 // onRelative are disks whose first own layers name their backing files relatively.
 func onRelative(b *bed) []guest.DiskSpec {
 	var disks []guest.DiskSpec
@@ -59,6 +71,7 @@ func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
 		{name: "qcow2 base", disks: oneDisk},
 		{name: "two disks", disks: twoDisks},
 		{name: "bases on block devices", disks: onDevices, block: true},
+		{name: "symbolic links", disks: onLinks, block: true},
 		{name: "relative names", disks: onRelative, relative: true, below: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {

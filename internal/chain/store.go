@@ -37,6 +37,9 @@ type Store struct {
 	FS      vfs.FS
 	Formats []Format
 	Allow   []string // directories; the one of an image that is named by the user is always allowed
+	// Named are files that backing names may lead to wherever these lie, for the caller has
+	// their names from elsewhere: a domain's configuration, not an image.
+	Named []string
 	// Ignore are files that build on no layer that is changed, though that cannot be seen,
 	// or directories of such. What is seen to build on one counts all the same.
 	Ignore []string
@@ -213,7 +216,25 @@ func (s *Store) plainPath(n Node, what, name string, roots []string) (string, er
 			return path, nil
 		}
 	}
+	if s.named(path, actual) {
+		return path, nil
+	}
 	return "", refused(n.Path, "its %s %s is outside the directories that are allowed; --allow %s allows it", what, path, filepath.Dir(actual))
+}
+
+// named tells whether the caller has named the file itself, by this or by another name.
+func (s *Store) named(path, actual string) bool {
+	for _, name := range s.Named {
+		if filepath.Clean(name) == path {
+			return true
+		}
+		if s.RealPath != nil {
+			if to, err := s.RealPath(name); err == nil && to == actual {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *Store) within(root, path string) bool {

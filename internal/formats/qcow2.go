@@ -27,8 +27,8 @@ func qcow2Format() Format {
 		New:       func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
 			"compression_type", "backing_file", "backing_fmt"},
-		BuildsOn:    qcow2BuildsOn,
-		Layer:       qcow2Layer,
+		BuildsOn: qcow2BuildsOn,
+		Layer:    qcow2Layer,
 	}
 }
 

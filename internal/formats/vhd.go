@@ -20,14 +20,14 @@ func vhdFormat() Format {
 			Open:    func(f vfs.File, _ chain.DataOpener) (chain.Source, error) { return vhd.Open(f) },
 			Inspect: inspectVHD,
 		},
-		Extension:   ".vhd",
-		Overlays:    true,
-		Details:     vhdDetails,
-		Check:       checkVHD,
-		New:         func() Maker { return &vhdMaker{} },
-		Options:     []string{"size", "subformat", "backing_file", "backing_fmt"},
-		NewID:       func() string { return vhd.NewUUID().String() },
-		Glance:      glanceVHD,
+		Extension: ".vhd",
+		Overlays:  true,
+		Details:   vhdDetails,
+		Check:     checkVHD,
+		New:       func() Maker { return &vhdMaker{} },
+		Options:   []string{"size", "subformat", "backing_file", "backing_fmt"},
+		NewID:     func() string { return vhd.NewUUID().String() },
+		Glance:    glanceVHD,
 	}
 }
 

@@ -144,11 +144,21 @@ func (n *Native) plan(ctx context.Context, m Merge) (*chain.Merge, error) {
 	return n.storeFor(m).PlanCommit(ctx, chain.CommitRequest{Top: m.Top.Path, Format: m.Top.Format, Base: m.Base.Path, Unrecorded: true})
 }
 
-// storeFor follows backing names to where the domain has its layers.
+// storeFor follows backing names to the layers that the domain has, be they symbolic
+// links as those of logical volumes are, and beside these. Where a link leads to an image,
+// others may build on that there, too.
 func (n *Native) storeFor(m Merge) *chain.Store {
 	s := n.Store
-	for _, l := range m.Chain {
+	s.Named = host.Paths(m.Chain)
+	for i := range m.Chain {
+		l := &m.Chain[i]
 		s.Allow = append(slices.Clip(s.Allow), filepath.Dir(l.Path))
+		if !l.Symlink || !l.Kind.IsFile() || s.RealPath == nil {
+			continue
+		}
+		if to, err := s.RealPath(l.Path); err == nil {
+			s.Allow = append(s.Allow, filepath.Dir(to))
+		}
 	}
 	return &s
 }

@@ -22,11 +22,12 @@ type looker struct {
 	seen    map[string]host.Layer              // by path; only the facts of the file are filled in
 	chained map[string]bool                    // keys of the layers of all chains, under whatever name
 	scan    []string                           // directories whose images may build on any layer
+	aliases *aliases                           // nil until all domains were looked at
 	ignore  *ignored                           // nil while files are looked at that domains name: they are in use
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.Probes.SpaceAt, o.Probes.LocksStayLocal, vfs.AskUse, map[string]host.Layer{}, map[string]bool{}, o.Scan, nil}
+	k := &looker{o.Inspect, o.cache(), o.Probes.SpaceAt, o.Probes.LocksStayLocal, vfs.AskUse, map[string]host.Layer{}, map[string]bool{}, o.Scan, nil, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
 	}
@@ -83,7 +84,7 @@ func (k *looker) remember(w *World, disk *host.Disk) {
 		if !l.Kind.HasPath() {
 			continue
 		}
-		k.space(w, filepath.Dir(l.Path))
+		k.places(w, l)
 		k.chained[l.Key()] = true
 		if _, known := k.seen[l.Path]; !known {
 			k.seen[l.Path] = *l
@@ -147,7 +148,7 @@ func (k *looker) look(w *World, l *host.Layer) host.Layer {
 	if link, err := os.Lstat(l.Path); err == nil {
 		seen.Symlink = link.Mode()&fs.ModeSymlink != 0
 	}
-	seen.FS = k.space(w, filepath.Dir(l.Path))
+	seen.FS = k.places(w, &host.Layer{Path: l.Path, Kind: seen.Kind, Symlink: seen.Symlink})
 	k.localLocks(w, l.Path)
 	k.chained[host.LayerKey(info.ID, l.Path)] = true
 	image, err := k.inspect(l.Path, l.Format)
@@ -162,6 +163,20 @@ func (k *looker) look(w *World, l *host.Layer) host.Layer {
 		}
 	}
 	return seen
+}
+
+// places notes the directory of a layer, and that of the image that it is a symbolic link
+// to, and returns the file system that it is on.
+func (k *looker) places(w *World, l *host.Layer) uint64 {
+	fs := k.space(w, filepath.Dir(l.Path))
+	if !l.Symlink || !l.Kind.IsFile() {
+		return fs
+	}
+	to, err := filepath.EvalSymlinks(l.Path)
+	if err != nil {
+		return fs
+	}
+	return k.space(w, filepath.Dir(to))
 }
 
 // localLocks notes whether locks in the directory of a layer reach other hosts. Where that

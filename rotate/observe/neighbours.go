@@ -17,6 +17,7 @@ import (
 // is a user of its backing file. Files that an intent is about to delete and
 // that no domain uses do not count.
 func (k *looker) neighbours(w *World, o *Observer) {
+	k.aliases = newAliases(w)
 	k.elsewhere(w)
 	k.ignore = newIgnored(o.Ignore)
 	for _, dir := range o.Overlays {
@@ -158,6 +159,7 @@ func (k *looker) dangling(w *World, path, name string) {
 // neighbour looks at an image and at what it builds on. A file that went away
 // meanwhile uses nothing.
 func (k *looker) neighbour(w *World, path string, anywhere bool) {
+	path = k.aliases.usual(path)
 	if _, known := k.seen[path]; known || w.IsLeftover(path) {
 		return
 	}

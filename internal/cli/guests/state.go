@@ -45,7 +45,8 @@ func stateNodes(r *images.Run, s *session.Session) ([]chain.Node, error) {
 	if state.Written && d.State.Live() {
 		return nil, &chain.RefusedError{Path: state.Path, Reason: "the guest writes to it: it does not hold the state of the snapshot any more"}
 	}
-	for _, path := range append(slices.Clone(state.Chain), state.Path) {
+	r.Store.Named = append(slices.Clone(state.Chain), state.Path)
+	for _, path := range r.Store.Named {
 		r.Store.Allow = append(r.Store.Allow, filepath.Dir(path))
 	}
 	return r.Readable(state.Path, state.Format)
