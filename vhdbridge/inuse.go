@@ -22,7 +22,9 @@ type Attachment struct {
 }
 
 // ThisHost is the host that the program runs on.
-var ThisHost = Attachment{"/proc", "/etc/xensource-inventory", "/var/lock/sm"}
+func ThisHost() Attachment {
+	return Attachment{"/proc", "/etc/xensource-inventory", "/var/lock/sm"}
+}
 
 // Refuse returns a *chain.RefusedError if the repository is in use, or could be: on a
 // XenServer host, when the storage manager's locks are held, or while a process has

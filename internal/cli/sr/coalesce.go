@@ -66,7 +66,7 @@ func coalesceRepository(r *images.Run, repo *vhdbridge.Repository) error {
 		report.Steps, report.Spoiled = append(report.Steps, p.Steps...), p.Spoiled
 		return errors.Join(printReport(r, &report), report.exit())
 	}
-	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
+	if err := vhdbridge.ThisHost().Refuse(repo); err != nil {
 		return err
 	}
 	lock, err := vfs.AcquireRunLock(filepath.Join(repo.Dir, ".virt-rotate-sr.lock"))

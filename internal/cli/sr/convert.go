@@ -62,7 +62,7 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if err != nil {
 		return err
 	}
-	if err := vhdbridge.ThisHost.Refuse(repo); err != nil {
+	if err := vhdbridge.ThisHost().Refuse(repo); err != nil {
 		return err
 	}
 	d, err := domainOf(r, repo)
