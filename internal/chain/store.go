@@ -37,8 +37,8 @@ type Store struct {
 	FS      vfs.FS
 	Formats []Format
 	Allow   []string // directories; the one of an image that is named by the user is always allowed
-	// Named are files that backing names may lead to wherever these lie, for the caller has
-	// their names from elsewhere: a domain's configuration, not an image.
+	// Named are files that backing names may lead to, though symbolic links lead on from
+	// there: the layers that a domain is known to have.
 	Named []string
 	// Ignore are files that build on no layer that is changed, though that cannot be seen,
 	// or directories of such. What is seen to build on one counts all the same.

@@ -153,7 +153,7 @@ type Group struct {
 	Grafted      bool           // its grafts are done
 	copies       []string       // disks on which the copy of an interrupted graft runs
 	copied       []string       // the images that those write to
-	Leftovers    []leftover     // files that an interrupted run left behind
+	Leftovers    []string       // paths of files that an interrupted run left behind
 	KeepIntent   bool           // the earlier intent names files that must not be deleted yet
 }
 
@@ -166,13 +166,6 @@ type Merge struct {
 	why     string       // it is no graft, to be told in the reason
 	Gone    []host.Layer // the layers that disappear, lowest first
 	After   []host.Layer // the disk's whole chain once it is done, base first
-}
-
-// A leftover is a file that an earlier run was about to delete.
-type leftover struct {
-	path  string
-	file  journal.File
-	blank bool // it may only be deleted if no data was written into it
 }
 
 // Refuse notes why something is not done.

@@ -39,8 +39,8 @@ func (b *builder) finishEarlier() {
 		b.add(Step{Op: OpEndCopy, Disk: target, Reason: "an interrupted run started it, and has not moved the guest onto it"})
 	}
 	b.redefine(nil)
-	for _, l := range g.Leftovers {
-		b.add(Step{Op: OpDeleteFile, Path: l.path, Bytes: b.w.Left[l.path].Allocated,
+	for _, path := range g.Leftovers {
+		b.add(Step{Op: OpDeleteFile, Path: path, Bytes: b.w.Left[path].Allocated,
 			Reason: "left behind by a run that was interrupted (" + in.Started.Format("2006-01-02 15:04:05") + ")"})
 	}
 	end()
@@ -62,7 +62,7 @@ func (b *builder) collectFile(f journal.File, blank bool, g *Group) {
 	case blank && !f.Blank(left):
 		b.refuse(host.CodeLeftover, f.Path, fmt.Sprintf("an interrupted snapshot made it, it is in no chain, but it holds %s of guest data: see docs/recovery.md", host.Bytes(left.Allocated)))
 	default:
-		g.Leftovers = append(g.Leftovers, leftover{f.Path, journal.File{Path: f.Path, ID: left.ID, Written: f.Written}, blank})
+		g.Leftovers = append(g.Leftovers, f.Path)
 	}
 }
 
