@@ -10,11 +10,13 @@ SEED    ?= $(shell date +%s)
 SOAK    ?= 500
 # LIMIT is for a package that goes round in circles; what waits for something says so itself, long before.
 LIMIT   ?= 6h
+# SUITES are those of Debian that make matrix runs the integration tests with.
+SUITES  ?= bookworm trixie sid
 # -count=1: for its cache, go test keeps in memory which files each test has opened, and these open millions.
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs matrix matrix-clean tools clean
 
 all: build
 
@@ -46,6 +48,12 @@ hands: tools ## all that docs/hands.md tells, on real guests
 
 soak: tools ## thirty days of a host with four guests, as fast as they go by, with kills at random
 	VIRT_ROTATE_SOAK=$(SOAK) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 24h -run '^TestSoak$$' -v ./integration
+
+matrix: ## demo and integration tests with the libvirt and QEMU of other suites of Debian; as root
+	$(GO) run ./integration/matrix -suites "$(SUITES)" -write
+
+matrix-clean: ## the roots of the suites, which make matrix keeps
+	rm -rf $${XDG_CACHE_HOME:-$$HOME/.cache}/virt-rotate/matrix
 
 lint:
 	$(GO) run $(LINT) run ./...

@@ -42,14 +42,18 @@ unpack_debian() {
 	done
 }
 
-# The kernel modules of Ubuntu are in a package of their own.
+# The kernel and its modules may be in packages of their own: of Ubuntu the modules, of Debian
+# since 14 both.
 download_debs() {
 	kernel=$(apt-cache depends linux-image-cloud-amd64 linux-image-virtual 2>/dev/null |
 		sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 	[ -n "$kernel" ] || return
-	modules=linux-modules${kernel#linux-image}
-	apt-cache show "$modules" >/dev/null 2>&1 || modules=
-	apt-get download -qq "$kernel" $modules busybox-static qemu-guest-agent >&2
+	more=
+	for part in linux-modules linux-binary; do
+		part=$part${kernel#linux-image}
+		! apt-cache show "$part" >/dev/null 2>&1 || more="$more $part"
+	done
+	apt-get download -qq "$kernel" $more busybox-static qemu-guest-agent >&2
 }
 
 unpack_fedora() {
