@@ -42,14 +42,14 @@ unpack_debian() {
 	done
 }
 
-# The kernel and its modules may be in packages of their own: of Ubuntu the modules, of Debian
-# since 14 both.
+# What belongs to a kernel may be in packages of its own: of Ubuntu the modules, of Debian
+# since 14 all three.
 download_debs() {
 	kernel=$(apt-cache depends linux-image-cloud-amd64 linux-image-virtual 2>/dev/null |
 		sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 	[ -n "$kernel" ] || return
 	more=
-	for part in linux-modules linux-binary; do
+	for part in linux-base linux-modules linux-binary; do
 		part=$part${kernel#linux-image}
 		! apt-cache show "$part" >/dev/null 2>&1 || more="$more $part"
 	done

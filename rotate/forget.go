@@ -45,7 +45,7 @@ type forgetting struct {
 
 // forget first puts on record what is free, then lets the metadata go.
 func (f *forgetting) forget(ctx context.Context) error {
-	layers := append(stillThere(f.d, f.w.Released[f.d.UUID]), f.plan.Free...)
+	layers := append(f.onRecord(f.d), f.plan.Free...)
 	record := f.w.Record(f.d)
 	record.Snapshots = nil
 	for _, x := range f.w.Lost[f.d.UUID] {

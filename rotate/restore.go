@@ -213,7 +213,7 @@ func (s *restore) configure(ctx context.Context, domain string, before, after ma
 // recordBranch puts on record which layers may go once nobody keeps them: the new
 // overlays, and what is given up.
 func (s *restore) recordBranch(d *host.Domain, in *journal.Intent) error {
-	layers := append(stillThere(d, s.w.Released[d.UUID]), in.Created...)
+	layers := append(s.onRecord(d), in.Created...)
 	for i := range d.Snapshots {
 		if slices.Contains(s.plan.Newer, d.Snapshots[i].Name) { // those of other branches
 			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
@@ -223,12 +223,18 @@ func (s *restore) recordBranch(d *host.Domain, in *journal.Intent) error {
 		chain := host.DiskOf(d, w.Target).Chain
 		for i, l := range chain {
 			blank := i == len(chain)-1 && l.Image != nil && l.Image.Blank
-			if (s.o.DiscardNewer || blank) && host.IsOverlay(l.Path) && !hasLayer(w.Onto, l.Path) {
+			if (s.o.DiscardNewer || blank) && s.isMade(d, &l) && !hasLayer(w.Onto, l.Path) {
 				layers = append(layers, journal.File{Path: l.Path, ID: l.ID})
 			}
 		}
 	}
 	return s.saveReleased(d, layers)
+}
+
+// isMade tells whether the layer has come into being with a snapshot of ours, or when libvirt
+// went back to one.
+func (s *restore) isMade(d *host.Domain, l *host.Layer) bool {
+	return host.IsOverlay(l.Path) || host.IsReverted(l.Path) && (d.IsReverted(l.Path) || s.w.IsReleased(d, l))
 }
 
 func hasLayer(layers []host.Layer, path string) bool {

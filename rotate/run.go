@@ -229,7 +229,7 @@ func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
 func (r *domainRun) settleEarlier(ctx context.Context, p *decide.Plan) error {
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
-		if err := r.noteLost(d); err != nil {
+		if err := errors.Join(r.noteLost(d), r.noteReverts(d)); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 // release records the overlays of the named snapshots of d, before their
 // metadata goes.
 func (r *domainRun) release(d *host.Domain, names []string) error {
-	layers := stillThere(d, r.w.Released[d.UUID])
+	layers := r.onRecord(d)
 	for i := range d.Snapshots {
 		if slices.Contains(names, d.Snapshots[i].Name) {
 			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
@@ -31,7 +31,41 @@ func (r *domainRun) tidyReleased(name string) error {
 	if d == nil {
 		return nil
 	}
-	return r.saveReleased(d, stillThere(d, r.w.Released[d.UUID]))
+	return r.saveReleased(d, r.onRecord(d))
+}
+
+// noteReverts records the files that libvirt's own revert to a snapshot of ours has made:
+// libvirt forgets them when a snapshot is taken on top.
+func (r *domainRun) noteReverts(d *host.Domain) error {
+	if len(revertsOf(d)) == 0 {
+		return nil
+	}
+	if err := r.saveReleased(d, r.onRecord(d)); err != nil {
+		return fmt.Errorf("record of what libvirt has made when it went back to a snapshot: %w", err)
+	}
+	return nil
+}
+
+// onRecord lists the layers that are to be merged or deleted once nobody keeps them, as far as
+// that is known without what goes now.
+func (r *domainRun) onRecord(d *host.Domain) []journal.File {
+	return onceEach(append(stillThere(d, r.w.Released[d.UUID]), revertsOf(d)...))
+}
+
+// revertsOf lists the layers of d's disks that libvirt's revert to a snapshot of ours has made.
+func revertsOf(d *host.Domain) []journal.File {
+	var files []journal.File
+	for i := range d.Snapshots {
+		if !d.Snapshots[i].Ours() {
+			continue
+		}
+		for _, sd := range d.Snapshots[i].Disks {
+			if disk, k := decide.OverlayIn(d.Disks, sd.Reverted); k > 0 && !disk.ReadOnly && sd.Overlay != "" {
+				files = append(files, journal.File{Path: sd.Reverted, ID: disk.Chain[k].ID})
+			}
+		}
+	}
+	return files
 }
 
 func (r *domainRun) saveReleased(d *host.Domain, layers []journal.File) error {
@@ -58,7 +92,7 @@ func freedBy(d *host.Domain, s *host.Snapshot) []journal.File {
 	files := overlaysOf(d, s)
 	for _, sd := range s.Disks {
 		path := host.StateOf(d, &sd)
-		if path == "" || d.Uses(path) || !host.IsOverlay(path) {
+		if path == "" || d.Uses(path) || !host.IsMade(path) {
 			continue
 		}
 		if info, err := vfs.Lstat(path); err == nil {
@@ -79,7 +113,7 @@ func overlaysOf(d *host.Domain, s *host.Snapshot) []journal.File {
 				continue // what is in it, somebody has gone back from: no snapshot ever had that
 			}
 		}
-		if disk != nil && sd.Overlay != "" {
+		if disk != nil && !disk.ReadOnly && sd.Overlay != "" {
 			files = append(files, journal.File{Path: sd.Overlay, ID: disk.Chain[disk.Index(sd.Overlay)].ID})
 		}
 	}

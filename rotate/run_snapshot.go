@@ -42,7 +42,7 @@ func (r *domainRun) snapshot(ctx context.Context, d *host.Domain, g *decide.Grou
 }
 
 func (r *domainRun) takeSnapshot(ctx context.Context, d *host.Domain, spec *host.SnapshotSpec, in *journal.Intent) error {
-	if err := r.makeOverlays(spec, in); err != nil {
+	if err := errors.Join(r.noteReverts(d), r.makeOverlays(spec, in)); err != nil {
 		return err
 	}
 	r.boundary("overlays made")

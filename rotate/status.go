@@ -29,7 +29,8 @@ type DomainStatus struct {
 	LastRun   *LastRun         `json:"last-run"`
 	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []decide.Refusal `json:"refused"`
-	Waiting   string           `json:"waiting,omitempty"` // what is put off, and until when
+	Waiting   string           `json:"waiting,omitempty"`      // what is put off, and until when
+	WentBack  string           `json:"went-back-to,omitempty"` // the snapshot that the guest went back to, if none was taken since
 }
 
 // A DiskStatus is a disk's chain, base first.
@@ -119,6 +120,9 @@ func ConflictStatus(w *observe.World, d *host.Domain, c *policy.Conflict, last *
 func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) DomainStatus {
 	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
 		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
+	if back := d.WentBack(); back != nil {
+		s.WentBack = back.Name
+	}
 	for i := range d.Disks {
 		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
 			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
@@ -156,8 +160,11 @@ func diskStatus(w *observe.World, d *host.Domain, disk *host.Disk) DiskStatus {
 // stateOf returns the snapshot whose state layer i of the disk holds, or "".
 func stateOf(d *host.Domain, disk *host.Disk, i int) string {
 	for j := range d.Snapshots {
-		if k := disk.Index(d.Snapshots[j].OverlayOf(disk.Target)); k == i+1 {
-			return d.Snapshots[j].Name
+		s := &d.Snapshots[j]
+		for _, sd := range s.Disks {
+			if sd.Target == disk.Target && (disk.Index(sd.Overlay) == i+1 || sd.Reverted != "" && disk.Index(sd.Reverted) == i+1) {
+				return s.Name
+			}
 		}
 	}
 	return ""

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"slices"
 	"strings"
 )
 
@@ -18,9 +21,11 @@ type Snapshot struct {
 	Disks   []SnapshotDisk
 }
 
-// A SnapshotDisk is an overlay that came into being with a snapshot.
+// A SnapshotDisk is an overlay that came into being with a snapshot, and the layer that libvirt
+// has on record for its state.
 type SnapshotDisk struct {
 	Target, Overlay, Format string
+	State, StateFormat      string
 }
 
 // Snapshots lists a domain's snapshots, parents first.
@@ -64,16 +69,29 @@ type snapshotXML struct {
 	Created int64     `xml:"creationTime"`
 	Parent  string    `xml:"parent>name"`
 	Disks   []diskXML `xml:"disks>disk"`
+	Stored  []diskXML `xml:"domain>devices>disk"`
 }
 
 func (x snapshotXML) snapshot() Snapshot {
 	s := Snapshot{Name: x.Name, Parent: x.Parent, State: x.State, Created: x.Created}
 	for _, d := range x.Disks {
-		if d.Snapshot == "external" {
-			s.Disks = append(s.Disks, SnapshotDisk{d.Name, d.path(), d.Driver.Type})
+		if d.Snapshot == "external" && !x.readOnly(d.Name) {
+			disk := SnapshotDisk{Target: d.Name, Overlay: d.path(), Format: d.Driver.Type}
+			for _, was := range x.Stored {
+				if was.Target.Dev == d.Name {
+					disk.State, disk.StateFormat = was.path(), was.Driver.Type
+				}
+			}
+			s.Disks = append(s.Disks, disk)
 		}
 	}
 	return s
+}
+
+// readOnly tells whether the disk is one that guests only read: libvirt's own revert makes files
+// for those as well.
+func (x snapshotXML) readOnly(target string) bool {
+	return slices.ContainsFunc(x.Stored, func(d diskXML) bool { return d.Target.Dev == target && d.ReadOnly != nil })
 }
 
 // StateLayer is the layer that holds a snapshot's state of one disk: the one below
@@ -86,8 +104,12 @@ func StateLayer(ctx context.Context, d SnapshotDisk) (Layer, error) {
 	return chain[0], nil
 }
 
-// stateChain is the StateLayer and what it builds on.
+// stateChain is the StateLayer and what it builds on. When libvirt goes back to a snapshot
+// itself, it deletes overlays; then its record tells.
 func stateChain(ctx context.Context, d SnapshotDisk) ([]Layer, error) {
+	if _, err := os.Stat(d.Overlay); errors.Is(err, fs.ErrNotExist) && d.State != "" {
+		return Chain(ctx, d.State, d.StateFormat)
+	}
 	chain, err := Chain(ctx, d.Overlay, d.Format)
 	if err != nil {
 		return nil, err

@@ -14,12 +14,13 @@ func TestSnapshotsOfABatchAreToldApart(t *testing.T) {
 <domainsnapshot><name>b</name><state>disk-snapshot</state><creationTime>2</creationTime>
 <parent><name>a</name></parent>
 <disks><disk name='vda' snapshot='external' type='block'>
-<driver type='qcow2'/><source dev='/dev/b'/></disk></disks></domainsnapshot>
+<driver type='qcow2'/><source dev='/dev/b'/></disk></disks><domain><devices><disk type='file'>
+<driver name='qemu' type='raw'/><source file='/i/was.raw'/><target dev='vda'/></disk></devices></domain></domainsnapshot>
 
 `
 	want := []Snapshot{
-		{Name: "a", State: "shutoff", Created: 1, Disks: []SnapshotDisk{{"vda", "/i/a.qcow2", "qcow2"}}},
-		{Name: "b", Parent: "a", State: "disk-snapshot", Created: 2, Disks: []SnapshotDisk{{"vda", "/dev/b", "qcow2"}}},
+		{Name: "a", State: "shutoff", Created: 1, Disks: []SnapshotDisk{{Target: "vda", Overlay: "/i/a.qcow2", Format: "qcow2"}}},
+		{Name: "b", Parent: "a", State: "disk-snapshot", Created: 2, Disks: []SnapshotDisk{{"vda", "/dev/b", "qcow2", "/i/was.raw", "raw"}}},
 	}
 	if got, err := parseSnapshots(text); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)

@@ -106,38 +106,70 @@ func (h *Host) KeepMetadata(_ context.Context, domain string) (putBack func() er
 	if err != nil {
 		return nil, err
 	}
-	var texts []string
-	var flags []libvirt.DomainSnapshotCreateFlags
+	var kept []keptSnapshot
 	for i := range snaps {
-		text, failed := snaps[i].GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
-		current, failed2 := snaps[i].IsCurrent(0)
-		err = errors.Join(err, failed, failed2, snaps[i].Free())
-		flag := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
-		if current {
-			flag |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
-		}
-		texts, flags = append(texts, text), append(flags, flag)
+		name, failed := snaps[i].GetName()
+		text, failed2 := snaps[i].GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
+		current, failed3 := snaps[i].IsCurrent(0)
+		err = errors.Join(err, failed, failed2, failed3, snaps[i].Free())
+		kept = append(kept, keptSnapshot{name, text, current})
 	}
-	return func() error { return h.putBack(domain, texts, flags) }, err
+	return func() error { return h.putBack(domain, kept) }, err
 }
 
-func (h *Host) putBack(domain string, texts []string, flags []libvirt.DomainSnapshotCreateFlags) (err error) {
+// A keptSnapshot is the metadata of one.
+type keptSnapshot struct {
+	name, text string
+	current    bool
+}
+
+func (h *Host) putBack(domain string, kept []keptSnapshot) (err error) {
 	defer plain(&err)
 	dom, err := h.domain(domain)
 	if err != nil {
 		return err
 	}
 	defer dom.Free()
-	for i, text := range texts {
-		snap, err := dom.CreateSnapshotXML(text, flags[i])
-		if err != nil {
-			return err
-		}
-		if err := snap.Free(); err != nil {
+	for _, k := range kept {
+		if err := defineSnapshot(dom, k); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// defineSnapshot makes libvirt have the metadata; what is current stays so, unless this one
+// is to be. One that is current already is not said to be: libvirt takes that for a new
+// snapshot on top of it, and forgets what files its own revert has made (revertDisks).
+func defineSnapshot(dom *libvirt.Domain, k keptSnapshot) error {
+	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
+	if k.current {
+		already, err := isCurrent(dom, k.name)
+		if err != nil {
+			return err
+		}
+		if !already {
+			flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
+		}
+	}
+	snap, err := dom.CreateSnapshotXML(k.text, flags)
+	if err != nil {
+		return err
+	}
+	return snap.Free()
+}
+
+// isCurrent tells whether libvirt has a snapshot of that name, and it is the current one.
+func isCurrent(dom *libvirt.Domain, name string) (bool, error) {
+	snap, err := dom.SnapshotLookupByName(name, 0)
+	if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer snap.Free()
+	return snap.IsCurrent(0)
 }
 
 // Rehearse tells whether Redefine could keep all that is in the metadata of
@@ -314,21 +346,9 @@ func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) 
 	if err != nil {
 		return err
 	}
-	current, err := snap.IsCurrent(0)
-	if err != nil {
-		return err
-	}
 	fixed, err := fixSnapshot(text, fix)
 	if err != nil {
 		return err
 	}
-	flags := libvirt.DOMAIN_SNAPSHOT_CREATE_REDEFINE
-	if current || fix.Current {
-		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_CURRENT
-	}
-	again, err := dom.CreateSnapshotXML(fixed, flags)
-	if err != nil {
-		return err
-	}
-	return again.Free()
+	return defineSnapshot(dom, keptSnapshot{fix.Snapshot, fixed, fix.Current})
 }

@@ -28,6 +28,7 @@ type storedSnapshot struct {
 	Parent       string                           `xml:"parent>name"`
 	Memory       *libvirtxml.DomainSnapshotMemory `xml:"memory"`
 	Disks        []libvirtxml.DomainSnapshotDisk  `xml:"disks>disk"`
+	Reverted     []libvirtxml.DomainSnapshotDisk  `xml:"revertDisks>disk"` // since libvirt 9.9
 	Domain       *storedDomain                    `xml:"domain"`
 	Inactive     *storedDomain                    `xml:"inactiveDomain"`
 }
@@ -71,6 +72,11 @@ func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) host.
 	sd := host.SnapshotDisk{Target: disk.Name}
 	if disk.Snapshot == "external" {
 		_, sd.Overlay = sourceOf(disk.Source)
+	}
+	for i := range x.Reverted {
+		if r := &x.Reverted[i]; r.Name == disk.Name && r.Snapshot == "external" {
+			_, sd.Reverted = sourceOf(r.Source)
+		}
 	}
 	if stored := x.Domain.disk(disk.Name); stored != nil {
 		layers, cut := readChain(stored)
@@ -117,8 +123,8 @@ func snapshotXML(spec host.SnapshotSpec) (string, error) {
 }
 
 // fixSnapshot returns the snapshot's XML with the chains of fix in its
-// configurations, and everything else as it was. It is an error if libvirtxml
-// does not know all that the XML holds: redefining would lose the rest.
+// configurations, and everything else as it was. It is an error if something of
+// it would be lost.
 func fixSnapshot(text string, fix host.SnapshotFix) (string, error) {
 	var x libvirtxml.DomainSnapshot
 	if err := x.Unmarshal(text); err != nil {
@@ -131,6 +137,12 @@ func fixSnapshot(text string, fix host.SnapshotFix) (string, error) {
 			x.Parent = &libvirtxml.DomainSnapshotParent{Name: *fix.Parent}
 		}
 	}
+	if fix.Current && len(fix.Overlays) > 0 { // what a revert of libvirt's has made is not the present any more
+		var err error
+		if text, err = without(text, "revertDisks"); err != nil {
+			return "", fmt.Errorf("snapshot XML: %w", err)
+		}
+	}
 	fixOverlays(&x, fix.Overlays)
 	if x.Domain != nil {
 		fixDomain(x.Domain, fix.Chains, true)
@@ -138,11 +150,21 @@ func fixSnapshot(text string, fix host.SnapshotFix) (string, error) {
 	if x.InactiveDomain != nil {
 		fixDomain(&x.InactiveDomain.Domain, fix.Chains, false)
 	}
-	fixed, err := x.Marshal()
+	fixed, err := whole(text, x.Marshal)
 	if err != nil {
 		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
 	return fixed, sameElements(text, fixed)
+}
+
+// whole is a document as libvirtxml writes it, with what it does not know of the text that it
+// was read from.
+func whole(text string, marshal func() (string, error)) (string, error) {
+	out, err := marshal()
+	if err != nil {
+		return "", err
+	}
+	return carry(text, out)
 }
 
 // fixOverlays names other overlays, which are files.
@@ -165,7 +187,7 @@ func fixConfiguration(text string, chains map[string][]host.Layer) (string, erro
 		return "", fmt.Errorf("persistent configuration: %w", err)
 	}
 	fixDomain(&x, chains, false)
-	fixed, err := x.Marshal()
+	fixed, err := whole(text, x.Marshal)
 	if err != nil {
 		return "", fmt.Errorf("persistent configuration: %w", err)
 	}
@@ -175,28 +197,21 @@ func fixConfiguration(text string, chains map[string][]host.Layer) (string, erro
 // storedConfiguration returns the persistent configuration that a snapshot has on
 // record, under the domain's present name and with these chains.
 func storedConfiguration(text, domain string, chains map[string][]host.Layer) (string, error) {
-	var x libvirtxml.DomainSnapshot
-	if err := x.Unmarshal(text); err != nil {
-		return "", fmt.Errorf("snapshot XML: %w", err)
-	}
-	whole, err := x.Marshal()
+	stored, err := storedText(text)
 	if err != nil {
 		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
-	if err := sameElements(text, whole); err != nil {
-		return "", err
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(stored); err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
-	stored := x.Domain
-	if x.InactiveDomain != nil {
-		stored = &x.InactiveDomain.Domain
+	x.Name = domain
+	fixDomain(&x, chains, false)
+	fixed, err := whole(stored, x.Marshal)
+	if err != nil {
+		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
-	if stored == nil {
-		return "", fmt.Errorf("snapshot %s has no configuration on record", x.Name)
-	}
-	stored.XMLName = xml.Name{Local: "domain"}
-	stored.Name = domain
-	fixDomain(stored, chains, false)
-	return stored.Marshal()
+	return fixed, sameElements(stored, fixed)
 }
 
 // tidySnapshotDisks takes out the empty <source> that libvirtxml reads into

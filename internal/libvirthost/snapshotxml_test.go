@@ -211,26 +211,50 @@ func TestLayersOfEachKind(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotKnownIsLeftAlone(t *testing.T) {
+// What a newer libvirt has added is written back as it was.
+func TestWhatIsNotKnownIsCarriedOver(t *testing.T) {
 	text := testdata(t, "running.xml")
 	fix := host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chainOf("/srv/vm/base.qcow2")}}
-	for _, c := range []struct{ before, insert, name string }{
-		{"</domainsnapshot>", "<cookie><newThing/></cookie>", "cookie"},
-		{"</devices>", "<quantum model='q1'/></devices>", "quantum"},
-		{"<audio id='1' type='none'/>", "<audio id='1' type='none'><novelty/></audio>", "novelty"},
+	const source = "<source file='/srv/vm/s2.qcow2'"
+	for name, c := range map[string]struct{ before, after string }{
+		"reverted":        {"</domainsnapshot>", "<revertDisks><disk name='vda' snapshot='external' type='file'><driver type='qcow2'/><source file='/srv/vm/s2.1764300000'/></disk></revertDisks></domainsnapshot>"},
+		"device":          {"</devices>", "<quantum model='q1'>spin &amp; charm</quantum></devices>"},
+		"within a device": {"<audio id='1' type='none'/>", "<audio id='1' type='none'><novelty/></audio>"},
+		"attribute":       {"<audio id='1' type='none'/>", "<audio id='1' type='none' era='new'/>"},
+		"of the driver":   {"<driver name='qemu' type='qcow2'/>", "<driver name='qemu' type='qcow2' swiftness='high'/>"},
+		"namespace":       {"</domain>", "<u:thing xmlns:u='http://example.org/u' u:a='1'><u:part/></u:thing></domain>"},
+		"metadata":        {"</uuid>", "</uuid><metadata><m:x xmlns:m='http://example.org/m'><m:y>1</m:y></m:x></metadata>"},
+		"of the source":   {source, source + " speed='7'"},
 	} {
-		changed := strings.Replace(text, c.before, c.insert, 1)
-		if c.name == "cookie" {
-			changed = strings.Replace(text, c.before, c.insert+c.before, 1)
+		changed := strings.Replace(text, c.before, c.after, 1)
+		if changed == text {
+			t.Fatalf("%s: nothing was changed", name)
 		}
-		_, err := fixSnapshot(changed, fix)
-		if c.name == "cookie" && err == nil {
-			continue // libvirtxml may know it
+		fixed, err := fixSnapshot(changed, fix)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
 		}
-		if err == nil || !strings.Contains(err.Error(), c.name) {
-			t.Errorf("%s: %v", c.name, err)
+		if d := difference(flat(t, changed, "vda"), flat(t, fixed, "vda")); d != "" {
+			t.Errorf("%s:\n%s", name, d)
+		}
+		for _, word := range []string{"swiftness", "speed"} {
+			if strings.Count(changed, word) != strings.Count(fixed, word) {
+				t.Errorf("%s:\n%s", name, fixed)
+			}
+		}
+		if again, err := fixSnapshot(fixed, fix); err != nil || again != fixed {
+			t.Errorf("%s: a second fix changes it: %v", name, err)
+		}
+		s, err := readSnapshot(fixed)
+		if want := map[bool]string{true: "/srv/vm/s2.1764300000"}[name == "reverted"]; err != nil || s.Disks[0].Reverted != want {
+			t.Errorf("%s: %+v, %v", name, s.Disks, err)
 		}
 	}
+}
+
+func TestWhatIsNoSnapshotIsRefused(t *testing.T) {
+	fix := host.SnapshotFix{Chains: map[string][]host.Layer{"vda": chainOf("/srv/vm/base.qcow2")}}
 	for _, broken := range []string{"", "<domainsnapshot>", "<domain/>"} {
 		if _, err := fixSnapshot(broken, fix); err == nil {
 			t.Errorf("%q was taken", broken)

@@ -135,9 +135,9 @@ func (b *builder) schedule() {
 			b.plan.Due = b.now // the timer is a little early, or a clock went back
 		}
 	}
-	if b.due && newest != nil && b.untouched(newest) {
+	if s := b.untouchedSince(); b.due && s != nil {
 		b.due = false
-		b.plan.Waiting = "the guest is shut off, and nothing was written since " + newest.Name
+		b.plan.Waiting = "the guest is shut off, and nothing was written since " + s.Name
 	}
 	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
 	if b.due && !b.d.State.Live() && b.d.Checkpoints > 0 {
@@ -151,8 +151,19 @@ func (b *builder) checkpoints() string {
 	return fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes a snapshot of it only while it runs", host.Plural(b.d.Checkpoints, "checkpoint"))
 }
 
-// untouched tells whether a guest that is shut off has written nothing since the
-// snapshot: another one would only push out states that differ.
+// untouchedSince returns the snapshot since which a guest that is shut off has written
+// nothing, be it the newest or one that somebody went back to: another one would only push
+// out states that differ. It is nil where there is none.
+func (b *builder) untouchedSince() *host.Snapshot {
+	for i := range slices.Backward(b.snaps) {
+		if s := &b.snaps[i]; b.untouched(s) {
+			return s
+		}
+	}
+	return nil
+}
+
+// untouched tells whether nothing was written since the snapshot.
 func (b *builder) untouched(s *host.Snapshot) bool {
 	if b.d.State.Live() {
 		return false
@@ -163,7 +174,9 @@ func (b *builder) untouched(s *host.Snapshot) bool {
 			continue
 		}
 		if len(disk.Chain) == 0 || disk.Active().Image == nil || !disk.Active().Image.Blank ||
-			!slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool { return sd.Overlay == disk.Active().Path }) {
+			!slices.ContainsFunc(s.Disks, func(sd host.SnapshotDisk) bool {
+				return disk.Active().Path == sd.Overlay || disk.Active().Path == sd.Reverted
+			}) {
 			return false
 		}
 	}
@@ -231,7 +244,7 @@ func (b *builder) tellLongChains() {
 // stuck says why the lowest layer that came with no snapshot any more is not merged.
 func (b *builder) stuck(disk *host.Disk) string {
 	for k := 1; k < len(disk.Chain); k++ {
-		if l := &disk.Chain[k]; host.IsOverlay(l.Path) && !b.inMetadata(l.Path) {
+		if l := &disk.Chain[k]; host.IsMade(l.Path) && !b.inMetadata(l.Path) {
 			if why := b.obstacle(disk, k); why != "" {
 				return filepath.Base(l.Path) + " is not merged, since " + why
 			}

@@ -12,7 +12,7 @@ func (b *builder) collectGarbage() {
 	var steps []Step
 	for _, l := range b.forest.Layers() {
 		left, there := b.w.Left[l.Path]
-		if !l.Garbage() || !there || left.InUse || !host.IsOverlay(l.Path) || host.BranchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.StrangeBeside(l.Path) != nil {
+		if !l.Garbage() || !there || left.InUse || !host.IsMade(l.Path) || host.BranchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.StrangeBeside(l.Path) != nil {
 			continue
 		}
 		if !b.w.IsReleased(b.d, &host.Layer{Path: l.Path, ID: left.ID}) {

@@ -179,6 +179,8 @@ func (b *builder) notAlone(disk *host.Disk, first int) string {
 			return fmt.Sprintf("%s has %d names (hard links)", l.Path, l.Links)
 		case l.Image != nil && l.Image.Bitmaps > 0:
 			return fmt.Sprintf("%s has %s", l.Path, host.Plural(l.Image.Bitmaps, "persistent bitmap"))
+		case b.d.IsReverted(l.Path):
+			return "libvirt has " + l.Path + " on record as made by its own revert"
 		case k > first && !b.isOurs(l):
 			return l.Path + " is not an overlay of a snapshot that virt-rotate took"
 		}

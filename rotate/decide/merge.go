@@ -242,18 +242,18 @@ func (b *builder) own(who string) bool {
 	return false
 }
 
-// isOurs tells whether the layer is virt-rotate's to merge: a snapshot of ours
-// came into being with it, or one that virt-rotate has dropped.
+// isOurs tells whether the layer is virt-rotate's to merge: it came into being with a snapshot
+// of ours, or with one that virt-rotate has dropped, or when libvirt went back to one of these.
 func (b *builder) isOurs(l *host.Layer) bool {
 	path := b.origin(l.Path)
 	for i := range b.d.Snapshots {
 		for _, sd := range b.d.Snapshots[i].Disks {
-			if sd.Overlay == path {
+			if sd.Overlay == path || sd.Reverted == path {
 				return b.d.Snapshots[i].Ours()
 			}
 		}
 	}
-	return host.IsOverlay(path) && b.w.IsReleased(b.d, l) || b.willTake(path)
+	return host.IsMade(path) && b.w.IsReleased(b.d, l) || b.willTake(path)
 }
 
 // willTake tells whether the overlay at path will have come with a snapshot that is planned.

@@ -106,7 +106,7 @@ func (b *builder) sunk(disk *host.Disk, stored string, k int) bool {
 func (b *builder) checkStrangeOverlays(disk *host.Disk) {
 	for i := 1; i < len(disk.Chain); i++ {
 		l, below := &disk.Chain[i], &disk.Chain[i-1]
-		if host.IsOverlay(below.Path) && !host.IsOverlay(l.Path) && !b.inMetadata(l.Path) {
+		if host.IsMade(below.Path) && !host.IsOverlay(l.Path) && !b.accounted(l) {
 			b.refuse(host.CodeForeignOverlay, l.Path, fmt.Sprintf(
 				"another program has put it on %s, and no snapshot names it: let that program finish, or see virt-rotate doctor %s",
 				filepath.Base(below.Path), b.d.Name))
@@ -114,11 +114,22 @@ func (b *builder) checkStrangeOverlays(disk *host.Disk) {
 	}
 }
 
+// accounted tells whether it is known how the layer came about: libvirt has it on record, or
+// this program has. What a snapshot of ours has for its state was accounted for when that was
+// taken.
+func (b *builder) accounted(l *host.Layer) bool {
+	return b.inMetadata(l.Path) || b.w.IsReleased(b.d, l) || slices.ContainsFunc(b.d.Snapshots, func(s host.Snapshot) bool {
+		return s.Ours() && b.hasState(&s, l.Path)
+	})
+}
+
+// inMetadata tells whether a snapshot names the file at path: it came into being with that, or
+// when libvirt went back to it.
 func (b *builder) inMetadata(path string) bool {
 	path = b.origin(path)
 	for i := range b.d.Snapshots {
 		for _, sd := range b.d.Snapshots[i].Disks {
-			if sd.Overlay == path {
+			if sd.Overlay == path || path != "" && sd.Reverted == path {
 				return true
 			}
 		}

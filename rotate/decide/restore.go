@@ -87,23 +87,15 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 }
 
 // planPresent keeps the present state as a snapshot, unless nothing was written
-// since the newest one or it is to be given up.
+// since one or it is to be given up.
 func (s *Restoration) planPresent(b *builder) {
-	newest := newestOf(b.snaps)
-	if s.o.DiscardNewer || newest != nil && b.untouched(newest) {
+	if s.o.DiscardNewer || b.untouchedSince() != nil {
 		return
 	}
 	b.snapshot()
 	for i := range b.plan.Steps {
 		b.plan.Steps[i].Reason = "the present state is kept, too"
 	}
-}
-
-func newestOf(snaps []host.Snapshot) *host.Snapshot {
-	if len(snaps) == 0 {
-		return nil
-	}
-	return &snaps[len(snaps)-1]
 }
 
 // planSwitch finds the chain of each disk's state and a name for its new overlay.
@@ -118,6 +110,9 @@ func (s *Restoration) planSwitch(b *builder) {
 		if disk == nil {
 			s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
 			continue
+		}
+		if disk.ReadOnly {
+			continue // libvirt's own revert makes files for these, too; nothing was written
 		}
 		onto, refused := chainOf(b, state)
 		if refused != nil {

@@ -12,7 +12,7 @@ func (d *Domain) Named() []string {
 	}
 	for i := range d.Snapshots {
 		for _, sd := range d.Snapshots[i].Disks {
-			list = append(append(append(list, sd.State...), sd.Inactive...), sd.Overlay)
+			list = append(append(append(list, sd.State...), sd.Inactive...), sd.Overlay, sd.Reverted)
 		}
 	}
 	return list

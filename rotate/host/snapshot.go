@@ -22,6 +22,7 @@ type SnapshotDisk struct {
 	Overlay  string   // the file that came into being with the snapshot; "" when the disk was left out
 	State    []string // the disk's chain in the stored configuration, base first: its last is the layer with the state
 	Inactive []string // the same in the stored persistent configuration, where there is one
+	Reverted string   `json:",omitempty"` // the file on its state that libvirt's own revert has made, where the guest went back to it last
 	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
 
 	Stored string `json:",omitempty"` // of a plan: what the metadata says that Overlay is; "" for Overlay itself

@@ -4,9 +4,9 @@ import (
 	"slices"
 )
 
-// KnownFormat is what libvirt has, or what overlays of ours have; "" where it is not known.
+// KnownFormat is what libvirt has, or what overlays of ours and of its reverts have; "" where it is not known.
 func (s *StateLayer) KnownFormat() string {
-	if s.Format == "" && IsOverlay(s.Path) {
+	if s.Format == "" && IsMade(s.Path) {
 		return "qcow2"
 	}
 	return s.Format
@@ -16,6 +16,14 @@ func (s *StateLayer) KnownFormat() string {
 func (d *Domain) IsState(path string) bool {
 	return slices.ContainsFunc(d.Snapshots, func(s Snapshot) bool {
 		return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return StateOf(d, &sd) == path })
+	})
+}
+
+// IsReverted tells whether libvirt has the file at path on record as one that its own revert
+// to a snapshot has made.
+func (d *Domain) IsReverted(path string) bool {
+	return path != "" && slices.ContainsFunc(d.Snapshots, func(s Snapshot) bool {
+		return slices.ContainsFunc(s.Disks, func(sd SnapshotDisk) bool { return sd.Reverted == path })
 	})
 }
 

@@ -20,7 +20,7 @@ func (o *Observer) branches(d *host.Domain, in *journal.Intent) []host.Disk {
 	for i := range d.Snapshots {
 		for _, sd := range d.Snapshots[i].Disks {
 			path := host.StateOf(d, &sd)
-			if path == "" || d.HasBelow(sd.Overlay) || !host.IsOverlay(path) || d.Uses(path) {
+			if path == "" || d.HasBelow(sd.Overlay) || !host.IsMade(path) || d.Uses(path) {
 				continue
 			}
 			end := sd.Overlay // it goes with the branch as long as it is there

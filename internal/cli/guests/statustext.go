@@ -30,6 +30,9 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		if d.Waiting != "" {
 			fmt.Fprintf(w, "  waiting   %s\n", d.Waiting)
 		}
+		if d.WentBack != "" {
+			fmt.Fprintf(w, "  present   the guest went back to %s, and no snapshot was taken since\n", d.WentBack)
+		}
 		for j := range d.Disks {
 			diskText(w, &d.Disks[j])
 		}

@@ -29,6 +29,7 @@ type treeNode struct {
 	Allocated   int64      `json:"allocated"`
 	Mark        string     `json:"mark"` // active, kept, coalesceable, garbage, or "" for a layer whose children go on
 	Keepers     []string   `json:"keepers"`
+	Since       string     `json:"since,omitempty"` // how the layer came about that a guest writes to, if it went back to a snapshot
 	Children    []treeNode `json:"children"`
 }
 
@@ -136,6 +137,13 @@ func newTreeNode(w *observe.World, l *chain.Layer, facts map[string]host.Layer) 
 	} else if info, err := vfs.Stat(l.Path); err == nil && !w.Remote {
 		n.Allocated = info.Allocated
 	}
+	for i := range w.Domains {
+		if d := &w.Domains[i]; l.Active {
+			if s := d.SinceWentBack(l.Path); s != nil {
+				n.Since = d.Name + " went back to " + s.Name
+			}
+		}
+	}
 	for _, c := range l.Children {
 		n.Children = append(n.Children, newTreeNode(w, c, facts))
 	}
@@ -190,6 +198,9 @@ func nodeText(n *treeNode, name string) string {
 	}
 	if len(n.Keepers) > 0 {
 		text += "  " + strings.Join(n.Keepers, ", ")
+	}
+	if n.Since != "" {
+		text += "  (since " + n.Since + ")"
 	}
 	return text
 }
