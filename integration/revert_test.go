@@ -158,6 +158,36 @@ func TestLibvirtsRevertsAndOursByTurns(t *testing.T) {
 	}
 }
 
+// A snapshot that libvirt went back to is redefined, since the one before it goes. libvirt must
+// know afterwards what its revert has made: at the next one it would else delete what the
+// snapshot's disks name, and that holds the state of the snapshot above.
+func TestARedefinedSnapshotKeepsWhatARevertHasMade(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
+	b.rotations("g1", 3)
+	names := b.snapshotNames("g1")
+	b.writesOn("g1")
+	reverted := b.goBackByLibvirt("g1", names[1])
+	b.writesOn("g1")
+	before := b.keptStates("g1")
+	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 2", 1))
+	b.rotate("run", "--no-snapshot", "g1").wantExit(t, 0)
+	b.wantKept("g1", before, names[1], names[2])
+	if has := strings.Contains(b.virsh("snapshot-dumpxml", "g1", names[1]), "<revertDisks>"); has != reverted {
+		t.Errorf("revertDisks are there: %v", has)
+	}
+	b.goBackByLibvirt("g1", names[2])
+	b.wantKept("g1", before, names[1], names[2])
+	b.bring("g1", "running")
+	b.rotations("g1", 4)
+	b.noRecords()
+	b.onlyChains("g1")
+	b.wantInOrder("g1", 3)
+}
+
 // writesOn lets the guest write, and shuts it off.
 func (b *bed) writesOn(dom string) {
 	b.t.Helper()
