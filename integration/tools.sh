@@ -10,6 +10,9 @@ for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xf
 done
 id libvirt-qemu >/dev/null 2>&1 || id qemu >/dev/null 2>&1 || missing="$missing (a user for QEMU)"
 linux=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/linux-guest # as in guest/initramfs.go
+if command -v apt-get >/dev/null 2>&1; then # libvirt's profiles for AppArmor are there
+	PATH=$PATH:/usr/sbin:/sbin command -v apparmor_parser >/dev/null 2>&1 || missing="$missing apparmor_parser"
+fi
 [ -n "$missing" ] || [ ! -d "$linux" ] || exit 0
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
@@ -26,7 +29,7 @@ fi
 install_debian() {
 	as_root apt-get update -qq
 	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
-		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils >&2
+		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils apparmor >&2
 }
 
 install_fedora() {

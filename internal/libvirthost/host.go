@@ -329,6 +329,9 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain) error {
 		return err
 	}
 	d.Transient = !persistent
+	if d.AppArmor && !h.remote {
+		d.AppArmorFile = appArmorFile("/etc/apparmor.d/abstractions")
+	}
 	var live, sizes error
 	if d.State.Live() {
 		live = observeLive(dom, d)

@@ -2,7 +2,6 @@ package decide
 
 import (
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -249,25 +248,6 @@ func diagnoseJob(w *observe.World, d *host.Domain, disk *host.Disk, add func(Fin
 // and a copy is whole: to pivot loses nothing.
 func readyRemedy(d *host.Domain, disk *host.Disk) string {
 	return fmt.Sprintf("if nobody waits for it: virsh blockjob %s %s --pivot", host.Quoted(d.Name), disk.Target)
-}
-
-// appArmorFinding is the remedy for a profile that lets QEMU only read the
-// layers below the active one. Newer libvirt opens them for a merge itself.
-func appArmorFinding(disk *host.Disk, d *host.Domain) Finding {
-	dirs := []string{}
-	for _, l := range disk.Chain {
-		if dir := filepath.Dir(l.Path); !slices.Contains(dirs, dir) {
-			dirs = append(dirs, dir)
-		}
-	}
-	var lines []string
-	for _, dir := range dirs {
-		lines = append(lines, fmt.Sprintf("  %q rwk,", dir+"/**"))
-	}
-	return Finding{Code: FindAppArmor, Path: disk.Target, Note: true,
-		Detail: "AppArmor confines the guest, and this libvirt (before 12.1) may let QEMU only read the layers below the active one: a merge is then denied",
-		Remedy: fmt.Sprintf("if a merge is denied, add to /etc/apparmor.d/local/abstractions/libvirt-qemu the lines\n%s\nand load the guest's profile again: apparmor_parser -r /etc/apparmor.d/libvirt/libvirt-%s",
-			strings.Join(lines, "\n"), d.UUID)}
 }
 
 func diagnoseSnapshots(w *observe.World, d *host.Domain, now time.Time, add func(Finding)) {

@@ -13,22 +13,26 @@ const (
 // Live tells whether a QEMU process runs the domain.
 func (s State) Live() bool { return s != ShutOff && s != "" }
 
+// AppArmorLocal is where rules for guests went before libvirt's profiles had a directory for them.
+const AppArmorLocal = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
+
 // A Domain is what was seen of one libvirt domain.
 type Domain struct {
-	Name, UUID  string
-	State       State
-	Transient   bool // has no persistent configuration
-	ManagedSave bool
-	Agent       bool // a guest agent is connected
-	IOError     bool // paused because a disk is full or broken
-	UEFI        bool // has NVRAM, which no disk snapshot holds
-	AppArmor    bool // is confined by an AppArmor profile that may deny merges
-	Checkpoints int
-	Disks       []Disk
-	Snapshots   []Snapshot // parents before children
-	Branches    []Disk     // chains of states that no disk has in its own
-	Unknown     []string   // what its configurations name that cannot be told to be a file, in words
-	Elsewhere   []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
-	Problem     string     // why the domain could not be read in full
-	Faults      []*Fault   // panics while it was read
+	Name, UUID   string
+	State        State
+	Transient    bool // has no persistent configuration
+	ManagedSave  bool
+	Agent        bool   // a guest agent is connected
+	IOError      bool   // paused because a disk is full or broken
+	UEFI         bool   // has NVRAM, which no disk snapshot holds
+	AppArmor     bool   // is confined by an AppArmor profile that may deny merges
+	AppArmorFile string `json:",omitempty"` // where rules of the administrator for that go
+	Checkpoints  int
+	Disks        []Disk
+	Snapshots    []Snapshot // parents before children
+	Branches     []Disk     // chains of states that no disk has in its own
+	Unknown      []string   // what its configurations name that cannot be told to be a file, in words
+	Elsewhere    []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
+	Problem      string     // why the domain could not be read in full
+	Faults       []*Fault   // panics while it was read
 }
