@@ -26,6 +26,8 @@ cgroup_controllers = []
 // nobody else. The guests of an ordinary user run as that user anyway.
 const asRoot = `user = "root"
 group = "root"
+swtpm_user = "root"
+swtpm_group = "root"
 `
 
 func conf() []byte {

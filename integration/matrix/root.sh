@@ -8,7 +8,7 @@ suite=$1 dir=$2
 here=$(dirname "$(readlink -f "$0")")
 packages="ca-certificates make gcc libc6-dev git xfsprogs btrfs-progs e2fsprogs xz-utils python3
 	procps iproute2 util-linux apparmor qemu-utils qemu-system-x86 libvirt-clients libvirt-daemon
-	libvirt-daemon-driver-qemu libvirt-daemon-system"
+	libvirt-daemon-driver-qemu libvirt-daemon-system virtinst ovmf swtpm swtpm-tools"
 
 [ ! -e "$dir" ] || exit 0
 mirror=${VIRT_ROTATE_MIRROR:-$(apt-get indextargets --format '$(SITE)' 2>/dev/null | grep -m 1 'debian/*$' || true)}
