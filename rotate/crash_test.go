@@ -121,6 +121,8 @@ func crashScenes() []crashScene {
 				web.Snapshots[i].Time = hosttest.Hour(1).Add(at * 30 * time.Minute)
 			}
 		}, with(rule(1), func(r *policy.Rule) { r.Keep = policy.Keep{Last: 1, Hourly: 10} }), coalesce(), 50},
+		{"libvirt went back", func(h *hosttest.Host) { runsOn(h, reverted(h, 9)) }, rule(2), decide.Options{}, 60},
+		{"libvirt went back to the newest", func(h *hosttest.Host) { runsOn(h, reverted(h, 11)) }, rule(1), decide.Options{}, 60},
 		{"foreign snapshots and clones", func(h *hosttest.Host) {
 			web := h.Add("web")
 			h.Disk(web, "vda", "golden.qcow2", "web.qcow2")
@@ -131,6 +133,13 @@ func crashScenes() []crashScene {
 			h.Picture("template.qcow2", "web.qcow2")
 		}, rule(1), decide.Options{}, 50},
 	}
+}
+
+// runsOn starts a guest, which writes.
+func runsOn(h *hosttest.Host, d *hosttest.Domain) {
+	d.State = host.Running
+	h.Write(d, "vda", 3)
+	h.Write(d, "vdb", 3)
 }
 
 // golden has a guest with snapshots on an image that another one uses, too.

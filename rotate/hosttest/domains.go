@@ -72,12 +72,13 @@ type Host struct {
 // libvirt keeps; want and states are what guests and backups must read.
 type Domain struct {
 	host.Domain
-	Cut      bool   // the XML lists the active layer only
-	Config   string // the snapshot whose configuration it has; "" for its own
-	Obeys    bool   // the guest shuts down when asked
-	Mute     bool   // the agent does not answer
-	BeyondUs bool   // the snapshots' metadata cannot be redefined
-	Oddities string // "configuration", or a snapshot whose configuration cannot be written back
+	Cut      bool            // the XML lists the active layer only
+	Config   string          // the snapshot whose configuration it has; "" for its own
+	Obeys    bool            // the guest shuts down when asked
+	Mute     bool            // the agent does not answer
+	BeyondUs bool            // the snapshots' metadata cannot be redefined
+	Oddities string          // "configuration", or a snapshot whose configuration cannot be written back
+	Deleted  map[string]bool // overlays that libvirt's own revert has deleted
 	Want     map[string]Blocks
 	States   map[string]map[string]Blocks // snapshot → target → content
 }
@@ -221,7 +222,7 @@ func (h *Host) Clock() time.Time {
 func (h *Host) Add(name string) *Domain {
 	d := &Domain{
 		Domain: host.Domain{Name: name, UUID: "uuid-of-" + name, State: host.Running},
-		Want:   map[string]Blocks{}, States: map[string]map[string]Blocks{},
+		Want:   map[string]Blocks{}, States: map[string]map[string]Blocks{}, Deleted: map[string]bool{},
 	}
 	h.Guests = append(h.Guests, d)
 	return d
@@ -310,6 +311,9 @@ func (h *Host) Grow(d *Domain, spec host.SnapshotSpec, at time.Time) {
 	for i := range d.Snapshots {
 		if d.Snapshots[i].Current {
 			snap.Parent, d.Snapshots[i].Current = d.Snapshots[i].Name, false
+			for k := range d.Snapshots[i].Disks {
+				d.Snapshots[i].Disks[k].Reverted = ""
+			}
 		}
 	}
 	d.States[spec.Name] = map[string]Blocks{}

@@ -163,6 +163,11 @@ func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) error {
 			if gone.Current && s.Name == gone.Parent {
 				s.Current = true
 			}
+			for n := range s.Disks { // libvirt's revert to a snapshot without children
+				if sd := &s.Disks[n]; s.Name == gone.Parent && sd.Reverted != "" {
+					sd.Overlay, sd.Reverted = sd.Reverted, ""
+				}
+			}
 		}
 		return nil
 	})
