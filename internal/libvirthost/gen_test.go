@@ -140,7 +140,7 @@ func (g *gen) spoilOnce(text string) string {
 // touching tells whether a piece of XML names a layer of the sound domain.
 func (g *gen) touching(piece string) bool {
 	for path := range g.touched {
-		if strings.Contains(piece, path) {
+		if strings.Contains(piece, path) || strings.Contains(soundVolume(path), piece) {
 			return true
 		}
 	}

@@ -119,7 +119,7 @@ func TestAFixChangesTheChainAndNothingElse(t *testing.T) {
 		if d := difference(flat(t, text, "vda"), flat(t, fixed, "vda")); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
-		s, err := readSnapshot(fixed)
+		s, err := readSnapshot(fixed, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestLayersOfEachKind(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, stored := range []*storedDomain{x.Domain, x.Inactive} {
-			have, _ := readChain(stored.disk("vda"))
+			have, _ := readChain(stored.disk("vda"), nil)
 			if !slices.EqualFunc(have, chain, func(a, b host.Layer) bool { return a.Path == b.Path && a.Kind == b.Kind && a.Format == b.Format }) {
 				t.Errorf("have %+v, want %+v", have, chain)
 			}
@@ -239,7 +239,7 @@ func TestWhatIsNotKnownIsLeftAlone(t *testing.T) {
 }
 
 func TestReadSnapshot(t *testing.T) {
-	s, err := readSnapshot(testdata(t, "rich.xml"))
+	s, err := readSnapshot(testdata(t, "rich.xml"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,12 +276,12 @@ func TestReadSnapshotTellsInternalOnes(t *testing.T) {
 		`<disks><disk name='vda' snapshot='no'/></disks>`:       false,
 		`<memory snapshot='no'/><disks><disk name='vda' snapshot='external' type='file'><source file='/o'/></disk></disks>`: false,
 	} {
-		s, err := readSnapshot(fmt.Sprintf(base, inside))
+		s, err := readSnapshot(fmt.Sprintf(base, inside), nil)
 		if err != nil || s.Internal != internal || s.Time.Unix() != 7 {
 			t.Errorf("%s: %+v, %v", inside, s, err)
 		}
 	}
-	if _, err := readSnapshot(`<domainsnapshot><name>i</name><creationTime>soon</creationTime></domainsnapshot>`); err == nil || !strings.Contains(err.Error(), "soon") {
+	if _, err := readSnapshot(`<domainsnapshot><name>i</name><creationTime>soon</creationTime></domainsnapshot>`, nil); err == nil || !strings.Contains(err.Error(), "soon") {
 		t.Errorf("%v", err)
 	}
 }
