@@ -263,6 +263,8 @@ var looking = map[string]string{
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
+	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",
+	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
 	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
 	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused
 	"virt-rotate image rebase -u -b ../base.qcow2 -F qcow2 IMAGE": "",

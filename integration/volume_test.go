@@ -313,6 +313,34 @@ func (r *report) of(name string) *domainReport {
 	return &domainReport{}
 }
 
+// A snapshot that virsh has taken of a guest that is off loses the volume's name: it is in
+// the metadata alone, and is put back as soon as the chain is written anew.
+func TestAVolumeWhoseNameLibvirtForgot(t *testing.T) {
+	t.Parallel()
+	c := volumeCase{disks: oneVolume}
+	b, dir := newPoolBed(t, "")
+	b.writePolicy(c.rule("1"))
+	b.boot(guest.Spec{Name: "g1", Disks: c.disks(dir)})
+	b.destroy("g1")
+	b.virsh("snapshot-create-as", "g1", "s1", "--disk-only", "--diskspec", "vdz,snapshot=no", "--diskspec", "vda,file="+dir+"/web.s1.qcow2")
+	for range 3 {
+		b.start("g1")
+		b.destroy("g1")
+		before := b.keptStates("g1")
+		b.rotateNow("g1")
+		b.unchanged("g1", before)
+	}
+	c.wantVolumes(b)
+	b.start("g1")
+	before := b.keptStates("g1")
+	names := b.snapshotNames("g1")
+	b.virsh("snapshot-delete", "g1", "s1")
+	b.wantKept("g1", before, names[1:]...)
+	b.rotations("g1", 2)
+	c.wantVolumes(b)
+	b.wantInOrder("g1", 2)
+}
+
 func (b *bed) waitAll(names ...string) {
 	b.t.Helper()
 	for _, name := range names {

@@ -7,7 +7,7 @@ import (
 )
 
 // diskTypes are those of the schema.
-var diskTypes = []string{"file", "file", "file", "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"}
+var diskTypes = []string{"file", "file", "file", "file", "block", "dir", "network", "volume", "volume", "nvme", "vhostuser", "vhostvdpa"}
 
 // diskType is one of these. With another one, the whole domain cannot be read.
 func (g *gen) diskType(types ...string) string {
@@ -84,10 +84,10 @@ func (g *gen) where(kind string) string {
 
 // volume is a volume of a pool that runs, as a rule: of an image, or of none.
 func (g *gen) volume() string {
-	if g.sound != nil && g.in100(8) {
+	if g.sound != nil && g.in100(50) {
 		path := pick(g, g.sound...)
 		g.touched[path] = true
-		return soundVolume(path)
+		return soundVolume(pick(g, soundPools...), path)
 	}
 	name := pick(g, "v1.qcow2", "v2", "../x", "")
 	if len(g.images) > 0 && g.in100(60) {
@@ -96,9 +96,12 @@ func (g *gen) volume() string {
 	return attr("pool", pick(g, "here", "here", "here", "here", "here", "here", "here", "stopped", "network", "nowhere")) + attr("volume", name)
 }
 
+// soundPools have the layers of the sound domain: one runs, and one is stopped.
+var soundPools = []string{"sound", "sound-off"}
+
 // soundVolume is how a layer of the sound domain is named as a volume.
-func soundVolume(path string) string {
-	return attr("pool", "sound") + attr("volume", filepath.Base(path))
+func soundVolume(pool, path string) string {
+	return attr("pool", pool) + attr("volume", filepath.Base(path))
 }
 
 // inSource is what a source can hold.

@@ -85,11 +85,11 @@ func (h *madeHost) read(d *host.Domain, x *texts, v *volumes) error {
 	return errors.Join(errs...)
 }
 
-// volume looks a volume up: there are two pools that run, one that is stopped, one of a
+// volume looks a volume up: there are two pools that run, two that are stopped, one of a
 // network, and one that libvirt does not tell of.
 func (h *madeHost) volume(v host.Volume) place {
 	path := inPool("dir", h.dir, v.Name)
-	if v.Pool == "sound" {
+	if slices.Contains(soundPools, v.Pool) {
 		path = inPool("dir", filepath.Join(h.dir, "../sound"), v.Name)
 	}
 	switch {
@@ -99,7 +99,7 @@ func (h *madeHost) volume(v host.Volume) place {
 		return place{path: path, kind: host.KindFile}
 	case v.Pool == "here":
 		return place{missing: host.NoVolume, perhaps: path, why: "no volume"}
-	case v.Pool == "stopped":
+	case v.Pool == "stopped" || v.Pool == "sound-off":
 		return place{missing: host.PoolStopped, perhaps: path, why: "stopped"}
 	case v.Pool == "network":
 		return place{missing: host.NoFile, nowhere: true, why: "no file"}
@@ -194,7 +194,7 @@ func (g *gen) touchedBy(h *madeHost) map[string]string {
 			}
 		}
 		if slices.ContainsFunc(h.domains, func(x texts) bool {
-			return strings.Contains(x.read(), path) || strings.Contains(x.read(), soundVolume(path))
+			return strings.Contains(x.read(), path) || slices.ContainsFunc(soundPools, func(pool string) bool { return strings.Contains(x.read(), soundVolume(pool, path)) })
 		}) {
 			by[path] = ""
 		}
