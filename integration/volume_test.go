@@ -341,6 +341,42 @@ func TestAVolumeWhoseNameLibvirtForgot(t *testing.T) {
 	b.wantInOrder("g1", 2)
 }
 
+// A run that is killed amid a merge into a volume: the next one takes the job over, which
+// libvirt tells by the volume's name.
+func TestKillLeavesAJobOnAVolume(t *testing.T) {
+	t.Parallel()
+	c := volumeCase{disks: oneVolume}
+	for name, k := range map[string]struct {
+		last      string
+		meanwhile func(b *bed)
+		adopted   int
+	}{
+		"active commit, not ready": {"0", func(*bed) {}, 1},
+		"active commit, ready":     {"0", func(b *bed) { b.hurry("g1"); b.jobReady("g1", "vda") }, 1},
+		"inner commit, over":       {"2", func(b *bed) { b.hurry("g1"); b.jobEnds("g1", "vda") }, 0},
+		"somebody pivoted": {"0", func(b *bed) {
+			b.hurry("g1")
+			b.jobReady("g1", "vda")
+			b.virsh("blockjob", "g1", "vda", "--pivot")
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, dir := newPoolBed(t, "")
+			kept, r := b.inMerge(guest.Spec{Disks: c.disks(dir)}, k.last, slow)
+			r.kill()
+			k.meanwhile(b)
+			b.wantSurvivors("g1", kept)
+			b.writePolicy(keep(k.last, ""))
+			if n := adoptions(b.recover("g1", int(k.last[0]-'0')+1, "--no-snapshot")); n != k.adopted {
+				t.Errorf("%d jobs were taken over, want %d", n, k.adopted)
+			}
+			c.wantVolumes(b)
+			b.restart("g1")
+		})
+	}
+}
+
 func (b *bed) waitAll(names ...string) {
 	b.t.Helper()
 	for _, name := range names {
