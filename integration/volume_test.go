@@ -228,6 +228,18 @@ func TestAPoolThatIsStoppedConcernsItsGuestsAlone(t *testing.T) {
 	b.rotateNow()
 	movedPool(b, dir)
 	unknownPool(b)
+	goneFile(b, dir)
+}
+
+// goneFile: a volume that libvirt lists, and whose file is gone.
+func goneFile(b *bed, dir string) {
+	b.t.Helper()
+	must(b.t, os.Rename(dir+"/g2.qcow2", b.path("g2.qcow2")))
+	r := b.refusedRun("g2")
+	if d := r.of("g2"); len(d.Refused) == 0 || d.Refused[0].Code != "unreadable" || !strings.Contains(d.Refused[0].Path, dir+"/g2.qcow2") {
+		b.t.Errorf("%+v", d)
+	}
+	must(b.t, os.Rename(b.path("g2.qcow2"), dir+"/g2.qcow2"))
 }
 
 // movedPool: a pool that leads elsewhere since the guest was started.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -71,12 +72,11 @@ func placeIn(v host.Volume, vol *libvirt.StorageVol) place {
 		return notTold(v, err)
 	}
 	info, err := vol.GetInfo()
-	if err != nil {
-		p := notTold(v, err)
-		p.perhaps = path
-		return p
-	}
 	switch {
+	case err != nil && filepath.IsAbs(path): // it is not there: whoever looks at the file sees that
+		return place{path: path, kind: host.KindFile}
+	case err != nil:
+		return notTold(v, err)
 	case info.Type == libvirt.STORAGE_VOL_FILE:
 		return place{path: path, kind: host.KindFile}
 	case info.Type == libvirt.STORAGE_VOL_BLOCK && v.Mode != "direct":

@@ -62,10 +62,7 @@ func (v *volumes) note(d *host.Domain) {
 	for _, volume := range slices.SortedFunc(maps.Keys(v.met), func(a, b host.Volume) int { return strings.Compare(a.String(), b.String()) }) {
 		switch p := v.met[volume]; {
 		case p.missing == "":
-			if d.Volumes == nil {
-				d.Volumes = map[string]host.Volume{}
-			}
-			d.Volumes[p.path] = volume
+			nameVolume(d, p.path, volume)
 		case p.nowhere:
 		case p.perhaps != "":
 			addElsewhere(d, p.perhaps)
@@ -84,10 +81,17 @@ func presentNames(d *host.Domain) {
 			if l.Volume == (host.Volume{}) {
 				delete(d.Volumes, l.Path)
 			} else if l.Missing == "" {
-				d.Volumes[l.Path] = l.Volume
+				nameVolume(d, l.Path, l.Volume)
 			}
 		}
 	}
+}
+
+func nameVolume(d *host.Domain, path string, volume host.Volume) {
+	if d.Volumes == nil {
+		d.Volumes = map[string]host.Volume{}
+	}
+	d.Volumes[path] = volume
 }
 
 // hasVolume tells whether a layer that the domain has now is that volume.
