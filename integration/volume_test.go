@@ -44,11 +44,11 @@ func clonedVolume(dir string) []guest.DiskSpec {
 	return []guest.DiskSpec{{Path: dir + "/web.qcow2", Pool: "default", Backing: dir + "/debian.qcow2", BackingFormat: "qcow2"}}
 }
 
-// asByTerraform are the devices that terraform-provider-libvirt gives a guest beside its disk.
+// asByTerraform are devices that terraform-provider-libvirt gives a guest beside its disk.
 const asByTerraform = `<disk type='volume' device='cdrom'><driver name='qemu' type='raw'/><source pool='default' volume='init.iso'/><target dev='sda' bus='scsi'/><readonly/></disk>
 <controller type='scsi' model='virtio-scsi'/>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`
+<rng model='virtio'><backend model='builtin'/></rng>`
 
 // newPoolBed is a host with a storage pool, in which there are an image and a CD.
 func newPoolBed(t *testing.T, mount string) (b *bed, dir string) {
