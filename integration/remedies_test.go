@@ -44,6 +44,9 @@ virsh attach-disk $D $DIR/more.qcow2 sda --targetbus scsi --driver qemu --subdri
 	{code: "corrupt", hand: hand{off: true, do: `printf '\002' | dd of=$L3 bs=1 seek=79 conv=notrunc status=none`}, vague: true},
 	{code: "configuration-differs", hand: hand{do: `define-with $BASE`}, vague: true},
 	{code: "intent", hand: hand{do: `mkdir -p $STATE/intents; echo nonsense > $STATE/intents/$(virsh domuuid $D | head -1).json`}, vague: true},
+	{code: "volume-disk", hand: hand{off: true, do: `virsh pool-define-as store dir --target $DIR
+virsh dumpxml $D --inactive | sed -z "s#type='file' device='disk'>\(\n *<driver name='qemu' type='qcow2'/>\n *\)<source file='$L3'/>#type='volume' device='disk'>\1<source pool='store' volume='${L3##*/}'/>#" > v.xml
+virsh define v.xml`}},
 }
 
 // unprinted are the codes whose remedies print no command that could cost a state.
@@ -51,7 +54,7 @@ var unprinted = map[string]string{
 	"checkpoints": "to start the guest; the checkpoints are the backup program's, and no state of a snapshot", "metadata": "it prints no command",
 	"two-policies": "it prints no command", "local-locks": "it prints no command",
 	"remote": "words", "state": "virsh domstate looks", "block-job": "is stuck-job as a finding", "network-disk": "words: the policy",
-	"volume-disk": "words: the policy", "disk-type": "words: the policy", "shareable-disk": "words: the policy", "transient-disk": "words: the policy",
+	"disk-type": "words: the policy", "shareable-disk": "words: the policy", "transient-disk": "words: the policy",
 	"encrypted": "words: the policy", "data-file": "words", "format": "words", "unreadable": "words", "chain-mismatch": "is wrong-backing-file as a finding",
 	"no-disk": "words: the policy", "overlay-dir": "words: the policy", "name-too-long": "words: the policy", "chain-too-long": "virt-rotate tree looks",
 	"no-space": "words", "size": "words", "io-error": "virsh resume lets the guest go on: TestAGuestThatIsOutOfSpaceGoesOnByTheRemedy",
@@ -173,7 +176,7 @@ const elseBranch = "else"
 
 var (
 	commandStart = regexp.MustCompile(`^(virsh|virt-rotate|qemu-img|chmod|mv)$`)
-	argument     = regexp.MustCompile(`^(-.*|/.*|>|FILE|NAME|DISK\.xml|domain\.xml|image|qcow2|raw|vd[a-z]|sd[a-z]|[0-9]{4}|p-20.*|mine)$`)
+	argument     = regexp.MustCompile(`^(-.*|/.*|>|FILE|NAME|DISK\.xml|domain\.xml|image|qcow2|raw|vd[a-z]|sd[a-z]|[0-9]{4}|p-20.*|mine|store)$`)
 )
 
 // commandsIn finds the commands in a text for people: a program, what it is to do, and
@@ -260,6 +263,8 @@ var looking = map[string]string{
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
+	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",
+	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
 	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
 	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused
 	"virt-rotate image rebase -u -b ../base.qcow2 -F qcow2 IMAGE": "",

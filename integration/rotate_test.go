@@ -24,16 +24,20 @@ keep     = { last = 3 }
 min_free = "0%"`
 
 // report is the JSON of plan and run, as far as tests look at it.
-type report struct {
-	Domains []struct {
-		Name, Policy, State, Result, Error, Waiting string
-		Steps                                       []struct {
-			Op, Snapshot, Disk, Method, Top, Base, Path, Reason string
-			Bytes                                               int64
-		}
-		Refused []struct{ Code, Path, Detail string }
-	}
+type report struct{ Domains []domainReport }
+
+type domainReport = struct {
+	Name, Policy, State, Result, Error, Waiting string
+	Steps                                       []step
+	Refused                                     []refusal
 }
+
+type step = struct {
+	Op, Snapshot, Disk, Method, Top, Base, Path, Reason string
+	Bytes                                               int64
+}
+
+type refusal = struct{ Code, Path, Detail string }
 
 // rotateNow runs a rotation that must succeed, taking a snapshot in any case.
 func (b *bed) rotateNow(args ...string) report {

@@ -43,7 +43,8 @@ func refusals() []refusalCase {
 		{code: host.CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *hosttest.Image) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
 		{code: host.CodeState, name: "migrating", break_: func(_ *hosttest.Host, web *hosttest.Domain) { web.State = "migrating" }, detail: "is migrating"},
 		{code: host.CodeNetworkDisk, break_: onDisk(func(d *host.Disk) { d.Kind = "network" }), path: "vda"},
-		{code: host.CodeVolumeDisk, break_: onDisk(func(d *host.Disk) { d.Kind = "volume" }), path: "vda", detail: "type='volume'"},
+		{code: host.CodeVolumeDisk, name: "disk", break_: onDisk(func(d *host.Disk) { d.Kind = "volume"; missVolume(d.Active()) }), path: "vda", detail: "pool default is stopped"},
+		{code: host.CodeVolumeDisk, name: "layer", break_: onDisk(func(d *host.Disk) { missVolume(&d.Chain[0]) }), path: "vda", detail: "pool default is stopped"},
 		{code: host.CodeDiskKind, name: "disk", break_: onDisk(func(d *host.Disk) { d.Kind = "vhostuser" }), path: "vda", detail: `"vhostuser"`},
 		{code: host.CodeDiskKind, name: "lun", break_: onDisk(func(d *host.Disk) { d.Device = "lun" }), path: "vda", detail: "lun"},
 		{code: host.CodeDiskKind, name: "layer", break_: onDisk(func(d *host.Disk) { d.Chain[0].Kind = "network" }), path: "web", detail: `"network"`},
@@ -161,6 +162,12 @@ func (c *refusalCase) compare(t *testing.T, h *hosttest.Host, refused []decide.R
 		return
 	}
 	t.Errorf("refused: %+v, want %q", refused, c.code)
+}
+
+// missVolume makes a layer a volume of a pool that is stopped.
+func missVolume(l *host.Layer) {
+	v := host.Volume{Pool: "default", Name: "web.qcow2"}
+	l.Kind, l.Volume, l.Missing, l.Path, l.Problem = host.KindVolume, v, host.PoolStopped, v.String(), "storage pool default is stopped"
 }
 
 func allCodes() []string {

@@ -265,10 +265,40 @@ func TestAChainThatGetsLongForACloneIsToldInTime(t *testing.T) {
 
 // A state that somebody saved to a file in a directory that is scanned names images, too.
 func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
-	h, web := off(t, 9, 10, 11)
-	web.Cut = false
-	xml := fmt.Sprintf("<domain><devices><disk><source file='%s'/><backingStore><source file=\"%s\"/></backingStore></disk></devices></domain>",
-		web.Disks[0].Active().Path, h.Img("web.qcow2"))
+	for _, as := range []string{"files", "volumes"} {
+		h, web := off(t, 9, 10, 11)
+		web.Cut = false
+		source := "<source file='" + h.Img("web.qcow2") + "'/>"
+		if as == "volumes" {
+			source = `<source index='1' pool="default" volume="web.qcow2"/>`
+			web.Volumes = map[string]host.Volume{h.Img("web.qcow2"): {Pool: "default", Name: "web.qcow2"}}
+		}
+		r := besideSaved(h, fmt.Sprintf("<domain><devices><disk><source file='%s'/><backingStore>%s</backingStore></disk></devices></domain>", web.Disks[0].Active().Path, source))
+		before := pinned(h)
+		p := runAll(h, t, r)["web"]
+		if pinned(h) != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
+			return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.Img("web.qcow2")
+		}) {
+			t.Errorf("%s: %+v", as, p)
+		}
+		if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeShared || !strings.Contains(p.Refused[0].Detail, "web.save") {
+			t.Errorf("%s: %+v", as, p.Refused)
+		}
+	}
+}
+
+// A volume of which no domain tells could be any layer.
+func TestASavedStateOfAVolumeThatNobodyKnowsIsADoubt(t *testing.T) {
+	h, _ := off(t, 9, 10, 11)
+	r := besideSaved(h, "<domain><devices><disk><source pool='gone' volume='a&amp;b'/></disk></devices></domain>")
+	p := runAll(h, t, r)["web"]
+	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeDoubt || !strings.Contains(p.Refused[0].Detail, "gone/a&b") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// besideSaved has the state of a guest in a directory that is scanned.
+func besideSaved(h *hosttest.Host, xml string) *Rotator {
 	head := make([]byte, 92) // libvirt's src/qemu/qemu_saveimage.h
 	copy(head, "LibvirtQemudSave")
 	binary.NativeEndian.PutUint32(head[20:], uint32(len(xml)))
@@ -281,16 +311,7 @@ func TestASavedStateInAScannedDirectoryKeepsItsImages(t *testing.T) {
 		return h.Inspect(path, format)
 	}
 	r.Observer.Scan = []string{filepath.Join(h.Dir, "far")}
-	before := pinned(h)
-	p := runAll(h, t, r)["web"]
-	if pinned(h) != before || slices.ContainsFunc(p.Steps, func(s decide.Step) bool {
-		return s.Op == decide.OpSnapshot || s.Op == decide.OpMerge && s.Base == h.Img("web.qcow2")
-	}) {
-		t.Errorf("%+v", p)
-	}
-	if len(p.Refused) != 1 || p.Refused[0].Code != host.CodeShared || !strings.Contains(p.Refused[0].Detail, "web.save") {
-		t.Errorf("%+v", p.Refused)
-	}
+	return r
 }
 
 // A clone is seen wherever below the directory of the base it lies, and is not passed over

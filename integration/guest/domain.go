@@ -40,6 +40,7 @@ type DiskSpec struct {
 	Format        string // qcow2
 	Size          int64  // bytes: 8 MiB, or that of Backing
 	Block         bool   // Path is a block device
+	Pool          string // libvirt is to know the image as a volume of this storage pool, in which it lies
 	Existing      bool   // use Path as it is
 	Backing       string // make the image an overlay of this one
 	BackingFormat string
@@ -57,6 +58,11 @@ func (h *Host) Define(ctx context.Context, spec Spec) error {
 	for _, d := range spec.Disks {
 		if err := d.create(ctx); err != nil {
 			return err
+		}
+		if d.Pool != "" {
+			if _, err := h.Virsh(ctx, "pool-refresh", d.Pool); err != nil {
+				return err
+			}
 		}
 	}
 	if err := spec.fitParams(ctx); err != nil {
@@ -115,6 +121,9 @@ func setDefault[T comparable](v *T, def T) {
 }
 
 func target(i int) string { return "vd" + string(rune('a'+i)) }
+
+// Volume is the image's name in its pool.
+func (d DiskSpec) Volume() string { return filepath.Base(d.Path) }
 
 // create makes the image. A raw block device is there already.
 func (d DiskSpec) create(ctx context.Context) error {
@@ -175,9 +184,9 @@ var domainXML = template.Must(template.New("domain").Parse(`<domain type='qemu'>
 <readonly/>
 <boot order='1'/>
 </disk>
-{{range .Data}}<disk type='{{if .Block}}block{{else}}file{{end}}' device='disk'>
+{{range .Data}}<disk type='{{if .Pool}}volume{{else if .Block}}block{{else}}file{{end}}' device='disk'>
 <driver name='qemu' type='{{.Format}}'{{with $.Cache}} cache='{{.}}'{{end}}/>
-<source {{if .Block}}dev{{else}}file{{end}}='{{html .Path}}'/>
+<source {{if .Pool}}pool='{{.Pool}}' volume='{{html .Volume}}'{{else if .Block}}dev='{{html .Path}}'{{else}}file='{{html .Path}}'{{end}}/>
 <target dev='{{.Target}}' bus='{{$.Bus}}'/>
 <boot order='{{.Order}}'/>
 {{with .IDE}}<address type='drive' controller='0' bus='{{.Channel}}' unit='{{.Unit}}'/>
@@ -279,11 +288,11 @@ func (h *Host) Disks(ctx context.Context, name string) ([]Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return disksIn(out)
+	return h.disksIn(ctx, out)
 }
 
 // disksIn reads the XML of a domain, and what a batch of virsh has printed before it.
-func disksIn(out string) ([]Disk, error) {
+func (h *Host) disksIn(ctx context.Context, out string) ([]Disk, error) {
 	before, text, _ := strings.Cut(out, "<domain")
 	var domain struct {
 		Disks []diskXML `xml:"devices>disk"`
@@ -293,9 +302,18 @@ func disksIn(out string) ([]Disk, error) {
 	}
 	var disks []Disk
 	for _, d := range domain.Disks {
-		if d.ReadOnly == nil {
-			disks = append(disks, Disk{d.Target.Dev, d.path(), d.Driver.Type})
+		if d.ReadOnly != nil {
+			continue
 		}
+		path := d.path()
+		if d.Source.Pool != "" {
+			found, err := h.Virsh(ctx, "vol-path", d.Source.Volume, "--pool", d.Source.Pool)
+			if err != nil {
+				return nil, err
+			}
+			path = strings.TrimSpace(found)
+		}
+		disks = append(disks, Disk{d.Target.Dev, path, d.Driver.Type})
 	}
 	return disks, nil
 }
@@ -314,6 +332,9 @@ type diskXML struct {
 	Source struct {
 		File string `xml:"file,attr"`
 		Dev  string `xml:"dev,attr"`
+
+		Pool   string `xml:"pool,attr"`
+		Volume string `xml:"volume,attr"`
 	} `xml:"source"`
 }
 
@@ -340,7 +361,7 @@ func (h *Host) CheckGuest(ctx context.Context, name string) (states map[string]S
 			err = errors.Join(err, resumeErr)
 		}()
 	}
-	disks, err := disksIn(out)
+	disks, err := h.disksIn(ctx, out)
 	if err != nil {
 		return nil, err
 	}

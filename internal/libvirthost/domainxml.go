@@ -12,10 +12,10 @@ import (
 
 // readDomain fills d from the XML of the domain as it is: the live one of a
 // running domain.
-func readDomain(d *host.Domain, text string) error {
+func readDomain(d *host.Domain, text string, v *volumes) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
-		noteNames(d, text)
+		noteNames(d, text, v)
 		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
 	}
 	d.UUID = x.UUID
@@ -25,7 +25,7 @@ func readDomain(d *host.Domain, text string) error {
 		return nil
 	}
 	for i := range x.Devices.Disks {
-		d.Disks = append(d.Disks, readDisk(&x.Devices.Disks[i]))
+		d.Disks = append(d.Disks, readDisk(&x.Devices.Disks[i], v))
 	}
 	d.Agent = slices.ContainsFunc(x.Devices.Channels, agentConnected)
 	return nil
@@ -38,17 +38,17 @@ func agentConnected(c libvirtxml.DomainChannel) bool {
 
 // readInactive adds what the persistent configuration of a running domain
 // says: its chains, and the files of disks that the domain has only there.
-func readInactive(d *host.Domain, text string) error {
+func readInactive(d *host.Domain, text string, v *volumes) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
-		noteNames(d, text)
+		noteNames(d, text, v)
 		return fmt.Errorf("%s: persistent configuration: %w", d.Name, err)
 	}
 	if x.Devices == nil {
 		return nil
 	}
 	for i := range x.Devices.Disks {
-		disk := readDisk(&x.Devices.Disks[i])
+		disk := readDisk(&x.Devices.Disks[i], v)
 		live := slices.IndexFunc(d.Disks, func(l host.Disk) bool { return l.Target == disk.Target })
 		if live < 0 || d.Disks[live].Inactive != nil { // of two with one target, the first is the disk
 			d.Elsewhere = append(d.Elsewhere, layerPaths(disk.Chain)...)
@@ -61,22 +61,22 @@ func readInactive(d *host.Domain, text string) error {
 
 // readElsewhere adds the files of a configuration that is neither the live
 // nor the persistent one, such as that of a saved state.
-func readElsewhere(d *host.Domain, text string) error {
+func readElsewhere(d *host.Domain, text string, v *volumes) error {
 	var x libvirtxml.Domain
 	if err := x.Unmarshal(text); err != nil {
-		noteNames(d, text)
+		noteNames(d, text, v)
 		return fmt.Errorf("%s: saved state: %w", d.Name, err)
 	}
 	if x.Devices == nil {
 		return nil
 	}
 	for i := range x.Devices.Disks {
-		d.Elsewhere = append(d.Elsewhere, layerPaths(readDisk(&x.Devices.Disks[i]).Chain)...)
+		d.Elsewhere = append(d.Elsewhere, layerPaths(readDisk(&x.Devices.Disks[i], v).Chain)...)
 	}
 	return nil
 }
 
-func readDisk(x *libvirtxml.DomainDisk) host.Disk {
+func readDisk(x *libvirtxml.DomainDisk, v *volumes) host.Disk {
 	d := host.Disk{
 		Device:    x.Device,
 		ReadOnly:  x.ReadOnly != nil || x.Device == "cdrom",
@@ -90,24 +90,28 @@ func readDisk(x *libvirtxml.DomainDisk) host.Disk {
 	if x.Target != nil {
 		d.Target = x.Target.Dev
 	}
-	d.Kind, _ = sourceOf(x.Source)
-	d.Chain, _ = readChain(x)
+	active := layerAt(x.Source)
+	v.locate(&active)
+	d.Kind = active.Kind
+	d.Chain, _ = readChain(x, v)
 	if len(d.Chain) > 0 && len(d.Chain) < len(allLayers(x)) {
 		d.Problem = "libvirt does not name all layers of the disk"
 	}
 	if x.Mirror != nil {
-		_, target := sourceOf(x.Mirror.Source)
-		d.Job = &host.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target}
+		target := layerAt(x.Mirror.Source)
+		v.locate(&target)
+		d.Job = &host.Job{Type: x.Mirror.Job, Ready: x.Mirror.Ready == "yes", Target: target.Path}
 	}
 	return d
 }
 
 // readChain returns the disk's layers that have names, base first. Cut tells that the
 // XML does not say where the chain ends, or what all of it is.
-func readChain(x *libvirtxml.DomainDisk) (layers []host.Layer, cut bool) {
+func readChain(x *libvirtxml.DomainDisk, v *volumes) (layers []host.Layer, cut bool) {
 	all := allLayers(x)
 	for _, l := range slices.Backward(all) {
 		if l.Path != "" {
+			v.locate(&l)
 			layers = append(layers, l)
 		}
 	}
@@ -125,13 +129,9 @@ func endless(x *libvirtxml.DomainDisk) bool {
 
 // allLayers returns the disk's layers, active first, whether they have names or not.
 func allLayers(x *libvirtxml.DomainDisk) []host.Layer {
-	kind, path := sourceOf(x.Source)
-	if path == "" && x.BackingStore == nil {
+	active := layerAt(x.Source)
+	if active.Path == "" && x.BackingStore == nil {
 		return nil
-	}
-	active := host.Layer{Path: path, Kind: kind, Format: "raw"}
-	if x.Source != nil {
-		active.Index = x.Source.Index
 	}
 	if x.Driver != nil && x.Driver.Type != "" {
 		active.Format = x.Driver.Type
@@ -153,15 +153,32 @@ func hasLayer(b *libvirtxml.DomainDiskBackingStore) bool {
 }
 
 func backingLayer(b *libvirtxml.DomainDiskBackingStore) host.Layer {
-	kind, path := sourceOf(b.Source)
-	l := host.Layer{Path: path, Kind: kind, Format: "raw", Index: b.Index}
-	if b.Index == 0 {
-		l.Index = b.Source.Index
+	l := layerAt(b.Source)
+	if b.Index != 0 {
+		l.Index = b.Index
 	}
 	if b.Format != nil && b.Format.Type != "" {
 		l.Format = b.Format.Type
 	}
 	return l
+}
+
+// layerAt is the layer of a source, raw until its format is known.
+func layerAt(s *libvirtxml.DomainDiskSource) host.Layer {
+	kind, path := sourceOf(s)
+	l := host.Layer{Path: path, Kind: kind, Format: "raw"}
+	if s != nil {
+		l.Index, l.Volume = s.Index, volumeOf(s)
+	}
+	return l
+}
+
+// volumeOf is the volume that a source names; none if it names another kind of thing.
+func volumeOf(s *libvirtxml.DomainDiskSource) host.Volume {
+	if s == nil || s.Volume == nil {
+		return host.Volume{}
+	}
+	return host.Volume{Pool: s.Volume.Pool, Name: s.Volume.Volume, Mode: s.Volume.Mode}
 }
 
 // sourceOf returns libvirt's disk type and the file, device or volume of a source.
@@ -176,7 +193,7 @@ func sourceOf(s *libvirtxml.DomainDiskSource) (kind host.Kind, path string) {
 	case s.Network != nil:
 		return host.KindNetwork, s.Network.Protocol + ":" + s.Network.Name
 	case s.Volume != nil:
-		return host.KindVolume, s.Volume.Pool + "/" + s.Volume.Volume
+		return host.KindVolume, volumeOf(s).String()
 	case s.Dir != nil:
 		return host.KindDir, s.Dir.Dir
 	case s.NVME != nil:
@@ -189,17 +206,41 @@ func sourceOf(s *libvirtxml.DomainDiskSource) (kind host.Kind, path string) {
 	return "", ""
 }
 
-// pathInXML is an attribute that is an absolute path.
-var pathInXML = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
+// pathInXML is an attribute that is an absolute path, sourceInXML an element that can name
+// a volume.
+var (
+	pathInXML   = regexp.MustCompile(`=\s*(?:"(/[^"]+)"|'(/[^']+)')`)
+	sourceInXML = regexp.MustCompile(`<source\s[^>]*>`)
+)
 
-// noteNames adds every absolute path that a text of XML has as an attribute, read or
-// not: where the rest of it is not understood, each could be an image in use.
-func noteNames(d *host.Domain, text string) {
+// noteNames adds every absolute path and every volume that a text of XML has as an
+// attribute, read or not: where the rest of it is not understood, each could be an image
+// in use.
+func noteNames(d *host.Domain, text string, v *volumes) {
 	for _, m := range pathInXML.FindAllStringSubmatch(text, -1) {
-		if path := html.UnescapeString(m[1] + m[2]); !slices.Contains(d.Elsewhere, path) {
-			d.Elsewhere = append(d.Elsewhere, path)
+		addElsewhere(d, html.UnescapeString(m[1]+m[2]))
+	}
+	if v == nil {
+		return
+	}
+	for _, source := range sourceInXML.FindAllString(text, -1) {
+		volume := host.Volume{Pool: attributeOf(source, "pool"), Name: attributeOf(source, "volume"), Mode: attributeOf(source, "mode")}
+		if volume.Pool == "" && volume.Name == "" {
+			continue
+		}
+		if p := v.at(volume); p.path != "" {
+			addElsewhere(d, p.path)
 		}
 	}
+}
+
+// attributeOf is the value that an element has for an attribute, or "".
+func attributeOf(element, name string) string {
+	m := regexp.MustCompile(`\s` + name + `\s*=\s*(?:"([^"]*)"|'([^']*)')`).FindStringSubmatch(element)
+	if m == nil {
+		return ""
+	}
+	return html.UnescapeString(m[1] + m[2])
 }
 
 func layerPaths(layers []host.Layer) []string {

@@ -20,7 +20,7 @@ func parseDisk(t *testing.T, text string) *libvirtxml.DomainDisk {
 
 func TestReadDomainReadsARunningGuest(t *testing.T) {
 	d := host.Domain{Name: "t1"}
-	if err := readDomain(&d, testdata(t, "live.xml")); err != nil {
+	if err := readDomain(&d, testdata(t, "live.xml"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if d.UUID != "095b2e6f-03bb-4819-b4ce-a68a5d5494fe" || d.UEFI || d.AppArmor || d.Agent || len(d.Disks) != 1 {
@@ -70,7 +70,7 @@ func TestReadDisk(t *testing.T) {
 		want := plain
 		want.Chain = slices.Clone(plain.Chain)
 		c.change(&want)
-		have := readDisk(parseDisk(t, c.text))
+		have := readDisk(parseDisk(t, c.text), nil)
 		if want.Job != nil && (have.Job == nil || *have.Job != *want.Job) {
 			t.Errorf("%s: job %+v", c.text, have.Job)
 		}
@@ -100,7 +100,7 @@ func TestReadChainTellsWhetherTheChainEnds(t *testing.T) {
 		{`<disk type='file' device='cdrom'/>`, nil, true},
 	}
 	for _, c := range cases {
-		layers, cut := readChain(parseDisk(t, c.text))
+		layers, cut := readChain(parseDisk(t, c.text), nil)
 		if !slices.Equal(layerPaths(layers), c.paths) || cut != c.cut {
 			t.Errorf("%s: %v, cut %v", c.text, layerPaths(layers), cut)
 		}
@@ -114,18 +114,18 @@ func TestReadDomainReadsWhatItIsTold(t *testing.T) {
 	d := host.Domain{}
 	err := readDomain(&d, `<domain type='kvm'><uuid>u</uuid><os><type>hvm</type><nvram>/n</nvram></os><devices>
 		<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel></devices>
-		<seclabel type='dynamic' model='apparmor' relabel='yes'/></domain>`)
+		<seclabel type='dynamic' model='apparmor' relabel='yes'/></domain>`, nil)
 	if err != nil || !d.UEFI || !d.AppArmor || !d.Agent || d.UUID != "u" {
 		t.Errorf("%+v, %v", d, err)
 	}
 	d = host.Domain{}
 	err = readDomain(&d, `<domain type='kvm'><devices>
 		<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='disconnected'/></channel>
-		<channel type='unix'><target type='virtio' name='com.redhat.spice.0' state='connected'/></channel></devices></domain>`)
+		<channel type='unix'><target type='virtio' name='com.redhat.spice.0' state='connected'/></channel></devices></domain>`, nil)
 	if err != nil || d.Agent {
 		t.Errorf("%+v, %v", d, err)
 	}
-	if err := readDomain(&host.Domain{Name: "web"}, "<domain"); err == nil || !strings.Contains(err.Error(), "web") {
+	if err := readDomain(&host.Domain{Name: "web"}, "<domain", nil); err == nil || !strings.Contains(err.Error(), "web") {
 		t.Errorf("%v", err)
 	}
 }
@@ -135,19 +135,19 @@ func TestWhatThePersistentConfigurationAdds(t *testing.T) {
 	err := readInactive(&d, `<domain><devices>
 		<disk type='file'><driver type='qcow2'/><source file='/a2'/><backingStore type='file'><format type='qcow2'/><source file='/a1'/></backingStore><target dev='vda'/></disk>
 		<disk type='file'><driver type='qcow2'/><source file='/c2'/><backingStore type='file'><format type='qcow2'/><source file='/c1'/></backingStore><target dev='vdc'/></disk>
-		</devices></domain>`)
+		</devices></domain>`, nil)
 	if err != nil || !slices.Equal(d.Disks[0].Inactive, []string{"/a1", "/a2"}) || d.Disks[1].Inactive != nil || !slices.Equal(d.Elsewhere, []string{"/c1", "/c2"}) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	d = host.Domain{}
-	if err := readElsewhere(&d, `<domain><devices><disk type='file'><source file='/s'/><target dev='vda'/></disk></devices></domain>`); err != nil || !slices.Equal(d.Elsewhere, []string{"/s"}) {
+	if err := readElsewhere(&d, `<domain><devices><disk type='file'><source file='/s'/><target dev='vda'/></disk></devices></domain>`, nil); err != nil || !slices.Equal(d.Elsewhere, []string{"/s"}) {
 		t.Errorf("%+v, %v", d, err)
 	}
-	for _, read := range []func(*host.Domain, string) error{readInactive, readElsewhere} {
-		if err := read(&d, `<domain/>`); err != nil {
+	for _, read := range []func(*host.Domain, string, *volumes) error{readInactive, readElsewhere} {
+		if err := read(&d, `<domain/>`, nil); err != nil {
 			t.Error(err)
 		}
-		if err := read(&d, `no XML`); err == nil {
+		if err := read(&d, `no XML`, nil); err == nil {
 			t.Error("no XML was read")
 		}
 	}

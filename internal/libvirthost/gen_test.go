@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -140,7 +141,7 @@ func (g *gen) spoilOnce(text string) string {
 // touching tells whether a piece of XML names a layer of the sound domain.
 func (g *gen) touching(piece string) bool {
 	for path := range g.touched {
-		if strings.Contains(piece, path) {
+		if strings.Contains(piece, path) || slices.ContainsFunc(soundPools, func(pool string) bool { return strings.Contains(soundVolume(pool, path), piece) }) {
 			return true
 		}
 	}

@@ -2,11 +2,12 @@ package libvirthost
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 )
 
 // diskTypes are those of the schema.
-var diskTypes = []string{"file", "file", "file", "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"}
+var diskTypes = []string{"file", "file", "file", "file", "block", "dir", "network", "volume", "volume", "nvme", "vhostuser", "vhostvdpa"}
 
 // diskType is one of these. With another one, the whole domain cannot be read.
 func (g *gen) diskType(types ...string) string {
@@ -70,7 +71,7 @@ func (g *gen) where(kind string) string {
 		return attr("protocol", pick(g, "nbd", "rbd", "iscsi", "gluster", "http", "https", "ftp", "ssh", "nfs", "sheepdog", "vxhs", "")) +
 			g.maybe(80, func() string { return attr("name", g.word()) }) + g.maybe(10, func() string { return attr("query", g.word()) })
 	case "volume":
-		return attr("pool", pick(g, "here", "here", "here", "here", "here", "here", "here", "here", "here", "nowhere")) + attr("volume", pick(g, "v1.qcow2", "v2", "../x", "")) + g.maybe(10, func() string { return attr("mode", "host") })
+		return g.volume() + g.maybe(10, func() string { return attr("mode", "host") })
 	case "nvme":
 		return attr("type", "pci") + attr("managed", "yes") + attr("namespace", pick(g, "1", "0", "8"))
 	case "vhostuser":
@@ -79,6 +80,28 @@ func (g *gen) where(kind string) string {
 		return attr("dev", pick(g, "/dev/vhost-vdpa-0", ""))
 	}
 	return attr("file", g.oddPath())
+}
+
+// volume is a volume of a pool that runs, as a rule: of an image, or of none.
+func (g *gen) volume() string {
+	if g.sound != nil && g.in100(50) {
+		path := pick(g, g.sound...)
+		g.touched[path] = true
+		return soundVolume(pick(g, soundPools...), path)
+	}
+	name := pick(g, "v1.qcow2", "v2", "../x", "")
+	if len(g.images) > 0 && g.in100(60) {
+		name = filepath.Base(pick(g, g.images...))
+	}
+	return attr("pool", pick(g, "here", "here", "here", "here", "here", "here", "here", "stopped", "network", "nowhere")) + attr("volume", name)
+}
+
+// soundPools have the layers of the sound domain: one runs, and one is stopped.
+var soundPools = []string{"sound", "sound-off"}
+
+// soundVolume is how a layer of the sound domain is named as a volume.
+func soundVolume(pool, path string) string {
+	return attr("pool", pool) + attr("volume", filepath.Base(path))
 }
 
 // inSource is what a source can hold.

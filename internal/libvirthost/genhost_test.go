@@ -54,61 +54,73 @@ func (h *madeHost) QEMUChains(context.Context, string) (map[string][]string, err
 func (h *madeHost) observe(x *texts) host.Domain {
 	d := host.Domain{Name: x.name, State: x.state, Transient: x.transient, IOError: x.ioError, Checkpoints: x.checkpoints}
 	var err error
-	if fault := host.Contain(x.name, func() { err = h.read(&d, x) }); fault != nil {
+	v := newVolumes(h.volume)
+	if fault := host.Contain(x.name, func() { err = h.read(&d, x, v) }); fault != nil {
 		d.Faults, err = append(d.Faults, fault), fault
 	}
-	if err == nil {
-		return d
+	if err != nil {
+		d.Problem = err.Error()
+		noteNames(&d, x.live, v)
 	}
-	d.Problem = err.Error()
-	noteNames(&d, x.live)
+	v.note(&d)
 	return d
 }
 
-func (h *madeHost) read(d *host.Domain, x *texts) error {
-	errs := []error{readDomain(d, x.live)}
+func (h *madeHost) read(d *host.Domain, x *texts, v *volumes) error {
+	errs := []error{readDomain(d, x.live, v)}
 	if !x.state.Live() {
 		for i := range d.Disks {
 			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)
 		}
 	} else if !x.transient {
-		errs = append(errs, readInactive(d, x.inactive))
+		errs = append(errs, readInactive(d, x.inactive, v))
 	}
 	if x.saved != "" {
 		d.ManagedSave = true
-		errs = append(errs, readElsewhere(d, x.saved))
+		errs = append(errs, readElsewhere(d, x.saved, v))
 	}
-	h.volumes(d)
 	for _, text := range x.snapshots {
-		errs = append(errs, addSnapshot(d, text, x.current))
+		errs = append(errs, addSnapshot(d, text, x.current, v))
 	}
 	return errors.Join(errs...)
 }
 
-// volumes looks volumes up in the one pool that there is.
-func (h *madeHost) volumes(d *host.Domain) {
-	for i := range d.Disks {
-		if d.Disks[i].Kind != "volume" || len(d.Disks[i].Chain) == 0 {
-			continue
-		}
-		pool, name, _ := strings.Cut(d.Disks[i].Active().Path, "/")
-		if pool == "here" {
-			d.Elsewhere = append(d.Elsewhere, filepath.Join(h.dir, name))
-		} else if !d.State.Live() {
-			d.Unknown = append(d.Unknown, "the file of a volume is not known")
-		}
+// volume looks a volume up: there are two pools that run, two that are stopped, one of a
+// network, and one that libvirt does not tell of.
+func (h *madeHost) volume(v host.Volume) place {
+	path := inPool("dir", h.dir, v.Name)
+	if slices.Contains(soundPools, v.Pool) {
+		path = inPool("dir", filepath.Join(h.dir, "../sound"), v.Name)
 	}
+	switch {
+	case v.Pool == "sound" && exists(path):
+		return place{path: path, kind: host.KindFile}
+	case v.Pool == "here" && exists(path):
+		return place{path: path, kind: host.KindFile}
+	case v.Pool == "here":
+		return place{missing: host.NoVolume, perhaps: path, why: "no volume"}
+	case v.Pool == "stopped" || v.Pool == "sound-off":
+		return place{missing: host.PoolStopped, perhaps: path, why: "stopped"}
+	case v.Pool == "network":
+		return place{missing: host.NoFile, nowhere: true, why: "no file"}
+	}
+	return place{missing: host.NoPool, why: "no pool"}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return path != "" && err == nil
 }
 
 // hoursOfSound are those of the sound domain's snapshots.
 var hoursOfSound = []int{8, 9, 10}
 
 // soundDomain is a domain with three snapshots whose layers are in a directory of their own.
-func soundDomain(dir string, state host.State) (x texts, layers []string) {
+func soundDomain(dir, pool string, state host.State) (x texts, layers []string) {
 	layers = putChain(dir, "sound", hoursOfSound...)
-	xml := "<domain type='kvm'><name>sound</name><uuid>5d0a4a52-7a0e-4f43-a0b5-0f10d3a3d1aa</uuid><os><type>hvm</type></os>" + element("devices", soundDisk("vda", layers)) + "</domain>"
+	xml := "<domain type='kvm'><name>sound</name><uuid>5d0a4a52-7a0e-4f43-a0b5-0f10d3a3d1aa</uuid><os><type>hvm</type></os>" + element("devices", soundDisk("vda", pool, layers)) + "</domain>"
 	return texts{name: "sound", state: state, live: xml, inactive: xml, current: snapshotOf(hoursOfSound[2]),
-		snapshots: soundSnapshots("sound", "vda", layers, hoursOfSound...)}, layers
+		snapshots: soundSnapshots("sound", "vda", pool, layers, hoursOfSound...)}, layers
 }
 
 // host makes up domains and their images.
@@ -136,8 +148,9 @@ func (g *gen) texts(i int) texts {
 		stem := fmt.Sprintf("own%d", i)
 		layers := putChain(g.dir, stem, hours...)
 		g.images = append(g.images, layers...)
-		own = soundDisk("vda", layers)
-		x.snapshots, x.current = soundSnapshots(x.name, "vda", layers, hours...), pick(g, "", snapshotOf(9))
+		pool := pick(g, "", "", "here", "here", "here", "stopped", "network", "nowhere")
+		own = soundDisk("vda", pool, layers)
+		x.snapshots, x.current = soundSnapshots(x.name, "vda", pool, layers, hours...), pick(g, "", snapshotOf(9))
 	}
 	x.live = g.changed(own, x.name, uuid, own != "" && g.in100(50))
 	x.inactive = x.live
@@ -180,7 +193,9 @@ func (g *gen) touchedBy(h *madeHost) map[string]string {
 				}
 			}
 		}
-		if slices.ContainsFunc(h.domains, func(x texts) bool { return strings.Contains(x.read(), path) }) {
+		if slices.ContainsFunc(h.domains, func(x texts) bool {
+			return strings.Contains(x.read(), path) || slices.ContainsFunc(soundPools, func(pool string) bool { return strings.Contains(x.read(), soundVolume(pool, path)) })
+		}) {
 			by[path] = ""
 		}
 	}

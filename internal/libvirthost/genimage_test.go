@@ -109,17 +109,27 @@ func putChain(dir, stem string, hours ...int) []string {
 }
 
 // soundDisk is the XML of a disk on that chain.
-func soundDisk(target string, layers []string) string {
+func soundDisk(target, pool string, layers []string) string {
 	top := len(layers) - 1
 	backing := "<backingStore/>"
-	for _, path := range layers[:top] {
-		backing = "<backingStore type='file'><format type='qcow2'/><source" + attr("file", path) + "/>" + backing + "</backingStore>"
+	for i, path := range layers[:top] {
+		kind, source := soundSource(pool, i, path)
+		backing = "<backingStore" + kind + "><format type='qcow2'/>" + source + backing + "</backingStore>"
 	}
-	return "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source" + attr("file", layers[top]) + "/>" + backing + "<target" + attr("dev", target) + " bus='virtio'/></disk>"
+	kind, source := soundSource(pool, top, layers[top])
+	return "<disk" + kind + " device='disk'><driver name='qemu' type='qcow2'/>" + source + backing + "<target" + attr("dev", target) + " bus='virtio'/></disk>"
+}
+
+// soundSource names the base as a volume of the pool, if one is given, and all else as files.
+func soundSource(pool string, i int, path string) (kind, source string) {
+	if pool != "" && i == 0 {
+		return attr("type", "volume"), "<source" + attr("pool", pool) + attr("volume", filepath.Base(path)) + "/>"
+	}
+	return attr("type", "file"), "<source" + attr("file", path) + "/>"
 }
 
 // soundSnapshots is the XML of the snapshots of a domain on that chain.
-func soundSnapshots(domain, target string, layers []string, hours ...int) []string {
+func soundSnapshots(domain, target, pool string, layers []string, hours ...int) []string {
 	var all []string
 	parent := ""
 	for i, n := range hours {
@@ -127,7 +137,7 @@ func soundSnapshots(domain, target string, layers []string, hours ...int) []stri
 		if parent != "" {
 			text += element("parent", element("name", parent))
 		}
-		stored := "<domain type='kvm'>" + element("name", escaped(domain)) + element("devices", soundDisk(target, layers[:i+1])) + "</domain>"
+		stored := "<domain type='kvm'>" + element("name", escaped(domain)) + element("devices", soundDisk(target, pool, layers[:i+1])) + "</domain>"
 		text += "<memory snapshot='no'/>" + element("disks", "<disk"+attr("name", target)+" snapshot='external' type='file'><driver type='qcow2'/><source"+attr("file", layers[i+1])+"/></disk>") +
 			stored + inactive(stored)
 		all, parent = append(all, element("domainsnapshot", text)), snapshotOf(n)

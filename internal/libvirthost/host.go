@@ -153,11 +153,12 @@ func (h *Host) Domains(ctx context.Context, names ...string) (domains []host.Dom
 		return nil, err
 	}
 	domains = make([]host.Domain, 0, len(found))
+	find := h.volumeFinder()
 	for i := range found {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d, err := h.observeSoon(ctx, &found[i])
+		d, err := h.observeSoon(ctx, &found[i], newVolumes(find))
 		if gone(err) {
 			continue
 		}
@@ -196,7 +197,7 @@ const patience = time.Minute
 
 // observeSoon is observe within patience. A domain that takes longer has that
 // as its problem; the call is left behind with what it holds.
-func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (host.Domain, error) {
+func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain, v *volumes) (host.Domain, error) {
 	type result struct {
 		d   host.Domain
 		err error
@@ -207,7 +208,7 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (host.Domai
 	}
 	done := make(chan result, 1)
 	go func() {
-		d, err := h.observe(dom, name)
+		d, err := h.observe(dom, name, v)
 		_ = dom.Free()
 		done <- result{d, err}
 	}()
@@ -217,25 +218,28 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain) (host.Domai
 	case <-ctx.Done():
 		return host.Domain{}, ctx.Err()
 	case <-time.After(patience):
-		return h.silent(ctx, name), nil
+		return h.silent(ctx, name, newVolumes(v.find)), nil
 	}
 }
 
 // silent is what is known of a domain for which libvirt does not answer: its QEMU
 // hangs, as a rule. What it has when it starts, libvirt tells without QEMU.
-func (h *Host) silent(ctx context.Context, name string) host.Domain {
+func (h *Host) silent(ctx context.Context, name string, v *volumes) host.Domain {
 	d := host.Domain{Name: name, State: "unknown", Problem: fmt.Sprintf("libvirt did not answer for it within %s", patience)}
-	answer := make(chan string, 1)
+	answer := make(chan host.Domain, 1)
 	go func() {
-		answer <- h.persistentXML(name)
+		var named host.Domain
+		noteNames(&named, h.persistentXML(name), v)
+		v.note(&named)
+		answer <- named
 	}()
 	select {
-	case text := <-answer:
-		noteNames(&d, text)
+	case named := <-answer:
+		d.Elsewhere, d.Unknown = named.Elsewhere, named.Unknown
 	case <-ctx.Done():
 	case <-time.After(secondPatience):
 	}
-	if len(d.Elsewhere) == 0 {
+	if len(d.Elsewhere)+len(d.Unknown) == 0 {
 		d.Unknown = append(d.Unknown, "what images it uses is not known: "+d.Problem)
 	}
 	return d
@@ -260,39 +264,47 @@ func (h *Host) persistentXML(name string) string {
 
 // observe looks at a domain. What goes wrong there, a panic too, is the domain's
 // problem; the others go on.
-func (h *Host) observe(dom *libvirt.Domain, name string) (host.Domain, error) {
+func (h *Host) observe(dom *libvirt.Domain, name string, v *volumes) (host.Domain, error) {
 	d, text := host.Domain{Name: name}, ""
 	var err error
-	fault := host.Contain(name, func() { text, err = h.observeAll(dom, &d) })
+	fault := host.Contain(name, func() { text, err = h.observeAll(dom, &d, v) })
 	if fault != nil {
 		d.Faults, err = append(d.Faults, fault), fault
 	}
-	if gone(err) || err == nil {
+	if gone(err) {
 		return d, err
 	}
+	if err != nil {
+		h.noteAll(&d, text, err, v)
+	}
+	v.note(&d)
+	return d, nil
+}
+
+// noteAll notes what a domain that could not be read in full names, and why it could not.
+func (h *Host) noteAll(d *host.Domain, text string, err error, v *volumes) {
 	plain(&err)
 	d.Problem = err.Error()
-	noteNames(&d, text)
+	noteNames(d, text, v)
 	if text == "" {
-		noteNames(&d, h.persistentXML(name))
+		noteNames(d, h.persistentXML(d.Name), v)
 	}
 	if len(d.Disks)+len(d.Elsewhere) == 0 && text == "" {
 		d.Unknown = append(d.Unknown, "what images it uses is not known: "+d.Problem)
 	}
-	return d, nil
 }
 
 // observeAll also returns the domain's XML, as far as it got that.
-func (h *Host) observeAll(dom *libvirt.Domain, d *host.Domain) (text string, err error) {
+func (h *Host) observeAll(dom *libvirt.Domain, d *host.Domain, v *volumes) (text string, err error) {
 	if err = readState(dom, d); err != nil {
 		return "", err
 	}
 	if text, err = dom.GetXMLDesc(0); err != nil {
 		return "", err
 	}
-	err = readDomain(d, text)
+	err = readDomain(d, text, v)
 	d.AppArmor = d.AppArmor && h.version < opensBases
-	return text, errors.Join(err, h.observeMore(dom, d))
+	return text, errors.Join(err, h.observeMore(dom, d, v))
 }
 
 func readState(dom *libvirt.Domain, d *host.Domain) error {
@@ -323,7 +335,7 @@ func readState(dom *libvirt.Domain, d *host.Domain) error {
 
 // observeMore reads what the domain's XML does not hold. An error does not end it: what
 // the rest names counts as in use all the same.
-func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain) error {
+func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 	persistent, err := dom.IsPersistent()
 	if err != nil {
 		return err
@@ -334,57 +346,21 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain) error {
 	}
 	var live, sizes error
 	if d.State.Live() {
-		live = observeLive(dom, d)
+		live = errors.Join(observeLive(dom, d, v), h.observeVolumes(dom, d))
 	} else {
 		for i := range d.Disks {
 			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)
 		}
 	}
-	saved := observeSaved(dom, d)
-	h.observeVolumes(d)
-	snapshots := observeSnapshots(dom, d)
+	saved := observeSaved(dom, d, v)
+	snapshots := observeSnapshots(dom, d, v)
 	if h.remote {
 		sizes = h.observeSizes(dom, d)
 	}
 	return errors.Join(live, saved, snapshots, sizes, observeCheckpoints(dom, d))
 }
 
-// observeVolumes finds the files of disks that are given as storage volumes. A
-// volume that cannot be found, of a domain that QEMU does not guard, could be
-// on any image.
-func (h *Host) observeVolumes(d *host.Domain) {
-	for i := range d.Disks {
-		if d.Disks[i].Kind != host.KindVolume || len(d.Disks[i].Chain) == 0 {
-			continue
-		}
-		name := d.Disks[i].Active().Path
-		path, err := h.volumePath(name)
-		if err == nil {
-			d.Elsewhere = append(d.Elsewhere, path)
-		} else if !d.State.Live() {
-			d.Unknown = append(d.Unknown, fmt.Sprintf("the file of volume %s is not known: %v", name, err))
-		}
-	}
-}
-
-// volumePath looks POOL/VOLUME up.
-func (h *Host) volumePath(name string) (path string, err error) {
-	defer plain(&err)
-	poolName, volName, _ := strings.Cut(name, "/")
-	pool, err := h.conn.LookupStoragePoolByName(poolName)
-	if err != nil {
-		return "", err
-	}
-	defer pool.Free()
-	vol, err := pool.LookupStorageVolByName(volName)
-	if err != nil {
-		return "", err
-	}
-	defer vol.Free()
-	return vol.GetPath()
-}
-
-func observeSaved(dom *libvirt.Domain, d *host.Domain) error {
+func observeSaved(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 	saved, err := dom.HasManagedSaveImage(0)
 	if err != nil || !saved {
 		return err
@@ -394,7 +370,7 @@ func observeSaved(dom *libvirt.Domain, d *host.Domain) error {
 	if err != nil {
 		return err
 	}
-	return readElsewhere(d, text)
+	return readElsewhere(d, text, v)
 }
 
 func observeCheckpoints(dom *libvirt.Domain, d *host.Domain) error {
@@ -410,13 +386,13 @@ func observeCheckpoints(dom *libvirt.Domain, d *host.Domain) error {
 }
 
 // observeLive reads the persistent configuration and the block jobs.
-func observeLive(dom *libvirt.Domain, d *host.Domain) error {
+func observeLive(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 	if !d.Transient {
 		text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
 		if err != nil {
 			return err
 		}
-		if err := readInactive(d, text); err != nil {
+		if err := readInactive(d, text, v); err != nil {
 			return err
 		}
 	}
@@ -463,7 +439,7 @@ func jobType(t libvirt.DomainBlockJobType) string {
 	return "unknown"
 }
 
-func observeSnapshots(dom *libvirt.Domain, d *host.Domain) error {
+func observeSnapshots(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
 	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || err == nil && len(snaps) == 0 {
 		return nil
@@ -484,7 +460,7 @@ func observeSnapshots(dom *libvirt.Domain, d *host.Domain) error {
 			continue
 		}
 		if err == nil {
-			err = addSnapshot(d, text, current)
+			err = addSnapshot(d, text, current, v)
 		}
 		errs = append(errs, err)
 	}

@@ -88,7 +88,7 @@ func newCase(t testing.TB, seed uint64, dir string) *madeCase {
 		must(os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
 	g := newGen(seed, filepath.Join(dir, "made"))
-	sound, layers := soundDomain(filepath.Join(dir, "sound"), pick(g, host.Running, host.ShutOff))
+	sound, layers := soundDomain(filepath.Join(dir, "sound"), pick(g, "", "sound"), pick(g, host.Running, host.ShutOff))
 	if g.in100(25) {
 		g.sound = layers
 	}

@@ -265,7 +265,7 @@ func pivot(dom *libvirt.Domain, disk string, ready bool) error {
 
 func mirrorReady(text, target string) (bool, error) {
 	d := host.Domain{}
-	if err := readDomain(&d, text); err != nil {
+	if err := readDomain(&d, text, nil); err != nil {
 		return false, err
 	}
 	for _, disk := range d.Disks {

@@ -42,5 +42,5 @@ func outline(dom *libvirt.Domain) (d host.Domain, err error) {
 	if err != nil {
 		return d, err
 	}
-	return d, readDomain(&d, text)
+	return d, readDomain(&d, text, nil)
 }

@@ -50,11 +50,41 @@ func (h *Host) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec
 		defer lift()
 		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_QUIESCE
 	}
+	before := configurationOff(dom)
 	snap, err := dom.CreateSnapshotXML(text, flags)
 	if err != nil {
 		return err
 	}
+	h.renameVolumes(dom, before)
 	return snap.Free()
+}
+
+// configurationOff is the persistent configuration of a guest that is off; "" of one that
+// runs, for which libvirt keeps what volumes are called.
+func configurationOff(dom *libvirt.Domain) string {
+	if active, err := dom.IsActive(); err != nil || active {
+		return ""
+	}
+	text, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+	if err != nil {
+		return ""
+	}
+	return text
+}
+
+// renameVolumes names as volumes again what was named so before a snapshot. Where that
+// cannot be written, the chain is right all the same: its headers name the files.
+func (h *Host) renameVolumes(dom *libvirt.Domain, before string) {
+	if before == "" {
+		return
+	}
+	after, err := dom.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+	if err != nil {
+		return
+	}
+	if fixed, err := keepVolumes(before, after); err == nil && fixed != "" {
+		_ = h.redefine(fixed) // see above
+	}
 }
 
 // Thaw thaws the guest's file systems; thawed ones are no error.

@@ -34,10 +34,10 @@ type storedSnapshot struct {
 }
 
 // addSnapshot adds a snapshot to d. What one names that cannot be read counts as in use.
-func addSnapshot(d *host.Domain, text, current string) error {
-	s, err := readSnapshot(text)
+func addSnapshot(d *host.Domain, text, current string, v *volumes) error {
+	s, err := readSnapshot(text, v)
 	if err != nil {
-		noteNames(d, text)
+		noteNames(d, text, v)
 		return err
 	}
 	s.Current = s.Name == current
@@ -46,7 +46,7 @@ func addSnapshot(d *host.Domain, text, current string) error {
 }
 
 // readSnapshot reads a snapshot's XML. Snapshot times are whole seconds.
-func readSnapshot(text string) (host.Snapshot, error) {
+func readSnapshot(text string, v *volumes) (host.Snapshot, error) {
 	var x storedSnapshot
 	if err := xml.Unmarshal([]byte(text), &x); err != nil {
 		return host.Snapshot{}, fmt.Errorf("snapshot XML: %w", err)
@@ -63,15 +63,17 @@ func readSnapshot(text string) (host.Snapshot, error) {
 		if x.Disks[i].Snapshot == "internal" {
 			s.Internal = true
 		}
-		s.Disks = append(s.Disks, x.snapshotDisk(&x.Disks[i]))
+		s.Disks = append(s.Disks, x.snapshotDisk(&x.Disks[i], v))
 	}
 	return s, nil
 }
 
-func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) host.SnapshotDisk {
+func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk, v *volumes) host.SnapshotDisk {
 	sd := host.SnapshotDisk{Target: disk.Name}
 	if disk.Snapshot == "external" {
-		_, sd.Overlay = sourceOf(disk.Source)
+		overlay := layerAt(disk.Source)
+		v.locate(&overlay)
+		sd.Overlay = overlay.Path
 	}
 	for i := range x.Reverted {
 		if r := &x.Reverted[i]; r.Name == disk.Name && r.Snapshot == "external" {
@@ -79,11 +81,11 @@ func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk) host.
 		}
 	}
 	if stored := x.Domain.disk(disk.Name); stored != nil {
-		layers, cut := readChain(stored)
+		layers, cut := readChain(stored, v)
 		sd.State, sd.Cut = layerPaths(layers), cut
 	}
 	if stored := x.Inactive.disk(disk.Name); stored != nil {
-		layers, _ := readChain(stored)
+		layers, _ := readChain(stored, v)
 		sd.Inactive = layerPaths(layers)
 	}
 	return sd
@@ -194,6 +196,53 @@ func fixConfiguration(text string, chains map[string][]host.Layer) (string, erro
 	return fixed, sameElements(text, fixed)
 }
 
+// keepVolumes returns the configuration after a snapshot of a guest that is off, with
+// what the new overlays build on, where that was named as a volume; "" where nothing of the
+// kind is missing. libvirt leaves it to the overlays' headers, which know no volumes: with
+// the next start the names would be lost.
+func keepVolumes(before, after string) (string, error) {
+	var old, x libvirtxml.Domain
+	if err := errors.Join(old.Unmarshal(before), x.Unmarshal(after)); err != nil || old.Devices == nil || x.Devices == nil {
+		return "", err
+	}
+	changed := false
+	for i := range x.Devices.Disks {
+		d := &x.Devices.Disks[i]
+		was := volumeDisk(&old, d.Target)
+		if was == nil || d.BackingStore != nil || d.Source == nil || d.Source.File == nil {
+			continue
+		}
+		volume := *was.Source.Volume
+		d.BackingStore = &libvirtxml.DomainDiskBackingStore{
+			Format: &libvirtxml.DomainDiskFormat{Type: "raw"}, Source: &libvirtxml.DomainDiskSource{Volume: &volume}, BackingStore: was.BackingStore,
+		}
+		if was.Driver != nil && was.Driver.Type != "" {
+			d.BackingStore.Format.Type = was.Driver.Type
+		}
+		changed = true
+	}
+	if !changed {
+		return "", nil
+	}
+	fixDomain(&x, nil, false)
+	fixed, err := x.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("persistent configuration: %w", err)
+	}
+	return fixed, sameElements(after, fixed)
+}
+
+// volumeDisk is the disk of x with that target, if a volume is its active layer, or nil.
+func volumeDisk(x *libvirtxml.Domain, target *libvirtxml.DomainDiskTarget) *libvirtxml.DomainDisk {
+	for i := range x.Devices.Disks {
+		d := &x.Devices.Disks[i]
+		if target != nil && d.Target != nil && d.Target.Dev == target.Dev && d.Source != nil && d.Source.Volume != nil {
+			return d
+		}
+	}
+	return nil
+}
+
 // storedConfiguration returns the persistent configuration that a snapshot has on
 // record, under the domain's present name and with these chains.
 func storedConfiguration(text, domain string, chains map[string][]host.Layer) (string, error) {
@@ -254,6 +303,7 @@ func tidyBacking(d *libvirtxml.DomainDisk) {
 // fixDisk puts the disk on chain, base first. With end the XML says that the
 // chain ends there, so that libvirt does not look for more.
 func fixDisk(d *libvirtxml.DomainDisk, chain []host.Layer, end bool) {
+	before := backingSources(d)
 	state := chain[len(chain)-1]
 	d.Source = newSource(d.Source, state)
 	if d.Driver == nil {
@@ -266,9 +316,26 @@ func fixDisk(d *libvirtxml.DomainDisk, chain []host.Layer, end bool) {
 	}
 	for _, l := range chain[:len(chain)-1] {
 		d.BackingStore = &libvirtxml.DomainDiskBackingStore{
-			Format: &libvirtxml.DomainDiskFormat{Type: l.Format}, Source: newSource(nil, l), BackingStore: d.BackingStore,
+			Format: &libvirtxml.DomainDiskFormat{Type: l.Format}, Source: newSource(before[nameOf(l)], l), BackingStore: d.BackingStore,
 		}
 	}
+}
+
+// backingSources are the sources below the active layer, by the names of their layers.
+func backingSources(d *libvirtxml.DomainDisk) map[string]*libvirtxml.DomainDiskSource {
+	sources := map[string]*libvirtxml.DomainDiskSource{}
+	for b := d.BackingStore; hasLayer(b); b = b.BackingStore {
+		sources[nameOf(layerAt(b.Source))] = b.Source
+	}
+	return sources
+}
+
+// nameOf is the name that libvirt has for a layer.
+func nameOf(l host.Layer) string {
+	if l.Volume != (host.Volume{}) {
+		return l.Volume.String()
+	}
+	return l.Path
 }
 
 // newSource is the source of a layer; what old says beyond the place stays.
@@ -278,19 +345,29 @@ func newSource(old *libvirtxml.DomainDiskSource, l host.Layer) *libvirtxml.Domai
 		s = *old
 	}
 	s.Index = 0
-	var labels []libvirtxml.DomainDeviceSecLabel
+	labels := labelsOf(&s)
+	s.File, s.Block, s.Volume = nil, nil, nil
 	switch {
-	case s.File != nil:
-		labels = s.File.SecLabel
-	case s.Block != nil:
-		labels = s.Block.SecLabel
-	}
-	if l.Kind.IsDevice() {
-		s.File, s.Block = nil, &libvirtxml.DomainDiskSourceBlock{Dev: l.Path, SecLabel: labels}
-	} else {
-		s.Block, s.File = nil, &libvirtxml.DomainDiskSourceFile{File: l.Path, SecLabel: labels}
+	case l.Volume != host.Volume{}:
+		s.Volume = &libvirtxml.DomainDiskSourceVolume{Pool: l.Volume.Pool, Volume: l.Volume.Name, Mode: l.Volume.Mode, SecLabel: labels}
+	case l.Kind.IsDevice():
+		s.Block = &libvirtxml.DomainDiskSourceBlock{Dev: l.Path, SecLabel: labels}
+	default:
+		s.File = &libvirtxml.DomainDiskSourceFile{File: l.Path, SecLabel: labels}
 	}
 	return &s
+}
+
+func labelsOf(s *libvirtxml.DomainDiskSource) []libvirtxml.DomainDeviceSecLabel {
+	switch {
+	case s.File != nil:
+		return s.File.SecLabel
+	case s.Block != nil:
+		return s.Block.SecLabel
+	case s.Volume != nil:
+		return s.Volume.SecLabel
+	}
+	return nil
 }
 
 // sameElements compares the elements of two documents, leaving out those that

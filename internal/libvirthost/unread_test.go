@@ -15,14 +15,14 @@ const unreadable = `<disk type='odd'><source file='/in/use'/><target dev='vda'/>
 func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 	domain := "<domain><devices>" + unreadable + "</devices></domain>"
 	for name, read := range map[string]func(*host.Domain) error{
-		"domain":     func(d *host.Domain) error { return readDomain(d, domain) },
-		"persistent": func(d *host.Domain) error { return readInactive(d, domain) },
-		"saved":      func(d *host.Domain) error { return readElsewhere(d, domain) },
+		"domain":     func(d *host.Domain) error { return readDomain(d, domain, nil) },
+		"persistent": func(d *host.Domain) error { return readInactive(d, domain, nil) },
+		"saved":      func(d *host.Domain) error { return readElsewhere(d, domain, nil) },
 		"snapshot": func(d *host.Domain) error {
-			return addSnapshot(d, "<domainsnapshot><creationTime>1</creationTime>"+domain+"</domainsnapshot>", "")
+			return addSnapshot(d, "<domainsnapshot><creationTime>1</creationTime>"+domain+"</domainsnapshot>", "", nil)
 		},
 		"time": func(d *host.Domain) error {
-			return addSnapshot(d, "<domainsnapshot><creationTime>x</creationTime><disks><disk name='vda' type='file'><source file='/in/use'/></disk></disks></domainsnapshot>", "")
+			return addSnapshot(d, "<domainsnapshot><creationTime>x</creationTime><disks><disk name='vda' type='file'><source file='/in/use'/></disk></disks></domainsnapshot>", "", nil)
 		},
 	} {
 		d := host.Domain{Name: "web"}
@@ -34,7 +34,7 @@ func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 
 func TestASnapshotThatCanBeReadIsAdded(t *testing.T) {
 	d := host.Domain{}
-	err := addSnapshot(&d, "<domainsnapshot><name>a</name><creationTime>1</creationTime></domainsnapshot>", "a")
+	err := addSnapshot(&d, "<domainsnapshot><name>a</name><creationTime>1</creationTime></domainsnapshot>", "a", nil)
 	if err != nil || len(d.Snapshots) != 1 || !d.Snapshots[0].Current || d.Elsewhere != nil {
 		t.Errorf("%+v, %v", d, err)
 	}
@@ -50,8 +50,8 @@ func TestALayerWithoutANameIsAProblem(t *testing.T) {
 		`<disk type='file' device='cdrom'><driver type='raw'/><backingStore/></disk>`:                                                         false,
 	} {
 		x := parseDisk(t, text)
-		d := readDisk(x)
-		if _, cut := readChain(x); (d.Problem != "") != problem || problem && !cut || slices.Contains(layerPaths(d.Chain), "") {
+		d := readDisk(x, nil)
+		if _, cut := readChain(x, nil); (d.Problem != "") != problem || problem && !cut || slices.Contains(layerPaths(d.Chain), "") {
 			t.Errorf("%s: %+v, cut %v", text, d, cut)
 		}
 		if d.Device == "disk" && d.Chain[0].Path != "/base" {
@@ -64,7 +64,7 @@ func TestALayerWithoutANameIsAProblem(t *testing.T) {
 func TestASecondDiskOfATargetIsInUse(t *testing.T) {
 	d := host.Domain{Disks: []host.Disk{{Target: "vda"}}}
 	const disk = `<disk type='file'><source file='%s'/><target dev='vda'/></disk>`
-	err := readInactive(&d, "<domain><devices>"+strings.Replace(disk, "%s", "/a", 1)+strings.Replace(disk, "%s", "/b", 1)+"</devices></domain>")
+	err := readInactive(&d, "<domain><devices>"+strings.Replace(disk, "%s", "/a", 1)+strings.Replace(disk, "%s", "/b", 1)+"</devices></domain>", nil)
 	if err != nil || !slices.Equal(d.Disks[0].Inactive, []string{"/a"}) || !slices.Equal(d.Elsewhere, []string{"/b"}) {
 		t.Errorf("%+v, %v", d, err)
 	}

@@ -173,6 +173,8 @@ func (b *builder) notAlone(disk *host.Disk, first int) string {
 		switch {
 		case !l.Kind.IsFile():
 			return l.Path + " is not a file"
+		case l.Volume != host.Volume{}:
+			return fmt.Sprintf("%s is volume %s of storage pool %s, which would lose it", l.Path, l.Volume.Name, l.Volume.Pool)
 		case l.Symlink:
 			return l.Path + " is a symbolic link"
 		case l.Links > 1:

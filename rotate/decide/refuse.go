@@ -98,7 +98,7 @@ func (b *builder) tellLiveOnly() {
 func (b *builder) checkKind(disk *host.Disk) bool {
 	before := len(b.plan.Refused)
 	exclude := "; take the disk out with the policy's exclude_disks"
-	if code, why := disk.Kind.Obstacle(); code != "" {
+	if code, why := disk.Obstacle(); code != "" {
 		b.refuse(code, disk.Target, why+exclude)
 	}
 	if disk.Device == "lun" {

@@ -53,6 +53,8 @@ func remedyOf(d *host.Domain, r Refusal) string {
 		return foreignOverlayRemedy(d, r)
 	case host.CodeDestroyed:
 		return destroyedRemedy(r)
+	case host.CodeVolumeDisk:
+		return volumeRemedy(d, r)
 	}
 	name := host.Quoted(d.Name)
 	for _, remedies := range []map[string]string{domainRemedies(name), storageRemedies(name), diskRemedies(name, r.Path)} {
@@ -114,7 +116,6 @@ func diskRemedies(name, path string) map[string]string {
 	return map[string]string{
 		host.CodeBlockJob:    "let it end; if nobody waits for it: virsh blockjob " + name + " " + host.Quoted(path) + " --abort",
 		host.CodeNetworkDisk: fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
-		host.CodeVolumeDisk:  fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
 		host.CodeDiskKind:    fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
 		host.CodeShareable:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
 		host.CodeTransDisk:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
@@ -157,6 +158,30 @@ func foreignOverlayRemedy(d *host.Domain, r Refusal) string {
 		}
 	}
 	return "let that program finish"
+}
+
+// volumeRemedy tells how libvirt comes to know the file of a volume.
+func volumeRemedy(d *host.Domain, r Refusal) string {
+	leave := fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", r.Path)
+	disk := host.DiskOf(d, r.Path)
+	if disk == nil || disk.MissingVolume() == nil {
+		return leave
+	}
+	l := disk.MissingVolume()
+	pool := host.Quoted(l.Volume.Pool)
+	switch l.Missing {
+	case host.PoolStopped:
+		return "virsh pool-start " + pool + "; so that it starts with libvirt from now on: virsh pool-autostart " + pool
+	case host.NoVolume:
+		return "if its file is there: virsh pool-refresh " + pool
+	case host.NoPool:
+		return "define the pool again (virsh pool-define), or let the disk name its file (virsh edit)"
+	case host.VolumeMoved:
+		return "let the pool be what it was when the guest was started, or let the disk name the file on which the guest runs, before it stops (virsh edit)"
+	case host.NotTold:
+		return "see that libvirt's storage daemon runs (virtstoraged, or libvirtd): virsh pool-list --all"
+	}
+	return leave
 }
 
 func destroyedRemedy(r Refusal) string {

@@ -29,10 +29,11 @@ type Domain struct {
 	AppArmorFile string `json:",omitempty"` // where rules of the administrator for that go
 	Checkpoints  int
 	Disks        []Disk
-	Snapshots    []Snapshot // parents before children
-	Branches     []Disk     // chains of states that no disk has in its own
-	Unknown      []string   // what its configurations name that cannot be told to be a file, in words
-	Elsewhere    []string   // further files that its configurations name: disks that it has only after a restart, a saved state's disks
-	Problem      string     // why the domain could not be read in full
-	Faults       []*Fault   // panics while it was read
+	Snapshots    []Snapshot        // parents before children
+	Branches     []Disk            // chains of states that no disk has in its own
+	Unknown      []string          // what its configurations name that cannot be told to be a file, in words
+	Elsewhere    []string          // further files that its configurations name: disks that it has only after a restart, a saved state's disks
+	Volumes      map[string]Volume `json:",omitempty"` // by path, the files that its configurations name as volumes of storage pools
+	Problem      string            // why the domain could not be read in full
+	Faults       []*Fault          // panics while it was read
 }

@@ -4,7 +4,7 @@ package host
 // depends on it is asked here.
 type Kind string
 
-// The kinds that libvirt has names for.
+// The kinds that libvirt has names for. A volume whose file is known is of the kind of that.
 const (
 	KindFile      Kind = "file"
 	KindBlock     Kind = "block"
@@ -34,7 +34,7 @@ func (k Kind) Obstacle() (code, why string) {
 	case k == KindNetwork:
 		return CodeNetworkDisk, "a network disk has no local overlay"
 	case k == KindVolume:
-		return CodeVolumeDisk, "type='volume' hides the file: write the disk as type='file' or type='block'"
+		return CodeVolumeDisk, "the file of the volume is not known"
 	}
 	return CodeDiskKind, "disks of type \"" + string(k) + "\" cannot be rotated"
 }

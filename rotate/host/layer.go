@@ -10,11 +10,13 @@ import (
 // A Layer is one image of a disk's chain.
 type Layer struct {
 	Path      string
-	Format    string // as libvirt has it: never guessed
-	Kind      Kind   // file or block; anything else cannot be merged
-	Index     uint   // libvirt's number for it in a running domain, as in vda[3]
-	Allocated int64  // bytes on disk
-	Size      int64  // virtual size in bytes; 0 = unknown
+	Format    string  // as libvirt has it: never guessed
+	Kind      Kind    // file or block; anything else cannot be merged
+	Volume    Volume  `json:",omitzero"`  // how libvirt names it, where it does not by its path
+	Missing   Missing `json:",omitempty"` // of a volume: why its file cannot be told; Path is POOL/VOLUME then
+	Index     uint    // libvirt's number for it in a running domain, as in vda[3]
+	Allocated int64   // bytes on disk
+	Size      int64   // virtual size in bytes; 0 = unknown
 
 	// Of a file of this host:
 	ID        vfs.ID

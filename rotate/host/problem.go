@@ -17,6 +17,9 @@ func ChainProblem(disk *Disk) (code, path, detail string) {
 	}
 	for i := range disk.Chain {
 		l := &disk.Chain[i]
+		if l.Kind == KindVolume {
+			return CodeVolumeDisk, disk.Target, l.Problem
+		}
 		if l.Problem != "" {
 			return CodeUnreadable, l.Path, l.Problem
 		}

@@ -28,6 +28,7 @@ func (o *Observer) branches(d *host.Domain, in *journal.Intent) []host.Disk {
 				end = path
 			}
 			disk := look.branch(sd.Target, end)
+			d.NameVolumes(disk.Chain)
 			code, _, _ := host.ChainProblem(&disk)
 			if code == "" && (disk.Index(path) >= 0 || in.MergedOnBranch(path)) {
 				found = append(found, disk)
@@ -50,7 +51,9 @@ func (o *Observer) stateChains(w *World, n int) {
 		for i := range d.Snapshots {
 			for _, state := range d.States(&d.Snapshots[i]) {
 				if format := state.KnownFormat(); format != "" && !d.Uses(state.Path) {
-					w.StateChains[state.Path] = look.chain(state.Target, state.Path, format)
+					c := look.chain(state.Target, state.Path, format)
+					d.NameVolumes(c.Chain)
+					w.StateChains[state.Path] = c
 				}
 			}
 		}

@@ -51,6 +51,7 @@ func (k *looker) domain(w *World, d *host.Domain, fresh bool) {
 	for j := range d.Disks {
 		if fresh {
 			k.disk(w, d, &d.Disks[j])
+			d.NameVolumes(d.Disks[j].Chain)
 		} else {
 			k.remember(w, &d.Disks[j])
 		}
