@@ -84,20 +84,27 @@ func CloneSnapshots(snaps []Snapshot) []Snapshot {
 
 // Survivor returns the nearest snapshot above one that goes and which stays, or "".
 func Survivor(d *Domain, drops []string, going string) string {
-	for s := d.Snapshot(going); s != nil; s = d.Snapshot(s.Parent) {
+	s := d.Snapshot(going)
+	for range d.Snapshots { // parents may go round in a circle
+		if s == nil {
+			break
+		}
 		if s.Name != going && !slices.Contains(drops, s.Name) {
 			return s.Name
 		}
+		s = d.Snapshot(s.Parent)
 	}
 	return ""
 }
 
 // Descends tells whether the snapshot was taken above the one of that name.
 func (d *Domain) Descends(s *Snapshot, name string) bool {
-	for up := d.Snapshot(s.Parent); up != nil; up = d.Snapshot(up.Parent) {
-		if up.Name == name {
-			return true
+	up := d.Snapshot(s.Parent)
+	for range d.Snapshots { // parents may go round in a circle
+		if up == nil || up.Name == name {
+			return up != nil
 		}
+		up = d.Snapshot(up.Parent)
 	}
 	return false
 }
