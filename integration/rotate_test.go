@@ -31,7 +31,8 @@ type report struct {
 			Op, Snapshot, Disk, Method, Top, Base, Path, Reason string
 			Bytes                                               int64
 		}
-		Refused []struct{ Code, Path, Detail string }
+		Refused, Skipped []struct{ Code, Path, Detail string }
+		Warnings         []string
 	}
 }
 

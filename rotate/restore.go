@@ -156,8 +156,10 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 			s.did(d.Name, step)
 		}
 	}
-	if err := s.Host.Redefine(ctx, d.Name, host.SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
-		return err
+	if s.plan.Whole {
+		if err := s.Host.Redefine(ctx, d.Name, host.SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
+			return err
+		}
 	}
 	if err := s.dropNewer(ctx, *d, p); err != nil {
 		return err

@@ -29,6 +29,7 @@ type DomainStatus struct {
 	LastRun   *LastRun         `json:"last-run"`
 	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []decide.Refusal `json:"refused"`
+	Skipped   []decide.Refusal `json:"skipped,omitempty"` // disks that snapshots are taken without, and why
 	Waiting   string           `json:"waiting,omitempty"` // what is put off, and until when
 }
 
@@ -57,6 +58,8 @@ type SnapshotStatus struct {
 	Keep   bool      `json:"keep"`
 	Lost   bool      `json:"lost"` // a guest writes to what its state builds on
 	Reason string    `json:"reason"`
+
+	LeftOut string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
 }
 
 // A LastRun is how the last run ended for a domain.
@@ -118,7 +121,7 @@ func ConflictStatus(w *observe.World, d *host.Domain, c *policy.Conflict, last *
 
 func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) DomainStatus {
 	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
-		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Skipped: p.Skipped, Waiting: p.Waiting}
 	for i := range d.Disks {
 		if len(d.Disks[i].Chain) > 0 && !d.Disks[i].ReadOnly {
 			s.Disks = append(s.Disks, diskStatus(w, d, &d.Disks[i]))
@@ -128,7 +131,7 @@ func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) 
 }
 
 func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
-	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate"}
+	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", LeftOut: s.LeftOut()}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")
