@@ -260,6 +260,7 @@ var looking = map[string]string{
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
+	"virsh snapshot-delete": "", "qemu-img rebase -u -b LOWER -F FORMAT IMAGE": "",
 	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
 	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused
 	"virt-rotate image rebase -u -b ../base.qcow2 -F qcow2 IMAGE": "",

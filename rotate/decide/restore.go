@@ -45,6 +45,21 @@ type DiskSwitch struct {
 	Target string
 	Onto   []host.Layer // the chain of the state, base first
 	Path   string       // the new overlay
+	// Named tells that the snapshot's metadata may name the new overlay as the one that came with
+	// it. Where others are built on the state, libvirt would merge it into that by its own delete.
+	Named bool
+}
+
+// Fix is how the snapshot's metadata must read once the disks are switched, if it must be
+// changed at all.
+func (s *Restoration) Fix() (fix host.SnapshotFix, needed bool) {
+	fix = host.SnapshotFix{Snapshot: s.Snapshot.Name, Overlays: map[string]string{}, Current: s.Whole}
+	for _, w := range s.Switches {
+		if w.Named || s.Whole {
+			fix.Overlays[w.Target] = w.Path
+		}
+	}
+	return fix, len(fix.Overlays) > 0
 }
 
 // RuleOr is the domain's rule; one without a policy gets one that drops nothing.
@@ -164,7 +179,7 @@ func (s *Restoration) planDisk(b *builder, spec *host.SnapshotSpec, state host.S
 	if len(onto)+1 > b.rule.MaxChain {
 		b.refuse(host.CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", host.Plural(len(onto)+1, "layer"), b.rule.MaxChain))
 	}
-	s.Switches = append(s.Switches, DiskSwitch{state.Target, onto, path})
+	s.Switches = append(s.Switches, DiskSwitch{state.Target, onto, path, !b.builtOn(&state)})
 	b.add(Step{Op: OpSwitch, Snapshot: s.Snapshot.Name, Disk: state.Target, Base: state.Path, Path: path,
 		Reason: "the disk goes back to the snapshot"})
 }

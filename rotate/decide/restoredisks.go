@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A restore lets those disks go back that the snapshot and the domain have, or the ones of
@@ -53,6 +55,17 @@ func (s *Restoration) leavesNewer(b *builder) bool {
 			return overlay != "" && disk.Index(overlay) >= 0 && n.Name != s.Snapshot.Name && !b.d.Descends(&s.Snapshot, n.Name)
 		})
 	})
+}
+
+// builtOn tells whether somebody but the disk itself needs what is above a state.
+func (b *builder) builtOn(state *host.StateLayer) bool {
+	l := b.forest.Find(b.w.KeyOf(b.d, state.Path))
+	own := observe.DiskKeeper(b.d.Name, state.Target)
+	var needed func(*chain.Layer) bool
+	needed = func(l *chain.Layer) bool {
+		return slices.ContainsFunc(l.Keepers, func(who string) bool { return who != own }) || slices.ContainsFunc(l.Children, needed)
+	}
+	return l == nil || slices.ContainsFunc(l.Children, needed)
 }
 
 // tellOthers says which disks stay as they are, and why.
