@@ -265,7 +265,9 @@ var looking = map[string]string{
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
 	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",
 	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
+	"virsh snapshot-delete": "", "qemu-img rebase -u -b LOWER -F FORMAT IMAGE": "",
 	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
+	"virt-rotate restore": "", "virsh snapshot-revert": "", "virt-rotate run --now DOMAIN": "", // ways back, with tests of their own
 	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused
 	"virt-rotate image rebase -u -b ../base.qcow2 -F qcow2 IMAGE": "",
 }

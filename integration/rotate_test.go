@@ -29,7 +29,8 @@ type report struct{ Domains []domainReport }
 type domainReport = struct {
 	Name, Policy, State, Result, Error, Waiting string
 	Steps                                       []step
-	Refused                                     []refusal
+	Refused, Skipped                            []refusal
+	Warnings                                    []string
 }
 
 type step = struct {

@@ -34,6 +34,7 @@ func inheritable(r *Rule) []field {
 	return []field{
 		list("disks", &r.Disks, globList),
 		list("exclude_disks", &r.ExcludeDisks, globList),
+		text("on_unsuitable", &r.OnUnsuitable, "refuse"),
 		text("every", (*interval)(&r.Every), "1h"),
 		{key: "keep", sub: keepFields(&r.Keep)},
 		text("method", &r.Method, "auto"),
@@ -69,13 +70,14 @@ func keepFields(k *Keep) []field {
 // builtin is what a rule starts from, before [defaults].
 func builtin() Rule {
 	return Rule{
-		Every:    24 * time.Hour,
-		Method:   MethodAuto,
-		Quiesce:  QuiesceAuto,
-		MaxChain: 30,
-		MinFree:  MinFree{Percent: 10},
-		Offline:  OfflineNative,
-		Hooks:    Hooks{Timeout: 5 * time.Minute},
+		OnUnsuitable: UnsuitableRefuse,
+		Every:        24 * time.Hour,
+		Method:       MethodAuto,
+		Quiesce:      QuiesceAuto,
+		MaxChain:     30,
+		MinFree:      MinFree{Percent: 10},
+		Offline:      OfflineNative,
+		Hooks:        Hooks{Timeout: 5 * time.Minute},
 	}
 }
 

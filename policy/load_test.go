@@ -83,7 +83,7 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 	want := &File{
 		Path: "testdata/good/design.toml", Connect: "qemu:///system", StateDir: "/var/lib/virt-rotate",
 		Rules: []Rule{{
-			Name: "web", Domains: []string{"web-*"}, Exclude: []string{"web-scratch"}, Disks: []string{"vd*"},
+			Name: "web", Domains: []string{"web-*"}, Exclude: []string{"web-scratch"}, Disks: []string{"vd*"}, OnUnsuitable: UnsuitableRefuse,
 			Every: time.Hour, Keep: Keep{Last: 24, Daily: 7, Weekly: 4, Monthly: 6},
 			Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
 			Bandwidth: 200 << 20, Window: Window{60, 300}, Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 8,
@@ -97,7 +97,7 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 	f := mustParse(t, "policy.a = { domains = ['a'], keep = { last = 1 } }")
 	want := &File{Path: "test.toml", Rules: []Rule{{
-		Name: "a", Domains: []string{"a"}, Every: 24 * time.Hour, Keep: Keep{Last: 1},
+		Name: "a", Domains: []string{"a"}, OnUnsuitable: UnsuitableRefuse, Every: 24 * time.Hour, Keep: Keep{Last: 1},
 		Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
 		Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 1,
 	}}}

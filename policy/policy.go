@@ -49,6 +49,7 @@ type Rule struct {
 	Exclude      []string      `json:"exclude"`       // globs that take out of Domains
 	Disks        []string      `json:"disks"`         // globs on target names; empty = every writable disk
 	ExcludeDisks []string      `json:"exclude_disks"` // globs that take out of Disks
+	OnUnsuitable OnUnsuitable  `json:"on_unsuitable"` // what a disk of which no snapshot can be taken means for the domain
 	Every        time.Duration `json:"every"`         // a snapshot is due when the newest is older
 	Keep         Keep          `json:"keep"`
 	Method       Method        `json:"method"`

@@ -26,16 +26,17 @@ func randomRule(r *rand.Rand) Rule {
 	return Rule{
 		Name:    pick(r, "web", "a.b", "1", "_x-Y.9"),
 		Domains: append([]string{"always"}, globs()...), Exclude: globs(), Disks: globs(), ExcludeDisks: globs(),
-		Every:      time.Duration(1+r.Int64N(1<<uint(1+r.IntN(33)))) * time.Second,
-		Keep:       keep,
-		Method:     pick(r, MethodAuto, MethodCommit, MethodPull, MethodGraft),
-		Quiesce:    pick(r, QuiesceAuto, QuiesceYes, QuiesceNo),
-		OverlayDir: pick(r, "", "/", "/srv/over lays"),
-		MaxChain:   keep.Last + 1 + r.IntN(100),
-		MinFree:    pick(r, MinFree{Percent: r.IntN(100)}, MinFree{Size: 1 + r.Int64N(1<<50)}),
-		Bandwidth:  Bandwidth(pick(r, 0, r.Int64(), r.Int64N(5000)<<20)),
-		Window:     pick(r, Window{}, Window{r.IntN(720), 720 + r.IntN(721)}, Window{720 + r.IntN(720), r.IntN(720)}),
-		Offline:    pick(r, OfflineNative, OfflineSkip),
+		OnUnsuitable: pick(r, UnsuitableRefuse, UnsuitableSkip),
+		Every:        time.Duration(1+r.Int64N(1<<uint(1+r.IntN(33)))) * time.Second,
+		Keep:         keep,
+		Method:       pick(r, MethodAuto, MethodCommit, MethodPull, MethodGraft),
+		Quiesce:      pick(r, QuiesceAuto, QuiesceYes, QuiesceNo),
+		OverlayDir:   pick(r, "", "/", "/srv/over lays"),
+		MaxChain:     keep.Last + 1 + r.IntN(100),
+		MinFree:      pick(r, MinFree{Percent: r.IntN(100)}, MinFree{Size: 1 + r.Int64N(1<<50)}),
+		Bandwidth:    Bandwidth(pick(r, 0, r.Int64(), r.Int64N(5000)<<20)),
+		Window:       pick(r, Window{}, Window{r.IntN(720), 720 + r.IntN(721)}, Window{720 + r.IntN(720), r.IntN(720)}),
+		Offline:      pick(r, OfflineNative, OfflineSkip),
 		Hooks: Hooks{
 			Before:  pick(r, nil, []string{"/bin/true"}, []string{"/opt/a program", "", "a\tb \"ü\" $HOME"}),
 			After:   pick(r, nil, []string{"/usr/bin/logger", "--", "done"}),
@@ -60,7 +61,7 @@ func TestTOMLIsReadBackToAnEqualRule(t *testing.T) {
 
 func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
 	f := mustParse(t, `policy.a = { domains = ["<a>"], every = "1d", keep = { last = 2 }, bandwidth = "200MiB/s", window = "01:00-05:00", hooks = { after = ["/bin/x", "1"] } }`)
-	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],"exclude_disks":[],` +
+	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],"exclude_disks":[],"on_unsuitable":"refuse",` +
 		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
 		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","detach":false,` +
 		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"line":1,"every":"24h"}`

@@ -64,6 +64,23 @@ func (o *Offline) UnmarshalText(text []byte) error {
 // MarshalText never fails.
 func (o Offline) MarshalText() ([]byte, error) { return []byte(o), nil }
 
+// OnUnsuitable says what becomes of a domain with a disk of which no snapshot can be taken.
+type OnUnsuitable string
+
+// Refuse leaves the domain alone; skip takes its snapshots without the disk.
+const (
+	UnsuitableRefuse OnUnsuitable = "refuse"
+	UnsuitableSkip   OnUnsuitable = "skip"
+)
+
+// UnmarshalText accepts refuse and skip.
+func (u *OnUnsuitable) UnmarshalText(text []byte) error {
+	return choose(u, text, UnsuitableRefuse, UnsuitableSkip)
+}
+
+// MarshalText never fails.
+func (u OnUnsuitable) MarshalText() ([]byte, error) { return []byte(u), nil }
+
 func choose[T ~string](dest *T, text []byte, allowed ...T) error {
 	if slices.Contains(allowed, T(text)) {
 		*dest = T(text)

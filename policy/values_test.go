@@ -34,6 +34,7 @@ func TestScalarsAreReadAndWritten(t *testing.T) {
 		{"method", func() scalar { return new(Method) }, map[string]string{"auto": "auto", "commit": "commit", "pull": "pull", "graft": "graft"},
 			[]string{"", "Auto", "merge"}},
 		{"quiesce", func() scalar { return new(Quiesce) }, map[string]string{"auto": "auto", "yes": "yes", "no": "no"}, []string{"", "true"}},
+		{"on_unsuitable", func() scalar { return new(OnUnsuitable) }, map[string]string{"refuse": "refuse", "skip": "skip"}, []string{"", "no", "Skip"}},
 		{"offline", func() scalar { return new(Offline) }, map[string]string{"native": "native", "skip": "skip"}, []string{"", "no"}},
 		{"path", func() scalar { return new(absPath) }, map[string]string{"": "", "/": "/", "/a//b/": "/a/b"}, []string{"a", "./a", "~/a"}},
 	}

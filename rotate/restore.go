@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
@@ -156,8 +157,10 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 			s.did(d.Name, step)
 		}
 	}
-	if err := s.Host.Redefine(ctx, d.Name, host.SnapshotFix{Snapshot: s.plan.Snapshot.Name, Overlays: spec.Overlays, Current: true}); err != nil {
-		return err
+	if fix, needed := s.plan.Fix(); needed {
+		if err := s.Host.Redefine(ctx, d.Name, fix); err != nil {
+			return err
+		}
 	}
 	if err := s.dropNewer(ctx, *d, p); err != nil {
 		return err
@@ -219,6 +222,7 @@ func (s *restore) recordBranch(d *host.Domain, in *journal.Intent) error {
 			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
 		}
 	}
+	layers = append(layers, s.unnamed()...)
 	for _, w := range s.plan.Switches {
 		chain := host.DiskOf(d, w.Target).Chain
 		for i, l := range chain {
@@ -235,6 +239,23 @@ func (s *restore) recordBranch(d *host.Domain, in *journal.Intent) error {
 // went back to one.
 func (s *restore) isMade(d *host.Domain, l *host.Layer) bool {
 	return host.IsOverlay(l.Path) || host.IsReverted(l.Path) && (d.IsReverted(l.Path) || s.w.IsReleased(d, l))
+}
+
+// unnamed are the overlays that the snapshot's metadata names no more once it names the new
+// ones: whose states they hold is in the metadata of others.
+func (s *restore) unnamed() []journal.File {
+	var files []journal.File
+	fix, _ := s.plan.Fix()
+	for target := range fix.Overlays {
+		old := s.plan.Snapshot.OverlayOf(target)
+		if !s.plan.Snapshot.Ours() || !host.IsOverlay(old) {
+			continue
+		}
+		if info, err := vfs.Lstat(old); err == nil {
+			files = append(files, journal.File{Path: old, ID: info.ID})
+		}
+	}
+	return files
 }
 
 func hasLayer(layers []host.Layer, path string) bool {

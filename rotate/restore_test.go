@@ -25,7 +25,7 @@ func back(t *testing.T, h *hosttest.Host, r *Rotator, web *hosttest.Domain, snap
 	}
 	if p.Result == decide.ResultDone && !o.Plan {
 		for target, state := range web.States[snapshot] {
-			if host.DiskOf(&web.Domain, target) != nil {
+			if host.DiskOf(&web.Domain, target) != nil && (len(o.Disks) == 0 || slices.Contains(o.Disks, target)) {
 				web.Want[target] = maps.Clone(state)
 			}
 		}

@@ -18,6 +18,7 @@ func rule(last int) *policy.Rule {
 	return &policy.Rule{
 		Name: "p", Every: time.Hour, Keep: policy.Keep{Last: last}, MaxChain: 30,
 		Method: policy.MethodAuto, Quiesce: policy.QuiesceAuto, Offline: policy.OfflineNative,
+		OnUnsuitable: policy.UnsuitableRefuse,
 	}
 }
 

@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -91,6 +92,9 @@ func checkDone(h *hosttest.Host, t *testing.T) {
 					t.Fatalf("%s/%s: the overlay that came with it by its metadata: %v", d.Name, d.Snapshots[i].Name, err)
 				}
 				checkSnapshotDisk(h, t, d, &d.Snapshots[i], &sd)
+				if d.Snapshots[i].Current {
+					checkRevertible(h, t, d, &sd)
+				}
 			}
 		}
 	}
@@ -185,4 +189,18 @@ func blockLines(h *hosttest.Host, b hosttest.Blocks) []string {
 		out = append(out, fmt.Sprintf("%d=%d", k, b[k]))
 	}
 	return out
+}
+
+// checkRevertible sees that no state of a snapshot needs what libvirt's own revert would delete:
+// the files that the current snapshot names.
+func checkRevertible(h *hosttest.Host, t *testing.T, d *hosttest.Domain, current *host.SnapshotDisk) {
+	t.Helper()
+	goes := cmp.Or(current.Reverted, current.Overlay)
+	for i := range d.Snapshots {
+		for _, sd := range d.Snapshots[i].Disks {
+			if goes != "" && slices.Contains(h.Walk(sd.State[len(sd.State)-1]), goes) {
+				t.Fatalf("%s: libvirt's own revert would delete %s, on which the state of %s of %s builds", d.Name, goes, d.Snapshots[i].Name, sd.Target)
+			}
+		}
+	}
 }

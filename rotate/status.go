@@ -31,6 +31,7 @@ type DomainStatus struct {
 	Refused   []decide.Refusal `json:"refused"`
 	Waiting   string           `json:"waiting,omitempty"`      // what is put off, and until when
 	WentBack  string           `json:"went-back-to,omitempty"` // the snapshot that the guest went back to, if none was taken since
+	Skipped   []decide.Refusal `json:"skipped,omitempty"`      // disks that snapshots are taken without, and why
 }
 
 // A DiskStatus is a disk's chain, base first.
@@ -58,6 +59,8 @@ type SnapshotStatus struct {
 	Keep   bool      `json:"keep"`
 	Lost   bool      `json:"lost"` // a guest writes to what its state builds on
 	Reason string    `json:"reason"`
+
+	LeftOut string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
 }
 
 // A LastRun is how the last run ended for a domain.
@@ -119,7 +122,7 @@ func ConflictStatus(w *observe.World, d *host.Domain, c *policy.Conflict, last *
 
 func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) DomainStatus {
 	s := DomainStatus{Name: d.Name, Policy: p.Policy, State: d.State, LastRun: last,
-		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Waiting: p.Waiting}
+		Disks: []DiskStatus{}, Snapshots: []SnapshotStatus{}, Refused: p.Refused, Skipped: p.Skipped, Waiting: p.Waiting}
 	if back := d.WentBack(); back != nil {
 		s.WentBack = back.Name
 	}
@@ -132,7 +135,7 @@ func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) 
 }
 
 func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
-	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate"}
+	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", LeftOut: s.LeftOut()}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")

@@ -29,6 +29,7 @@ type Spec struct {
 	Bus       string     // ide, which SeaBIOS drives at a tenth of virtio's cost; at most 4 disks
 	Params    Params     // DefaultParams of the smallest disk; else zero fields but Pause filled in
 	Devices   string     // more device XML
+	Idle      []string   // targets of writable disks in Devices: the guest does not write to them
 	// Cache is libvirt's cache mode of the data disks. Guests whose QEMU is killed need
 	// "writethrough": they flush nothing, and QEMU keeps qcow2 tables in memory.
 	Cache string
@@ -288,7 +289,14 @@ func (h *Host) Disks(ctx context.Context, name string) ([]Disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h.disksIn(ctx, out)
+	disks, err := h.disksIn(ctx, out)
+	return h.busy(name, disks), err
+}
+
+// busy leaves out the disks to which the guest does not write.
+func (h *Host) busy(name string, disks []Disk) []Disk {
+	idle := h.Spec(name).Idle
+	return slices.DeleteFunc(disks, func(d Disk) bool { return slices.Contains(idle, d.Target) })
 }
 
 // disksIn reads the XML of a domain, and what a batch of virsh has printed before it.
@@ -366,7 +374,7 @@ func (h *Host) CheckGuest(ctx context.Context, name string) (states map[string]S
 		return nil, err
 	}
 	chains := map[string][]Layer{}
-	for _, d := range disks {
+	for _, d := range h.busy(name, disks) {
 		if chains[d.Target], err = Chain(ctx, d.Path, d.Format); err != nil {
 			return nil, err
 		}

@@ -83,6 +83,7 @@ type builder struct {
 	was      map[string]string     // path of a layer after a graft → the one that it has on the host
 
 	lost      []*journal.Merge // merges whose end libvirt has missed
+	also      []string         // targets of disks that a restore keeps the present state of, whatever the policy says
 	trustLost bool             // a state whose file is lost is taken to be below the overlay
 }
 

@@ -126,12 +126,26 @@ func diagnoseDomain(w *observe.World, d *host.Domain, rule *policy.Rule, now tim
 	if d.IOError {
 		add(FindingOf(d, Refusal{host.CodeIOError, "", "the guest is paused because of an I/O error, as when its storage is full"}))
 	}
-	for _, r := range refusalsOf(w, d, rule, now) {
+	refused, skipped := refusalsOf(w, d, rule, now)
+	for _, r := range refused {
 		if !told(found, r) {
 			add(FindingOf(d, r))
 		}
 	}
+	for _, r := range skipped {
+		add(skippedFinding(d, r))
+	}
 	return found
+}
+
+// skippedFinding tells of a disk that snapshots are taken without, by the policy.
+func skippedFinding(d *host.Domain, r Refusal) Finding {
+	f := FindingOf(d, r)
+	f.Note, f.Detail = true, "snapshots are taken without the disk: "+r.Detail
+	if r.Code != host.CodeLiveOnly {
+		f.Remedy = fmt.Sprintf("none is needed if that is as it should be; exclude_disks = [%q] in the policy says so for good", r.Path)
+	}
+	return f
 }
 
 // refusedBeside tells what a run would refuse of a domain that could not be read in full,
@@ -141,7 +155,8 @@ func refusedBeside(w *observe.World, d *host.Domain, rule *policy.Rule, now time
 	if !touched(d) && rule == nil {
 		return nil
 	}
-	for _, r := range refusalsOf(w, d, rule, now) {
+	refused, _ := refusalsOf(w, d, rule, now)
+	for _, r := range refused {
 		if r.Code != host.CodeUnreadable || r.Detail != d.Problem && r.Detail != host.NotRead {
 			found = append(found, FindingOf(d, r))
 		}
@@ -202,7 +217,7 @@ func diagnoseDisk(w *observe.World, d *host.Domain, disk *host.Disk, add func(Fi
 		return
 	}
 	if !w.Remote {
-		if code, path, detail := host.ChainProblem(disk); code != "" {
+		if code, path, detail := host.ChainProblem(disk); code != "" && !ofNature(code) { // what it is, the policy may leave out
 			add(FindingOf(d, Refusal{code, path, detail}))
 		}
 	}

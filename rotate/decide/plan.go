@@ -128,6 +128,7 @@ type Plan struct {
 	State   host.State `json:"state"`
 	Steps   []Step     `json:"steps"`
 	Refused []Refusal  `json:"refused"`
+	Skipped []Refusal  `json:"skipped,omitempty"` // disks that snapshots are taken without, and why
 	Waiting string     `json:"waiting,omitempty"` // what is put off, and until when
 	Result  string     `json:"result"`
 	Error   string     `json:"error,omitempty"`
@@ -171,6 +172,13 @@ type Merge struct {
 // Refuse notes why something is not done.
 func (p *Plan) Refuse(code, path, detail string) {
 	p.Refused = append(p.Refused, Refusal{code, path, detail})
+}
+
+// skip notes what is left out, once.
+func (p *Plan) skip(r Refusal) {
+	if !slices.Contains(p.Skipped, r) {
+		p.Skipped = append(p.Skipped, r)
+	}
 }
 
 // refuseOnce adds those of the refusals that are not there yet.

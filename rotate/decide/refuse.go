@@ -65,55 +65,22 @@ func (b *builder) checkDisks() {
 		}
 		b.checkJob(disk)
 	}
-	if covered > 0 {
-		return
-	}
-	if b.tellLiveOnly(); len(b.plan.Refused) == 0 {
-		b.refuse(host.CodeNoDisk, "", "the policy covers none of the domain's writable disks")
-	}
-}
-
-// covers tells whether the policy wants the disk snapshotted.
-func (b *builder) covers(disk *host.Disk) bool {
-	return (disk.Device == "disk" || disk.Device == "lun") && !disk.ReadOnly && b.rule.Covers(disk.Target) && !b.liveOnly(disk)
-}
-
-// liveOnly tells whether the running guest has a disk that its persistent configuration
-// lacks: it goes when the guest stops. The other disks are rotated without it.
-func (b *builder) liveOnly(disk *host.Disk) bool {
-	return b.d.State.Live() && !b.d.Transient && !b.w.Remote && len(disk.Inactive) == 0 && len(disk.Chain) > 0
-}
-
-// tellLiveOnly says which disks the policy covers and the persistent configuration lacks.
-func (b *builder) tellLiveOnly() {
-	for i := range b.disks {
-		disk := &b.disks[i]
-		if b.liveOnly(disk) && disk.Device == "disk" && !disk.ReadOnly && b.rule.Covers(disk.Target) {
-			b.refuse(host.CodeLiveOnly, disk.Target, "the persistent configuration lacks the disk: the guest would start without it, so it is left out, and the others are rotated; to have it for good: virsh attach-device with --config")
-		}
+	if b.tellSkipped(); covered == 0 {
+		b.refuseUncovered()
 	}
 }
 
 // checkKind refuses disks of which no external snapshot can be taken safely.
 func (b *builder) checkKind(disk *host.Disk) bool {
-	before := len(b.plan.Refused)
-	exclude := "; take the disk out with the policy's exclude_disks"
-	if code, why := disk.Obstacle(); code != "" {
-		b.refuse(code, disk.Target, why+exclude)
+	if l := disk.MissingVolume(); l != nil { // nobody can tell what it is: no reason to leave it out unasked
+		b.refuse(host.CodeVolumeDisk, disk.Target, l.Problem+"; or take the disk out with the policy's exclude_disks")
+		return false
 	}
-	if disk.Device == "lun" {
-		b.refuse(host.CodeDiskKind, disk.Target, "a device='lun' disk passes SCSI commands through: it cannot have an overlay"+exclude)
+	why := b.unsuitable(disk)
+	for _, r := range why {
+		b.refuse(r.Code, r.Path, r.Detail+"; "+excludeRemedy(disk.Target))
 	}
-	if disk.Shareable {
-		b.refuse(host.CodeShareable, disk.Target, "a shareable disk is written by others too: an overlay would hide their writes"+exclude)
-	}
-	if disk.Transient {
-		b.refuse(host.CodeTransDisk, disk.Target, "a <transient/> disk is thrown away when the guest stops"+exclude)
-	}
-	if disk.Encrypted {
-		b.refuse(host.CodeEncrypted, disk.Target, "an overlay on an encrypted disk would hold guest data in clear"+exclude)
-	}
-	return len(b.plan.Refused) == before
+	return len(why) == 0
 }
 
 // checkChain compares what libvirt says of the chain with the image headers.

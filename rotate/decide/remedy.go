@@ -11,11 +11,12 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
-// refusalsOf lists what a run would refuse of the domain now, by its rule, or by one that
-// drops nothing where no policy covers it.
-func refusalsOf(w *observe.World, d *host.Domain, rule *policy.Rule, now time.Time) []Refusal {
+// refusalsOf lists what a run would refuse of the domain now, and which disks it would leave
+// out, by its rule, or by one that drops nothing where no policy covers it.
+func refusalsOf(w *observe.World, d *host.Domain, rule *policy.Rule, now time.Time) (refused, skipped []Refusal) {
 	if rule != nil {
-		return Decide(w, d, rule, now, Options{}).Refused
+		p := Decide(w, d, rule, now, Options{})
+		return p.Refused, p.Skipped
 	}
 	b := doctorsBuilder(w, d)
 	b.missedPivots()
@@ -24,7 +25,7 @@ func refusalsOf(w *observe.World, d *host.Domain, rule *policy.Rule, now time.Ti
 	if len(b.plan.Refused) == 0 {
 		b.finishEarlier()
 	}
-	return b.plan.Refused
+	return b.plan.Refused, nil
 }
 
 // FindingOf turns a refusal into a finding, with what to do about it.
@@ -57,7 +58,7 @@ func remedyOf(d *host.Domain, r Refusal) string {
 		return volumeRemedy(d, r)
 	}
 	name := host.Quoted(d.Name)
-	for _, remedies := range []map[string]string{domainRemedies(name), storageRemedies(name), diskRemedies(name, r.Path)} {
+	for _, remedies := range []map[string]string{domainRemedies(name), storageRemedies(name), diskRemedies(name, r.Path, targetWith(d, r.Path))} {
 		if text := remedies[r.Code]; text != "" {
 			return text
 		}
@@ -73,7 +74,7 @@ func domainRemedies(name string) map[string]string {
 		host.CodeTransient:    "make it persistent: virsh dumpxml " + name + " > domain.xml; virsh define domain.xml",
 		host.CodeManagedSave:  "virsh start " + name + " goes on from the saved state; if that is not needed: virsh managedsave-remove " + name,
 		host.CodeInactive:     "make the persistent configuration name the running chain (virsh edit), before the guest stops",
-		host.CodeNoDisk:       "see disks and exclude_disks in the policy, or take the domain out of it",
+		host.CodeNoDisk:       "see disks, exclude_disks and on_unsuitable in the policy, or take the domain out of it",
 		host.CodeIOError:      "free space where its images are, then: virsh resume " + name,
 		host.CodeRestart:      "virt-rotate run " + name + " sees to it that the guest starts from the right image; then shut it down and start it",
 		host.CodeForeign:      "delete it with the program that took it",
@@ -94,8 +95,6 @@ func domainRemedies(name string) map[string]string {
 // storageRemedies are about what its images lie on, and where they stand, by code.
 func storageRemedies(name string) map[string]string {
 	return map[string]string{
-		host.CodeDataFile:    "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off",
-		host.CodeFormat:      "leave the disk out (exclude_disks in the policy), or convert the image to qcow2 while the guest is off",
 		host.CodeUnreadable:  "see that it is there and can be read (is its storage mounted?); never let a guest start without a layer",
 		host.CodeMismatch:    "do not start, merge or delete anything before you know which of the two is right: docs/recovery.md",
 		host.CodeOverlayDir:  "set overlay_dir in the policy to a directory that is there",
@@ -112,14 +111,17 @@ func storageRemedies(name string) map[string]string {
 }
 
 // diskRemedies are about a disk or an image, by code.
-func diskRemedies(name, path string) map[string]string {
+func diskRemedies(name, path, target string) map[string]string {
+	exclude := excludeRemedy(target)
 	return map[string]string{
+		host.CodeDataFile:    exclude + "; or convert the image to qcow2 without one while the guest is off",
+		host.CodeFormat:      exclude + "; or convert the image to qcow2 while the guest is off",
 		host.CodeBlockJob:    "let it end; if nobody waits for it: virsh blockjob " + name + " " + host.Quoted(path) + " --abort",
-		host.CodeNetworkDisk: fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
-		host.CodeDiskKind:    fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
-		host.CodeShareable:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
-		host.CodeTransDisk:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
-		host.CodeEncrypted:   fmt.Sprintf("leave the disk out: exclude_disks = [%q] in the policy", path),
+		host.CodeNetworkDisk: exclude,
+		host.CodeDiskKind:    exclude,
+		host.CodeShareable:   exclude,
+		host.CodeTransDisk:   exclude,
+		host.CodeEncrypted:   exclude,
 		host.CodeCorrupt:     "shut the guest down and look at it: virt-rotate image check " + host.Quoted(path),
 		host.CodeLiveOnly:    "to have the disk for good: virsh attach-device " + name + " DISK.xml --config; to be rid of it: virsh detach-disk " + name + " " + host.Quoted(path) + " --live",
 	}

@@ -13,6 +13,7 @@ import (
 type RestoreOptions struct {
 	DiscardNewer bool         // what came after the snapshot is given up
 	WithConfig   bool         // the whole configuration goes back, not only the disks
+	Disks        []string     // targets of the only disks that go back; none: all that the snapshot has
 	Plan         bool         // only tell what would be done
 	Stop         *StopOptions // shut a guest that runs down first; nil: it is refused
 }
@@ -31,6 +32,10 @@ type Restoration struct {
 	Snapshot host.Snapshot
 	Switches []DiskSwitch
 	Newer    []string // snapshots that are given up, leaves first
+	// Whole tells that what is done from now on descends from the snapshot alone: no disk stays on
+	// overlays of snapshots that are newer, and the snapshot names no file of a disk that stays
+	// which others need. Only then it may become libvirt's current one.
+	Whole bool
 
 	o        RestoreOptions
 	warnings []string
@@ -41,6 +46,21 @@ type DiskSwitch struct {
 	Target string
 	Onto   []host.Layer // the chain of the state, base first
 	Path   string       // the new overlay
+	// Named tells that the snapshot's metadata may name the new overlay as the one that came with
+	// it. Where others are built on the state, libvirt would merge it into that by its own delete.
+	Named bool
+}
+
+// Fix is how the snapshot's metadata must read once the disks are switched, if it must be
+// changed at all.
+func (s *Restoration) Fix() (fix host.SnapshotFix, needed bool) {
+	fix = host.SnapshotFix{Snapshot: s.Snapshot.Name, Overlays: map[string]string{}, Current: s.Whole}
+	for _, w := range s.Switches {
+		if w.Named || s.Whole {
+			fix.Overlays[w.Target] = w.Path
+		}
+	}
+	return fix, len(fix.Overlays) > 0
 }
 
 // RuleOr is the domain's rule; one without a policy gets one that drops nothing.
@@ -55,6 +75,9 @@ func RuleOr(a policy.Assignment, domain string) *policy.Rule {
 // not know whether libvirt's records can be written back without loss: ask Host.Rehearse.
 func (c Case) Restore(snapshot string, o RestoreOptions) *Restoration {
 	s := &Restoration{o: o}
+	rule := *c.Rule // a disk of which no snapshot can be taken is in the way of its own way back only
+	rule.OnUnsuitable = policy.UnsuitableSkip
+	c.Rule = &rule
 	b := c.builder()
 	s.decide(b, snapshot)
 	s.Plan = b.plan
@@ -69,10 +92,11 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 	case b.w.Intents[d.UUID] != nil:
 		b.refuse(host.CodeIntent, "", "an interrupted run is to be finished first: virt-rotate run "+d.Name)
 	}
+	s.Snapshot = *b.d.Snapshot(snapshot)
+	s.choose(b)
 	if b.checkDomain(); len(b.plan.Refused) > 0 {
 		return
 	}
-	s.Snapshot = *b.d.Snapshot(snapshot)
 	if b.checkStates(); len(b.plan.Refused) > 0 {
 		return
 	}
@@ -84,12 +108,14 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
 		s.planDiscard(b)
 	}
+	s.tellOthers(b)
 }
 
 // planPresent keeps the present state as a snapshot, unless nothing was written
 // since one or it is to be given up.
 func (s *Restoration) planPresent(b *builder) {
 	if s.o.DiscardNewer || b.untouchedSince() != nil {
+		b.plan.Skipped = nil // of no snapshot
 		return
 	}
 	b.snapshot()
@@ -106,32 +132,9 @@ func (s *Restoration) planSwitch(b *builder) {
 		return
 	}
 	for _, state := range b.d.States(&s.Snapshot) {
-		disk := b.disk(state.Target)
-		if disk == nil {
-			s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
-			continue
+		if s.chosen(state.Target) {
+			s.planDisk(b, spec, state)
 		}
-		if disk.ReadOnly {
-			continue // libvirt's own revert makes files for these, too; nothing was written
-		}
-		onto, refused := chainOf(b, state)
-		if refused != nil {
-			b.plan.Refused = append(b.plan.Refused, *refused)
-			continue
-		}
-		path := spec.Overlays[state.Target]
-		if path == "" {
-			path = overlayPath(disk, host.Stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
-		}
-		if refused := b.reserveOverlay(path, emptyOverlay); refused != nil {
-			b.plan.Refused = append(b.plan.Refused, *refused)
-		}
-		if len(onto)+1 > b.rule.MaxChain {
-			b.refuse(host.CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", host.Plural(len(onto)+1, "layer"), b.rule.MaxChain))
-		}
-		s.Switches = append(s.Switches, DiskSwitch{state.Target, onto, path})
-		b.add(Step{Op: OpSwitch, Snapshot: s.Snapshot.Name, Disk: state.Target, Base: state.Path, Path: path,
-			Reason: "the disk goes back to the snapshot"})
 	}
 	if len(s.Switches) == 0 && len(b.plan.Refused) == 0 {
 		reason := "the snapshot has no layers of its own: it is internal, or of memory only"
@@ -140,6 +143,41 @@ func (s *Restoration) planSwitch(b *builder) {
 		}
 		b.refuse(host.CodeNoDisk, "", reason)
 	}
+	s.Whole = s.o.DiscardNewer || !s.leavesNewer(b) && !s.namesOthers(b)
+}
+
+// planDisk plans the way back of one disk.
+func (s *Restoration) planDisk(b *builder, spec *host.SnapshotSpec, state host.StateLayer) {
+	disk := b.disk(state.Target)
+	if disk == nil {
+		s.warnings = append(s.warnings, fmt.Sprintf("the snapshot has the disk %s, the domain has not: the others go back, and its state stays in %s", state.Target, state.Path))
+		return
+	}
+	if disk.ReadOnly {
+		return // libvirt's own revert makes files for these, too; nothing was written
+	}
+	if why := b.unsuitable(disk); len(why) > 0 {
+		b.refuse(why[0].Code, why[0].Path, why[0].Detail+"; it cannot go back: name the disks that are to with --disk")
+		return
+	}
+	onto, refused := chainOf(b, state)
+	if refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+		return
+	}
+	path := spec.Overlays[state.Target]
+	if path == "" {
+		path = overlayPath(disk, host.Stem(disk)+"."+disk.Target, b.rule.OverlayDir, spec.Name)
+	}
+	if refused := b.reserveOverlay(path, emptyOverlay); refused != nil {
+		b.plan.Refused = append(b.plan.Refused, *refused)
+	}
+	if len(onto)+1 > b.rule.MaxChain {
+		b.refuse(host.CodeChainLong, disk.Target, fmt.Sprintf("the new overlay would make its chain %s long: max_chain is %d", host.Plural(len(onto)+1, "layer"), b.rule.MaxChain))
+	}
+	s.Switches = append(s.Switches, DiskSwitch{state.Target, onto, path, !b.builtOn(&state)})
+	b.add(Step{Op: OpSwitch, Snapshot: s.Snapshot.Name, Disk: state.Target, Base: state.Path, Path: path,
+		Reason: "the disk goes back to the snapshot"})
 }
 
 // planConfig sees that every disk of the old configuration is there, and tells which

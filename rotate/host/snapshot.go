@@ -2,7 +2,6 @@ package host
 
 import (
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -26,17 +25,6 @@ type SnapshotDisk struct {
 	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain
 
 	Stored string `json:",omitempty"` // of a plan: what the metadata says that Overlay is; "" for Overlay itself
-}
-
-// Mark returns the description of a snapshot that policy's rotation takes.
-// Only snapshots with it are ever dropped.
-func Mark(policy string) string { return markPrefix + policy + ")" }
-
-const markPrefix = "Taken by virt-rotate (policy "
-
-// Ours tells whether virt-rotate took the snapshot.
-func (s *Snapshot) Ours() bool {
-	return strings.HasPrefix(s.Description, markPrefix) && strings.HasSuffix(s.Description, ")")
 }
 
 // OverlayOf returns the path of the file that came into being with s on target, or "".

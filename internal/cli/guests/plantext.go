@@ -61,6 +61,9 @@ func planText(w io.Writer, p *decide.Plan) {
 	for _, r := range p.Refused {
 		fmt.Fprintf(w, "  %-13s  %s: %s\n", "refused", refusalPlace(r), r.Detail)
 	}
+	for _, r := range p.Skipped {
+		fmt.Fprintf(w, "  %-13s  %s: %s\n", "skipped", refusalPlace(r), r.Detail)
+	}
 	if p.Waiting != "" {
 		fmt.Fprintf(w, "  %-13s  %s\n", "waiting", p.Waiting)
 	}

@@ -19,6 +19,7 @@ func restoreCommand(e *term.Env) *cli.Command {
 		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: term.UsageError,
 		Flags: []cli.Flag{
 			term.OutputFlag(),
+			&cli.StringSliceFlag{Name: "disk", Usage: "only the disk with this `TARGET`, such as vda, goes back; may be repeated"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
@@ -29,8 +30,10 @@ func restoreCommand(e *term.Env) *cli.Command {
 		Description: `The guest must be off. With --stop it is shut down, once it is certain that nothing
 speaks against the rest: a restore that is refused leaves it running. Each disk of the
 snapshot gets a new overlay on the layer that holds its state, all disks or none; a disk
-that was taken out of the guest since stays out, and is named. The layers above stay as
-a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
+that was taken out of the guest since stays out, and is named. With --disk only the
+disks that are named go back. A disk that is not named, that the snapshot was taken
+without or that came later stays as it is now, which is told: the guest's disks are of
+different moments then. The layers above stay as a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
 of its own, unless nothing was written since the newest one. Only disks go back, and
 with --with-config the rest of the configuration, as libvirt has it on record with the
 snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
@@ -38,6 +41,7 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
    virt-rotate restore --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop web nightly-20261122T033338Z
+   virt-rotate restore --disk vdb --disk vdc web nightly-20261122T033338Z
 
 ` + term.ExitHelp,
 		Action: func(c *cli.Context) error {
@@ -56,7 +60,7 @@ snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as t
 }
 
 func restoreOptions(c *cli.Context) decide.RestoreOptions {
-	o := decide.RestoreOptions{DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+	o := decide.RestoreOptions{Disks: c.StringSlice("disk"), DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
 	if c.Bool("stop") {
 		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
 	}

@@ -40,6 +40,9 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		for _, r := range d.Refused {
 			fmt.Fprintf(w, "  refused   %s: %s\n", refusalPlace(r), r.Detail)
 		}
+		for _, r := range d.Skipped {
+			fmt.Fprintf(w, "  skipped   %s: %s\n", refusalPlace(r), r.Detail)
+		}
 	}
 }
 
@@ -68,7 +71,11 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 		case !s.Keep:
 			keep = "drop"
 		}
-		fmt.Fprintf(tw, "  snapshot\t%s\t%s\t%s\t%s\n", s.Name, agoText(s.Time, now), keep, s.Reason)
+		reason := s.Reason
+		if s.LeftOut != "" {
+			reason += ", without " + s.LeftOut
+		}
+		fmt.Fprintf(tw, "  snapshot\t%s\t%s\t%s\t%s\n", s.Name, agoText(s.Time, now), keep, reason)
 	}
 	_ = tw.Flush() // errors of w are not told by the other lines either
 }
