@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -42,7 +43,7 @@ func main() {
 	flag.StringVar(&o.run, "run", "", "only the tests that this `regexp` matches")
 	flag.StringVar(&o.parallel, "parallel", "", "as of go test")
 	flag.BoolVar(&o.demo, "demo", true, "show the demo, too")
-	flag.BoolVar(&o.write, "write", false, "write the table into docs/testing.md and README.md, if all suites passed")
+	flag.BoolVar(&o.write, "write", false, "write the lines of the suites that passed into docs/testing.md and README.md")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, &o)
@@ -68,14 +69,15 @@ func run(ctx context.Context, o *options) error {
 			rows = append(rows, *r)
 		}
 	}
-	fmt.Print("\n", table(rows))
+	fmt.Print("\n", table(rows, time.Now()))
 	for _, r := range rows {
 		for _, name := range r.names {
 			fmt.Printf("failed on %s: %s\n", r.suite, name)
 		}
 	}
-	if o.write && failed == nil && o.suites == allSuites {
-		return writeTables(rows, time.Now())
+	if o.write {
+		rows = slices.DeleteFunc(rows, func(r row) bool { return r.verdict() != nil })
+		failed = errors.Join(failed, writeTables(rows, time.Now()))
 	}
 	return failed
 }
