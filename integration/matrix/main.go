@@ -69,7 +69,9 @@ func run(ctx context.Context, o *options) error {
 			rows = append(rows, *r)
 		}
 	}
-	fmt.Print("\n", table(rows, time.Now()))
+	if len(rows) > 0 {
+		fmt.Print("\n", table(rows, time.Now()))
+	}
 	for _, r := range rows {
 		for _, name := range r.names {
 			fmt.Printf("failed on %s: %s\n", r.suite, name)

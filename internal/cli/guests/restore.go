@@ -33,10 +33,11 @@ snapshot gets a new overlay on the layer that holds its state, all disks or none
 that was taken out of the guest since stays out, and is named. With --disk only the
 disks that are named go back. A disk that is not named, that the snapshot was taken
 without or that came later stays as it is now, which is told: the guest's disks are of
-different moments then. The layers above stay as a branch with their snapshots, which retention goes on to count. The present state is kept as a snapshot
-of its own, unless nothing was written since the newest one. Only disks go back, and
-with --with-config the rest of the configuration, as libvirt has it on record with the
-snapshot. UEFI variables (NVRAM) and TPM states are in no snapshot and stay as they are.
+different moments then. The layers above stay as a branch with their snapshots, which
+retention goes on to count. The present state is kept as a snapshot of its own, unless
+nothing was written since one. Only disks go back, and with --with-config the rest of the
+configuration, as libvirt has it on record with the snapshot. UEFI variables (NVRAM) and
+TPM states are in no snapshot and stay as they are.
 
    virt-rotate restore --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
