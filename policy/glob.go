@@ -17,6 +17,19 @@ func matchAny(globs []string, name string) bool {
 	})
 }
 
+// Matching lists the names that fit the glob, in their order; none for what is no glob.
+// It is the glob of the keys domains and disks: * ? [a-z] [!a-z], and \\ before what is
+// to stand for itself.
+func Matching(glob string, names []string) []string {
+	var fit []string
+	for _, name := range names {
+		if ok, err := match(glob, name); ok && err == nil {
+			fit = append(fit, name)
+		}
+	}
+	return fit
+}
+
 // match tells whether the whole name matches the glob. The error is path.ErrBadPattern.
 func match(glob, name string) (bool, error) { return path.Match(inGo(glob), name) }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
-	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // Forget gives up snapshots of a domain whose states are lost, doubtful or no longer
@@ -25,7 +24,7 @@ func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string)
 	}
 	d := w.Domain(domain)
 	if d == nil {
-		return fmt.Errorf("%s: %w", domain, observe.ErrNoSuchDomain)
+		return w.NoSuchDomain(domain)
 	}
 	rule := decide.RuleOr(r.Match(w.Names()), domain)
 	plan, err := decide.Forget(w, d, snapshots, r.Clock())

@@ -19,7 +19,7 @@ type restore struct {
 	o    decide.RestoreOptions
 }
 
-// Restore goes back to a snapshot. The caller holds the Lock. All disks of the snapshot
+// Restore goes back to a snapshot, which is named as host.Domain.Meant tells. The caller holds the Lock. All disks of the snapshot
 // that the domain has go back, or none. What can be refused is refused before a guest is
 // stopped for it; when that is done, all is looked at and planned anew.
 func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (decide.Plan, error) {
@@ -37,7 +37,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide
 
 // stopAndRestore shuts the guest down once it is certain that nothing else is refused.
 func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (decide.Plan, error) {
-	_, first, err := r.newRestore(ctx, domain, snapshot, o)
+	s, first, err := r.newRestore(ctx, domain, snapshot, o)
 	if err != nil || len(first.Refused) > 0 || o.Plan {
 		return first, err
 	}
@@ -45,7 +45,7 @@ func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o
 		return decide.Plan{}, err
 	}
 	o.Stop = nil
-	p, err := r.Restore(ctx, domain, snapshot, o)
+	p, err := r.Restore(ctx, domain, s.plan.Snapshot.Name, o) // which is the latest may be another one by now
 	if len(p.Refused) > 0 && first.State.Live() {
 		p.Warnings = append(p.Warnings, "the guest was shut down for it, and is off now")
 	}
@@ -61,7 +61,7 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o dec
 	if err != nil {
 		return nil, decide.Plan{}, err
 	}
-	d, err := w.WithSnapshot(domain, snapshot)
+	d, meant, err := w.Named(domain, snapshot, seen)
 	if err != nil {
 		return nil, decide.Plan{}, err
 	}
@@ -74,11 +74,12 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o dec
 		w = w.WithoutGuest(domain)
 	}
 	run := &domainRun{Rotator: r, rule: decide.RuleOr(chosen, domain), w: w, seen: seen, o: decide.Options{Reserved: &decide.Reservations{}}, start: seen}
-	s := &restore{run, run.ask(w.Domain(domain)).Restore(snapshot, o), o}
+	s := &restore{run, run.ask(w.Domain(domain)).Restore(meant.Name, o), o}
 	if len(s.plan.Plan.Refused) == 0 {
 		s.rehearse(ctx)
 	}
 	p := s.plan.Plan
+	p.Restores = meant.Name
 	if p.State, s.warnings = state, p.Warnings; len(p.Refused) > 0 {
 		p.Steps = []decide.Step{}
 	}

@@ -34,6 +34,41 @@ func back(t *testing.T, h *hosttest.Host, r *Rotator, web *hosttest.Domain, snap
 	return p
 }
 
+// Which snapshot is meant is settled before the guest is stopped, and not again afterwards.
+func TestRestoreToASnapshotThatIsNotWrittenOut(t *testing.T) {
+	for text, want := range map[string]int{"latest": 11, "-2": 10, "oldest": 9, hosttest.Name(10)[:len(hosttest.Name(10))-3]: 10} {
+		h, web := off(t, 9, 10, 11)
+		r := rotator(h, rule(7))
+		p, err := r.Restore(t.Context(), "web", text, decide.RestoreOptions{})
+		if err != nil || p.Result != decide.ResultDone {
+			t.Fatalf("%s: %+v, %v", text, p, err)
+		}
+		state := web.States[hosttest.Name(want)]["vda"]
+		web.Want["vda"] = maps.Clone(state)
+		checkData(h, t)
+		if p.Restores != hosttest.Name(want) {
+			t.Errorf("%s is told to be %q", text, p.Restores)
+		}
+	}
+	h, web := off(t, 9, 10)
+	web.State, web.Cut, web.Obeys = host.Running, false, true
+	h.Event = func(call string) error {
+		if call == "call shutdown" { // yesterday is another day by then
+			h.Now = h.Now.Add(48 * time.Hour)
+		}
+		return nil
+	}
+	h.Now = web.Snapshots[1].Time.Add(24 * time.Hour)
+	p, err := rotator(h, rule(7)).Restore(t.Context(), "web", "yesterday", decide.RestoreOptions{Stop: &decide.StopOptions{Patience: time.Hour}})
+	if err != nil || p.Restores != hosttest.Name(10) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err = rotator(h, rule(7)).Restore(t.Context(), "web", "p-", decide.RestoreOptions{})
+	if err == nil || !strings.Contains(err.Error(), "several begin like this: "+hosttest.Name(9)+", "+hosttest.Name(10)) {
+		t.Errorf("several: %v", err)
+	}
+}
+
 func TestRestoreKeepsThePresentAndAllSnapshots(t *testing.T) {
 	h, web := off(t, 9, 10, 11)
 	r := rotator(h, rule(7))

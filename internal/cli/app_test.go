@@ -51,6 +51,13 @@ func TestUsageErrorsSayWhatIsWrongAndExitWithTwo(t *testing.T) {
 		{append(good, "plan", "--output=xml"), "want human or json"},
 		{append(good, "run", "--now", "--no-snapshot"), "exclude each other"},
 		{append(good, "plan", "nobody"), "nobody: no such domain"},
+		{append(good, "plan", "tset"), "tset: no such domain; did you mean test?"},
+		{append(good, "run", "web-*"), "web-*: no such domain"},
+		{append(good, "plan", "test", "[t"), "[t: no such domain"},
+		{append(good, "tree", "tes"), "layer that this host knows; did you mean test?"},
+		{append(good, "restore", "tset", "latest"), "tset: no such domain; did you mean test?"},
+		{append(good, "restore", "test", "-1"), "test: -1: no such snapshot: the domain has none"},
+		{append(good, "export", "test", "latest", "-o", "/dev/null/x"), "test: latest: no such snapshot"},
 		{append(good, "tree", "/no/such/file"), "neither a domain nor a layer"},
 		{[]string{"--policy", "/no/such/policy.toml", "plan"}, "policy init writes a first one"},
 		{append(good, "doctor", "--forget", "s"), "name of one domain"},
@@ -79,6 +86,31 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 		if code != 0 || !json.Valid([]byte(out)) {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, out, errs)
 		}
+	}
+}
+
+// A shell leaves a glob as it is where it fits no file.
+func TestDomainsMayBeNamedByGlobs(t *testing.T) {
+	good := policyFile(t, goodPolicy)
+	if _, errs, code := call(t, append(good, "run")...); code != term.ExitRefused {
+		t.Fatalf("exit %d, %s", code, errs)
+	}
+	for _, glob := range []string{"te*", "[!a]est", "????"} {
+		if out, errs, code := call(t, append(good, "status", "--output=json", glob, "test")...); code != 0 || strings.Count(out, `"name": "test"`) != 1 {
+			t.Errorf("status %s: exit %d, stdout %q, stderr %q", glob, code, out, errs)
+		}
+		if report := historyJSON(t, append(good, "history", glob)...); len(report.Entries) != 1 {
+			t.Errorf("history %s: %+v", glob, report)
+		}
+		if _, errs, code := call(t, append(good, "doctor", glob)...); code != term.ExitFailed || errs != "" {
+			t.Errorf("doctor %s: exit %d, %q", glob, code, errs)
+		}
+		if out, errs, code := call(t, append(good, "tree", glob)...); code != 0 || !strings.Contains(out, "/guest/diskimage1") {
+			t.Errorf("tree %s: exit %d, %q %q", glob, code, out, errs)
+		}
+	}
+	if report := historyJSON(t, append(good, "history", "[!t]*")...); len(report.Entries) != 0 {
+		t.Errorf("%+v", report)
 	}
 }
 

@@ -21,7 +21,7 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 			rest = args[i:]
 			break
 		}
-		if !strings.HasPrefix(arg, "-") || arg == "-" {
+		if !strings.HasPrefix(arg, "-") || arg == "-" || isNumber(arg[1:]) {
 			if next := find(commands, arg); next != nil && len(rest) == 0 && len(words) == depth(app, command) {
 				command, commands = next, next.Subcommands
 			}
@@ -49,6 +49,9 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 	}
 	return slices.Concat(out, words[n:], rest), nil
 }
+
+// isNumber tells whether what follows a dash is a number: -1 is the latest snapshot.
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 func find(commands []*cli.Command, name string) *cli.Command {
 	for _, c := range commands {

@@ -14,10 +14,11 @@ import (
 
 // A Query says which entries to read.
 type Query struct {
-	Domains []string  // none: of all domains
-	Since   time.Time // entries that ended before are left out
-	Limit   int       // only the newest; 0 = all
-	Each    int       // only the newest of each of Domains; 0 = all
+	Domains []string               // none: of all domains
+	Fits    func(name string) bool // tells of each further domain whether it is one of Domains; nil: none is
+	Since   time.Time              // entries that ended before are left out
+	Limit   int                    // only the newest; 0 = all
+	Each    int                    // only the newest of each of Domains; 0 = all
 }
 
 // Read returns entries, oldest first; none where there is no log yet. With a
@@ -57,15 +58,30 @@ func (r *reading) all(tx *bolt.Tx) error {
 		r.broken++
 		return nil
 	}
-	if len(r.q.Domains) == 0 {
+	if len(r.q.Domains) == 0 && r.q.Fits == nil {
 		r.backward(runs, runs.Cursor(), r.q.Limit)
 	}
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(r.q.Domains))) {
+	for _, name := range r.names(domains) {
 		if domain := domains.Bucket([]byte(name)); name != "" && domain != nil {
 			r.backward(runs, domain.Cursor(), cmp.Or(r.q.Each, r.q.Limit))
 		}
 	}
 	return nil
+}
+
+// names lists the domains of the query, each once.
+func (r *reading) names(domains *bolt.Bucket) []string {
+	names := slices.Clone(r.q.Domains)
+	if r.q.Fits != nil {
+		_ = domains.ForEachBucket(func(key []byte) error { // ours returns none
+			if r.q.Fits(string(key)) {
+				names = append(names, string(key))
+			}
+			return nil
+		})
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // backward reads the entries that the keys of c name, newest first, up to limit.

@@ -133,6 +133,8 @@ type Plan struct {
 	Result  string     `json:"result"`
 	Error   string     `json:"error,omitempty"`
 
+	Restores string `json:"restores,omitempty"` // of a restore: the snapshot that the domain goes back to
+
 	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
 	Warnings []string `json:"warnings,omitempty"` // what is no failure, and will be one if nobody sees to it
 	Ran      *Ran     `json:"ran,omitempty"`      // nil for what is only a plan

@@ -14,29 +14,66 @@ import (
 // ErrNoPolicy says that a domain was named that no policy covers.
 var ErrNoPolicy = errors.New("no policy covers the domain")
 
-// Select returns what is assigned to each named domain, or to every domain that a policy
-// selects.
+// Select returns what is assigned to each domain that a name or a glob of names is of, or
+// to every domain that a policy selects. Of the domains that a glob fits, those count that a
+// policy covers.
 func Select(w *observe.World, match func([]string) policy.Assignment, names []string) (policy.Assignment, error) {
-	known := w.Names()
-	all := match(known)
+	all := match(w.Names())
 	if len(names) == 0 {
 		return all, nil
 	}
 	chosen := policy.Assignment{Rules: map[string]*policy.Rule{}, Conflicts: map[string]*policy.Conflict{}}
 	var errs []error
 	for _, name := range names {
+		domains, err := Domains(w, []string{name})
+		found := false
+		for _, domain := range domains {
+			found = choose(&chosen, &all, domain) || found
+		}
 		switch {
-		case !slices.Contains(known, name):
-			errs = append(errs, fmt.Errorf("%s: %w", name, observe.ErrNoSuchDomain))
-		case all.Conflicts[name] != nil:
-			chosen.Conflicts[name] = all.Conflicts[name]
-		case all.Rules[name] != nil:
-			chosen.Rules[name] = all.Rules[name]
-		default:
+		case err != nil:
+			errs = append(errs, err)
+		case !found:
 			errs = append(errs, fmt.Errorf("%s: %w", name, ErrNoPolicy))
 		}
 	}
 	return chosen, errors.Join(errs...)
+}
+
+// choose takes over what is assigned to the domain; it tells whether anything is.
+func choose(chosen, all *policy.Assignment, domain string) bool {
+	if c := all.Conflicts[domain]; c != nil {
+		chosen.Conflicts[domain] = c
+		return true
+	}
+	if rule := all.Rules[domain]; rule != nil {
+		chosen.Rules[domain] = rule
+		return true
+	}
+	return false
+}
+
+// Domains lists the domains that the names are of, each once, in the order of the names.
+// A name that no domain has is taken for a glob, as the policy's are. The error is
+// observe.ErrNoSuchDomain for each that fits none.
+func Domains(w *observe.World, names []string) ([]string, error) {
+	var found []string
+	var errs []error
+	for _, name := range names {
+		fit := []string{name}
+		if w.Domain(name) == nil {
+			fit = policy.Matching(name, w.Names())
+		}
+		if len(fit) == 0 {
+			errs = append(errs, w.NoSuchDomain(name))
+		}
+		for _, domain := range fit {
+			if !slices.Contains(found, domain) {
+				found = append(found, domain)
+			}
+		}
+	}
+	return found, errors.Join(errs...)
 }
 
 // ConflictPlan refuses a domain that several policies match: which of them is meant is not

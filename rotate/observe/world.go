@@ -1,8 +1,6 @@
 package observe
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -24,21 +22,6 @@ func (w *World) WithoutGuest(domain string) *World {
 		d.State, d.IOError, d.Agent = host.ShutOff, false, false
 	}
 	return &off
-}
-
-// ErrNoSuchSnapshot says that a snapshot was named that the domain does not have.
-var ErrNoSuchSnapshot = errors.New("no such snapshot")
-
-// WithSnapshot returns the domain of that name, which has the snapshot.
-func (w *World) WithSnapshot(domain, snapshot string) (*host.Domain, error) {
-	d := w.Domain(domain)
-	if d == nil {
-		return nil, fmt.Errorf("%s: %w", domain, ErrNoSuchDomain)
-	}
-	if d.Snapshot(snapshot) == nil {
-		return nil, fmt.Errorf("%s: %s: %w", domain, snapshot, ErrNoSuchSnapshot)
-	}
-	return d, nil
 }
 
 // A World is everything that a decision rests on, as it was at one moment.
@@ -93,9 +76,6 @@ func newWorld() *World {
 		InChains: map[string][]string{}, Places: map[string]Place{}, StateChains: map[string]host.Disk{}, looking: true,
 	}
 }
-
-// ErrNoSuchDomain says that a domain was named that the host does not have.
-var ErrNoSuchDomain = errors.New("no such domain")
 
 // Names lists the domains of the host.
 func (w *World) Names() []string {

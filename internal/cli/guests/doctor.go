@@ -15,7 +15,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
-	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // doctorReport is the JSON of doctor.
@@ -55,16 +54,15 @@ func examine(e *term.Env, c *cli.Context, s *session.Session) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range c.Args().Slice() {
-		if w.Domain(name) == nil {
-			return fmt.Errorf("%s: %w", name, observe.ErrNoSuchDomain)
-		}
+	domains, err := decide.Domains(w, c.Args().Slice())
+	if err != nil {
+		return err
 	}
 	rules, err := decide.Select(w, s.Rotator.Match, nil)
 	if err != nil {
 		return err
 	}
-	report := doctorReport{asUserOf(os.Geteuid(), rotate.Examine(w, c.Args().Slice(), rules, time.Now()))}
+	report := doctorReport{asUserOf(os.Geteuid(), rotate.Examine(w, domains, rules, time.Now()))}
 	if report.Findings == nil {
 		report.Findings = []decide.Finding{}
 	}

@@ -28,7 +28,7 @@ next run. Blocks that the file system can share are not copied.
    virt-rotate export web nightly-20261122T033338Z -o web.qcow2
    virt-rotate export web nightly-20261122T033338Z --disk vdb -o - | ssh host 'cat > vdb.raw'
 
-` + images.ExitHelp,
+` + snapshotHelp + images.ExitHelp,
 		Action: func(c *cli.Context) error {
 			if err := term.CheckOutput(c); err != nil {
 				return err

@@ -46,6 +46,9 @@ func summaryText(s *decide.Summary) string {
 
 func planText(w io.Writer, p *decide.Plan) {
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
+	if p.Restores != "" {
+		fmt.Fprintf(w, "  %-13s  %s\n", "to", term.Printable(p.Restores))
+	}
 	hooksText(w, p, func(h *decide.Hook) bool { return h.When == decide.Before })
 	for i := range p.Steps {
 		s := &p.Steps[i]

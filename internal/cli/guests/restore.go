@@ -39,12 +39,12 @@ nothing was written since one. Only disks go back, and with --with-config the re
 configuration, as libvirt has it on record with the snapshot. UEFI variables (NVRAM) and
 TPM states are in no snapshot and stay as they are.
 
-   virt-rotate restore --dry-run web nightly-20261122T033338Z
+   virt-rotate restore --dry-run web latest
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
    virt-rotate restore --stop web nightly-20261122T033338Z
    virt-rotate restore --disk vdb --disk vdc web nightly-20261122T033338Z
 
-` + term.ExitHelp,
+` + snapshotHelp + term.ExitHelp,
 		Action: func(c *cli.Context) error {
 			switch {
 			case c.Args().Len() != 2:

@@ -35,7 +35,7 @@ meanwhile and is done by a later run.
    guestfish --ro -a 'nbd+unix:///?socket=/tmp/…/nbd' -i
    nbdcopy 'nbd+unix:///?socket=/tmp/…/nbd' disk.raw
 
-` + images.ExitHelp,
+` + snapshotHelp + images.ExitHelp,
 		Action: func(c *cli.Context) error {
 			if c.Args().Len() != 2 {
 				return term.Usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)

@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +13,13 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
+
+// snapshotHelp tells in help texts how a snapshot is named.
+const snapshotHelp = `SNAPSHOT is a name or the beginning of one; latest or oldest; -1, which is the latest,
+-2, the one before, and so on; today, yesterday or a date such as 2026-11-22, which is
+the last one of that day.
+
+`
 
 // snapshotNodes asks libvirt, and gives the connection back: copying may take hours.
 func snapshotNodes(r *images.Run) (nodes []chain.Node, err error) {
@@ -31,14 +39,15 @@ func stateNodes(r *images.Run, s *session.Session) ([]chain.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := w.WithSnapshot(r.Arg(0), r.Arg(1))
+	d, snapshot, err := w.Named(r.Arg(0), r.Arg(1), r.Clock())
 	if err != nil {
 		return nil, term.Usagef("%w", err)
 	}
-	if err := decide.Intact(w, d, r.Arg(1)); err != nil {
+	tellMeant(r.Env, r.Arg(1), snapshot.Name)
+	if err := decide.Intact(w, d, snapshot.Name); err != nil {
 		return nil, err
 	}
-	state, err := chooseState(r, d.States(d.Snapshot(r.Arg(1))))
+	state, err := chooseState(r, d.States(snapshot))
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +59,13 @@ func stateNodes(r *images.Run, s *session.Session) ([]chain.Node, error) {
 		r.Store.Allow = append(r.Store.Allow, filepath.Dir(path))
 	}
 	return r.Readable(state.Path, state.Format)
+}
+
+// tellMeant tells which snapshot it is, where that was not written out.
+func tellMeant(e *term.Env, text, name string) {
+	if text != name {
+		fmt.Fprintf(e.Err, "virt-rotate: %s is %s\n", text, term.Printable(name))
+	}
 }
 
 // chooseState takes the disk that --disk names, or the only one.

@@ -12,6 +12,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
@@ -91,7 +92,7 @@ func chosenRoots(w *observe.World, names []string) ([]*chain.Layer, error) {
 	for _, name := range names {
 		layers := layersOf(w, name)
 		if len(layers) == 0 {
-			return nil, term.Usagef("%s: neither a domain nor a layer that this host knows", name)
+			return nil, term.Usagef("%s: neither a domain nor a layer that this host knows%s", name, w.DidYouMean(name))
 		}
 		for _, l := range layers {
 			for l.Parent != nil {
@@ -105,13 +106,12 @@ func chosenRoots(w *observe.World, names []string) ([]*chain.Layer, error) {
 	return roots, nil
 }
 
+// layersOf returns the layers of the domains that name is of, or the one at a path.
 func layersOf(w *observe.World, name string) []*chain.Layer {
 	var layers []*chain.Layer
-	if d := w.Domain(name); d != nil {
-		for i := range d.Disks {
-			for j := range d.Disks[i].Chain {
-				layers = append(layers, w.Forest.Find(d.Disks[i].Chain[j].Key()))
-			}
+	if domains, err := decide.Domains(w, []string{name}); err == nil {
+		for _, domain := range domains {
+			layers = append(layers, domainLayers(w, w.Domain(domain))...)
 		}
 		return layers
 	}
@@ -122,6 +122,16 @@ func layersOf(w *observe.World, name string) []*chain.Layer {
 	for _, l := range w.Forest.Layers() {
 		if l.Path == path {
 			layers = append(layers, l)
+		}
+	}
+	return layers
+}
+
+func domainLayers(w *observe.World, d *host.Domain) []*chain.Layer {
+	var layers []*chain.Layer
+	for i := range d.Disks {
+		for j := range d.Disks[i].Chain {
+			layers = append(layers, w.Forest.Find(d.Disks[i].Chain[j].Key()))
 		}
 	}
 	return layers
