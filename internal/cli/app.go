@@ -4,12 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
 	"github.com/virt-rotate/virt-rotate/internal/cli/image"
+	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/sr"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 )
@@ -57,7 +56,7 @@ func newApp(e *term.Env, version string) *cli.App {
 		// A comma in the name of a directory is a comma.
 		DisableSliceFlagSeparator: true,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "policy", Aliases: []string{"p"}, Usage: "policy `FILE`", EnvVars: []string{"VIRT_ROTATE_POLICY"}, Value: defaultPolicy(), Destination: &e.PolicyPath},
+			&cli.StringFlag{Name: "policy", Aliases: []string{"p"}, Usage: "policy `FILE`", EnvVars: []string{"VIRT_ROTATE_POLICY"}, Value: session.DefaultPolicy(), Destination: &e.PolicyPath},
 			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "libvirt `URI`; else the policy's, else LIBVIRT_DEFAULT_URI, else libvirt's default", Destination: &e.Connect},
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.StateDir},
 		},
@@ -73,16 +72,4 @@ func newApp(e *term.Env, version string) *cli.App {
 		// The library would call os.Exit itself.
 		ExitErrHandler: func(*cli.Context, error) {},
 	}
-}
-
-// defaultPolicy is the system's policy file, or the user's own.
-func defaultPolicy() string {
-	if os.Geteuid() == 0 {
-		return "/etc/virt-rotate/policy.toml"
-	}
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "policy.toml"
-	}
-	return filepath.Join(dir, "virt-rotate", "policy.toml")
 }

@@ -55,7 +55,7 @@ func Open(uri string) (h *Host, err error) {
 	}
 	conn, err := libvirt.NewConnect(uri)
 	if err != nil {
-		return nil, fmt.Errorf("connecting to libvirt%s: %w", named(uri), notInstalled(err))
+		return nil, fmt.Errorf("connecting to libvirt%s: %w", named(uri), unreached(notInstalled(err)))
 	}
 	h = &Host{conn: conn, waiters: map[*waiter]bool{}}
 	actual, err := conn.GetURI()

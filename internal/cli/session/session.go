@@ -52,14 +52,6 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	return &Session{f, host, r}, nil
 }
 
-// URI names the host; "" leaves the choice to libvirt.
-func URI(e *term.Env, f *policy.File) string {
-	if e.Connect != "" {
-		return e.Connect
-	}
-	return f.Connect
-}
-
 // overlayDirs lists the overlay directories of all policies.
 func overlayDirs(f *policy.File) []string {
 	var dirs []string

@@ -3,6 +3,8 @@ package term
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
@@ -82,10 +84,15 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// ErrorText is what is left to say of an error.
+// ErrorText is what is left to say of an error. Whom the system keeps out learns who is
+// let in.
 func ErrorText(err error) string {
 	if err == nil {
 		return ""
 	}
-	return err.Error()
+	text := err.Error()
+	if text != "" && errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
+		text += "; run virt-rotate as root, as its timer does"
+	}
+	return text
 }
