@@ -33,7 +33,7 @@ func (p *parser) checkRule(r *Rule, at toml.Key) {
 
 func (p *parser) checkKeep(r *Rule, at toml.Key) {
 	if r.Keep.None() && p.sound(at, "keep") && !p.saysKeep(at) {
-		p.add(below(at, "keep"), "does not say what to keep: set at least one of last, hourly, daily, weekly, monthly, here or in [defaults]; 0 keeps nothing")
+		p.add(below(at, "keep"), "does not say what to keep: set at least one of last, hourly, daily, weekly, monthly, yearly, here or in [defaults]; 0 keeps nothing")
 	}
 	if r.Keep.Last+1 > r.MaxChain && p.sound(at, "max_chain") {
 		p.add(p.culprit(at), "%d snapshots need a chain of %d layers, more than max_chain %d",
@@ -44,7 +44,7 @@ func (p *parser) checkKeep(r *Rule, at toml.Key) {
 // saysKeep reports whether a count is set, if only to 0, by the policy or for
 // it: who wants to keep nothing has to say so.
 func (p *parser) saysKeep(at toml.Key) bool {
-	for _, count := range []string{"last", "hourly", "daily", "weekly", "monthly"} {
+	for _, count := range []string{"last", "hourly", "daily", "weekly", "monthly", "yearly"} {
 		if p.lines.has(below(at, "keep", count)) || p.lines.has(toml.Key{"defaults", "keep", count}) {
 			return true
 		}

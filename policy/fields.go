@@ -64,6 +64,7 @@ func keepFields(k *Keep) []field {
 		number("daily", (*count)(&k.Daily)),
 		number("weekly", (*count)(&k.Weekly)),
 		number("monthly", (*count)(&k.Monthly)),
+		number("yearly", (*count)(&k.Yearly)),
 	}
 }
 

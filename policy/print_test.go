@@ -62,7 +62,7 @@ func TestTOMLIsReadBackToAnEqualRule(t *testing.T) {
 func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
 	f := mustParse(t, `policy.a = { domains = ["<a>"], every = "1d", keep = { last = 2 }, bandwidth = "200MiB/s", window = "01:00-05:00", hooks = { after = ["/bin/x", "1"] } }`)
 	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],"exclude_disks":[],"on_unsuitable":"refuse",` +
-		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
+		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0,"yearly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
 		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","detach":false,` +
 		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"line":1,"every":"24h"}`
 	for _, v := range []any{f.Rules[0], &f.Rules[0]} {

@@ -18,6 +18,7 @@ type Keep struct {
 	Daily   int `json:"daily"`   // the same for days
 	Weekly  int `json:"weekly"`  // ISO weeks
 	Monthly int `json:"monthly"` // calendar months
+	Yearly  int `json:"yearly"`  // calendar years
 }
 
 // Snapshot is what retention knows of a snapshot.
@@ -40,7 +41,7 @@ func (k Keep) None() bool { return k == Keep{} }
 // right: the rules then agree at least on the newest one.
 func (k Keep) Most() int {
 	sum, shared := 0, 0
-	for _, n := range []int{k.Last, k.Hourly, k.Daily, k.Weekly, k.Monthly} {
+	for _, n := range []int{k.Last, k.Hourly, k.Daily, k.Weekly, k.Monthly, k.Yearly} {
 		sum += n
 		if n > 0 {
 			shared++
@@ -78,7 +79,7 @@ func (k Keep) keepLast(reasons [][]string) {
 }
 
 func (k Keep) usesClock() bool {
-	return k.Hourly > 0 || k.Daily > 0 || k.Weekly > 0 || k.Monthly > 0
+	return k.Hourly > 0 || k.Daily > 0 || k.Weekly > 0 || k.Monthly > 0 || k.Yearly > 0
 }
 
 // keepFuture keeps what claims to be from after now, because one of the two
@@ -111,6 +112,7 @@ func (k Keep) buckets() []bucket {
 		{"daily", k.Daily, day},
 		{"weekly", k.Weekly, week},
 		{"monthly", k.Monthly, month},
+		{"yearly", k.Yearly, year},
 	}
 }
 
@@ -136,6 +138,7 @@ func (b bucket) apply(reasons [][]string, taken []Snapshot, byTime []int, loc *t
 func hour(t time.Time) string  { return t.Format("2006-01-02T15-0700") }
 func day(t time.Time) string   { return t.Format("2006-01-02") }
 func month(t time.Time) string { return t.Format("2006-01") }
+func year(t time.Time) string  { return t.Format("2006") }
 
 func week(t time.Time) string {
 	y, w := t.ISOWeek()

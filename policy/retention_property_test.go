@@ -32,7 +32,7 @@ func randomTrial(r *rand.Rand, locs []*time.Location) trial {
 
 func randomKeep(r *rand.Rand) Keep {
 	n := func() int { return max(0, r.IntN(12)-4) }
-	return Keep{n(), n(), n(), n(), n()}
+	return Keep{n(), n(), n(), n(), n(), n()}
 }
 
 // eachTrial is reproducible: the seed is the number of the trial.
@@ -78,7 +78,7 @@ func TestVerdictsAreInOrderAndArgumentIsUnchanged(t *testing.T) {
 func TestRaisingACountNeverDrops(t *testing.T) {
 	eachTrial(t, func(t *testing.T, r *rand.Rand, c trial) {
 		more := c.keep
-		counts := []*int{&more.Last, &more.Hourly, &more.Daily, &more.Weekly, &more.Monthly}
+		counts := []*int{&more.Last, &more.Hourly, &more.Daily, &more.Weekly, &more.Monthly, &more.Yearly}
 		*counts[r.IntN(len(counts))] += 1 + r.IntN(3)
 		kept := keptNames(more.Apply(c.taken, c.now))
 		for _, name := range keptNames(c.keep.Apply(c.taken, c.now)) {
@@ -169,10 +169,10 @@ func (c trial) keeps(i int) bool {
 		}
 		return len(newer) < count
 	}
-	clock := k.Hourly+k.Daily+k.Weekly+k.Monthly > 0
+	clock := k.Hourly+k.Daily+k.Weekly+k.Monthly+k.Yearly > 0
 	return i == n-1 || i >= n-k.Last || clock && (future(i) ||
 		byClock(k.Hourly, sameHour) || byClock(k.Daily, sameDay) ||
-		byClock(k.Weekly, sameWeek) || byClock(k.Monthly, sameMonth))
+		byClock(k.Weekly, sameWeek) || byClock(k.Monthly, sameMonth) || byClock(k.Yearly, sameYear))
 }
 
 func sameHour(a, b time.Time) bool {
@@ -182,6 +182,8 @@ func sameHour(a, b time.Time) bool {
 }
 
 func sameDay(a, b time.Time) bool { return a.Year() == b.Year() && a.YearDay() == b.YearDay() }
+
+func sameYear(a, b time.Time) bool { return a.Year() == b.Year() }
 
 func sameMonth(a, b time.Time) bool { return a.Year() == b.Year() && a.Month() == b.Month() }
 

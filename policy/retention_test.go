@@ -95,6 +95,7 @@ func TestRetentionGolden(t *testing.T) {
 		{"restic-daily", Keep{Daily: 10}, restic, at(t, "2016-01-18T12:03:00Z")},
 		{"restic-weekly", Keep{Weekly: 5}, restic, at(t, "2016-01-18T12:03:00Z")},
 		{"restic-monthly", Keep{Monthly: 6}, restic, at(t, "2016-01-18T12:03:00Z")},
+		{"restic-yearly", Keep{Yearly: 10}, restic, at(t, "2016-01-18T12:03:00Z")},
 		{"restic-mixed", Keep{Last: 2, Daily: 3, Weekly: 2, Monthly: 4}, restic, at(t, "2016-01-18T12:03:00Z")},
 		{"clock-backwards", Keep{Last: 1, Hourly: 3, Daily: 2}, backwards, at(t, "2026-11-20T06:01:00Z")},
 		{"clock-backwards-last-only", Keep{Last: 3}, backwards, at(t, "2026-11-20T06:01:00Z")},
@@ -126,9 +127,12 @@ func TestRetention(t *testing.T) {
 			[][]string{{"last 3 of 9"}, {"last 2 of 9"}, {newest, "last 1 of 9"}}},
 		{"newest of each day", Keep{Daily: 7}, "2026-11-21T02:00:00Z", three,
 			[][]string{{nowhere}, {"daily 2026-11-20"}, {newest, "daily 2026-11-21"}}},
-		{"every rule gives its reason", Keep{Last: 1, Hourly: 1, Daily: 1, Weekly: 1, Monthly: 1}, "2026-11-21T02:00:00Z", three,
+		{"every rule gives its reason", Keep{Last: 1, Hourly: 1, Daily: 1, Weekly: 1, Monthly: 1, Yearly: 1}, "2026-11-21T02:00:00Z", three,
 			[][]string{{nowhere}, {nowhere}, {newest, "last 1 of 1", "hourly 2026-11-21T01+0000",
-				"daily 2026-11-21", "weekly 2026-W47", "monthly 2026-11"}}},
+				"daily 2026-11-21", "weekly 2026-W47", "monthly 2026-11", "yearly 2026"}}},
+		{"years are those of now's zone", Keep{Yearly: 9}, "2027-01-05T00:00:00-04:00",
+			[]string{"2026-06-01T12:00:00Z", "2027-01-01T03:59:59Z", "2027-01-01T04:00:00Z"},
+			[][]string{{nowhere}, {"yearly 2026"}, {newest, "yearly 2027"}}},
 		{"buckets are in now's zone", Keep{Daily: 9}, "2026-11-21T02:00:00-04:00",
 			[]string{"2026-11-21T03:59:59Z", "2026-11-21T04:00:00Z"},
 			[][]string{{"daily 2026-11-20"}, {newest, "daily 2026-11-21"}}},
@@ -184,7 +188,7 @@ func TestNone(t *testing.T) {
 	if !(Keep{}).None() {
 		t.Error("a zero Keep keeps something")
 	}
-	for _, k := range []Keep{{Last: 1}, {Hourly: 1}, {Daily: 1}, {Weekly: 1}, {Monthly: 1}} {
+	for _, k := range []Keep{{Last: 1}, {Hourly: 1}, {Daily: 1}, {Weekly: 1}, {Monthly: 1}, {Yearly: 1}} {
 		if k.None() {
 			t.Errorf("%+v keeps nothing", k)
 		}
