@@ -30,6 +30,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
 
 // Run is the whole program: arguments in, exit status out.
 func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
+	stdout, stderr = term.Streams(stdout, stderr)
 	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
 	app := newApp(e, version)
 	args, err := reorder(app, args)
@@ -38,9 +39,17 @@ func Run(ctx context.Context, version string, args []string, stdout, stderr io.W
 	}
 	code := term.ExitCode(err)
 	if text := term.ErrorText(err); text != "" {
-		fmt.Fprintln(stderr, "virt-rotate:", text)
+		fmt.Fprintln(term.At(stderr, levelOf(code)), "virt-rotate:", text)
 	}
 	return code
+}
+
+// levelOf is the level of what is said at an exit status: that another run is at work is no error.
+func levelOf(code int) term.Level {
+	if code == term.ExitLocked {
+		return term.LevelNotice
+	}
+	return term.LevelErr
 }
 
 func newApp(e *term.Env, version string) *cli.App {

@@ -52,6 +52,7 @@ func TestUsageErrorsSayWhatIsWrongAndExitWithTwo(t *testing.T) {
 		{append(good, "run", "--now", "--no-snapshot"), "exclude each other"},
 		{append(good, "plan", "nobody"), "nobody: no such domain"},
 		{append(good, "plan", "tset"), "tset: no such domain; did you mean test?"},
+		{append(good, "run", "-q", "-v"), "exclude each other"},
 		{append(good, "run", "web-*"), "web-*: no such domain"},
 		{append(good, "plan", "test", "[t"), "[t: no such domain"},
 		{append(good, "tree", "tes"), "layer that this host knows; did you mean test?"},
@@ -86,6 +87,23 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 		if code != 0 || !json.Valid([]byte(out)) {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, out, errs)
 		}
+	}
+}
+
+func TestHowMuchARunTells(t *testing.T) {
+	good := policyFile(t, goodPolicy)
+	const line = "test: refused: unreadable: /guest/diskimage1: stat /guest/diskimage1: no such file or directory\n"
+	for _, flag := range []string{"--quiet", "-q", "--verbose=false"} {
+		if out, errs, code := call(t, append(good, "run", flag)...); code != term.ExitRefused || out != line || errs != "" {
+			t.Errorf("run %s: exit %d, stdout %q, stderr %q; want %q", flag, code, out, errs, line)
+		}
+	}
+	if out, errs, code := call(t, append(good, "run", "-v")...); code != term.ExitRefused || !strings.Contains(out, "\n  refused        unreadable: ") || errs != "" {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	nobody := policyFile(t, strings.Replace(goodPolicy, `["test"]`, `["other*"]`, 1))
+	if out, errs, code := call(t, append(nobody, "run", "-q")...); code != 0 || out+errs != "" {
+		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
 }
 

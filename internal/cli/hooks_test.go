@@ -24,7 +24,7 @@ func hookPolicy(t *testing.T, shell string) []string {
 func TestAHookIsToldOfARefusal(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "env")
 	flags := hookPolicy(t, "env >"+file+"; echo heard")
-	out, errs, code := call(t, append(flags, "run")...)
+	out, errs, code := call(t, append(flags, "run", "-v")...)
 	env, err := os.ReadFile(file)
 	if err != nil || code != term.ExitRefused || !strings.Contains(errs, "test: failed hook: heard") || !strings.Contains(out, "hook           failed: /bin/sh -c env") {
 		t.Fatalf("exit %d, %v, stdout %q, stderr %q", code, err, out, errs)

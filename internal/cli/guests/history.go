@@ -76,7 +76,7 @@ func tellHistory(e *term.Env, c *cli.Context) error {
 	switch {
 	case errors.As(err, &damaged): // what can be read is told all the same
 		report.Warnings = []string{err.Error()}
-		fmt.Fprintln(e.Err, "virt-rotate: warning:", err)
+		term.Warn(e.Err, err.Error())
 	case err != nil:
 		return fmt.Errorf("history: %w", err)
 	case len(entries) == 0:

@@ -30,6 +30,31 @@ func runText(plans []decide.Plan, sum *decide.Summary) func(io.Writer) {
 	}
 }
 
+// briefText writes one line for each plan that was carried out.
+func briefText(plans []decide.Plan) func(io.Writer) {
+	return func(w io.Writer) {
+		for i := range plans {
+			x := entry("run", &plans[i])
+			text := didText(&x)
+			if text == "" {
+				text = resultText(&plans[i])
+			}
+			fmt.Fprintf(term.At(w, levelOf(&plans[i])), "%s: %s\n", term.Printable(plans[i].Domain), text)
+		}
+	}
+}
+
+// levelOf is the level of what is told of a domain.
+func levelOf(p *decide.Plan) term.Level {
+	switch {
+	case p.Result == decide.ResultFailed, p.Result == decide.ResultCanceled, len(p.Refused) > 0:
+		return term.LevelErr
+	case len(p.Warnings) > 0:
+		return term.LevelWarning
+	}
+	return term.LevelInfo
+}
+
 // summaryText leaves out what there was none of.
 func summaryText(s *decide.Summary) string {
 	text := term.Plural(s.Domains, "domain") + ":"
@@ -45,6 +70,7 @@ func summaryText(s *decide.Summary) string {
 }
 
 func planText(w io.Writer, p *decide.Plan) {
+	w = term.At(w, levelOf(p))
 	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
 	if p.Restores != "" {
 		fmt.Fprintf(w, "  %-13s  %s\n", "to", term.Printable(p.Restores))

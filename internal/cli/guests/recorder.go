@@ -39,9 +39,13 @@ func (r *recorder) record(p decide.Plan) {
 
 // entry is the record of a domain whose work is over.
 func entry(command string, p *decide.Plan) history.Entry {
+	ran := p.Ran
+	if ran == nil { // it was only planned
+		ran = &decide.Ran{}
+	}
 	e := history.Entry{Command: command, Domain: p.Domain, Policy: p.Policy, Result: p.Result, Error: p.Error, Warnings: p.Warnings,
-		Start: p.Ran.Start.UTC(), End: p.Ran.End.UTC(), UUID: p.Ran.UUID,
-		Merged: p.Ran.Merged, Freed: p.Ran.Freed, Allocated: p.Ran.Allocated, Layers: p.Ran.Layers}
+		Start: ran.Start.UTC(), End: ran.End.UTC(), UUID: ran.UUID,
+		Merged: ran.Merged, Freed: ran.Freed, Allocated: ran.Allocated, Layers: ran.Layers}
 	for _, f := range p.Refused {
 		e.Refused = append(e.Refused, history.Refusal(f))
 	}

@@ -3,6 +3,7 @@ package guests
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -18,6 +19,8 @@ func runCommand(e *term.Env) *cli.Command {
 		ArgsUsage: "[DOMAIN…]", OnUsageError: term.UsageError,
 		Flags: append(rotationFlags(), &cli.IntFlag{Name: "max-parallel", Value: 8,
 			Usage: "work on `N` domains at a time; of one file system, one merge runs at a time in any case"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print nothing unless something was refused or failed"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "print each step also to a log or to cron's mail, which else get one line for each domain that changed"},
 			&cli.StringFlag{Name: "verify", Value: "shared",
 				Usage: "compare what a graft has built with the old layers: `shared` reads only what they do not share, full reads all"}),
 		Description: "One run at a time works on a host. After an interruption, whatever its reason, the\n" +
@@ -30,6 +33,9 @@ func runCommand(e *term.Env) *cli.Command {
 			if err != nil {
 				return err
 			}
+			if c.Bool("quiet") && c.Bool("verbose") {
+				return term.Usagef("--quiet and --verbose exclude each other")
+			}
 			return session.With(e, false, func(s *session.Session) error { return rotateDomains(e, c, s, o) })
 		},
 	}
@@ -41,33 +47,53 @@ func rotateDomains(e *term.Env, c *cli.Context, s *session.Session, o decide.Opt
 		return err
 	}
 	defer lock.Close()
-	p := term.NewProgress(e.Err)
+	p := runProgress(e, c)
 	s.Rotator.Options, s.Rotator.Report, s.Rotator.Hook = o, p.Report, runHook
 	log := newRecorder("run", s.Rotator.Observer.StateDir, p.Warn)
-	s.Rotator.Ended = log.record
+	s.Rotator.Ended = func(plan decide.Plan) { p.Over(plan.Domain); log.record(plan) }
 	plans, err := s.Rotator.Run(c.Context, c.Args().Slice())
 	p.End()
-	if err == nil && len(plans) == 0 {
+	if err == nil && len(plans) == 0 && !c.Bool("quiet") {
 		fmt.Fprintln(e.Err, "virt-rotate: no policy covers a domain of this host")
 	}
 	if plans == nil {
 		return err
 	}
 	sum := decide.Summarize(plans)
-	printed := e.Print(c, PlanReport{plans, &sum, log.texts}, runText(worthTelling(e, plans), &sum))
+	printed := e.Print(c, PlanReport{plans, &sum, log.texts}, toldOf(e, c, plans, &sum))
 	if err != nil {
 		return &term.ExitError{Code: term.ExitFailed, Err: errors.Join(err, printed)}
 	}
 	return errors.Join(printed, plansExit(plans))
 }
 
-// worthTelling leaves out domains of which there is nothing to tell when a
-// run's output goes to a log or to cron's mail.
-func worthTelling(e *term.Env, plans []decide.Plan) []decide.Plan {
-	if term.IsTerminal(e.Out) {
-		return plans
+// runProgress tells as much as the output does.
+func runProgress(e *term.Env, c *cli.Context) *term.Progress {
+	p := term.NewProgress(e.Err)
+	p.Quiet, p.Brief = c.Bool("quiet"), !c.Bool("verbose")
+	return p
+}
+
+// toldOf writes what a run did: on a terminal all of it; to a log or to cron's mail one line
+// for each domain of which there is something to tell, or its steps when asked.
+func toldOf(e *term.Env, c *cli.Context, plans []decide.Plan, sum *decide.Summary) func(io.Writer) {
+	switch {
+	case c.Bool("quiet"):
+		return briefText(slices.DeleteFunc(slices.Clone(plans), func(p decide.Plan) bool { return !troubled(&p) }))
+	case term.IsTerminal(e.Out):
+		return runText(plans, sum)
+	case c.Bool("verbose"):
+		return runText(worthTelling(plans), sum)
 	}
+	return briefText(worthTelling(plans))
+}
+
+// worthTelling leaves out domains of which there is nothing to tell.
+func worthTelling(plans []decide.Plan) []decide.Plan {
 	return slices.DeleteFunc(slices.Clone(plans), func(p decide.Plan) bool {
 		return len(p.Steps)+len(p.Warnings) == 0 && (p.Result == decide.ResultNothing || p.Result == decide.ResultSkipped)
 	})
 }
+
+// troubled tells whether something was refused or failed.
+func troubled(p *decide.Plan) bool { return levelOf(p) == term.LevelErr }

@@ -1,7 +1,6 @@
 package guests
 
 import (
-	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -38,7 +37,7 @@ func statusCommand(e *term.Env) *cli.Command {
 					return err
 				}
 				for _, text := range report.Warnings {
-					fmt.Fprintln(e.Err, "virt-rotate: warning:", text)
+					term.Warn(e.Err, text)
 				}
 				return e.Print(c, report, func(w io.Writer) { statusText(w, report, time.Now()) })
 			})

@@ -1,0 +1,65 @@
+package integration_test
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// Cron mails what a run prints: one line for each guest that changed, and nothing at all
+// of one that did not, or where nobody wants to know.
+func TestWhatARunTellsALog(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(strings.Replace(keepThree, `"1s"`, `"1h"`, 1))
+	b.boot(guest.Spec{Name: "g1"})
+	for _, want := range []string{`^g1: snapshot taken\n$`, `^g1: snapshot taken\n$`, `^g1: snapshot taken\n$`,
+		`^g1: snapshot taken; 1 snapshot dropped; 1 merge of [0-9.]+ [KM]iB(; [0-9.]+ [KM]iB freed)?\n$`} {
+		b.waitWrites("g1", 30)
+		if r := b.rotate("run", "--now").wantExit(t, 0); !regexp.MustCompile(want).MatchString(r.Stdout) || r.Stderr != "" {
+			t.Errorf("stdout %q, want %s; stderr %q", r.Stdout, want, r.Stderr)
+		}
+	}
+	if r := b.rotate("run").wantExit(t, 0); r.Stdout+r.Stderr != "" {
+		t.Errorf("nothing was due: %q %q", r.Stdout, r.Stderr)
+	}
+	b.waitWrites("g1", 30)
+	if r := b.rotate("run", "--now", "-v").wantExit(t, 0); !strings.Contains(r.Stdout, "\n  merge          vda: ") || !strings.Contains(r.Stderr, "g1/vda: merged ") {
+		t.Errorf("stdout %q, stderr %q", r.Stdout, r.Stderr)
+	}
+	if r := b.rotate("run", "--now", "--quiet").wantExit(t, 0); r.Stdout+r.Stderr != "" {
+		t.Errorf("quiet: %q %q", r.Stdout, r.Stderr)
+	}
+	b.checkGuest("g1")
+}
+
+// Snapshots are named by what they are; which one that was is told.
+func TestSnapshotsOfARealGuestByWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.rotations("g1", 3)
+	names := b.snapshotNames("g1")
+	before := b.keptStates("g1")
+	for text, want := range map[string]string{"latest": names[2], "-2": names[1], "oldest": names[0], names[1][:len(names[1])-1]: names[1]} {
+		file := filepath.Join(t.TempDir(), "state.raw")
+		r := b.rotate("export", "g1", text, "-o", file, "-O", "raw").wantExit(t, 0)
+		if !strings.Contains(r.Stderr, "virt-rotate: "+text+" is "+want+"\n") {
+			t.Errorf("%s: %q", text, r.Stderr)
+		}
+		if got := sum(t, file); got != before[want]["vda"].SHA256 {
+			t.Errorf("%s is not the state of %s", text, want)
+		}
+	}
+	if r := b.rotate("restore", "g1", "--stop", "--force", "--patience=1s", "today").wantExit(t, 0); !strings.Contains(r.Stdout, "to             "+names[2]+"\n") {
+		t.Errorf("%v", r)
+	}
+	if r := b.rotate("restore", "g1", names[0][:4]).wantExit(t, 2); !strings.Contains(r.Stderr, "several begin like this: "+names[0]) {
+		t.Errorf("%v", r)
+	}
+	b.checkGuest("g1")
+}

@@ -1,0 +1,95 @@
+package term
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+)
+
+// drawEnv makes the test binary draw bars on its terminal.
+const drawEnv = "TERM_TEST_DRAW"
+
+// draw shows two merges, a quarter and a half of which is done, until it is killed.
+func draw() {
+	p := NewProgress(os.Stderr)
+	merge := func(done int64, domains ...string) {
+		for _, d := range domains {
+			p.Report(rotate.Event{Kind: rotate.EventProgress, Domain: d, Step: decide.Step{Op: decide.OpMerge, Disk: "vda"}, Done: done, Total: 400 << 20})
+		}
+	}
+	merge(0, "web", "a-database-with-a-name-that-is-long")
+	time.Sleep(time.Second)
+	p.Report(rotate.Event{Kind: rotate.EventWarning, Domain: "web", Text: "something to see to"})
+	for {
+		merge(100<<20, "web")
+		merge(200<<20, "a-database-with-a-name-that-is-long")
+		time.Sleep(drawEvery)
+	}
+}
+
+// A screen is a terminal of tmux.
+type screen struct {
+	t      *testing.T
+	socket string
+}
+
+func (s *screen) tmux(args ...string) string {
+	s.t.Helper()
+	out, err := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", s.socket}, args...)...).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("tmux %q: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// shows waits until the whole screen is as the expression says.
+func (s *screen) shows(want string) {
+	s.t.Helper()
+	re, text := regexp.MustCompile("^"+want+"$"), ""
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if text = strings.TrimSpace(s.tmux("capture-pane", "-p", "-J")); re.MatchString(text) {
+			return
+		}
+	}
+	s.t.Fatalf("the screen shows\n%s\nwant %s", text, want)
+}
+
+func (s *screen) resize(width string) { s.tmux("resize-window", "-x", width) }
+
+// Several merges at once, on terminals of several widths, and on one that is made narrower
+// or wider: no piece of a bar is left over. What is above the bars may be scrolled away then,
+// but it is not lost.
+func TestBarsOnARealTerminal(t *testing.T) {
+	const (
+		warning = "web: warning: something to see to\n"
+		long    = `web/vda +\[#{15,}\.{30,}\] 100\.0 MiB of 400\.0 MiB, [0-9.]+ [KMG]iB/s, [0-9hms]+ left\n` +
+			`a-database-with-a-name-that-is-long/vda +\[#{30,}\.{30,}\] 200\.0 MiB of 400\.0 MiB, [0-9.]+ [KMG]iB/s, [0-9hms]+ left`
+		short = `web/vda +\[#+\.+\] 25%, [0-9hms]+ left\n…[a-z-]+/vda +\[#+\.+\] 50%, [0-9hms]+ left`
+	)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][2]struct{ width, want string }{
+		{{"200", long}, {"80", short}},
+		{{"80", short}, {"50", short}},
+		{{"40", short}, {"200", long}},
+	} {
+		s := &screen{t, filepath.Join(t.TempDir(), "tmux")}
+		s.tmux("new-session", "-d", "-x", c[0].width, "-y", "24", drawEnv+"=1 "+exe)
+		s.shows(warning + c[0].want)
+		s.resize(c[1].width)
+		s.shows("(" + warning + ")?" + c[1].want)
+		if all := s.tmux("capture-pane", "-p", "-J", "-S", "-"); strings.Count(all, warning) != 1 {
+			t.Errorf("in all, the terminal shows\n%s", all)
+		}
+		s.tmux("kill-server")
+	}
+}
