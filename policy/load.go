@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 )
@@ -68,7 +69,7 @@ func (p *parser) faulty(key toml.Key) bool {
 }
 
 func (p *parser) file(root map[string]any) *File {
-	f := &File{Path: p.path, lines: p.lines}
+	f := &File{Path: p.path, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, lines: p.lines}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
 	f.Rules = p.rules(root["policy"], base)

@@ -31,6 +31,7 @@ type File struct {
 	Connect  string // libvirt URI; "" = not set
 	StateDir string // absolute path; "" = not set
 	Storage  Storage
+	Ping     Ping
 	Rules    []Rule // sorted by name
 
 	lines lineIndex // of the keys

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -36,23 +37,37 @@ func runCommand(e *term.Env) *cli.Command {
 			if c.Bool("quiet") && c.Bool("verbose") {
 				return term.Usagef("--quiet and --verbose exclude each other")
 			}
-			return session.With(e, false, func(s *session.Session) error { return rotateDomains(e, c, s, o) })
+			return pingedRun(e, c, o)
 		},
 	}
 }
 
-func rotateDomains(e *term.Env, c *cli.Context, s *session.Session, o decide.Options) error {
+// pingedRun is a run of which the services of the policy hear.
+func pingedRun(e *term.Env, c *cli.Context, o decide.Options) error {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "this host"
+	}
+	show := runProgress(e, c)
+	p := newPinger(e, host, show.Warn)
+	err = session.With(e, false, func(s *session.Session) error { return rotateDomains(e, c, s, o, show, p) })
+	p.ended(c.Context, err)
+	return err
+}
+
+func rotateDomains(e *term.Env, c *cli.Context, s *session.Session, o decide.Options, show *term.Progress, p *pinger) error {
 	lock, err := rotate.Lock(s.Rotator.Observer.StateDir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	p := runProgress(e, c)
-	s.Rotator.Options, s.Rotator.Report, s.Rotator.Hook = o, p.Report, runHook
-	log := newRecorder("run", s.Rotator.Observer.StateDir, p.Warn)
-	s.Rotator.Ended = func(plan decide.Plan) { p.Over(plan.Domain); log.record(plan) }
+	p.start(c.Context)
+	s.Rotator.Options, s.Rotator.Report, s.Rotator.Hook = o, show.Report, runHook
+	log := newRecorder("run", s.Rotator.Observer.StateDir, show.Warn)
+	s.Rotator.Ended = func(plan decide.Plan) { show.Over(plan.Domain); log.record(plan) }
 	plans, err := s.Rotator.Run(c.Context, c.Args().Slice())
-	p.End()
+	show.End()
+	p.told = plans
 	if err == nil && len(plans) == 0 && !c.Bool("quiet") {
 		fmt.Fprintln(e.Err, "virt-rotate: no policy covers a domain of this host")
 	}
