@@ -52,7 +52,7 @@ virsh define v.xml`}},
 // unprinted are the codes whose remedies print no command that could cost a state.
 var unprinted = map[string]string{
 	"checkpoints": "to start the guest; the checkpoints are the backup program's, and no state of a snapshot", "metadata": "it prints no command",
-	"two-policies": "it prints no command", "local-locks": "it prints no command",
+	"two-policies": "it prints no command", "own-policy": "it prints no command", "local-locks": "it prints no command",
 	"remote": "words", "state": "virsh domstate looks", "block-job": "is stuck-job as a finding", "network-disk": "words: the policy",
 	"disk-type": "words: the policy", "shareable-disk": "words: the policy", "transient-disk": "words: the policy",
 	"encrypted": "words: the policy", "data-file": "words", "format": "words", "unreadable": "words", "chain-mismatch": "is wrong-backing-file as a finding",

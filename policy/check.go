@@ -25,7 +25,7 @@ func (p *parser) checkRule(r *Rule, at toml.Key) {
 	if !validName(r.Name) {
 		p.add(at, "want a name of 1 to %d letters, digits, '_', '-' or '.', the first not '-' or '.': it becomes part of file names", maxName)
 	}
-	if domains := below(at, "domains"); len(r.Domains) == 0 && !p.faulty(domains) {
+	if domains := below(at, "domains"); len(r.Domains) == 0 && !p.metadata && !p.faulty(domains) {
 		p.add(domains, `names no domain; write domains = ["…"] with names or globs`)
 	}
 	p.checkKeep(r, at)

@@ -2,10 +2,11 @@ package policy
 
 import "slices"
 
-// A Guest is what Compare needs to know of a domain.
+// A Guest is a domain as policies see it.
 type Guest struct {
 	Name  string
-	Disks []string // target names of its writable disks
+	Own   *Own     // what its metadata says; nil: nothing
+	Disks []string // for Compare: target names of its writable disks
 }
 
 // A Comparison says what a policy file means on one host.
@@ -19,7 +20,7 @@ type Comparison struct {
 func (f *File) Compare(guests []Guest) Comparison {
 	var c Comparison
 	names := namesOf(guests)
-	a := f.Match(names)
+	a := f.MatchGuests(guests)
 	for _, name := range names {
 		if conflict := a.Conflicts[name]; conflict != nil {
 			c.Overlaps = append(c.Overlaps, conflict.Problem)

@@ -26,8 +26,8 @@ disks   = ["xvda"]
 
 func TestCompareTellsOverlapsAndWhatMatchesNothing(t *testing.T) {
 	c := mustParse(t, comparePolicy).Compare([]Guest{
-		{"web-9-test", []string{"vda"}}, {"web-1", []string{"vda", "vdz"}}, {"web-old", []string{"nvme0n1"}},
-		{"db-test", []string{"vda"}}, {"lone", nil}, {"alone", []string{"vda"}},
+		{Name: "web-9-test", Disks: []string{"vda"}}, {Name: "web-1", Disks: []string{"vda", "vdz"}}, {Name: "web-old", Disks: []string{"nvme0n1"}},
+		{Name: "db-test", Disks: []string{"vda"}}, {Name: "lone", Disks: nil}, {Name: "alone", Disks: []string{"vda"}},
 	})
 	if !slices.Equal(c.Uncovered, []string{"alone", "lone", "web-old"}) {
 		t.Errorf("uncovered %q", c.Uncovered)
@@ -47,7 +47,7 @@ test.toml:16: policy.later.domains: "soon-*" matches no domain of this host`
 }
 
 func TestCompareIsContentWhereAllFits(t *testing.T) {
-	c := mustParse(t, "[policy.a]\ndomains = ['*']\nexclude = ['b']\ndisks = ['vd[!c]']\nkeep.last = 1").Compare([]Guest{{"a", []string{"vda", "vdc"}}, {"b", nil}})
+	c := mustParse(t, "[policy.a]\ndomains = ['*']\nexclude = ['b']\ndisks = ['vd[!c]']\nkeep.last = 1").Compare([]Guest{{Name: "a", Disks: []string{"vda", "vdc"}}, {Name: "b", Disks: nil}})
 	if len(c.Overlaps)+len(c.Warnings) > 0 || !slices.Equal(c.Uncovered, []string{"b"}) {
 		t.Errorf("%+v", c)
 	}

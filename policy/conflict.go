@@ -7,10 +7,12 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// A Conflict is a domain that several policies select.
+// A Conflict is a domain of which is not known which policy is meant: several select it, or
+// its own metadata is at fault.
 type Conflict struct {
 	Domain  string
-	Rules   []*Rule // at least two, in the order of the file
+	Rules   []*Rule // those that select it, in the order of the file; none where its metadata is at fault
+	Own     bool    // its metadata is at fault
 	Problem Problem // names them all, and tells the remedy; it points at the last of them
 }
 
@@ -32,7 +34,7 @@ func (f *File) conflict(domain string, rules []*Rule) *Conflict {
 	p := f.place(rules[len(rules)-1], "domains")
 	p.Text = fmt.Sprintf("domain %q is matched by %s: take it out of all but one with exclude = [%s]",
 		domain, strings.Join(who, " and by "), quote(literal(domain)))
-	return &Conflict{domain, rules, p}
+	return &Conflict{Domain: domain, Rules: rules, Problem: p}
 }
 
 // place is where a key of the rule stands: in its own table, else in [defaults].

@@ -89,6 +89,7 @@ func topLevel(f *File, base *Rule) []field {
 		text("connect", (*word)(&f.Connect), "qemu:///system"),
 		text("state_dir", (*absPath)(&f.StateDir), "/var/lib/virt-rotate"),
 		{key: "storage", sub: storageFields(&f.Storage)},
+		{key: "metadata", sub: metadataFields(&f.Metadata)},
 		{key: "ping", sub: pingFields(&f.Ping)},
 		{key: "defaults", sub: inheritable(base)},
 		{key: "policy", set: func(any) error { return nil }},

@@ -51,6 +51,7 @@ func syntaxProblem(name string, err error) Problem {
 type parser struct {
 	path     string
 	lines    lineIndex
+	metadata bool // domains may name their policy themselves
 	problems Problems
 }
 
@@ -72,6 +73,7 @@ func (p *parser) file(root map[string]any) *File {
 	f := &File{Path: p.path, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, lines: p.lines}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
+	p.metadata = f.Metadata.Allow
 	f.Rules = p.rules(root["policy"], base)
 	p.checkLiterals(f.Rules)
 	return f
@@ -140,10 +142,7 @@ func (p *parser) rule(name string, v any, base Rule) (Rule, bool) {
 		p.add(key, "%s outside of a policy; write [policy.NAME] above it", describe(v))
 		return Rule{}, false
 	}
-	r := base
-	for _, list := range []*[]string{&r.Disks, &r.ExcludeDisks, &r.Hooks.Before, &r.Hooks.After, &r.Hooks.Failed} {
-		*list = slices.Clone(*list)
-	}
+	r := base.clone()
 	r.Name, r.Line = name, p.lines.line(key)
 	p.table(key, t, fields(&r))
 	p.checkRule(&r, key)

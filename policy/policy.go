@@ -32,6 +32,7 @@ type File struct {
 	StateDir string // absolute path; "" = not set
 	Storage  Storage
 	Ping     Ping
+	Metadata Metadata
 	Rules    []Rule // sorted by name
 
 	lines lineIndex // of the keys
@@ -76,22 +77,16 @@ func (r *Rule) Covers(target string) bool {
 // selects is in neither map.
 type Assignment struct {
 	Rules     map[string]*Rule
-	Conflicts map[string]*Conflict // domains that several policies select: none of them may work on it
+	Conflicts map[string]*Conflict // domains that several policies select, or whose metadata is at fault: none may work on it
 }
 
 // Match assigns the domains to the policies that select them.
 func (f *File) Match(domains []string) Assignment {
-	a := Assignment{map[string]*Rule{}, map[string]*Conflict{}}
-	for _, domain := range domains {
-		switch rules := f.matching(domain); len(rules) {
-		case 0:
-		case 1:
-			a.Rules[domain] = rules[0]
-		default:
-			a.Conflicts[domain] = f.conflict(domain, rules)
-		}
+	guests := make([]Guest, len(domains))
+	for i, name := range domains {
+		guests[i] = Guest{Name: name}
 	}
-	return a
+	return f.MatchGuests(guests)
 }
 
 // matching lists the rules that select domain, in the order of the file.

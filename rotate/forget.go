@@ -26,7 +26,7 @@ func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string)
 	if d == nil {
 		return w.NoSuchDomain(domain)
 	}
-	rule := decide.RuleOr(r.Match(w.Names()), domain)
+	rule := decide.RuleOr(r.Match(decide.Guests(w)), domain)
 	plan, err := decide.Forget(w, d, snapshots, r.Clock())
 	if err != nil {
 		return err

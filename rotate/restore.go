@@ -65,7 +65,7 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o dec
 	if err != nil {
 		return nil, decide.Plan{}, err
 	}
-	chosen := r.Match(w.Names())
+	chosen := r.Match(decide.Guests(w))
 	if c := chosen.Conflicts[domain]; c != nil {
 		return nil, decide.ConflictPlan(d, c), nil
 	}

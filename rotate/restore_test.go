@@ -382,7 +382,7 @@ func TestAMergeOnABranchThatDiesAnywhereIsFinished(t *testing.T) {
 
 // rule is the one rule of the simulation's rotator.
 func (r *Rotator) rule() *policy.Rule {
-	return r.Match([]string{"web"}).Rules["web"]
+	return r.Match(guests("web")).Rules["web"]
 }
 
 // A branch stands on the upper part of the chain only: merges below are done, and its

@@ -72,7 +72,7 @@ func rotatesOn(t *testing.T, h *hosttest.Host, r *Rotator, web *hosttest.Domain,
 		checkData(h, t)
 		w := see(h, t)
 		Status(w, w.Domain("web"), r.rule(), nil, h.Now)
-		if found := decide.Diagnose(w, []string{"web"}, r.Match([]string{"web"}), h.Now); len(found) > 0 {
+		if found := decide.Diagnose(w, []string{"web"}, r.Match(guests("web")), h.Now); len(found) > 0 {
 			t.Fatalf("doctor tells %+v", found)
 		}
 	}

@@ -30,16 +30,25 @@ func rotator(h *hosttest.Host, r *policy.Rule) *Rotator {
 		Engine:   hosttest.Engine{On: h},
 		Clock:    h.Clock,
 		Report:   func(Event) {},
-		Match: func(names []string) policy.Assignment {
+		Match: func(all []policy.Guest) policy.Assignment {
 			a := policy.Assignment{Rules: map[string]*policy.Rule{}}
-			for _, n := range names {
-				if !strings.HasPrefix(n, "other") {
-					a.Rules[n] = r
+			for _, g := range all {
+				if !strings.HasPrefix(g.Name, "other") {
+					a.Rules[g.Name] = r
 				}
 			}
 			return a
 		},
 	}
+}
+
+// guests are domains whose metadata says nothing.
+func guests(names ...string) []policy.Guest {
+	all := make([]policy.Guest, len(names))
+	for i, name := range names {
+		all[i].Name = name
+	}
+	return all
 }
 
 func observer(h *hosttest.Host) *observe.Observer {

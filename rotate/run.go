@@ -60,7 +60,7 @@ type Event struct {
 type Rotator struct {
 	Observer *observe.Observer
 	Host     host.Host
-	Match    func(domains []string) policy.Assignment
+	Match    decide.Matcher
 	Clock    func() time.Time
 	Options  decide.Options
 	Engine   engine.Engine     // for guests that are shut off

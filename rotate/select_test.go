@@ -25,8 +25,8 @@ func contested(t *testing.T) (*hosttest.Host, *Rotator, *int) {
 	hooks := policy.Hooks{Before: []string{"/bin/before"}, After: []string{"/bin/after"}, Failed: []string{"/bin/failed"}}
 	r := rotator(h, with(rule(1), func(r *policy.Rule) { r.Hooks = hooks }))
 	single := r.Match
-	r.Match = func(names []string) policy.Assignment {
-		a := single(names)
+	r.Match = func(all []policy.Guest) policy.Assignment {
+		a := single(all)
 		a.Conflicts = map[string]*policy.Conflict{"both": {Domain: "both", Rules: []*policy.Rule{{Name: "a"}, {Name: "b"}},
 			Problem: policy.Problem{File: "/p.toml", Text: "policies a and b"}}}
 		delete(a.Rules, "both")
@@ -99,11 +99,53 @@ func TestStatusOfADomainOfTwoPolicies(t *testing.T) {
 	h, r, _ := contested(t)
 	w, err := observer(h).Observe(t.Context())
 	hosttest.Must(err)
-	s := ConflictStatus(w, w.Domain("both"), r.Match([]string{"both"}).Conflicts["both"], nil)
+	s := ConflictStatus(w, w.Domain("both"), r.Match(guests("both")).Conflicts["both"], nil)
 	if s.Policy != "a and b" || s.Due != nil || len(s.Refused) != 1 || len(s.Disks) != 1 || len(s.Snapshots) != 3 {
 		t.Errorf("%+v", s)
 	}
 	if snap := s.Snapshots[0]; !snap.Keep || !strings.Contains(snap.Reason, "several policies") {
 		t.Errorf("%+v", snap)
+	}
+}
+
+// The domain alone is refused whose metadata names a policy that is not there, and doctor
+// tells what to do.
+func TestADomainWhoseMetadataIsAtFaultIsRefused(t *testing.T) {
+	h := hosttest.New(t)
+	for _, name := range []string{"web", "db"} {
+		d := h.Add(name)
+		h.Disk(d, "vda", name+".qcow2")
+		h.Take(d, []int{9, 10, 11})
+	}
+	h.Find("db").Own = &host.OwnPolicy{Name: "gone"}
+	f, err := policy.Parse("/p.toml", []byte("metadata.allow = true\npolicy.p = { domains = ['*'], every = '1h', keep.last = 1, min_free = '0%' }\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rotator(h, rule(1))
+	r.Match = f.MatchGuests
+	before := filesOf(h, t)
+	all := runAll(h, t, r)
+	p := all["db"]
+	want := decide.Refusal{Code: host.CodeOwnPolicy, Path: "metadata of db", Detail: `name="gone": /p.toml has no such policy`}
+	if p.Result != decide.ResultRefused || len(p.Steps) > 0 || len(p.Refused) != 1 || p.Refused[0] != want {
+		t.Errorf("%+v", p)
+	}
+	if all["web"].Result != decide.ResultDone {
+		t.Errorf("%+v", all["web"])
+	}
+	for _, f := range before {
+		if strings.Contains(f, "db") && !slices.Contains(filesOf(h, t), f) {
+			t.Errorf("%s is gone", f)
+		}
+	}
+	w := see(h, t)
+	found := decide.Diagnose(w, []string{"db"}, r.Match(decide.Guests(w)), h.Now)
+	if len(found) != 1 || !strings.Contains(found[0].Remedy, "virsh metadata") {
+		t.Errorf("%+v", found)
+	}
+	h.Find("db").Own = &host.OwnPolicy{Text: "keep.last = 2"}
+	if p := runAll(h, t, r)["db"]; p.Result != decide.ResultDone || len(h.Find("db").Snapshots) != 2 {
+		t.Errorf("%+v, %d snapshots", p, len(h.Find("db").Snapshots))
 	}
 }

@@ -63,6 +63,7 @@ func situations() []situation {
 var notOfAPlan = map[string]string{
 	host.CodeHook:        "a hook fails only when it is run",
 	host.CodeFault:       "a fault is of the program, not of the domain: TestAFaultInLookingIsTheDomains",
+	host.CodeOwnPolicy:   "there is no rule to decide by: TestADomainWhoseMetadataIsAtFaultIsRefused",
 	host.CodeTwoPolicies: "there is no rule to decide by: TestDoctorTellsOfTwoPolicies",
 	host.CodeForeign:     "of a restore: what is newer is looked at only then",
 	host.CodeMetadata:    "of a restore, which rehearses what it would write",

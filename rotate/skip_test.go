@@ -116,7 +116,7 @@ func TestTheRemedyForAnUnsuitableDiskNamesBothWays(t *testing.T) {
 			continue
 		}
 		w := see(h, t)
-		found := decide.Diagnose(w, []string{"web"}, r.Match([]string{"web"}), h.Now)
+		found := decide.Diagnose(w, []string{"web"}, r.Match(guests("web")), h.Now)
 		if len(found) != 1 || found[0].Note {
 			t.Errorf("%s %s: doctor tells %+v", u.code, u.name, found)
 			continue
@@ -134,12 +134,12 @@ func TestDoctorNotesWhatIsSkipped(t *testing.T) {
 	for _, u := range unsuitable {
 		h, _ := besideUnsuitable(t, u.make_)
 		r := rotator(h, with(rule(2), skips))
-		found := decide.Diagnose(see(h, t), []string{"web"}, r.Match([]string{"web"}), h.Now)
+		found := decide.Diagnose(see(h, t), []string{"web"}, r.Match(guests("web")), h.Now)
 		if len(found) != 1 || !found[0].Note || found[0].Code != u.code || found[0].Remedy == "" {
 			t.Errorf("%s %s: %+v", u.code, u.name, found)
 		}
 		r = rotator(h, with(rule(2), func(r *policy.Rule) { r.ExcludeDisks = []string{"vdb"} }))
-		if found := decide.Diagnose(see(h, t), []string{"web"}, r.Match([]string{"web"}), h.Now); len(found) > 0 {
+		if found := decide.Diagnose(see(h, t), []string{"web"}, r.Match(guests("web")), h.Now); len(found) > 0 {
 			t.Errorf("%s %s: excluded: %+v", u.code, u.name, found)
 		}
 	}

@@ -51,7 +51,7 @@ func (s situation) checkTold(t *testing.T) {
 	if s.change != nil {
 		s.change(w, web)
 	}
-	rules := r.Match([]string{"web"})
+	rules := r.Match(guests("web"))
 	rule := rules.Rules["web"]
 	p := decide.Decide(w, web, rule, hosttest.Hour(12), decide.Options{})
 	if !slices.ContainsFunc(p.Refused, func(r decide.Refusal) bool { return r.Code == s.code }) {
@@ -91,7 +91,7 @@ func TestDoctorTellsOfTwoPolicies(t *testing.T) {
 	h, r, _ := contested(t)
 	w := see(h, t)
 	both := w.Domain("both")
-	rules := r.Match([]string{"web", "both", "db"})
+	rules := r.Match(guests("web", "both", "db"))
 	p := decide.ConflictPlan(both, rules.Conflicts["both"])
 	found := decide.Diagnose(w, []string{"both"}, rules, hosttest.Hour(12))
 	if len(found) != 1 || !tells(found[0], both, p.Refused[0]) {

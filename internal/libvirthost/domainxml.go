@@ -18,7 +18,7 @@ func readDomain(d *host.Domain, text string, v *volumes) error {
 		noteNames(d, text, v)
 		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
 	}
-	d.UUID = x.UUID
+	d.UUID, d.Own = x.UUID, ownPolicy(x.Metadata)
 	d.UEFI = x.OS != nil && x.OS.NVRam != nil
 	d.AppArmor = slices.ContainsFunc(x.SecLabel, func(l libvirtxml.DomainSecLabel) bool { return l.Model == "apparmor" })
 	if x.Devices == nil {
@@ -43,6 +43,9 @@ func readInactive(d *host.Domain, text string, v *volumes) error {
 	if err := x.Unmarshal(text); err != nil {
 		noteNames(d, text, v)
 		return fmt.Errorf("%s: persistent configuration: %w", d.Name, err)
+	}
+	if d.Own == nil {
+		d.Own = ownPolicy(x.Metadata)
 	}
 	if x.Devices == nil {
 		return nil

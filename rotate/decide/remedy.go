@@ -85,6 +85,7 @@ func domainRemedies(name string) map[string]string {
 		host.CodeNoGuestAgent: "see to the guest agent, or say quiesce = \"auto\"",
 		host.CodeHook:         "see why the hook failed",
 		host.CodeFault:        "report it, with the output of virsh dumpxml " + name,
+		host.CodeOwnPolicy:    "mend what the domain's metadata says of its policy: docs/policy.md, Policies of the guests; virsh metadata shows it",
 		host.CodeTwoPolicies:  "take the domain out of all policies but one with exclude",
 		host.CodeMetadata:     "what libvirt has on record there holds more than this version knows; a newer one may",
 		host.CodeCheckpoints:  "start the guest; or, if the backup program is not to go on from it: virsh checkpoint-list " + name + " and virsh checkpoint-delete while it runs",

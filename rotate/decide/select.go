@@ -14,11 +14,27 @@ import (
 // ErrNoPolicy says that a domain was named that no policy covers.
 var ErrNoPolicy = errors.New("no policy covers the domain")
 
+// A Matcher assigns domains to policies: see policy.File.MatchGuests.
+type Matcher func([]policy.Guest) policy.Assignment
+
+// Guests are the domains of the host as policies see them.
+func Guests(w *observe.World) []policy.Guest {
+	guests := make([]policy.Guest, len(w.Domains))
+	for i := range w.Domains {
+		guests[i].Name = w.Domains[i].Name
+		if own := w.Domains[i].Own; own != nil {
+			p := policy.Own(*own)
+			guests[i].Own = &p
+		}
+	}
+	return guests
+}
+
 // Select returns what is assigned to each domain that a name or a glob of names is of, or
 // to every domain that a policy selects. Of the domains that a glob fits, those count that a
 // policy covers.
-func Select(w *observe.World, match func([]string) policy.Assignment, names []string) (policy.Assignment, error) {
-	all := match(w.Names())
+func Select(w *observe.World, match Matcher, names []string) (policy.Assignment, error) {
+	all := match(Guests(w))
 	if len(names) == 0 {
 		return all, nil
 	}
@@ -76,17 +92,26 @@ func Domains(w *observe.World, names []string) ([]string, error) {
 	return found, errors.Join(errs...)
 }
 
-// ConflictPlan refuses a domain that several policies match: which of them is meant is not
-// known, and what one keeps the other may drop. The other domains are rotated.
+// ConflictPlan refuses a domain that several policies match, or whose metadata is at fault:
+// which policy is meant is not known, and what one keeps the other may drop. The other domains are rotated.
 func ConflictPlan(d *host.Domain, c *policy.Conflict) Plan {
 	p := Plan{Domain: d.Name, Policy: conflictName(c), State: d.State, Steps: []Step{}, Refused: []Refusal{}}
-	p.Refuse(host.CodeTwoPolicies, c.Problem.File, c.Problem.Text)
+	code := host.CodeTwoPolicies
+	if c.Own {
+		code = host.CodeOwnPolicy
+	}
+	p.Refuse(code, c.Problem.File, c.Problem.Text)
 	p.Settle()
 	return p
 }
 
 // conflictName stands for the policy's name; no policy has one with spaces.
-func conflictName(c *policy.Conflict) string { return strings.Join(c.Names(), " and ") }
+func conflictName(c *policy.Conflict) string {
+	if c.Own {
+		return "of its metadata"
+	}
+	return strings.Join(c.Names(), " and ")
+}
 
 // RuleFor is the rule of a domain that is chosen. For one with a conflict nothing is to
 // be done by any rule, and no hook is to be run.

@@ -48,4 +48,5 @@ const (
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
 	CodeMetadata       = "metadata"         // what libvirt has on record holds what could not be kept
 	CodeTwoPolicies    = "two-policies"     // several policies match the domain
+	CodeOwnPolicy      = "own-policy"       // the policy in the domain's metadata is at fault
 )

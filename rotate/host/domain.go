@@ -16,6 +16,14 @@ func (s State) Live() bool { return s != ShutOff && s != "" }
 // AppArmorLocal is where rules for guests went before libvirt's profiles had a directory for them.
 const AppArmorLocal = "/etc/apparmor.d/local/abstractions/libvirt-qemu"
 
+// An OwnPolicy is the element <policy> of a domain's metadata, of the namespace policy.Namespace.
+type OwnPolicy struct {
+	Name    string // of a policy
+	Enabled string // yes or no
+	Text    string // keys of a policy, in TOML
+	Problem string // why the element could not be read
+}
+
 // A Domain is what was seen of one libvirt domain.
 type Domain struct {
 	Name, UUID   string
@@ -34,6 +42,7 @@ type Domain struct {
 	Unknown      []string          // what its configurations name that cannot be told to be a file, in words
 	Elsewhere    []string          // further files that its configurations name: disks that it has only after a restart, a saved state's disks
 	Volumes      map[string]Volume `json:",omitempty"` // by path, the files that its configurations name as volumes of storage pools
+	Own          *OwnPolicy        `json:",omitempty"` // what its metadata says of its policy
 	Problem      string            // why the domain could not be read in full
 	Faults       []*Fault          // panics while it was read
 }

@@ -47,7 +47,7 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 		Host:     host,
 		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
 		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS)},
-		Match:    f.Match, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
+		Match:    f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
 	return &Session{f, host, r}, nil
 }
@@ -78,6 +78,6 @@ func (s *Session) Assigned(ctx context.Context, names []string) (*observe.World,
 	if err != nil {
 		return nil, policy.Assignment{}, err
 	}
-	a, err := decide.Select(w, s.Policy.Match, names)
+	a, err := decide.Select(w, s.Policy.MatchGuests, names)
 	return w, a, err
 }
