@@ -21,13 +21,19 @@ type Matcher func([]policy.Guest) policy.Assignment
 func Guests(w *observe.World) []policy.Guest {
 	guests := make([]policy.Guest, len(w.Domains))
 	for i := range w.Domains {
-		guests[i].Name = w.Domains[i].Name
-		if own := w.Domains[i].Own; own != nil {
-			p := policy.Own(*own)
-			guests[i].Own = &p
-		}
+		guests[i] = Guest(&w.Domains[i])
 	}
 	return guests
+}
+
+// Guest is the domain as policies see it, without its disks.
+func Guest(d *host.Domain) policy.Guest {
+	g := policy.Guest{Name: d.Name}
+	if d.Own != nil {
+		own := policy.Own(*d.Own)
+		g.Own = &own
+	}
+	return g
 }
 
 // Select returns what is assigned to each domain that a name or a glob of names is of, or

@@ -13,6 +13,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/policy"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // PolicyCheckReport is the JSON of policy check.
@@ -165,7 +166,7 @@ func askGuests(ctx context.Context, uri string) ([]policy.Guest, error) {
 	domains, err := host.Outline(ctx)
 	guests := make([]policy.Guest, len(domains))
 	for i := range domains {
-		guests[i].Name = domains[i].Name
+		guests[i] = decide.Guest(&domains[i])
 		for j := range domains[i].Disks {
 			if d := &domains[i].Disks[j]; !d.ReadOnly && (d.Device == "disk" || d.Device == "lun") {
 				guests[i].Disks = append(guests[i].Disks, d.Target)
