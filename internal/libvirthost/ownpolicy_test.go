@@ -21,8 +21,8 @@ func TestWhatADomainsMetadataSaysOfItsPolicy(t *testing.T) {
 		other + `<vr:policy ` + ns + ` name="web"/>`:                                                  {Name: "web"},
 		`<policy xmlns="https://github.com/virt-rotate/virt-rotate/ns/policy" enabled="no"/>`:         {Enabled: "no"},
 		"<vr:policy " + ns + " name='w'>\n every = \"6h\"\n keep = { last = 2 } # &lt;\n</vr:policy>": {Name: "w", Text: "every = \"6h\"\n keep = { last = 2 } # <"},
-		`<vr:policy ` + ns + ` nmae="web"/>`:                                                          {Problem: "attribute nmae: want name or enabled"},
-		`<vr:plan ` + ns + ` name="web"/>`:                                                           {Problem: "<plan>: want <policy>"},
+		`<vr:policy ` + ns + ` nam="web"/>`:                                                           {Problem: "attribute nam: want name or enabled"},
+		`<vr:plan ` + ns + ` name="web"/>`:                                                            {Problem: "<plan>: want <policy>"},
 		`<vr:policy ` + ns + `><keep last="3"/></vr:policy>`:                                          {Problem: "<keep> in it: want keys in TOML"},
 		`<vr:policy ` + ns + ` name="a"/><vr:policy ` + ns + ` name="b"/>`:                            {Problem: "several elements of https://github.com/virt-rotate/virt-rotate/ns/policy"},
 	} {
