@@ -32,16 +32,45 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
 func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	stdout, stderr = term.Streams(stdout, stderr)
 	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
-	app := newApp(e, version)
+	app, inJSON := newApp(e, version), wantsJSON(args)
 	args, err := reorder(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, args...))
 	}
 	code := term.ExitCode(err)
 	if text := term.ErrorText(err); text != "" {
-		fmt.Fprintln(term.At(stderr, levelOf(code)), "virt-rotate:", text)
+		tellError(term.At(stderr, levelOf(code)), text, code, inJSON)
 	}
 	return code
+}
+
+// An errorReport is the JSON of an error.
+type errorReport struct {
+	Error      string `json:"error"`
+	ExitStatus int    `json:"exit-status"`
+}
+
+func tellError(w io.Writer, text string, code int, inJSON bool) {
+	if inJSON {
+		if data, err := term.JSON(errorReport{text, code}); err == nil {
+			_, _ = w.Write(data) // there is nobody left to tell
+			return
+		}
+	}
+	fmt.Fprintln(w, "virt-rotate:", text)
+}
+
+// wantsJSON tells whether a command line asks for JSON, also one that is wrong otherwise.
+func wantsJSON(args []string) bool {
+	for i, arg := range args {
+		switch {
+		case arg == "--":
+			return false
+		case arg == "--output=json", arg == "-output=json", arg == "--output" && i+1 < len(args) && args[i+1] == "json":
+			return true
+		}
+	}
+	return false
 }
 
 // levelOf is the level of what is said at an exit status: that another run is at work is no error.

@@ -90,6 +90,35 @@ func TestFlagsMayStandAnywhere(t *testing.T) {
 	}
 }
 
+// Whoever reads JSON gets errors as JSON, too, on standard error, whatever is wrong.
+func TestErrorsAreJSONWhereTheOutputIs(t *testing.T) {
+	good := policyFile(t, goodPolicy)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{append(good, "plan", "--output=json", "nobody"), term.ExitUsage, "nobody: no such domain"},
+		{append(good, "plan", "--frob", "--output", "json"), term.ExitUsage, "-frob"},
+		{[]string{"status", "--output=json", "--policy"}, term.ExitUsage, "--policy wants a value"},
+		{[]string{"--connect", "test:///no/such/file", "--policy", good[1], "run", "--output=json"}, term.ExitFailed, "connecting to libvirt"},
+		{[]string{"image", "info", "--output=json", "/no/such/image"}, term.ExitFailed, "/no/such/image"},
+	} {
+		out, errs, code := call(t, c.args...)
+		var report struct {
+			Version int
+			Error   string
+			Status  int `json:"exit-status"`
+		}
+		if err := json.Unmarshal([]byte(errs), &report); err != nil || code != c.code || report.Status != code || report.Version != 1 || !strings.Contains(report.Error, c.want) || out != "" {
+			t.Errorf("%q: exit %d, stdout %q, stderr %q, %v; want exit %d and %q", c.args, code, out, errs, err, c.code, c.want)
+		}
+	}
+	if _, errs, _ := call(t, append(good, "plan", "--", "--output=json")...); !strings.HasPrefix(errs, "virt-rotate: --output=json: no such domain") {
+		t.Errorf("%q", errs)
+	}
+}
+
 func TestHowMuchARunTells(t *testing.T) {
 	good := policyFile(t, goodPolicy)
 	const line = "test: refused: unreadable: /guest/diskimage1: stat /guest/diskimage1: no such file or directory\n"

@@ -1,7 +1,9 @@
 package term
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 
 	"github.com/urfave/cli/v2"
@@ -19,13 +21,34 @@ func (e *Env) Print(c *cli.Context, v any, human func(io.Writer)) error {
 		human(e.Out)
 		return nil
 	case "json":
-		enc := json.NewEncoder(e.Out)
-		enc.SetIndent("", "    ")
-		enc.SetEscapeHTML(false)
-		return enc.Encode(v)
+		data, err := JSON(v)
+		if err == nil {
+			_, err = e.Out.Write(data)
+		}
+		return err
 	default:
 		return Usagef("--output=%s: want human or json", format)
 	}
+}
+
+// JSONVersion is that of all JSON objects that are printed. It changes when a key goes, or
+// comes to mean something else; new keys may come without.
+const JSONVersion = 1
+
+// JSON writes v as it is printed: an object begins with its version.
+func JSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "    ")
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	rest, isObject := bytes.CutPrefix(b.Bytes(), []byte("{\n"))
+	if !isObject {
+		return b.Bytes(), nil
+	}
+	return append(fmt.Appendf(nil, "{\n    \"version\": %d,\n", JSONVersion), rest...), nil
 }
 
 // CheckOutput refuses a wrong --output before anything is done.
