@@ -68,7 +68,7 @@ func (p *parser) faulty(key toml.Key) bool {
 }
 
 func (p *parser) file(root map[string]any) *File {
-	f := &File{Path: p.path, lines: p.lines}
+	f := &File{Path: p.path, lines: p.lines, Check: HostCheck{Uncovered: SeverityWarn}}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
 	f.Rules = p.rules(root["policy"], base)

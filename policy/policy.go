@@ -31,7 +31,11 @@ type File struct {
 	Connect  string // libvirt URI; "" = not set
 	StateDir string // absolute path; "" = not set
 	Storage  Storage
-	Rules    []Rule // sorted by name
+	Check    HostCheck
+
+	MetricsFile string // absolute path; "" = not set
+
+	Rules []Rule // sorted by name
 
 	lines lineIndex // of the keys
 }
@@ -62,6 +66,7 @@ type Rule struct {
 	Offline      Offline       `json:"offline"`     // what happens to domains that are shut off
 	Detach       bool          `json:"detach"`      // pull the disks off images that they share with others
 	Hooks        Hooks         `json:"hooks"`       // programs around the work on a domain
+	Check        Check         `json:"check"`       // when check finds a domain badly protected
 	Line         int           `json:"line"`        // of the header [policy.NAME]
 }
 

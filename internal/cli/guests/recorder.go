@@ -42,6 +42,9 @@ func entry(command string, p *decide.Plan) history.Entry {
 	e := history.Entry{Command: command, Domain: p.Domain, Policy: p.Policy, Result: p.Result, Error: p.Error, Warnings: p.Warnings,
 		Start: p.Ran.Start.UTC(), End: p.Ran.End.UTC(), UUID: p.Ran.UUID,
 		Merged: p.Ran.Merged, Freed: p.Ran.Freed, Allocated: p.Ran.Allocated, Layers: p.Ran.Layers}
+	if p.MergesWait {
+		e.Waiting = p.Waiting
+	}
 	for _, f := range p.Refused {
 		e.Refused = append(e.Refused, history.Refusal(f))
 	}
