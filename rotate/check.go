@@ -93,9 +93,9 @@ type checker struct {
 func (c *checker) check(w *observe.World, d *host.Domain) {
 	c.v.Policy, c.v.MaxChain, c.v.Layers = c.rule.Name, c.rule.MaxChain, c.ahead.Layers
 	c.v.Free, c.v.MinFree = c.ahead.Free, c.ahead.Floor
-	c.checkAge()
 	c.checkPlan()
 	c.checkLastRun()
+	c.checkAge()
 	c.checkUnfinished(w, d)
 	c.checkWaiting()
 	c.checkChain()

@@ -50,6 +50,19 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 	return slices.Concat(out, words[n:], rest), nil
 }
 
+// commandOf is the first word that is neither a flag of the program nor its value.
+func commandOf(app *cli.App, args []string) string {
+	for i := 0; i < len(args); i++ {
+		if !strings.HasPrefix(args[i], "-") {
+			return args[i]
+		}
+		if flag, _ := lookup(app, nil, args[i]); flag != nil && takesValue(flag) && !strings.Contains(args[i], "=") {
+			i++
+		}
+	}
+	return ""
+}
+
 func find(commands []*cli.Command, name string) *cli.Command {
 	for _, c := range commands {
 		if c.HasName(name) {
