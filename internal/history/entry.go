@@ -46,6 +46,7 @@ type Entry struct {
 	Allocated int64     `json:"allocated"`                // by the chains of the domain afterwards
 	Layers    int       `json:"layers"`                   // of the longest chain afterwards
 	Runs      int       `json:"runs"`                     // how many runs in a row the entry stands for
+	Took      float64   `json:"took,omitempty"`           // seconds, the last of these runs
 }
 
 // A Step is one thing that was done.

@@ -98,3 +98,22 @@ func TestTotalsOfAnOlderLog(t *testing.T) {
 		t.Errorf("after garbage: %v", got)
 	}
 }
+
+func TestRunsOfTheHostAreCounted(t *testing.T) {
+	s := newStore(t)
+	if r, err := s.HostRuns(); err != nil || r.Count != 0 {
+		t.Errorf("no log yet: %+v, %v", r, err)
+	}
+	for n := range 3 {
+		if err := s.Ran(clock(n), clock(n+1)); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, s, did(n))
+	}
+	if r, err := s.HostRuns(); err != nil || r.Count != 3 || !r.Start.Equal(clock(2)) || !r.End.Equal(clock(3)) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if got := read(t, s, Query{}); len(got) != 3 {
+		t.Errorf("entries %v", got)
+	}
+}

@@ -81,7 +81,7 @@ func runCheck(e *term.Env, c *cli.Context) error {
 	if err != nil {
 		return tellUnknown(e, err)
 	}
-	s.look(c.Context, e, patience)
+	s.look(c.Context, patience, fromOutside(e))
 	if err := s.judge(c.Args().Slice()); err != nil {
 		return tellUnknown(e, err)
 	}

@@ -32,7 +32,17 @@ func (r *recorder) record(p decide.Plan) {
 		return
 	}
 	r.failed = err
-	text := "history: " + err.Error()
+	r.tellLocked("history: " + err.Error())
+}
+
+// tell warns of what is no part of a domain's work, now and in the report.
+func (r *recorder) tell(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tellLocked(text)
+}
+
+func (r *recorder) tellLocked(text string) {
 	r.texts = append(r.texts, text)
 	r.warn(text)
 }
@@ -41,6 +51,7 @@ func (r *recorder) record(p decide.Plan) {
 func entry(command string, p *decide.Plan) history.Entry {
 	e := history.Entry{Command: command, Domain: p.Domain, Policy: p.Policy, Result: p.Result, Error: p.Error, Warnings: p.Warnings,
 		Start: p.Ran.Start.UTC(), End: p.Ran.End.UTC(), UUID: p.Ran.UUID,
+		Took:   p.Ran.End.Sub(p.Ran.Start).Seconds(),
 		Merged: p.Ran.Merged, Freed: p.Ran.Freed, Allocated: p.Ran.Allocated, Layers: p.Ran.Layers}
 	if p.MergesWait {
 		e.Waiting = p.Waiting

@@ -30,7 +30,13 @@ func runCommand(e *term.Env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return session.With(e, false, func(s *session.Session) error { return rotateDomains(e, c, s, o) })
+			s, err := session.Open(e, false)
+			if err != nil {
+				warn := func(text string) { fmt.Fprintln(e.Err, "virt-rotate: warning:", text) }
+				newReporter(e, c, warn).didNotRun(c.Context, err)
+				return err
+			}
+			return errors.Join(rotateDomains(e, c, s, o), s.Host.Close())
 		},
 	}
 }
@@ -45,8 +51,10 @@ func rotateDomains(e *term.Env, c *cli.Context, s *session.Session, o decide.Opt
 	s.Rotator.Options, s.Rotator.Report, s.Rotator.Hook = o, p.Report, runHook
 	log := newRecorder("run", s.Rotator.Observer.StateDir, p.Warn)
 	s.Rotator.Ended = log.record
+	after := newReporter(e, c, log.tell)
 	plans, err := s.Rotator.Run(c.Context, c.Args().Slice())
 	p.End()
+	after.over(c.Context, s, plans, err)
 	if err == nil && len(plans) == 0 {
 		fmt.Fprintln(e.Err, "virt-rotate: no policy covers a domain of this host")
 	}

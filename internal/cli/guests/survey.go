@@ -32,6 +32,8 @@ type survey struct {
 	now     time.Time
 	last    map[string]rotate.LastRun
 	totals  map[string]history.Totals
+	runs    history.HostRuns
+	newest  map[string]history.Entry // of each domain, the last entry of a run on it
 	working bool
 	notes   []string // what could not be read of the records
 
@@ -57,9 +59,10 @@ func newSurvey(e *term.Env) (*survey, error) {
 
 // readRecords takes what can be read: a report stands without the rest.
 func (s *survey) readRecords() {
-	var errs [3]error
+	var errs [4]error
 	s.last, errs[0] = rotate.LastRuns(s.dir)
 	s.totals, errs[1] = history.In(s.dir).Totals()
+	s.runs, errs[3] = history.In(s.dir).HostRuns()
 	s.working, errs[2] = vfs.RunLockHeld(filepath.Join(s.dir, "run.lock"))
 	for _, err := range errs {
 		s.note(err)
@@ -73,7 +76,7 @@ func (s *survey) note(err error) {
 }
 
 // look asks libvirt, for as long as patience lasts. A call that takes longer is left behind.
-func (s *survey) look(ctx context.Context, e *term.Env, patience time.Duration) {
+func (s *survey) look(ctx context.Context, patience time.Duration, ask observing) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	type answer struct {
@@ -82,7 +85,7 @@ func (s *survey) look(ctx context.Context, e *term.Env, patience time.Duration) 
 	}
 	told := make(chan answer, 1)
 	go func() {
-		w, err := observeHost(ctx, e)
+		w, err := contained(ctx, ask)
 		told <- answer{w, err}
 	}()
 	select {
@@ -105,19 +108,29 @@ func (s *survey) take(w *observe.World, err error) {
 	}
 }
 
-// observeHost turns a fault into an error: the program must end with a status that says so.
-func observeHost(ctx context.Context, e *term.Env) (w *observe.World, err error) {
+// observing is how the host is looked at.
+type observing func(context.Context) (*observe.World, error)
+
+// contained turns a fault into an error: the program must end with a status that says so.
+func contained(ctx context.Context, ask observing) (w *observe.World, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			w, err = nil, fmt.Errorf("a fault of virt-rotate: %v\n%s", p, debug.Stack())
 		}
 	}()
-	s, err := session.Open(e, false)
-	if err != nil {
-		return nil, err
+	return ask(ctx)
+}
+
+// fromOutside opens a connection for the look.
+func fromOutside(e *term.Env) observing {
+	return func(ctx context.Context) (*observe.World, error) {
+		s, err := session.Open(e, false)
+		if err != nil {
+			return nil, err
+		}
+		w, err := s.Rotator.Observer.Observe(ctx)
+		return w, errors.Join(err, s.Host.Close())
 	}
-	w, err = s.Rotator.Observer.Observe(ctx)
-	return w, errors.Join(err, s.Host.Close())
 }
 
 // judge makes the verdicts on the domains of these names, or on all that a policy covers or
@@ -190,8 +203,13 @@ func (s *survey) entries(names []string) map[string][]history.Entry {
 	}
 	entries, err := history.In(s.dir).Read(history.Query{Domains: names, Each: pastEntries})
 	s.note(err)
+	s.newest = map[string]history.Entry{}
 	for i := range entries {
-		by[entries[i].Domain] = append(by[entries[i].Domain], entries[i])
+		e := &entries[i]
+		by[e.Domain] = append(by[e.Domain], *e)
+		if e.Command == "run" {
+			s.newest[e.Domain] = *e
+		}
 	}
 	return by
 }
