@@ -124,7 +124,9 @@ type dashboard struct {
 		GridPos struct{ X, Y, W, H int }
 		Targets []struct{ RefID, Expr string }
 	}
-	Templating struct{ List []struct{ Name, Definition string } }
+	Templating struct {
+		List []struct{ Name, Definition string }
+	}
 }
 
 func TestTheDashboardAsksForWhatThereIs(t *testing.T) {

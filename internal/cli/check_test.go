@@ -61,7 +61,7 @@ func TestCheckTellsOfAGuestInALineAndInJSON(t *testing.T) {
 	out, _, _ := call(t, append(flags, "check")...)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	if len(lines) != 2 || !strings.HasPrefix(lines[1], "test: WARNING unreadable since ") || !strings.Contains(lines[1], "; last run 0s ago: refused") ||
-		strings.Count(out, "|") != 2 || !strings.Contains(lines[1], " | test_layers=") {
+		strings.Count(out, "|") != 2 || !strings.Contains(lines[1], " |test_layers=") {
 		t.Errorf("%q", lines)
 	}
 	out, errs, code := call(t, append(flags, "check", "--output=json")...)
@@ -134,7 +134,7 @@ func TestCheckOfADomainWithAHostileName(t *testing.T) {
 	if code != pluginWarning || errs != "" || len(lines) != 2 {
 		t.Fatalf("exit %d, %q, %q", code, out, errs)
 	}
-	text, data, _ := strings.Cut(lines[1], " | ")
+	text, data, _ := strings.Cut(lines[1], " |")
 	if !strings.HasPrefix(text, `a/b='c d;"$(x)é: WARNING`) || !strings.HasPrefix(data, "'a_b__c d__$(x)é_layers'=") || strings.Count(data, "'") != 4 {
 		t.Errorf("%q, %q", text, data)
 	}
@@ -154,5 +154,23 @@ func TestPolicyShowTellsOfCheckAndMetrics(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil || r.Check.Uncovered != policy.SeverityWarn || r.File != "/srv/x.prom" {
 		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// The examples run check as sudo lets them: with the very words.
+func TestTheExamplesOfMonitoringRunWhatSudoAllows(t *testing.T) {
+	for file, runs := range map[string]string{"nrpe/virt-rotate.cfg": "command[check_virt_rotate]=/usr/bin/sudo -n /usr/bin/virt-rotate ", "icinga2/virt-rotate.conf": ""} {
+		text, err := os.ReadFile(filepath.Join("../../examples", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, allowed, _ := strings.Cut(string(text), "NOPASSWD: /usr/bin/virt-rotate ")
+		allowed, _, _ = strings.Cut(allowed, "\n")
+		if strings.Contains(allowed, "*") || runs != "" && !strings.Contains(string(text), "\n"+runs+allowed+"\n") {
+			t.Errorf("%s: sudo allows %q", file, allowed)
+		}
+		if out, errs, code := call(t, append(policyFile(t, goodPolicy), strings.Fields(allowed)...)...); code != pluginWarning {
+			t.Errorf("%s: %s: exit %d, %s%s", file, allowed, code, out, errs)
+		}
 	}
 }

@@ -122,7 +122,7 @@ func (r *checkReport) text(w io.Writer, now time.Time) {
 	for i := range r.Guests {
 		line := plainText(r.Guests[i].line(now))
 		if i == len(r.Guests)-1 && len(data) > 0 {
-			line += " | " + strings.Join(data, " ")
+			line += " |" + strings.Join(data, " ") // Icinga puts a space before, and one is enough
 		}
 		fmt.Fprintln(w, line)
 	}

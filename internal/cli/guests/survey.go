@@ -256,4 +256,3 @@ func (s *survey) statuses() []*rotate.DomainStatus {
 }
 
 func oneLine(text string) string { return term.Printable(strings.Join(strings.Fields(text), " ")) }
-
