@@ -115,7 +115,7 @@ func (c *checker) checkAge() {
 		return
 	}
 	age := c.v.Age(c.now)
-	level := OK
+	var level Level
 	switch {
 	case age > c.v.CritAge && !c.ahead.Stopped:
 		level = Critical

@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,7 +65,7 @@ func TestMetricsThatCannotBeWrittenAreAWarning(t *testing.T) {
 func TestMetricsWhereLibvirtDoesNotAnswer(t *testing.T) {
 	flags, file := withMetrics(t, goodPolicy)
 	call(t, append(flags, "run")...)
-	away := append(flags, "--connect", noSocket)
+	away := slices.Concat(flags, []string{"--connect", noSocket})
 	if _, errs, code := call(t, append(away, "run")...); code != term.ExitFailed || strings.Contains(errs, "metrics_file") {
 		t.Errorf("run: exit %d, %s", code, errs)
 	}

@@ -28,7 +28,7 @@ type Store struct {
 	Max      int           // entries
 	Patience time.Duration // with another process that has the file locked
 
-	sound fs.FileInfo // the file as Append left it: nobody has changed it since, so it need not be checked again
+	sound fs.FileInfo // the file as it was found sound, or as Append left it: nobody has changed it since, so it need not be checked again
 }
 
 // In returns the log in a state directory.
@@ -90,7 +90,7 @@ func (s *Store) append(e *Entry) error {
 	return err
 }
 
-// unchanged tells whether the file is as Append left it.
+// unchanged tells whether the file is as it was when it was sound.
 func (s *Store) unchanged(now fs.FileInfo) bool {
 	return s.sound != nil && os.SameFile(s.sound, now) && s.sound.Size() == now.Size() && s.sound.ModTime().Equal(now.ModTime())
 }
@@ -163,6 +163,7 @@ func (s *Store) check(f *os.File) error {
 	if err := checkFile(f, info.Size()); err != nil {
 		return &DamagedError{s.Path, err.Error()}
 	}
+	s.sound = info
 	return nil
 }
 

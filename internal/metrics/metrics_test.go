@@ -73,7 +73,7 @@ func TestNamesAndUnitsAreAsPrometheusWantsThem(t *testing.T) {
 
 // Whatever a domain is called, the text has one series of it, with that name as value.
 func TestAHostileNameIsALabelsValueAndNothingElse(t *testing.T) {
-	for _, name := range []string{`a"} 1` + "\nvirt_rotate_libvirt_up 0\n#", `back\slash\`, "new\nline", "\xff\xfe", "{}", "é‮"} {
+	for _, name := range []string{`a"} 1` + "\nvirt_rotate_libvirt_up 0\n#", `back\slash\`, "new\nline", "\xff\xfe", "{}", "é\u202e"} {
 		p := expfmt.NewTextParser(model.UTF8Validation)
 		families, err := p.TextToMetricFamilies(strings.NewReader(printed(t, host(name))))
 		if err != nil {
@@ -112,5 +112,20 @@ func TestAHostOfWhichNothingIsKnown(t *testing.T) {
 	got := printed(t, &Host{Version: "v1", Level: rotate.Unknown})
 	if !strings.Contains(got, "virt_rotate_libvirt_up 0\n") || strings.Contains(got, "_domains ") || strings.Contains(got, "last_run") {
 		t.Errorf("%s", got)
+	}
+}
+
+func TestTheManualListsEveryMetric(t *testing.T) {
+	manual, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(printed(t, host("web"))) {
+		if name, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			name, _, _ = strings.Cut(name, " ")
+			if !strings.Contains(string(manual), "`"+name+"`") && !strings.Contains(string(manual), "`"+name+"{") {
+				t.Errorf("docs/monitoring.md does not tell of %s", name)
+			}
+		}
 	}
 }

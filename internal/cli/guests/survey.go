@@ -31,6 +31,7 @@ type survey struct {
 	dir     string // state directory
 	now     time.Time
 	last    map[string]rotate.LastRun
+	log     *history.Store
 	totals  map[string]history.Totals
 	runs    history.HostRuns
 	newest  map[string]history.Entry // of each domain, the last entry of a run on it
@@ -61,8 +62,9 @@ func newSurvey(e *term.Env) (*survey, error) {
 func (s *survey) readRecords() {
 	var errs [4]error
 	s.last, errs[0] = rotate.LastRuns(s.dir)
-	s.totals, errs[1] = history.In(s.dir).Totals()
-	s.runs, errs[3] = history.In(s.dir).HostRuns()
+	s.log = history.In(s.dir)
+	s.totals, errs[1] = s.log.Totals()
+	s.runs, errs[3] = s.log.HostRuns()
 	s.working, errs[2] = vfs.RunLockHeld(filepath.Join(s.dir, "run.lock"))
 	for _, err := range errs {
 		s.note(err)
@@ -201,7 +203,7 @@ func (s *survey) entries(names []string) map[string][]history.Entry {
 	if len(names) == 0 {
 		return by
 	}
-	entries, err := history.In(s.dir).Read(history.Query{Domains: names, Each: pastEntries})
+	entries, err := s.log.Read(history.Query{Domains: names, Each: pastEntries})
 	s.note(err)
 	s.newest = map[string]history.Entry{}
 	for i := range entries {
