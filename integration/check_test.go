@@ -124,3 +124,21 @@ func (b *bed) silent() {
 	b.handedOn("virt_rotate_libvirt_up 0", `virt_rotate_domain_check_level{domain="g1"} 3`, "virt_rotate_runs_total 2")
 	must(b.t, b.daemon.StartDaemon())
 }
+
+// What a run is amid is no fault, and what one left behind is; metrics tell nothing of a
+// run that is at work but what is there.
+func TestCheckBesideARunAndAfterItsDeath(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	_, r := b.inSlowMerge("1")
+	b.wantVerdict(b.rotate("check"), pluginOK, "OK - 1 guest protected | ")
+	if m := b.rotate("metrics").wantExit(t, 0); !strings.Contains(m.Stdout, "\nvirt_rotate_domain_check_level{domain=\"g1\"} 0\n") {
+		t.Error(m)
+	}
+	r.kill()
+	b.leaks = true
+	b.wantVerdict(b.rotate("check"), pluginWarning, "WARNING - 1 of 1 guest not well protected: g1 (unfinished-run) | ", "unfinished-run since ")
+	b.hurry("g1")
+	b.rotate("run", "--no-snapshot").wantExit(t, 0)
+	b.wantVerdict(b.rotate("check"), pluginOK, "OK - ")
+}
