@@ -16,7 +16,7 @@ SUITES  ?= bookworm trixie sid
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs matrix matrix-clean tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -54,6 +54,10 @@ matrix: ## demo and integration tests with the libvirt and QEMU of other suites 
 
 matrix-clean: ## the roots of the suites, which make matrix keeps
 	rm -rf $${XDG_CACHE_HOME:-$$HOME/.cache}/virt-rotate/matrix
+
+test-monitoring: ## icinga2 runs check as the example has it
+	integration/monitoring/icinga.sh
+	$(GO) test $(TAGS),icinga -count=1 -timeout $(LIMIT) -run Icinga ./integration/monitoring
 
 lint:
 	$(GO) run $(LINT) run ./...

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what tests and demo need: libvirt's QEMU driver, virsh, QEMU, qemu-img, and what
 # virt-install's guests have: UEFI and a TPM; a terminal, tmux.
-# Unpacks what the Linux guest of some tests is made of in the user's cache directory.
+# Unpacks what the Linux guest of some tests is made of, and programs of monitoring systems, in
+# the user's cache directory.
 # Does nothing when all is there. Only the installation itself uses sudo.
 set -eu
 
@@ -15,7 +16,8 @@ linux=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/linux-guest # as in guest/init
 if command -v apt-get >/dev/null 2>&1; then # libvirt's profiles for AppArmor are there
 	PATH=$PATH:/usr/sbin:/sbin command -v apparmor_parser >/dev/null 2>&1 || missing="$missing apparmor_parser"
 fi
-[ -n "$missing" ] || [ ! -d "$linux" ] || exit 0
+monitoring=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/monitoring # as in monitoring/tool.go
+[ -n "$missing" ] || [ ! -d "$linux" ] || [ ! -d "$monitoring" ] || exit 0
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -71,6 +73,41 @@ unpack_fedora() {
 	done
 }
 
+# Only the programs are taken: the packages would start services.
+monitoring_debian() {
+	set -- prometheus prometheus-node-exporter monitoring-plugins-common
+	apt-get download -qq "$@" >&2 || { as_root apt-get update -qq && apt-get download -qq "$@" >&2; } || return
+	for package in *.deb; do
+		dpkg-deb -x "$package" all || return
+	done
+	keep_monitoring
+}
+
+monitoring_fedora() {
+	as_root dnf install -y -q cpio 'dnf-command(download)' >&2 || return
+	dnf download -q golang-github-prometheus node-exporter nagios-plugins >&2 || return
+	for package in *.rpm; do
+		mkdir -p all && rpm2cpio "$package" | (cd all && cpio -idm --quiet) || return
+	done
+	keep_monitoring
+}
+
+monitoring_other() {
+	echo "virt-rotate: please put promtool, node_exporter and negate of the monitoring plugins in $monitoring/usr/bin" >&2
+	return 1
+}
+
+# keep_monitoring takes the three programs out of what was unpacked; all must be there.
+keep_monitoring() {
+	mkdir -p root/usr/bin
+	for program in promtool negate; do
+		find all -type f -name "$program" -exec cp {} root/usr/bin/ \;
+		[ -x "root/usr/bin/$program" ] || return
+	done
+	find all -type f \( -name node_exporter -o -name prometheus-node-exporter \) -perm /111 -exec cp {} root/usr/bin/node_exporter \;
+	[ -x root/usr/bin/node_exporter ]
+}
+
 install_other() {
 	echo "virt-rotate: this is neither a Debian nor a Fedora family system; please install:$missing" >&2
 	exit 1
@@ -84,6 +121,17 @@ unpack_other() {
 if [ -n "$missing" ]; then
 	echo "installing what is missing:$missing" >&2
 	install_$family
+fi
+if [ ! -d "$monitoring" ]; then
+	echo "unpacking promtool, node_exporter and negate in $monitoring" >&2
+	rm -rf "$monitoring.new"
+	mkdir -p "$monitoring.new/root"
+	if (cd "$monitoring.new" && monitoring_$family); then
+		mv "$monitoring.new/root" "$monitoring"
+	else
+		echo "virt-rotate: no programs of monitoring systems: the tests that need them will fail" >&2
+	fi
+	rm -rf "$monitoring.new"
 fi
 if [ ! -d "$linux" ]; then
 	echo "unpacking a kernel, busybox and the QEMU guest agent in $linux" >&2

@@ -29,6 +29,7 @@ func (p *parser) checkRule(r *Rule, at toml.Key) {
 		p.add(domains, `names no domain; write domains = ["…"] with names or globs`)
 	}
 	p.checkKeep(r, at)
+	p.checkAges(r, at)
 }
 
 func (p *parser) checkKeep(r *Rule, at toml.Key) {

@@ -47,6 +47,7 @@ func inheritable(r *Rule) []field {
 		text("offline", &r.Offline, "native"),
 		yesNo("detach", &r.Detach),
 		{key: "hooks", sub: hookFields(&r.Hooks)},
+		{key: "check", sub: checkFields(&r.Check)},
 	}
 }
 
@@ -79,6 +80,7 @@ func builtin() Rule {
 		MinFree:      MinFree{Percent: 10},
 		Offline:      OfflineNative,
 		Hooks:        Hooks{Timeout: 5 * time.Minute},
+		Check:        Check{Warn: 2, Crit: 4, Timer: time.Hour, Waiting: 48 * time.Hour},
 	}
 }
 
@@ -88,9 +90,11 @@ func topLevel(f *File, base *Rule) []field {
 	return []field{
 		text("connect", (*word)(&f.Connect), "qemu:///system"),
 		text("state_dir", (*absPath)(&f.StateDir), "/var/lib/virt-rotate"),
+		text("metrics_file", (*filePath)(&f.MetricsFile), "/var/lib/prometheus/node-exporter/virt-rotate.prom"),
 		{key: "storage", sub: storageFields(&f.Storage)},
 		{key: "metadata", sub: metadataFields(&f.Metadata)},
 		{key: "ping", sub: pingFields(&f.Ping)},
+		{key: "check", sub: hostCheckFields(&f.Check)},
 		{key: "defaults", sub: inheritable(base)},
 		{key: "policy", set: func(any) error { return nil }},
 	}

@@ -36,7 +36,7 @@ func TestGoodSamplesLoad(t *testing.T) {
 // describeFile has everything that a File holds.
 func describeFile(f *File) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "path %s\nconnect %q\nstate_dir %q\n%s", f.Path, f.Connect, f.StateDir, f.Storage.TOML())
+	fmt.Fprintf(&b, "path %s\nconnect %q\nstate_dir %q\nmetrics_file %q\n%s%s", f.Path, f.Connect, f.StateDir, f.MetricsFile, f.Storage.TOML(), f.Check.TOML())
 	for i := range f.Rules {
 		r := &f.Rules[i]
 		fmt.Fprintf(&b, "\n# line %d, at most %d layers\n%s", r.Line, r.Longest(), r.TOML())
@@ -82,12 +82,13 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 	}
 	want := &File{
 		Path: "testdata/good/design.toml", Connect: "qemu:///system", StateDir: "/var/lib/virt-rotate",
-		Ping: Ping{Method: PingPost, Timeout: 10 * time.Second},
+		Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn},
 		Rules: []Rule{{
 			Name: "web", Domains: []string{"web-*"}, Exclude: []string{"web-scratch"}, Disks: []string{"vd*"}, OnUnsuitable: UnsuitableRefuse,
 			Every: time.Hour, Keep: Keep{Last: 24, Daily: 7, Weekly: 4, Monthly: 6},
 			Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
-			Bandwidth: 200 << 20, Window: Window{60, 300}, Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 8,
+			Bandwidth: 200 << 20, Window: Window{60, 300}, Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute},
+			Check: Check{Warn: 2, Crit: 4, Timer: time.Hour, Waiting: 48 * time.Hour}, Line: 8,
 		}},
 	}
 	if f.lines = (lineIndex{}); !reflect.DeepEqual(f, want) {
@@ -97,10 +98,11 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 
 func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 	f := mustParse(t, "policy.a = { domains = ['a'], keep = { last = 1 } }")
-	want := &File{Path: "test.toml", Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Rules: []Rule{{
+	want := &File{Path: "test.toml", Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, Rules: []Rule{{
 		Name: "a", Domains: []string{"a"}, OnUnsuitable: UnsuitableRefuse, Every: 24 * time.Hour, Keep: Keep{Last: 1},
 		Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
-		Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute}, Line: 1,
+		Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute},
+		Check: Check{Warn: 2, Crit: 4, Timer: time.Hour, Waiting: 48 * time.Hour}, Line: 1,
 	}}}
 	if f.lines = (lineIndex{}); !reflect.DeepEqual(f, want) {
 		t.Errorf("got %+v\nwant %+v", f, want)

@@ -33,7 +33,11 @@ type File struct {
 	Storage  Storage
 	Ping     Ping
 	Metadata Metadata
-	Rules    []Rule // sorted by name
+	Check    HostCheck
+
+	MetricsFile string // absolute path; "" = not set
+
+	Rules []Rule // sorted by name
 
 	lines lineIndex // of the keys
 }
@@ -64,6 +68,7 @@ type Rule struct {
 	Offline      Offline       `json:"offline"`     // what happens to domains that are shut off
 	Detach       bool          `json:"detach"`      // pull the disks off images that they share with others
 	Hooks        Hooks         `json:"hooks"`       // programs around the work on a domain
+	Check        Check         `json:"check"`       // when check finds a domain badly protected
 	Line         int           `json:"line"`        // of the header [policy.NAME]
 }
 

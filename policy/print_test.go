@@ -43,6 +43,10 @@ func randomRule(r *rand.Rand) Rule {
 			Failed:  pick(r, nil, []string{"/../x", "\x01"}),
 			Timeout: time.Duration(1+r.Int64N(100_000)) * time.Second,
 		},
+		Check: Check{
+			Warn: pick(r, 1, 1.5, 2), Crit: pick(r, 2, 2.0625, 10000),
+			Timer: time.Duration(1+r.Int64N(100_000)) * time.Second, Waiting: time.Duration(1+r.Int64N(1000_000)) * time.Second,
+		},
 	}
 }
 
@@ -64,7 +68,7 @@ func TestJSONSpellsScalarsAsTheFileDoes(t *testing.T) {
 	const want = `{"name":"a","domains":["<a>"],"exclude":[],"disks":[],"exclude_disks":[],"on_unsuitable":"refuse",` +
 		`"keep":{"last":2,"hourly":0,"daily":0,"weekly":0,"monthly":0,"yearly":0},"method":"auto","quiesce":"auto","overlay_dir":"",` +
 		`"max_chain":30,"min_free":"10%","bandwidth":"200MiB/s","window":"01:00-05:00","offline":"native","detach":false,` +
-		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"line":1,"every":"24h"}`
+		`"hooks":{"before":[],"after":["/bin/x","1"],"failed":[],"timeout":"5m"},"check":{"warn":2,"crit":4,"timer":"1h","waiting":"48h"},"line":1,"every":"24h"}`
 	for _, v := range []any{f.Rules[0], &f.Rules[0]} {
 		got, err := json.Marshal(v)
 		if err != nil || !sameJSON(t, string(got), want) {

@@ -19,6 +19,7 @@ func rule(last int) *policy.Rule {
 		Name: "p", Every: time.Hour, Keep: policy.Keep{Last: last}, MaxChain: 30,
 		Method: policy.MethodAuto, Quiesce: policy.QuiesceAuto, Offline: policy.OfflineNative,
 		OnUnsuitable: policy.UnsuitableRefuse,
+		Check:        policy.Check{Warn: 2, Crit: 4, Timer: time.Hour, Waiting: 48 * time.Hour},
 	}
 }
 

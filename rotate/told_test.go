@@ -66,6 +66,12 @@ func (s situation) checkTold(t *testing.T) {
 	if st := Status(w, web, rule, nil, hosttest.Hour(12)); !reflect.DeepEqual(st.Refused, p.Refused) {
 		t.Errorf("status: %+v", st.Refused)
 	}
+	v := Check(w, web, rules, Past{}, hosttest.Hour(12))
+	for _, r := range p.Refused {
+		if v.Level == OK || !slices.ContainsFunc(v.Reasons, func(x Reason) bool { return x.Code == r.Code && x.Path == r.Path && x.Detail == r.Detail }) {
+			t.Errorf("check does not tell %s, but %+v", h.Brief(r.Code+" "+r.Detail), v.Reasons)
+		}
+	}
 }
 
 // tells tells whether the finding is about that refusal.

@@ -136,6 +136,12 @@ func (d *Daemon) Kill() error {
 	return err
 }
 
+// Hang stops the daemon: it takes connections and answers nothing, until Resume.
+func (d *Daemon) Hang() error { return d.process.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets a daemon that hangs go on.
+func (d *Daemon) Resume() error { return d.process.Process.Signal(syscall.SIGCONT) }
+
 // Close kills the daemon and all guests and removes the host's directory.
 func (d *Daemon) Close() error {
 	return errors.Join(d.Kill(), d.Host.Close())

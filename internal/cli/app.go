@@ -21,6 +21,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate plan                 see what a run would do, and why
    virt-rotate run                  do it (the cron line)
    virt-rotate status               see how the guests stand
+   virt-rotate check                whether all are protected, for Nagios and Icinga
    virt-rotate history              see what the runs did
    virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
    virt-rotate image info FILE      look at an image; image --help tells more
@@ -32,14 +33,18 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
 func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	stdout, stderr = term.Streams(stdout, stderr)
 	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
-	app, inJSON := newApp(e, version), wantsJSON(args)
-	args, err := reorder(app, args)
+	app := newApp(e, version)
+	ordered, err := reorder(app, args)
 	if err == nil {
-		err = app.RunContext(ctx, append([]string{app.Name}, args...))
+		err = app.RunContext(ctx, append([]string{app.Name}, ordered...))
+	}
+	if err != nil && commandOf(app, args) == "check" {
+		err = guests.CheckUnknown(e, err)
 	}
 	code := term.ExitCode(err)
 	if text := term.ErrorText(err); text != "" {
-		tellError(term.At(stderr, levelOf(code)), text, code, inJSON)
+		tellError(term.At(stderr, levelOf(code)), text, code, wantsJSON(args) && commandOf(app, args) != "image") // qemu-img has no errors in JSON
+
 	}
 	return code
 }

@@ -53,6 +53,19 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 // isNumber tells whether what follows a dash is a number: -1 is the latest snapshot.
 func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
+// commandOf is the first word that is neither a flag of the program nor its value.
+func commandOf(app *cli.App, args []string) string {
+	for i := 0; i < len(args); i++ {
+		if !strings.HasPrefix(args[i], "-") {
+			return args[i]
+		}
+		if flag, _ := lookup(app, nil, args[i]); flag != nil && takesValue(flag) && !strings.Contains(args[i], "=") {
+			i++
+		}
+	}
+	return ""
+}
+
 func find(commands []*cli.Command, name string) *cli.Command {
 	for _, c := range commands {
 		if c.HasName(name) {

@@ -38,6 +38,7 @@ type Entry struct {
 	Error     string    `json:"error,omitempty"`
 	Refused   []Refusal `json:"refused,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"`
+	Waiting   string    `json:"waiting,omitempty"` // why merges were put off
 	Steps     []Step    `json:"steps"`
 	LeftOut   int       `json:"steps-left-out,omitempty"` // steps beyond maxSteps
 	Merged    int64     `json:"merged"`                   // data in the layers that were merged
@@ -45,6 +46,7 @@ type Entry struct {
 	Allocated int64     `json:"allocated"`                // by the chains of the domain afterwards
 	Layers    int       `json:"layers"`                   // of the longest chain afterwards
 	Runs      int       `json:"runs"`                     // how many runs in a row the entry stands for
+	Took      float64   `json:"took,omitempty"`           // seconds, the last of these runs
 }
 
 // A Step is one thing that was done.
@@ -76,7 +78,7 @@ const (
 
 // bounded returns e within the bounds; e itself stays as it is.
 func bounded(e Entry) Entry {
-	e.Error = shorten(e.Error)
+	e.Error, e.Waiting = shorten(e.Error), shorten(e.Waiting)
 	if n := len(e.Steps) - maxSteps; n > 0 {
 		e.Steps, e.LeftOut = e.Steps[:maxSteps], n
 	}
@@ -106,7 +108,7 @@ func shorten(text string) string {
 // same: a guest that has nothing to do every hour needs no line for each.
 func saysTheSame(a, b *Entry) bool {
 	return len(a.Steps)+len(b.Steps) == 0 && a.Command == b.Command && a.Domain == b.Domain && a.UUID == b.UUID &&
-		a.Policy == b.Policy && a.Result == b.Result && a.Error == b.Error &&
+		a.Policy == b.Policy && a.Result == b.Result && a.Error == b.Error && a.Waiting == b.Waiting &&
 		slices.Equal(a.Refused, b.Refused) && slices.Equal(a.Warnings, b.Warnings)
 }
 

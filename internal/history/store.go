@@ -28,7 +28,7 @@ type Store struct {
 	Max      int           // entries
 	Patience time.Duration // with another process that has the file locked
 
-	sound fs.FileInfo // the file as Append left it: nobody has changed it since, so it need not be checked again
+	sound fs.FileInfo // the file as it was found sound, or as Append left it: nobody has changed it since, so it need not be checked again
 }
 
 // In returns the log in a state directory.
@@ -90,7 +90,7 @@ func (s *Store) append(e *Entry) error {
 	return err
 }
 
-// unchanged tells whether the file is as Append left it.
+// unchanged tells whether the file is as it was when it was sound.
 func (s *Store) unchanged(now fs.FileInfo) bool {
 	return s.sound != nil && os.SameFile(s.sound, now) && s.sound.Size() == now.Size() && s.sound.ModTime().Equal(now.ModTime())
 }
@@ -163,6 +163,7 @@ func (s *Store) check(f *os.File) error {
 	if err := checkFile(f, info.Size()); err != nil {
 		return &DamagedError{s.Path, err.Error()}
 	}
+	s.sound = info
 	return nil
 }
 
@@ -192,6 +193,9 @@ func (s *Store) put(tx *bolt.Tx, e *Entry) error {
 	if runs == nil || domains == nil {
 		return &DamagedError{s.Path, "a bucket is missing"}
 	}
+	if err := count(tx, e); err != nil {
+		return err
+	}
 	domain, err := domains.CreateBucketIfNotExists([]byte(e.Domain))
 	if err != nil {
 		return err
@@ -211,7 +215,7 @@ func (s *Store) put(tx *bolt.Tx, e *Entry) error {
 	if err := errors.Join(store(runs, key, e), domain.Put(key, nil)); err != nil {
 		return err
 	}
-	return s.trim(runs, domains, n)
+	return s.trim(tx, n)
 }
 
 // next returns the number after that of the newest entry, which must be sound:
@@ -241,7 +245,8 @@ const maxTrim = 1000
 
 // trim takes the oldest entries away. Numbers have no gaps, since entries go only from
 // the front: so they tell how many there are.
-func (s *Store) trim(runs, domains *bolt.Bucket, last uint64) error {
+func (s *Store) trim(tx *bolt.Tx, last uint64) error {
+	runs := tx.Bucket(runsBucket)
 	for range maxTrim {
 		key, value := runs.Cursor().First()
 		if len(key) != keyLen || last-binary.BigEndian.Uint64(key) < uint64(s.Max) {
@@ -249,7 +254,7 @@ func (s *Store) trim(runs, domains *bolt.Bucket, last uint64) error {
 		}
 		key = slices.Clone(key)
 		if e, err := decode(key, value); err == nil {
-			if err := forget(domains, []byte(e.Domain), key); err != nil {
+			if err := forget(tx, []byte(e.Domain), key); err != nil {
 				return err
 			}
 		}
@@ -260,8 +265,10 @@ func (s *Store) trim(runs, domains *bolt.Bucket, last uint64) error {
 	return nil
 }
 
-// forget takes an entry out of its domain's bucket, and that away when it is empty.
-func forget(domains *bolt.Bucket, name, key []byte) error {
+// forget takes an entry out of its domain's bucket, and that away when it is empty, with the
+// domain's sums.
+func forget(tx *bolt.Tx, name, key []byte) error {
+	domains := tx.Bucket(domainsBucket)
 	domain := domains.Bucket(name)
 	if domain == nil {
 		return nil
@@ -272,5 +279,5 @@ func forget(domains *bolt.Bucket, name, key []byte) error {
 	if first, _ := domain.Cursor().First(); first != nil {
 		return nil
 	}
-	return domains.DeleteBucket(name)
+	return errors.Join(domains.DeleteBucket(name), forgetTotals(tx, name))
 }

@@ -288,7 +288,7 @@ func (b *builder) shorten() {
 	runs := b.droppedRuns()
 	if !b.rule.Window.Open(b.now) {
 		if len(runs) > 0 || b.clone().merges() != nil {
-			b.plan.Waiting = "merges start only within the window " + b.rule.Window.String()
+			b.plan.putOff("merges start only within the window " + b.rule.Window.String())
 		}
 		return
 	}

@@ -85,11 +85,11 @@ func (b *builder) detach() {
 		return
 	}
 	if !b.o.Detach && !b.rule.Window.Open(b.now) {
-		b.plan.Waiting = "merges start only within the window " + b.rule.Window.String()
+		b.plan.putOff("merges start only within the window " + b.rule.Window.String())
 		return
 	}
 	if why := b.busy(b, merges); why != "" {
-		b.plan.Waiting = why
+		b.plan.putOff(why)
 		return
 	}
 	if refused := trial.preflight(merges); refused != nil {

@@ -36,11 +36,11 @@ func (b *builder) drop(names []string) {
 		return
 	}
 	if trial.waitsForMerge() {
-		b.plan.Waiting = trial.plan.Waiting
+		b.plan.putOff(trial.plan.Waiting)
 		return
 	}
 	if why := b.busy(before, merges); why != "" {
-		b.plan.Waiting = why
+		b.plan.putOff(why)
 		return
 	}
 	if refused := trial.preflight(merges); refused != nil {

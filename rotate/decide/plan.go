@@ -143,6 +143,8 @@ type Plan struct {
 	Verdicts []policy.Verdict `json:"-"` // what retention says of each of our snapshots, oldest first
 	Groups   []Group          `json:"-"`
 	Forget   bool             `json:"-"` // the domain's intent has nothing left to do
+
+	MergesWait bool `json:"-"` // what is put off are merges
 }
 
 // A Group is the part of a plan that is written down as one intent: either a
@@ -175,6 +177,9 @@ type Merge struct {
 func (p *Plan) Refuse(code, path, detail string) {
 	p.Refused = append(p.Refused, Refusal{code, path, detail})
 }
+
+// putOff notes why merges wait.
+func (p *Plan) putOff(why string) { p.Waiting, p.MergesWait = why, true }
 
 // skip notes what is left out, once.
 func (p *Plan) skip(r Refusal) {

@@ -23,7 +23,7 @@ func (b *builder) waitsForMerge() bool {
 	if !b.mergesFirst() {
 		return false
 	}
-	b.plan.Waiting = "a merge that was cut off has to be done again before anything else"
+	b.plan.putOff("a merge that was cut off has to be done again before anything else")
 	return true
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
@@ -30,8 +31,10 @@ func policyCommand(e *term.Env) *cli.Command {
 
 // showReport is the JSON of policy show.
 type showReport struct {
-	Storage policy.Storage `json:"storage"`
-	Domains []shownRule    `json:"domains"`
+	Storage     policy.Storage   `json:"storage"`
+	Check       policy.HostCheck `json:"check"`
+	MetricsFile string           `json:"metrics_file"`
+	Domains     []shownRule      `json:"domains"`
 }
 
 type shownRule struct {
@@ -55,7 +58,7 @@ func policyShow(e *term.Env) *cli.Command {
 					return err
 				}
 				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
-				report.Storage = s.Policy.Storage
+				report.Storage, report.Check, report.MetricsFile = s.Policy.Storage, s.Policy.Check, s.Policy.MetricsFile
 				if conflicts > 0 {
 					err = &term.ExitError{Code: term.ExitUsage}
 				}
@@ -82,11 +85,25 @@ func newShowReport(w *observe.World, a policy.Assignment, all bool) (r *showRepo
 	return r, conflicts
 }
 
+// topLevel is what the file says outside of policies.
+func (r *showReport) topLevel() string {
+	var tables []string
+	if r.MetricsFile != "" {
+		tables = append(tables, fmt.Sprintf("%-13s = %q\n", "metrics_file", r.MetricsFile))
+	}
+	for _, table := range []string{r.Storage.TOML(), r.Check.TOML()} {
+		if table != "" {
+			tables = append(tables, table)
+		}
+	}
+	return strings.Join(tables, "\n")
+}
+
 func showText(w io.Writer, report *showReport) {
-	storage := report.Storage.TOML()
-	fmt.Fprint(w, storage)
+	top := report.topLevel()
+	fmt.Fprint(w, top)
 	for i, d := range report.Domains {
-		if i > 0 || storage != "" {
+		if i > 0 || top != "" {
 			fmt.Fprintln(w)
 		}
 		switch {

@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/virt-rotate/virt-rotate/internal/history"
@@ -14,9 +15,8 @@ type recorder struct {
 	store   *history.Store
 	warn    func(text string)
 
-	mu     sync.Mutex // guards what follows, and the store
-	failed error      // the last error; the same one is told once
-	texts  []string   // what was told
+	mu    sync.Mutex // guards what follows, and the store
+	texts []string   // what was told
 }
 
 func newRecorder(command, stateDir string, warn func(string)) *recorder {
@@ -28,11 +28,23 @@ func (r *recorder) record(p decide.Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	err := r.store.Append(entry(r.command, &p))
-	if err == nil || r.failed != nil && err.Error() == r.failed.Error() {
+	if err != nil {
+		r.tellLocked("history: " + err.Error())
+	}
+}
+
+// tell warns of what is no part of a domain's work, now and in the report.
+func (r *recorder) tell(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tellLocked(text)
+}
+
+// tellLocked says nothing twice.
+func (r *recorder) tellLocked(text string) {
+	if slices.Contains(r.texts, text) {
 		return
 	}
-	r.failed = err
-	text := "history: " + err.Error()
 	r.texts = append(r.texts, text)
 	r.warn(text)
 }
@@ -45,7 +57,11 @@ func entry(command string, p *decide.Plan) history.Entry {
 	}
 	e := history.Entry{Command: command, Domain: p.Domain, Policy: p.Policy, Result: p.Result, Error: p.Error, Warnings: p.Warnings,
 		Start: ran.Start.UTC(), End: ran.End.UTC(), UUID: ran.UUID,
+		Took:   ran.End.Sub(ran.Start).Seconds(),
 		Merged: ran.Merged, Freed: ran.Freed, Allocated: ran.Allocated, Layers: ran.Layers}
+	if p.MergesWait {
+		e.Waiting = p.Waiting
+	}
 	for _, f := range p.Refused {
 		e.Refused = append(e.Refused, history.Refusal(f))
 	}

@@ -50,7 +50,12 @@ func pingedRun(e *term.Env, c *cli.Context, o decide.Options) error {
 	}
 	show := runProgress(e, c)
 	p := newPinger(e, host, show.Warn)
-	err = session.With(e, false, func(s *session.Session) error { return rotateDomains(e, c, s, o, show, p) })
+	s, err := session.Open(e, false)
+	if err == nil {
+		err = errors.Join(rotateDomains(e, c, s, o, show, p), s.Host.Close())
+	} else {
+		newReporter(e, c, show.Warn).didNotRun(c.Context, err)
+	}
 	p.ended(c.Context, err)
 	return err
 }
@@ -65,8 +70,10 @@ func rotateDomains(e *term.Env, c *cli.Context, s *session.Session, o decide.Opt
 	s.Rotator.Options, s.Rotator.Report, s.Rotator.Hook = o, show.Report, runHook
 	log := newRecorder("run", s.Rotator.Observer.StateDir, show.Warn)
 	s.Rotator.Ended = func(plan decide.Plan) { show.Over(plan.Domain); log.record(plan) }
+	after := newReporter(e, c, log.tell)
 	plans, err := s.Rotator.Run(c.Context, c.Args().Slice())
 	show.End()
+	after.over(c.Context, s, plans, err)
 	p.told = plans
 	if err == nil && len(plans) == 0 && !c.Bool("quiet") {
 		fmt.Fprintln(e.Err, "virt-rotate: no policy covers a domain of this host")

@@ -62,7 +62,7 @@ func checkImage(r *images.Run) error {
 	}
 	report := checkReport{r.Arg(0), format.Name, res}
 	if !r.Bool("quiet") || r.String("output") == "json" {
-		err = r.Print(r.Context, report, func(w io.Writer) { images.CheckText(w, &res) })
+		err = r.PrintAsQemuImg(r.Context, report, func(w io.Writer) { images.CheckText(w, &res) })
 	}
 	return errors.Join(err, images.CheckExit(&res))
 }

@@ -36,7 +36,7 @@ func infoCommand(e *term.Env) *cli.Command {
 			if !r.Bool("backing-chain") {
 				v = infos[0]
 			}
-			return r.Print(r.Context, v, func(w io.Writer) { infosText(w, infos) })
+			return r.PrintAsQemuImg(r.Context, v, func(w io.Writer) { infosText(w, infos) })
 		}),
 	}
 }

@@ -16,12 +16,21 @@ func OutputFlag() cli.Flag {
 
 // Print writes v as JSON, or as human writes it.
 func (e *Env) Print(c *cli.Context, v any, human func(io.Writer)) error {
+	return e.print(c, v, JSON, human)
+}
+
+// PrintAsQemuImg is Print for what has exactly qemu-img's JSON, and no version of ours.
+func (e *Env) PrintAsQemuImg(c *cli.Context, v any, human func(io.Writer)) error {
+	return e.print(c, v, indented, human)
+}
+
+func (e *Env) print(c *cli.Context, v any, inJSON func(any) ([]byte, error), human func(io.Writer)) error {
 	switch format := c.String("output"); format {
 	case "human":
 		human(e.Out)
 		return nil
 	case "json":
-		data, err := JSON(v)
+		data, err := inJSON(v)
 		if err == nil {
 			_, err = e.Out.Write(data)
 		}
@@ -37,18 +46,21 @@ const JSONVersion = 1
 
 // JSON writes v as it is printed: an object begins with its version.
 func JSON(v any) ([]byte, error) {
+	data, err := indented(v)
+	rest, isObject := bytes.CutPrefix(data, []byte("{\n"))
+	if err != nil || !isObject {
+		return data, err
+	}
+	return append(fmt.Appendf(nil, "{\n    \"version\": %d,\n", JSONVersion), rest...), nil
+}
+
+func indented(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetIndent("", "    ")
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	rest, isObject := bytes.CutPrefix(b.Bytes(), []byte("{\n"))
-	if !isObject {
-		return b.Bytes(), nil
-	}
-	return append(fmt.Appendf(nil, "{\n    \"version\": %d,\n", JSONVersion), rest...), nil
+	err := enc.Encode(v)
+	return b.Bytes(), err
 }
 
 // CheckOutput refuses a wrong --output before anything is done.
