@@ -50,6 +50,22 @@ func onLinks(b *bed) []guest.DiskSpec {
 	return []guest.DiskSpec{{Path: volume, Format: "raw", Block: true}, {Path: image, Existing: true}}
 }
 
+// onUdevsNames are devices that the configuration names as udev does, by links that lead
+// up from a directory below /dev.
+func onUdevsNames(b *bed) []guest.DiskSpec {
+	const dir = "/dev/disk/by-id"
+	must(b.t, os.MkdirAll(dir, 0o755))
+	var disks []guest.DiskSpec
+	for i, d := range onDevices(b) {
+		name := filepath.Join(dir, fmt.Sprintf("virt-rotate-test-%d-%d", os.Getpid(), i))
+		must(b.t, os.Symlink("../../"+filepath.Base(d.Path), name))
+		b.t.Cleanup(func() { must(b.t, os.Remove(name)) })
+		d.Path = name
+		disks = append(disks, d)
+	}
+	return disks
+}
+
 // onRelative are disks whose first own layers name their backing files relatively.
 func onRelative(b *bed) []guest.DiskSpec {
 	var disks []guest.DiskSpec
@@ -72,6 +88,7 @@ func TestTenRotationsOfAGuestThatRunsAndIsShutOff(t *testing.T) {
 		{name: "two disks", disks: twoDisks},
 		{name: "bases on block devices", disks: onDevices, block: true},
 		{name: "symbolic links", disks: onLinks, block: true},
+		{name: "names of udev", disks: onUdevsNames, block: true},
 		{name: "relative names", disks: onRelative, relative: true, below: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -52,6 +52,7 @@ type partialCase struct {
 	disk    string
 	to      int // which of three snapshots, oldest first
 	discard bool
+	config  bool // the configuration goes back, too
 	later   bool // vdb came after the first snapshot, and no disk is named
 }
 
@@ -62,6 +63,7 @@ func TestRestoreOfOneDisk(t *testing.T) {
 	t.Parallel()
 	for _, c := range []partialCase{
 		{disk: "vda", to: 0}, {disk: "vdb", to: 1}, {disk: "vda", to: 2}, {disk: "vdb", to: 0, discard: true}, {disk: "vda", to: 0, later: true},
+		{disk: "vdb", to: 1, config: true},
 	} {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			t.Parallel()
@@ -108,6 +110,7 @@ func (b *bed) threeSnapshots(c partialCase) {
 		b.rotateNow("g1")
 	}
 	b.waitWrites("g1", 30)
+	b.virsh("desc", "g1", "--title", "--config", "changed")
 	b.destroy("g1")
 }
 
@@ -122,6 +125,9 @@ func (c *partialCase) goBack(b *bed) {
 	if !c.later {
 		args = append(args, "--disk", c.disk)
 	}
+	if c.config {
+		args = append(args, "--with-config")
+	}
 	if c.discard {
 		args = append(args, "--discard-newer")
 	}
@@ -129,6 +135,9 @@ func (c *partialCase) goBack(b *bed) {
 		b.t.Errorf("%v", r)
 	}
 	b.rotate(args...).wantExit(b.t, 0)
+	if title := strings.TrimSpace(b.virsh("desc", "g1", "--title")); (title == "changed") == c.config {
+		b.t.Errorf("the guest's title is %q", title)
+	}
 	for target, sum := range want {
 		if b.sumOf("g1", target) != sum {
 			b.t.Errorf("%s reads something else", target)
