@@ -106,7 +106,7 @@ func TestHooksAndHistoryOfARealGuest(t *testing.T) {
 	if e := log.Entries[4]; len(e.Steps) != 0 || len(e.Refused) != 1 || e.Refused[0].Code != "hook" {
 		t.Errorf("%+v", e)
 	}
-	if r := b.rotate("status").wantExit(t, 0); !strings.Contains(r.Stdout, " on disk, 2 → 4 layers in ") || !strings.Contains(r.Stdout, "; merged ") {
+	if r := b.rotate("status", "*").wantExit(t, 0); !strings.Contains(r.Stdout, " on disk, 2 → 4 layers in ") || !strings.Contains(r.Stdout, "; merged ") {
 		t.Errorf("%v", r)
 	}
 }

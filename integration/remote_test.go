@@ -42,7 +42,7 @@ func TestAnotherHostIsLookedAtButNotRotated(t *testing.T) {
 	b.writePolicy(keepThree)
 	connect := []string{"--connect", "qemu+ext://another.example/system?command=" + transport}
 	for command, want := range map[string]string{
-		"status":      "2 layers",
+		"status *":    "2 layers",
 		"tree":        "snapshot g1/s1",
 		"policy show": "last = 3",
 	} {

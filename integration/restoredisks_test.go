@@ -151,7 +151,7 @@ func (c *partialCase) goBack(b *bed) {
 			}
 		}
 	}
-	b.rotate("status").wantExit(b.t, 0)
+	b.rotate("status", "*").wantExit(b.t, 0)
 	b.rotate("tree", "g1").wantExit(b.t, 0)
 	b.rotate("doctor", "g1").wantExit(b.t, 0)
 	b.checkImages("g1")

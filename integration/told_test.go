@@ -3,10 +3,12 @@ package integration_test
 import (
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term/termtest"
 )
 
 // Cron mails what a run prints: one line for each guest that changed, and nothing at all
@@ -63,3 +65,61 @@ func TestSnapshotsOfARealGuestByWhatTheyAre(t *testing.T) {
 	}
 	b.checkGuest("g1")
 }
+
+// shellLine is a line of shell that runs virt-rotate as rotate does.
+func (b *bed) shellLine(env []string, args ...string) string {
+	b.t.Helper()
+	program, err := binary()
+	must(b.t, err)
+	cmd := b.host.Command(b.t.Context(), program, append([]string{"--connect", b.host.URI(), "--policy", b.policy}, args...)...)
+	words := slices.Concat([]string{"env"}, cmd.Env, b.env, env, cmd.Args)
+	for i, w := range words {
+		words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(words, " ")
+}
+
+// One line a guest, the worst first; coloured on a terminal, and cut to its width; plain and
+// whole elsewhere.
+func TestStatusOfAllGuests(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(strings.Replace(keepThree, "g*", "g[12]", 1))
+	for _, name := range []string{"g1", "g2", "g3"} {
+		b.boot(guest.Spec{Name: name})
+	}
+	b.rotations("g1", 2)
+	const (
+		head = `GUEST  STATE    SNAPSHOTS  NEWEST   CHAIN  ON DISK   VERDICT\n`
+		g2   = `g2     running  0          -        1/30   [0-9.]+ [KM]iB +WARNING no-snap`
+		g3   = `g3     running  0          -        1      [0-9.]+ [KM]iB +WARNING no-pol`
+		g1   = `g1     running  2          \d+[sm] ago +3/30   [0-9.]+ [KM]iB +OK \(p\)`
+	)
+	r := b.rotate("status").wantExit(t, 0)
+	whole := head + g2 + `shot: .*\n` + g3 + `icy: no policy covers the domain\n` + g1 + `\n`
+	if squeezed := squeeze(r.Stdout); !regexp.MustCompile("^" + squeeze(whole) + "$").MatchString(squeezed) {
+		t.Errorf("%s\nwant %s", squeezed, squeeze(whole))
+	}
+	for _, c := range []struct {
+		width  string
+		env    []string
+		want   string
+		colour bool
+	}{
+		{"80", nil, head + g2 + `[a-z:, ]*…\n` + g3 + `[a-z: ]*…\n` + g1, true},
+		{"200", nil, whole[:len(whole)-2], true},
+		{"200", []string{"NO_COLOR=1"}, whole[:len(whole)-2], false},
+	} {
+		s := termtest.Start(t, c.width, b.shellLine(append([]string{"TERM=screen"}, c.env...), "status"))
+		s.Shows(loosely(c.want))
+		if yellow := strings.Contains(s.Colours(), "\x1b[33mWARNING"); yellow != c.colour {
+			t.Errorf("%s columns, %q: coloured: %t\n%q", c.width, c.env, yellow, s.Colours())
+		}
+	}
+}
+
+// squeeze makes runs of spaces one.
+func squeeze(text string) string { return regexp.MustCompile(` +\+?`).ReplaceAllString(text, " ") }
+
+// loosely is an expression to which runs of spaces are of any length.
+func loosely(want string) string { return regexp.MustCompile(` +\+?`).ReplaceAllString(want, " +") }

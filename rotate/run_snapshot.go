@@ -99,7 +99,7 @@ func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *host.
 		return err
 	}
 	r.warn(domain, "the guest agent did not freeze the file systems ("+err.Error()+"): the snapshot is crash-consistent only")
-	spec.Quiesce = false
+	spec.Quiesce, spec.Description = false, host.UnmarkQuiesced(spec.Description)
 	return r.Host.Snapshot(ctx, domain, *spec)
 }
 

@@ -60,7 +60,8 @@ type SnapshotStatus struct {
 	Lost   bool      `json:"lost"` // a guest writes to what its state builds on
 	Reason string    `json:"reason"`
 
-	LeftOut string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
+	Quiesced bool   `json:"quiesced"`           // the guest froze its file systems for it, as its description says
+	LeftOut  string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
 }
 
 // A LastRun is how the last run ended for a domain.
@@ -135,7 +136,7 @@ func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) 
 }
 
 func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
-	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", LeftOut: s.LeftOut()}
+	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", Quiesced: s.Quiesced(), LeftOut: s.LeftOut()}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")

@@ -233,7 +233,7 @@ func TestADomainOfTwoPoliciesIsRefusedWithBothNames(t *testing.T) {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", command, code, out, errs)
 		}
 	}
-	out, _, _ := call(t, append(flags, "status")...)
+	out, _, _ := call(t, append(flags, "status", "*")...)
 	if !strings.Contains(out, "last run  ") || !strings.Contains(out, "next      nothing while several policies match the domain") {
 		t.Errorf("status %q", out)
 	}

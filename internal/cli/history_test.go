@@ -117,7 +117,7 @@ func TestAHistoryThatCannotBeWrittenStopsNoRun(t *testing.T) {
 		} else if report := historyJSON(t, append(flags, "history")...); len(report.Entries) != c.after {
 			t.Errorf("%s: %+v", name, report)
 		}
-		if out, errs, code := call(t, append(flags, "status")...); code != 0 || !strings.Contains(out, "last run") || c.after < 0 && !strings.Contains(errs, "history: ") {
+		if out, errs, code := call(t, append(flags, "status", "*")...); code != 0 || !strings.Contains(out, "last run") || c.after < 0 && !strings.Contains(errs, "history: ") {
 			t.Errorf("%s: status: exit %d, %q, %q", name, code, out, errs)
 		}
 	}
@@ -139,7 +139,7 @@ func TestALockedHistoryHangsNobody(t *testing.T) {
 	if _, errs, code := call(t, append(flags, "history")...); code != term.ExitFailed || !strings.Contains(errs, "another process has it open") {
 		t.Errorf("history: exit %d, %q", code, errs)
 	}
-	if out, errs, code := call(t, append(flags, "status")...); code != 0 || !strings.Contains(out, "last run") || !strings.Contains(errs, "another process has it open") {
+	if out, errs, code := call(t, append(flags, "status", "*")...); code != 0 || !strings.Contains(out, "last run") || !strings.Contains(errs, "another process has it open") {
 		t.Errorf("status: exit %d, %q, %q", code, out, errs)
 	}
 	if _, errs, code := call(t, append(flags, "run")...); code != term.ExitRefused || !strings.Contains(errs, "warning: history: ") {

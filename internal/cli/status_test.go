@@ -15,7 +15,7 @@ func TestStatusReadsLastRunsOfOlderVersions(t *testing.T) {
 	if _, errs, code := call(t, append(flags, "run")...); code != term.ExitRefused {
 		t.Fatalf("exit %d, %s", code, errs)
 	}
-	out, _, _ := call(t, append(flags, "status")...)
+	out, _, _ := call(t, append(flags, "status", "*")...)
 	if !strings.Contains(out, "ago: refused: unreadable: /guest/diskimage1: ") {
 		t.Errorf("status %s", out)
 	}
@@ -34,7 +34,7 @@ func TestStatusReadsLastRunsOfOlderVersions(t *testing.T) {
 	if data, err = json.Marshal(runs); err == nil {
 		err = os.WriteFile(path, data, 0o600)
 	}
-	out, errs, code := call(t, append(flags, "status")...)
+	out, errs, code := call(t, append(flags, "status", "*")...)
 	if err != nil || code != 0 || !strings.Contains(out, "ago: refused\n") {
 		t.Errorf("%v, exit %d, %s%s", err, code, out, errs)
 	}

@@ -85,7 +85,11 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 	if quiesce && !b.d.Agent {
 		return nil, &Refusal{host.CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
 	}
-	spec := &host.SnapshotSpec{Description: host.Mark(b.rule.Name, b.leftOut()...), Quiesce: quiesce, Overlays: map[string]string{}}
+	mark := host.Mark(b.rule.Name, b.leftOut()...)
+	if quiesce {
+		mark = host.MarkQuiesced(mark)
+	}
+	spec := &host.SnapshotSpec{Description: mark, Quiesce: quiesce, Overlays: map[string]string{}}
 	if refused := b.placeOverlays(spec); refused != nil {
 		return nil, refused
 	}

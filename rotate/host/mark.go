@@ -9,6 +9,7 @@ import (
 // disks could be left out, so that older versions know their snapshots, too.
 const (
 	markPrefix = "Taken by virt-rotate (policy "
+	quiesced   = "; quiesced"
 	without    = "; without "
 	markSuffix = ")"
 )
@@ -36,6 +37,22 @@ func Mark(policy string, leftOut ...string) string {
 	}
 	return markPrefix + policy + without + strings.Join(parts, ", ") + markSuffix
 }
+
+// MarkQuiesced is the mark of a snapshot for which the guest froze its file systems.
+func MarkQuiesced(mark string) string {
+	end := len(mark) - len(markSuffix)
+	if at := strings.Index(mark, without); at >= 0 {
+		end = at
+	}
+	return mark[:end] + quiesced + mark[end:]
+}
+
+// UnmarkQuiesced takes that back.
+func UnmarkQuiesced(mark string) string { return strings.Replace(mark, quiesced, "", 1) }
+
+// Quiesced tells whether the description says that the guest froze its file systems for the
+// snapshot. Without it that is not known: older versions did not say.
+func (s *Snapshot) Quiesced() bool { return s.Ours() && strings.Contains(s.Description, quiesced) }
 
 // plain lets nothing through but what targets and codes are made of: targets are a guest's.
 func plain(r rune) rune {

@@ -26,6 +26,9 @@ func TestMarksAreKnownWhateverIsLeftOut(t *testing.T) {
 		if !s.Ours() || s.LeftOut() != c.want || len(s.Description) > 2000 || strings.ContainsAny(s.Description, "\n<>&\x1b") {
 			t.Errorf("%q: left out %q, want %q", s.Description, s.LeftOut(), c.want)
 		}
+		if frozen := (Snapshot{Description: MarkQuiesced(s.Description)}); s.Quiesced() || !frozen.Quiesced() || !frozen.Ours() || frozen.LeftOut() != c.want || UnmarkQuiesced(frozen.Description) != s.Description {
+			t.Errorf("quiesced: %q", frozen.Description)
+		}
 		// How the versions before this one know their snapshots.
 		if !strings.HasPrefix(s.Description, "Taken by virt-rotate (policy nightly") || !strings.HasSuffix(s.Description, ")") {
 			t.Errorf("an older version does not know %q", s.Description)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,9 +54,7 @@ asked: domains that are gone still have their history.
 func tellHistory(e *term.Env, c *cli.Context) error {
 	q := history.Query{Domains: c.Args().Slice(), Limit: c.Int("limit")}
 	if len(q.Domains) > 0 {
-		q.Fits = func(name string) bool {
-			return slices.ContainsFunc(q.Domains, func(glob string) bool { return len(policy.Matching(glob, []string{name})) > 0 })
-		}
+		q.Fits = func(name string) bool { return meant(q.Domains, name) }
 	}
 	if q.Limit < 0 {
 		return term.Usagef("--limit %d: want a number of entries", q.Limit)

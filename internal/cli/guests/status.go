@@ -26,10 +26,14 @@ func statusCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "tell how the domains stand: snapshots, chains, space, last run, what is due",
 		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{term.OutputFlag()}, OnUsageError: term.UsageError,
-		Description: term.ExitHelp,
+		Description: "Without names, one line for each guest, with the verdict of virt-rotate check; with names, or\n" +
+			"globs of names, all of it: '*' is everything.\n\n" + term.ExitHelp,
 		Action: func(c *cli.Context) error {
 			if err := term.CheckOutput(c); err != nil {
 				return err
+			}
+			if c.String("output") == "human" && c.NArg() == 0 {
+				return overview(e, c)
 			}
 			return session.With(e, false, func(s *session.Session) error {
 				report, err := newStatusReport(s, c)
@@ -62,7 +66,10 @@ func newStatusReport(s *session.Session, c *cli.Context) (*statusReport, error) 
 	}
 	for i := range w.Domains {
 		if d := &w.Domains[i]; slices.Contains(names, d.Name) {
-			report.Domains = append(report.Domains, withTrend(statusOf(w, d, a, last), d.UUID, entries))
+			st := withTrend(statusOf(w, d, a, last), d.UUID, entries)
+			v := rotate.Check(w, d, a, pastOf(d.Name, d.UUID, entries, last), time.Now())
+			st.Verdict = verdictStatus{v.Level, v.Reasons}
+			report.Domains = append(report.Domains, st)
 		}
 	}
 	return report, nil

@@ -18,7 +18,8 @@ import (
 func statusText(w io.Writer, report *statusReport, now time.Time) {
 	for i := range report.Domains {
 		d := &report.Domains[i]
-		fmt.Fprintf(w, "%s (policy %s, %s)\n", d.Name, d.Policy, d.State)
+		fmt.Fprintf(w, "%s (policy %s, %s)\n", term.Printable(d.Name), d.Policy, d.State)
+		verdictLines(w, d.Verdict)
 		fmt.Fprintf(w, "  last run  %s\n", lastRunText(d.LastRun, now))
 		if text := d.successText(now); text != "" {
 			fmt.Fprintf(w, "  success   %s\n", text)
@@ -43,6 +44,20 @@ func statusText(w io.Writer, report *statusReport, now time.Time) {
 		for _, r := range d.Skipped {
 			fmt.Fprintf(w, "  skipped   %s: %s\n", refusalPlace(r), r.Detail)
 		}
+	}
+}
+
+func verdictLines(w io.Writer, v verdictStatus) {
+	paint := newPainter(w)
+	if len(v.Reasons) == 0 {
+		fmt.Fprintf(w, "  verdict   %s\n", paint.verdict(v.Level, v.Level.String()))
+	}
+	for _, r := range v.Reasons {
+		text := fmt.Sprintf("%s %s: %s", r.Level, r.Code, r.Detail)
+		if r.Since != nil {
+			text += " (since " + r.Since.Local().Format("2006-01-02 15:04") + ")"
+		}
+		fmt.Fprintf(w, "  verdict   %s\n", paint.verdict(r.Level, oneLine(text)))
 	}
 }
 
@@ -72,6 +87,9 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 			keep = "drop"
 		}
 		reason := s.Reason
+		if s.Quiesced {
+			reason += ", quiesced"
+		}
 		if s.LeftOut != "" {
 			reason += ", without " + s.LeftOut
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
@@ -142,11 +143,10 @@ func (s *survey) judge(names []string) error {
 		s.judgeRecords(names)
 		return nil
 	}
-	s.assigned = s.file.Match(s.world.Names())
-	for _, name := range names {
-		if s.world.Domain(name) == nil {
-			return fmt.Errorf("%s: %w", name, observe.ErrNoSuchDomain)
-		}
+	s.assigned = s.file.MatchGuests(decide.Guests(s.world))
+	names, err := decide.Domains(s.world, names)
+	if err != nil {
+		return err
 	}
 	entries := s.entries(s.world.Names())
 	for i := range s.world.Domains {
@@ -184,7 +184,7 @@ func (s *survey) judgeRecords(names []string) {
 	entries := s.entries(known)
 	for _, name := range known {
 		es := entries[name]
-		if len(es) == 0 || rules[name] == nil || len(names) > 0 && !slices.Contains(names, name) {
+		if len(es) == 0 || rules[name] == nil || len(names) > 0 && !meant(names, name) {
 			continue
 		}
 		uuid := es[len(es)-1].UUID
@@ -195,6 +195,11 @@ func (s *survey) judgeRecords(names []string) {
 			LastSuccess: past.LastSuccess})
 	}
 	s.sort()
+}
+
+// meant tells whether a name or a glob of names is of the domain.
+func meant(names []string, domain string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return name == domain || len(policy.Matching(name, []string{domain})) > 0 })
 }
 
 // entries are the newest ones of each domain, oldest first.

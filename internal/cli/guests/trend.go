@@ -17,8 +17,15 @@ const trendEntries = 30
 // A domainStatus is how a domain stands, and how it came to that.
 type domainStatus struct {
 	rotate.DomainStatus
-	LastSuccess *time.Time   `json:"last-success"` // null when none is in the trend
-	Trend       []trendPoint `json:"trend"`        // oldest first
+	Verdict     verdictStatus `json:"verdict"`
+	LastSuccess *time.Time    `json:"last-success"` // null when none is in the trend
+	Trend       []trendPoint  `json:"trend"`        // oldest first
+}
+
+// A verdictStatus is what virt-rotate check says of the domain.
+type verdictStatus struct {
+	Level   rotate.Level    `json:"level"`
+	Reasons []rotate.Reason `json:"reasons"`
 }
 
 // A trendPoint is the domain after a run. Sizes are bytes.

@@ -2,13 +2,11 @@ package term
 
 import (
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/cli/term/termtest"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
@@ -34,35 +32,6 @@ func draw() {
 	}
 }
 
-// A screen is a terminal of tmux.
-type screen struct {
-	t      *testing.T
-	socket string
-}
-
-func (s *screen) tmux(args ...string) string {
-	s.t.Helper()
-	out, err := exec.Command("tmux", append([]string{"-f", "/dev/null", "-S", s.socket}, args...)...).CombinedOutput()
-	if err != nil {
-		s.t.Fatalf("tmux %q: %v: %s", args, err, out)
-	}
-	return string(out)
-}
-
-// shows waits until the whole screen is as the expression says.
-func (s *screen) shows(want string) {
-	s.t.Helper()
-	re, text := regexp.MustCompile("^"+want+"$"), ""
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if text = strings.TrimSpace(s.tmux("capture-pane", "-p", "-J")); re.MatchString(text) {
-			return
-		}
-	}
-	s.t.Fatalf("the screen shows\n%s\nwant %s", text, want)
-}
-
-func (s *screen) resize(width string) { s.tmux("resize-window", "-x", width) }
-
 // Several merges at once, on terminals of several widths, and on one that is made narrower
 // or wider: no piece of a bar is left over. What is above the bars may be scrolled away then,
 // but it is not lost.
@@ -82,14 +51,12 @@ func TestBarsOnARealTerminal(t *testing.T) {
 		{{"80", short}, {"50", short}},
 		{{"40", short}, {"200", long}},
 	} {
-		s := &screen{t, filepath.Join(t.TempDir(), "tmux")}
-		s.tmux("new-session", "-d", "-x", c[0].width, "-y", "24", drawEnv+"=1 "+exe)
-		s.shows(warning + c[0].want)
-		s.resize(c[1].width)
-		s.shows("(" + warning + ")?" + c[1].want)
-		if all := s.tmux("capture-pane", "-p", "-J", "-S", "-"); strings.Count(all, warning) != 1 {
+		s := termtest.Start(t, c[0].width, drawEnv+"=1 "+exe)
+		s.Shows(warning + c[0].want)
+		s.Resize(c[1].width)
+		s.Shows("(" + warning + ")?" + c[1].want)
+		if all := s.All(); strings.Count(all, warning) != 1 {
 			t.Errorf("in all, the terminal shows\n%s", all)
 		}
-		s.tmux("kill-server")
 	}
 }

@@ -3,8 +3,12 @@ package term
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"unicode"
+
+	"golang.org/x/term"
 )
 
 // Plural is a number and a word, with s unless it is 1.
@@ -59,4 +63,17 @@ func SizeText(n int64) string {
 		v, unit = v/1024, units[i:i+1]+"i"
 	}
 	return fmt.Sprintf("%.3g %sB", v, unit)
+}
+
+// Width is the number of columns of the terminal that w leads to; 0 where it is none.
+func Width(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
