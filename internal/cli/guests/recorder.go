@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/virt-rotate/virt-rotate/internal/history"
@@ -43,6 +44,9 @@ func (r *recorder) tell(text string) {
 }
 
 func (r *recorder) tellLocked(text string) {
+	if slices.Contains(r.texts, text) {
+		return
+	}
 	r.texts = append(r.texts, text)
 	r.warn(text)
 }
