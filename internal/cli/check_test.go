@@ -86,6 +86,17 @@ func TestCheckTellsOfAGuestInALineAndInJSON(t *testing.T) {
 	}
 }
 
+func TestCheckIsUnknownInJSONToo(t *testing.T) {
+	out, errs, code := call(t, append(policyFile(t, "frob = 1\n"), "check", "--output=json")...)
+	var r struct {
+		Level, Summary string
+		Guests         []any
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != pluginUnknown || errs != "" || r.Level != "UNKNOWN" || !strings.Contains(r.Summary, "frob") || r.Guests == nil {
+		t.Errorf("%v, exit %d, %s%s", err, code, out, errs)
+	}
+}
+
 // A libvirt that hangs costs the time limit, and what is on record is told all the same.
 func TestCheckOfASilentLibvirtTellsWhatIsOnRecord(t *testing.T) {
 	flags := policyFile(t, goodPolicy)

@@ -27,7 +27,7 @@ func checkCommand(e *term.Env) *cli.Command {
 		Flags: []cli.Flag{term.OutputFlag(),
 			&cli.StringFlag{Name: "timeout", Aliases: []string{"t"}, Value: "30s", Usage: "libvirt has to answer within `TIME`: 30s, 1m, or a number of seconds"}},
 		OnUsageError: func(c *cli.Context, err error, sub bool) error {
-			return tellUnknown(e, term.UsageError(c, err, sub))
+			return tellUnknown(e, c, term.UsageError(c, err, sub))
 		},
 		Description: `The first line is the verdict, with performance data behind "|"; a line for each guest
 follows, the worst first. A guest is protected when its newest snapshot is young enough
@@ -46,7 +46,7 @@ is changed. It needs the rights of run: let NRPE use sudo.
 		Action: func(c *cli.Context) (err error) {
 			defer func() {
 				if p := recover(); p != nil {
-					err = tellUnknown(e, fmt.Errorf("a fault of virt-rotate: %v", p))
+					err = tellUnknown(e, c, fmt.Errorf("a fault of virt-rotate: %v", p))
 				}
 			}()
 			return runCheck(e, c)
@@ -55,8 +55,15 @@ is changed. It needs the rights of run: let NRPE use sudo.
 }
 
 // tellUnknown says on standard output, where plugins are read, why there is no verdict.
-func tellUnknown(e *term.Env, err error) error {
-	fmt.Fprintf(e.Out, "VIRT-ROTATE UNKNOWN - %s\n", plainText(err.Error()))
+// c may be nil.
+func tellUnknown(e *term.Env, c *cli.Context, err error) error {
+	text := plainText(err.Error())
+	if c != nil && c.String("output") == "json" {
+		r := &checkReport{Level: rotate.Unknown, Summary: text, Guests: []checked{}, Uncovered: []string{}}
+		_ = e.Print(c, r, nil) // the exit status tells enough
+	} else {
+		fmt.Fprintf(e.Out, "VIRT-ROTATE UNKNOWN - %s\n", text)
+	}
 	return &term.ExitError{Code: int(rotate.Unknown)}
 }
 
@@ -66,24 +73,24 @@ func CheckUnknown(e *term.Env, err error) error {
 	if errors.As(err, &exit) && exit.Err == nil {
 		return err
 	}
-	return tellUnknown(e, err)
+	return tellUnknown(e, nil, err)
 }
 
 func runCheck(e *term.Env, c *cli.Context) error {
 	if err := term.CheckOutput(c); err != nil {
-		return tellUnknown(e, err)
+		return tellUnknown(e, c, err)
 	}
 	patience, err := patienceOf(c.String("timeout"))
 	if err != nil {
-		return tellUnknown(e, err)
+		return tellUnknown(e, c, err)
 	}
 	s, err := newSurvey(e)
 	if err != nil {
-		return tellUnknown(e, err)
+		return tellUnknown(e, c, err)
 	}
 	s.look(c.Context, patience, fromOutside(e))
 	if err := s.judge(c.Args().Slice()); err != nil {
-		return tellUnknown(e, err)
+		return tellUnknown(e, c, err)
 	}
 	r := newCheckReport(s)
 	if err := e.Print(c, r, func(w io.Writer) { r.text(w, s.now) }); err != nil || r.Level != rotate.OK {

@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
 
 // A fault is UNKNOWN: the status with which Go ends on a panic is CRITICAL for a plugin.
@@ -42,5 +44,25 @@ func TestPerformanceDataIsAsTheGuidelinesHaveIt(t *testing.T) {
 	c = withAges(v, newest.Add(time.Hour))
 	if got := strings.Join(c.data(), " "); got != "off_age=3600s;;;0" {
 		t.Error(got)
+	}
+}
+
+// What an ordinary user cannot read is not known to be wrong, nor to be right.
+func TestCheckOfAUserWhoCannotReadTheImages(t *testing.T) {
+	v := rotate.Verdict{Level: rotate.Warning, Reasons: []rotate.Reason{{Level: rotate.Warning, Code: "unreadable", Detail: "open /x: " + syscall.EACCES.Error()}}}
+	if got := judgedBy(0, v); got.Level != rotate.Warning {
+		t.Errorf("root: %+v", got)
+	}
+	got := judgedBy(1000, v)
+	if got.Level != rotate.Unknown || got.Reasons[0].Code != decide.FindRoot || v.Reasons[0].Code != "unreadable" {
+		t.Errorf("a user: %+v", got)
+	}
+	v.Reasons = append(v.Reasons, rotate.Reason{Level: rotate.Critical, Code: "overdue"})
+	if got := judgedBy(1000, v); got.Level != rotate.Critical {
+		t.Errorf("a user who sees worse: %+v", got)
+	}
+	v.Reasons, v.Level = nil, rotate.OK
+	if got := judgedBy(1000, v); got.Level != rotate.OK {
+		t.Errorf("nothing wrong: %+v", got)
 	}
 }

@@ -15,7 +15,7 @@ import (
 type checkReport struct {
 	Level     rotate.Level `json:"level"`
 	Summary   string       `json:"summary"`
-	Time      time.Time    `json:"time"`
+	Time      time.Time    `json:"time,omitzero"`
 	NoAnswer  string       `json:"no-answer,omitempty"` // why libvirt has told nothing
 	Guests    []checked    `json:"guests"`
 	Uncovered []string     `json:"uncovered"`

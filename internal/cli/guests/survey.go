@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
@@ -168,13 +170,29 @@ func (s *survey) judge(names []string) error {
 // told, unless it was named: then it is no less than a warning.
 func (s *survey) verdict(d *host.Domain, past rotate.Past, named bool) (rotate.Verdict, bool) {
 	if s.assigned.Rules[d.Name] != nil || s.assigned.Conflicts[d.Name] != nil {
-		return rotate.Check(s.world, d, s.assigned, past, s.now), true
+		return judgedBy(os.Geteuid(), rotate.Check(s.world, d, s.assigned, past, s.now)), true
 	}
 	severity := s.file.Check.Of(d.Name)
 	if named && severity == policy.SeverityIgnore {
 		severity = policy.SeverityWarn
 	}
 	return rotate.Uncovered(d, severity, past), severity != policy.SeverityIgnore
+}
+
+// judgedBy says that an ordinary user cannot know where he cannot read: a run of root would
+// not refuse that.
+func judgedBy(uid int, v rotate.Verdict) rotate.Verdict {
+	if uid == 0 {
+		return v
+	}
+	v.Reasons, v.Level = slices.Clone(v.Reasons), rotate.OK
+	for i := range v.Reasons {
+		if r := &v.Reasons[i]; strings.Contains(r.Detail, syscall.EACCES.Error()) {
+			r.Level, r.Code, r.Detail = rotate.Unknown, decide.FindRoot, "this user cannot read it, run check as root: "+r.Detail
+		}
+		v.Level = v.Level.Worst(v.Reasons[i].Level)
+	}
+	return v
 }
 
 // judgeRecords tells what is on record where libvirt is silent.
