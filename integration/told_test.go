@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
-	"github.com/virt-rotate/virt-rotate/internal/cli/term/termtest"
+	"github.com/virt-rotate/virt-rotate/internal/termtest"
 )
 
 // Cron mails what a run prints: one line for each guest that changed, and nothing at all

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virt-rotate/virt-rotate/internal/cli/term/termtest"
+	"github.com/virt-rotate/virt-rotate/internal/termtest"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
