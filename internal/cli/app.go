@@ -33,6 +33,10 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
 func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
 	app := newApp(e, version)
+	if n := len(args) - 1; n > 0 && args[n] == completeFlag {
+		complete(e, app, args[:n])
+		return term.ExitDone
+	}
 	args, err := reorder(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, args...))
