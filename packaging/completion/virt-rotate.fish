@@ -11,7 +11,7 @@ function __virt_rotate_complete
         if string match -q -- (printf '/\t')'*' $line
             __fish_complete_path (string replace -r -- '^-[^=]*=' '' $word)
         else
-            echo $before$line
+            echo "$before$line"
         end
     end
 end
