@@ -1,6 +1,6 @@
 #!/bin/sh
 # build.sh KIND…: builds packages of the checkout in bin/packages: deb, rpm, apk, tarball.
-# VERSION, if set, is used instead of the one by tag. Twice the same commit and the same Go
+# VERSION, if set, is used instead of the one by tag; OUT is another directory. Twice the same commit and the same Go
 # give the same bytes.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,8 +14,8 @@ while [ "$1" != -- ]; do kinds="$kinds $1"; shift; done
 VERSION=${VERSION:-$2} commit=$3 date=$4 SOURCE_DATE_EPOCH=$5
 ARCH=$($GO env GOARCH)
 export VERSION ARCH SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC
-out=bin/packages
-stage=bin/stage
+out=${OUT:-bin/packages}
+stage=bin/stage # nfpm.yaml has it, too
 rm -rf "$out" "$stage"
 mkdir -p "$out" "$stage"
 cp packaging/nfpm.yaml "$stage"
