@@ -81,18 +81,28 @@ func (s *system) unitsAreRight() {
 	s.sh("rm /etc/systemd/system/virt-rotate-failure@.service")
 }
 
-// firstPolicy does what the first page of the README says.
+// firstPolicy does what the first page of the README shows, to the letter, once the package is there.
 func (s *system) firstPolicy() {
 	s.t.Helper()
-	s.transcript.Reset()
-	s.sh("virt-rotate policy init")
-	s.sh("virt-rotate policy check")
-	out := s.sh("virt-rotate plan")
-	if !strings.Contains(out, "web-1 (policy all, running)") {
-		s.t.Errorf("plan says\n%s", out)
+	_, page, _ := strings.Cut(read(s.t, top+"/README.md"), "```console\n")
+	page, _, _ = strings.Cut(page, "```\n")
+	install, rest, _ := strings.Cut(page, "\n")
+	if !strings.HasPrefix(install, "# apt install ./virt-rotate_") {
+		s.t.Fatalf("the README begins with %q", install)
 	}
-	s.sh("systemctl enable --now virt-rotate.timer")
-	s.sh("systemctl list-timers virt-rotate.timer --no-pager --no-legend")
+	s.transcript.Reset()
+	said := map[string]string{}
+	for _, line := range strings.Split(rest, "\n") {
+		if command, ok := strings.CutPrefix(line, "# "); ok {
+			said[command] = s.sh(command)
+		}
+	}
+	if !strings.Contains(said["virt-rotate plan"], "web-1 (policy all, running): 1 step") {
+		s.t.Errorf("plan says\n%s", said["virt-rotate plan"])
+	}
+	if s.property("virt-rotate.timer", "ActiveState") != "active" {
+		s.t.Error("after the first page of the README the timer is not active")
+	}
 	if len(s.snapshots()) != 0 {
 		s.t.Error("there are snapshots before the timer has elapsed")
 	}
