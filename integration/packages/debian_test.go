@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // laterVersion sorts behind every version that the checkout can have.
@@ -32,6 +33,8 @@ func testPackageOn(t *testing.T, suite string) {
 	s.firstPolicy()
 	t.Logf("a fresh %s:\n%s", suite, s.transcript.String())
 	s.timerRotates()
+	s.rotatesWhileOff()
+	s.isRestricted()
 	s.runAtWorkIsNoFailure()
 	s.failureIsTold()
 	s.completes()
@@ -135,14 +138,34 @@ func (s *system) timerRotates() {
 	}
 }
 
-// rotatesOnce starts the service: a new snapshot comes, the oldest goes, the other stays as it was.
+// rotatesOnce has a running guest rotated.
 func (s *system) rotatesOnce() {
+	s.t.Helper()
+	s.rotates(func() { s.waitWrites(30) })
+	if got := strings.TrimSpace(s.sh("virsh domstate web-1")); got != "running" {
+		s.t.Errorf("the guest is %s", got)
+	}
+}
+
+// rotatesWhileOff has it rotated by the engine, which works on the files itself.
+func (s *system) rotatesWhileOff() {
+	s.t.Helper()
+	s.rotates(func() {
+		s.waitWrites(30)
+		s.sh("virsh -q destroy web-1")
+	})
+	s.sh("virsh -q start web-1")
+}
+
+// rotates starts the service: a new snapshot comes, the oldest goes, the other stays as it was.
+func (s *system) rotates(prepare func()) {
 	s.t.Helper()
 	before := s.snapshots()
 	kept := before[len(before)-1]
 	was := s.blocks(kept)
-	s.waitWrites(30)
-	s.sh("systemctl start virt-rotate.service")
+	prepare()
+	time.Sleep(1500 * time.Millisecond)                                                     // every = "1s" has gone by
+	s.sh("systemctl reset-failed virt-rotate.service; systemctl start virt-rotate.service") // starts are not counted here
 	s.succeeded("0")
 	after := s.snapshots()
 	if len(after) != 2 || after[0] != kept || slices.Contains(before, after[1]) {
@@ -154,8 +177,26 @@ func (s *system) rotatesOnce() {
 	if newest := s.blocks(after[1]); newest <= was {
 		s.t.Errorf("%s holds %d blocks, no more than the one before it", after[1], newest)
 	}
-	if got := strings.TrimSpace(s.sh("virsh domstate web-1")); got != "running" {
-		s.t.Errorf("the guest is %s", got)
+	if layers := strings.Count(s.sh("ls "+images), "web-1."); layers != 3 {
+		s.t.Errorf("there are %d layers, want 3", layers)
+	}
+}
+
+// isRestricted lets a hook, which lives under the restrictions of the unit, tell of them.
+func (s *system) isRestricted() {
+	s.t.Helper()
+	s.write("/usr/local/sbin/tell", "#!/bin/sh\nexec >/var/lib/virt-rotate/told 2>&1\ncat /proc/self/status\n"+
+		"for dir in /usr /home; do touch $dir/touched && echo wrote below $dir; done\nexit 0\n", 0o755)
+	s.sh("cp -a /etc/virt-rotate/policy.toml /root/policy.toml; printf '[policy.all.hooks]\\nbefore = [\"/usr/local/sbin/tell\"]\\n' >>/etc/virt-rotate/policy.toml")
+	s.rotatesOnce()
+	told := s.sh("cat /var/lib/virt-rotate/told; rm /var/lib/virt-rotate/told; cp -a /root/policy.toml /etc/virt-rotate/policy.toml")
+	for _, want := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t000000000000000f"} { // chown, dac_override, dac_read_search, fowner
+		if !strings.Contains(told, want) {
+			s.t.Errorf("the unit's process has not %q:\n%s", want, told)
+		}
+	}
+	if strings.Contains(told, "wrote below") {
+		s.t.Errorf("the unit's process may write where it need not:\n%s", told)
 	}
 }
 
@@ -212,7 +253,7 @@ func (s *system) completes() {
 	m.await("READY", "!")
 	last := names[len(names)-1]
 	for typed, want := range map[string]string{
-		"virt-rotate plan w": "virt-rotate plan web-1",
+		"virt-rotate plan w":                              "virt-rotate plan web-1",
 		"virt-rotate restore web-1 " + last[:len(last)-1]: "virt-rotate restore web-1 " + last,
 	} {
 		if got := m.pressed(typed); got != want {
@@ -331,7 +372,7 @@ func packagesOf(t *testing.T, version string) packages {
 		*path = found[0]
 	}
 	if version == "" {
-		p.version = strings.Fields(output(t, exec.Command(top + "/packaging/version.sh")))[0]
+		p.version = strings.Fields(output(t, exec.Command(top+"/packaging/version.sh")))[0]
 	}
 	built[version] = p
 	return p
