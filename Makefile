@@ -1,5 +1,6 @@
 # virt-rotate: build, test, show.
-VERSION := $(shell git describe --always --dirty 2>/dev/null || echo dev)
+CHECKOUT := $(shell packaging/version.sh)
+SET      := -X main.version=$(word 1,$(CHECKOUT)) -X main.commit=$(word 2,$(CHECKOUT)) -X main.date=$(word 3,$(CHECKOUT))
 TAGS    := -tags libvirt_dlopen
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.5.0
 GO      ?= go
@@ -14,14 +15,15 @@ LIMIT   ?= 6h
 SUITES  ?= bookworm trixie sid
 # -count=1: for its cache, go test keeps in memory which files each test has opened, and these open millions.
 REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
+PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install man docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages man docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
 build: ## one binary, bin/virt-rotate; it starts on hosts without libvirt too
-	CGO_ENABLED=1 $(GO) build $(TAGS) -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/virt-rotate ./cmd/virt-rotate
+	CGO_ENABLED=1 $(GO) build $(TAGS) -trimpath -ldflags '$(SET)' -o bin/virt-rotate ./cmd/virt-rotate
 
 test: tools unit integration ## everything, on real guests
 
@@ -89,9 +91,25 @@ demo: tools build ## a throw-away guest, rotated before your eyes
 tools:
 	@./integration/tools.sh
 
-install: build man
-	install -D -m 0755 bin/virt-rotate $(DESTDIR)/usr/local/bin/virt-rotate
-	install -D -m 0644 bin/virt-rotate.1 $(DESTDIR)/usr/local/share/man/man1/virt-rotate.1
+# No Go is needed where the binary is there: make, then sudo make install.
+install: bin/virt-rotate ## binary, manual, completion, units and examples below PREFIX (/usr/local) and DESTDIR
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install.sh
+
+uninstall: ## what make install has installed, with the same PREFIX and DESTDIR; policy and state stay
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' packaging/install.sh --uninstall
+
+bin/virt-rotate:
+	$(MAKE) build
+
+packages: ## deb, rpm and apk by nfpm, and a static tarball without libvirt, in bin/packages
+	GO=$(GO) packaging/build.sh deb rpm apk tarball
+
+tarball: ## the static tarball alone
+	GO=$(GO) packaging/build.sh tarball
+
+test-packages: ## the packages on fresh Debian systems with systemd, and a real guest; as root
+	integration/packages/tools.sh
+	$(GO) test $(TAGS),packages -count=1 -timeout $(LIMIT) -v ./integration/packages
 
 man: build ## the manual page, made of the help texts
 	bin/virt-rotate man > bin/virt-rotate.1

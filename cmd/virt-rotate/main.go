@@ -5,17 +5,16 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli"
 )
 
-// version is set by the linker.
-var version = "dev"
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Run(ctx, version, os.Args[1:], os.Stdout, os.Stderr)
+	info, _ := debug.ReadBuildInfo()
+	code := cli.Run(ctx, versionText(version, commit, date, info), os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

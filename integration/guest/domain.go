@@ -69,7 +69,7 @@ func (h *Host) Define(ctx context.Context, spec Spec) error {
 	if err := spec.fitParams(ctx); err != nil {
 		return err
 	}
-	if err := spec.Params.writeBootDisk(h.bootDisk(spec.Name)); err != nil {
+	if err := spec.Params.WriteBootDisk(h.bootDisk(spec.Name)); err != nil {
 		return err
 	}
 	file := filepath.Join(h.dir, spec.Name+".xml")

@@ -91,8 +91,8 @@ func (p Params) bootSector() []byte {
 	return b
 }
 
-// writeBootDisk makes the raw disk that a guest boots from.
-func (p Params) writeBootDisk(path string) error {
+// WriteBootDisk makes the raw disk that a guest boots from.
+func (p Params) WriteBootDisk(path string) error {
 	if err := os.WriteFile(path, p.bootSector(), 0o644); err != nil {
 		return err
 	}

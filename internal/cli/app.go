@@ -34,6 +34,10 @@ func Run(ctx context.Context, version string, args []string, stdout, stderr io.W
 	stdout, stderr = term.Streams(stdout, stderr)
 	e := &term.Env{Out: stdout, Err: stderr, FS: fileSystem(), Clock: clock()}
 	app := newApp(e, version)
+	if n := len(args) - 1; n > 0 && args[n] == completeFlag {
+		complete(e, app, args[:n])
+		return term.ExitDone
+	}
 	ordered, err := reorder(app, args)
 	if err == nil {
 		err = app.RunContext(ctx, append([]string{app.Name}, ordered...))

@@ -14,6 +14,12 @@ type Host struct{ host.Host }
 // Open returns ErrNoLibvirt.
 func Open(string) (*Host, error) { return nil, ErrNoLibvirt }
 
+// DomainNames is not built in.
+func DomainNames(string) ([]string, error) { return nil, ErrNoLibvirt }
+
+// SnapshotNames is not built in.
+func SnapshotNames(string, string) ([]string, error) { return nil, ErrNoLibvirt }
+
 // Close does nothing.
 func (h *Host) Close() error { return nil }
 
