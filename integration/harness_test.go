@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
+	"github.com/virt-rotate/virt-rotate/internal/schematest"
 	"github.com/virt-rotate/virt-rotate/internal/tidy"
 )
 
@@ -374,6 +375,7 @@ func (b *bed) writePolicy(tables string) {
 type result struct {
 	Stdout, Stderr string
 	Exit           int
+	args           []string // of virt-rotate
 }
 
 func (r result) String() string {
@@ -383,6 +385,7 @@ func (r result) String() string {
 // decode parses the output of --output=json into v.
 func (r result) decode(t *testing.T, v any) {
 	t.Helper()
+	schematest.Fits(t, r.args, r.Stdout)
 	if err := json.Unmarshal([]byte(r.Stdout), v); err != nil {
 		t.Fatalf("output is not the JSON we want: %v\n%v", err, r)
 	}
@@ -448,7 +451,7 @@ func (b *bed) begin(program string, env []string, args ...string) *rotation {
 		if r.hung.Load() {
 			fmt.Fprintf(&r.stderr, "\nkilled by the test: it had not ended after %v\n", runPatience)
 		}
-		return result{r.stdout.String(), r.stderr.String(), r.cmd.ProcessState.ExitCode()}
+		return result{r.stdout.String(), r.stderr.String(), r.cmd.ProcessState.ExitCode(), args}
 	})
 	b.t.Cleanup(func() { r.kill() })
 	return r

@@ -11,10 +11,10 @@ import (
 
 // Problem is one thing that is wrong with a policy file.
 type Problem struct {
-	File string
-	Line int    // 0 = the file as a whole
-	Key  string // dotted, as in TOML; may be ""
-	Text string
+	File string `json:"file"`
+	Line int    `json:"line"` // 0 = the file as a whole
+	Key  string `json:"key"`  // dotted, as in TOML; may be ""
+	Text string `json:"text"`
 }
 
 // Error says "FILE:LINE: KEY: TEXT", without the parts that are not known.

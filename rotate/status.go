@@ -26,8 +26,8 @@ type DomainStatus struct {
 	State     host.State       `json:"state"`
 	Disks     []DiskStatus     `json:"disks"`
 	Snapshots []SnapshotStatus `json:"snapshots"`
-	LastRun   *LastRun         `json:"last-run"`
-	Due       *time.Time       `json:"due"` // when the next snapshot is due; null when none ever is, or several policies match
+	LastRun   *LastRun         `json:"last-run" jsonschema:"nullable"`
+	Due       *time.Time       `json:"due" jsonschema:"nullable"` // when the next snapshot is due; null when none ever is, or several policies match
 	Refused   []decide.Refusal `json:"refused"`
 	Waiting   string           `json:"waiting,omitempty"`      // what is put off, and until when
 	WentBack  string           `json:"went-back-to,omitempty"` // the snapshot that the guest went back to, if none was taken since

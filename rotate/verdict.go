@@ -83,17 +83,17 @@ type Verdict struct {
 	Level   Level    `json:"level"`  // the worst of the reasons
 	Reasons []Reason `json:"reasons"`
 
-	Snapshots   int           `json:"snapshots"`       // ours
-	Newest      *time.Time    `json:"newest-snapshot"` // of ours
-	MaxAge      time.Duration `json:"-"`               // from which on Newest is a warning; 0: its age does not matter
-	CritAge     time.Duration `json:"-"`               // from which on it is critical
-	Layers      int           `json:"layers"`          // of the longest chain
+	Snapshots   int           `json:"snapshots"`                             // ours
+	Newest      *time.Time    `json:"newest-snapshot" jsonschema:"nullable"` // of ours
+	MaxAge      time.Duration `json:"-"`                                     // from which on Newest is a warning; 0: its age does not matter
+	CritAge     time.Duration `json:"-"`                                     // from which on it is critical
+	Layers      int           `json:"layers"`                                // of the longest chain
 	MaxChain    int           `json:"max-chain"`
 	Allocated   int64         `json:"allocated"` // by all chains
 	Free        int64         `json:"free"`      // on its fullest storage; -1: not known
 	MinFree     int64         `json:"min-free"`  // what the policy keeps there
-	LastRun     *LastRun      `json:"last-run"`
-	LastSuccess *time.Time    `json:"last-success"` // null where none is on record
+	LastRun     *LastRun      `json:"last-run" jsonschema:"nullable"`
+	LastSuccess *time.Time    `json:"last-success" jsonschema:"nullable"` // null where none is on record
 }
 
 // add notes a reason.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/schematest"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -23,6 +24,9 @@ func call(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	code = Run(t.Context(), "dev", args, &out, &errs)
+	if out.Len() > 0 {
+		schematest.Fits(t, args, out.String())
+	}
 	return out.String(), errs.String(), code
 }
 

@@ -25,9 +25,9 @@ type checkReport struct {
 // checked is a verdict with its ages in seconds; null where the age does not matter.
 type checked struct {
 	rotate.Verdict
-	Age     *float64 `json:"age-seconds"`
-	MaxAge  *float64 `json:"warn-age-seconds"`
-	CritAge *float64 `json:"crit-age-seconds"`
+	Age     *float64 `json:"age-seconds" jsonschema:"nullable"`
+	MaxAge  *float64 `json:"warn-age-seconds" jsonschema:"nullable"`
+	CritAge *float64 `json:"crit-age-seconds" jsonschema:"nullable"`
 }
 
 func newCheckReport(s *survey) *checkReport {

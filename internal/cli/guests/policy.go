@@ -39,7 +39,7 @@ type showReport struct {
 
 type shownRule struct {
 	Name     string          `json:"name"`
-	Policy   *policy.Rule    `json:"policy"`
+	Policy   *policy.Rule    `json:"policy" jsonschema:"nullable"`
 	Conflict *policy.Problem `json:"conflict,omitempty"` // several policies match it
 }
 

@@ -18,8 +18,8 @@ const trendEntries = 30
 type domainStatus struct {
 	rotate.DomainStatus
 	Verdict     verdictStatus `json:"verdict"`
-	LastSuccess *time.Time    `json:"last-success"` // null when none is in the trend
-	Trend       []trendPoint  `json:"trend"`        // oldest first
+	LastSuccess *time.Time    `json:"last-success" jsonschema:"nullable"` // null when none is in the trend
+	Trend       []trendPoint  `json:"trend"`                              // oldest first
 }
 
 // A verdictStatus is what virt-rotate check says of the domain.

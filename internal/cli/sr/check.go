@@ -23,6 +23,12 @@ func checkCommand(e *term.Env) *cli.Command {
 	}
 }
 
+// checkReport is the JSON of sr check.
+type checkReport struct {
+	Path  string      `json:"path"`
+	Nodes []nodeCheck `json:"nodes"`
+}
+
 // nodeCheck is what was found of one node.
 type nodeCheck struct {
 	Name  string               `json:"name"`
@@ -45,10 +51,7 @@ func checkRepository(r *images.Run, repo *vhdbridge.Repository) error {
 			worst.Leaks += c.Check.Leaks
 		}
 	}
-	report := struct {
-		Path  string      `json:"path"`
-		Nodes []nodeCheck `json:"nodes"`
-	}{repo.Dir, checked}
+	report := checkReport{repo.Dir, checked}
 	err := r.Print(r.Context, report, func(w io.Writer) {
 		for _, c := range checked {
 			checkedText(w, &c)

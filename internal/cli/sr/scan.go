@@ -16,7 +16,7 @@ type node struct {
 	Name             string  `json:"name"`
 	Path             string  `json:"path"`
 	Format           string  `json:"format"`
-	Parent           *string `json:"parent"`
+	Parent           *string `json:"parent" jsonschema:"nullable"`
 	Hidden           bool    `json:"hidden"`
 	VirtualSize      int64   `json:"virtual-size"`
 	PhysicalSize     int64   `json:"physical-size"`
@@ -26,7 +26,7 @@ type node struct {
 	LeafCoalesceable bool    `json:"leaf-coalesceable"`
 	Garbage          bool    `json:"garbage"`
 	InUse            bool    `json:"in-use"`
-	Error            *string `json:"error"`
+	Error            *string `json:"error" jsonschema:"nullable"`
 }
 
 // ScanReport is the JSON of sr scan.

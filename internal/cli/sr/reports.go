@@ -1,0 +1,10 @@
+package sr
+
+import "github.com/virt-rotate/virt-rotate/internal/cli/images"
+
+// Reports are what the commands print as JSON, each by the words of its command.
+func Reports() map[string]any {
+	return map[string]any{
+		"sr-scan": ScanReport{}, "sr-check": checkReport{}, "sr-coalesce": CoalesceReport{}, "sr-convert": images.Report{},
+	}
+}
