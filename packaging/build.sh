@@ -1,7 +1,7 @@
 #!/bin/sh
 # build.sh KIND…: builds packages of the checkout in bin/packages: deb, rpm, apk, tarball.
-# VERSION, if set, is used instead of the one by tag; OUT is another directory. Twice the same commit and the same Go
-# give the same bytes.
+# VERSION, if set, is used instead of the one by tag; OUT is another directory. The same commit and
+# the same Go give the same bytes.
 set -eu
 cd "$(dirname "$0")/.."
 

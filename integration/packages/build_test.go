@@ -112,6 +112,13 @@ func TestRPM(t *testing.T) {
 	if got := output(t, exec.Command("rpmlint", "-c", top+"/packaging/rpm/rpmlint.toml", p.rpm)); !strings.Contains(got, "0 errors, 0 warnings") {
 		t.Errorf("rpmlint:\n%s", got)
 	}
+	root := t.TempDir() // an empty root: the payload is what is tried
+	output(t, exec.Command("rpm", "--root", root, "--initdb"))
+	output(t, exec.Command("rpm", "--root", root, "--install", "--nodeps", "--noscripts", p.rpm))
+	output(t, exec.Command("rpm", "--root", root, "--verify", "--nodeps", "virt-rotate"))
+	if got := output(t, exec.Command(filepath.Join(root, "usr/bin/virt-rotate"), "--version")); !strings.Contains(got, p.version+" (commit ") {
+		t.Errorf("--version says %q", got)
+	}
 	for _, tag := range []string{"PREIN", "POSTIN", "PREUN", "POSTUN"} { // they must be shell that dash and bash read
 		script := exec.Command("sh", "-n")
 		script.Stdin = strings.NewReader(output(t, exec.Command("rpm", "-qp", "--qf", "%{"+tag+"}", p.rpm)))

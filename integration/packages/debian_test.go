@@ -121,9 +121,7 @@ func (s *system) timerRotates() {
 		return strings.Contains(s.journal(), "merge"), nil
 	})
 	s.sh("systemctl stop virt-rotate.timer")
-	s.await("the last run to end", func() (bool, error) {
-		return s.property("virt-rotate.service", "ActiveState") != "activating", nil
-	})
+	s.awaitEndOfRuns()
 	s.succeeded("0")
 	if journal := s.journal(); !strings.Contains(journal, "web-1") || !strings.Contains(journal, "snapshot") {
 		s.t.Errorf("the journal does not tell of the guest:\n%s", journal)
@@ -268,45 +266,84 @@ func (s *system) kept() string {
 	return s.sh("cat /etc/virt-rotate/policy.toml; cd /var/lib/virt-rotate && find . -type f ! -name run.lock | sort | xargs sha256sum")
 }
 
+// keptFiles is the policy, and what is in the state directory.
+func (s *system) keptFiles() string {
+	s.t.Helper()
+	return s.sh("cat /etc/virt-rotate/policy.toml; cd /var/lib/virt-rotate && find . -type f | sort")
+}
+
+// upgrades has a run at work meanwhile: it goes on to its end, with the binary that it began with.
 func (s *system) upgrades() {
 	s.t.Helper()
 	s.sh("systemctl start virt-rotate.timer")
 	was := s.keptWhileStopped()
+	pid := s.runThatWaits()
 	s.sh("apt-get install -y -qq ./later/virt-rotate.deb")
 	if got := s.sh("virt-rotate --version"); !strings.Contains(got, laterVersion) {
 		s.t.Errorf("--version says %q", got)
 	}
+	if is := s.property("virt-rotate.service", "MainPID"); is != pid {
+		s.t.Errorf("the run at work was process %s and is %s", pid, is)
+	}
+	s.sh("cp -a /root/policy.toml /etc/virt-rotate/policy.toml")
 	if is := s.kept(); is != was {
 		s.t.Errorf("the upgrade has changed\n%s\nto\n%s", was, is)
 	}
+	s.sh("touch /run/go")
+	s.awaitEndOfRuns()
+	s.succeeded("0")
 	if got := s.sh("systemctl is-enabled virt-rotate.timer"); got != "enabled\n" {
 		s.t.Errorf("after the upgrade the timer is %s", got)
 	}
 	s.rotatesOnce()
 }
 
+// runThatWaits starts a run whose hook waits for /run/go, and returns its process.
+func (s *system) runThatWaits() (pid string) {
+	s.t.Helper()
+	s.write("/usr/local/sbin/wait", "#!/bin/sh\ntouch /var/lib/virt-rotate/waits\nuntil [ -e /run/go ]; do sleep 0.1; done\n", 0o755)
+	s.sh("cp -a /etc/virt-rotate/policy.toml /root/policy.toml; printf '[policy.all.hooks]\\nbefore = [\"/usr/local/sbin/wait\"]\\n' >>/etc/virt-rotate/policy.toml")
+	s.waitWrites(30)
+	time.Sleep(1500 * time.Millisecond)
+	s.sh("rm -f /run/go; systemctl reset-failed virt-rotate.service; systemctl start --no-block virt-rotate.service")
+	s.await("the hook", func() (bool, error) { return s.exists("/var/lib/virt-rotate/waits"), nil })
+	s.sh("rm /var/lib/virt-rotate/waits")
+	return s.property("virt-rotate.service", "MainPID")
+}
+
+func (s *system) awaitEndOfRuns() {
+	s.t.Helper()
+	s.await("runs to end", func() (bool, error) {
+		return s.property("virt-rotate.service", "ActiveState") != "activating", nil
+	})
+}
+
 // keptWhileStopped makes the timer wait for long, so that no run comes between.
 func (s *system) keptWhileStopped() string {
 	s.t.Helper()
 	s.sh("rm -r /etc/systemd/system/virt-rotate.timer.d; systemctl daemon-reload; systemctl restart virt-rotate.timer")
-	s.await("runs to end", func() (bool, error) {
-		return s.property("virt-rotate.service", "ActiveState") != "activating", nil
-	})
+	s.awaitEndOfRuns()
 	return s.kept()
 }
 
+// removes has a run at work as well: it is stopped, and its work is done once the package is back.
 func (s *system) removes() {
 	s.t.Helper()
-	was, snapshots := s.kept(), s.snapshots()
+	s.runThatWaits()
+	s.sh("cp -a /root/policy.toml /etc/virt-rotate/policy.toml")
+	was, snapshots := s.keptFiles(), s.snapshots()
 	if got := s.property("virt-rotate.timer", "ActiveState"); got != "active" {
 		s.t.Errorf("after the upgrade the timer is %s", got)
 	}
 	s.sh("apt-get remove -y -qq virt-rotate")
-	if is := s.kept(); is != was {
+	if is := s.keptFiles(); is != was { // the run that was stopped has told of it in the history
 		s.t.Errorf("the removal has changed\n%s\nto\n%s", was, is)
 	}
 	if s.exists("/usr/bin/virt-rotate") || s.exists("/usr/lib/systemd/system/virt-rotate.timer") {
 		s.t.Error("the program or its timer is still there")
+	}
+	if out, code := s.try("pgrep -x virt-rotate"); code == 0 {
+		s.t.Errorf("after the removal a run is still at work: %s", out)
 	}
 	if got := s.property("virt-rotate.timer", "ActiveState"); got != "inactive" {
 		s.t.Errorf("after the removal the timer is %s", got)

@@ -53,9 +53,16 @@ func newTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 			term.mu.Unlock()
 		}
 	}()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		_, _ = master.WriteString("\x15exit\n") // a kill would leave the shell behind where cmd only leads to it
+		select {
+		case <-ended:
+		case <-time.After(30 * time.Second):
+			_ = cmd.Process.Kill()
+			t.Errorf("%v did not end: %v; it shows\n%s", cmd.Args, <-ended, term.text())
+		}
 		<-read
 		_ = master.Close()
 	})

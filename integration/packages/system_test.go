@@ -67,10 +67,25 @@ func (s *system) prepare() {
 	must(s.t, os.WriteFile(s.root+"/etc/hosts", []byte("127.0.0.1 localhost kvm1\n"), 0o644))
 }
 
+// ownGroup runs a command in a control group of its own: else the systemds of two systems would
+// take each other's services for theirs. endGroup removes it.
+const (
+	ownGroup = `for h in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
+		[ ! -e "$h/cgroup.procs" ] || { mkdir "$h/$1" && echo $$ >"$h/$1/cgroup.procs"; } || exit
+	done
+	shift
+	exec "$@"`
+	endGroup = `for h in /sys/fs/cgroup/unified /sys/fs/cgroup/systemd /sys/fs/cgroup; do
+		[ ! -d "$h/$1" ] || find "$h/$1" -depth -type d -exec rmdir {} +
+	done`
+)
+
+func (s *system) group() string { return fmt.Sprintf("virt-rotate-%s-%d", s.suite, os.Getpid()) }
+
 // start boots it. Images lie on a file system of this machine, not on an overlay.
 func (s *system) start(imageDir string) {
 	s.t.Helper()
-	cmd := exec.Command("systemd-nspawn", "--quiet", "--directory="+s.root, "--register=no", "--keep-unit", "--boot", "--private-network",
+	cmd := exec.Command("sh", "-c", ownGroup, "sh", s.group(), "systemd-nspawn", "--quiet", "--directory="+s.root, "--register=no", "--keep-unit", "--boot", "--private-network",
 		"--machine=vr-"+s.suite, "--hostname=kvm1", "--bind="+imageDir+":"+images)
 	var console bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &console, &console
@@ -85,6 +100,7 @@ func (s *system) start(imageDir string) {
 			_ = cmd.Process.Kill()
 		}
 		<-ended
+		output(s.t, exec.Command("sh", "-c", endGroup, "sh", s.group()))
 	})
 	s.await("systemd to start", func() (bool, error) {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))

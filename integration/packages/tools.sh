@@ -1,7 +1,6 @@
 #!/bin/sh
-# Installs what make test-packages needs beside what make test does: the checkers of rpms (lintian is
-# in the Debian systems), a
-# compiler for musl, and what boots a Debian system of its own. As root.
+# Installs what make test-packages needs beside what make test does: the checkers of rpms, a compiler
+# for musl, and what boots a Debian system of its own (in which lintian is). As root.
 set -eu
 
 missing=
