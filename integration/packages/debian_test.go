@@ -227,12 +227,22 @@ func (s *system) failureIsTold() {
 	s.write("/etc/systemd/system/virt-rotate.service.d/override.conf", "[Unit]\nOnFailure=virt-rotate-failure@%n.service\n", 0o644)
 	s.write("/usr/local/bin/mail", "#!/bin/sh\n{ echo \"$*\"; cat; } >/root/mail.new; mv /root/mail.new /root/mail\n", 0o755)
 	s.sh("systemctl daemon-reload; cp -a /etc/virt-rotate/policy.toml /root/policy.toml; echo 'evry = 1' >>/etc/virt-rotate/policy.toml")
+	const errors = "journalctl --no-pager -q -o cat -p err -t virt-rotate"
+	if out := s.sh(errors); out != "" {
+		s.t.Errorf("runs that went well have told at priority err\n%s", out)
+	}
+	if out := s.sh("journalctl --no-pager -q -o cat -t virt-rotate"); !strings.Contains("\n"+out, "\nweb-1: snapshot taken") {
+		s.t.Errorf("the journal has no line of the guest:\n%s", out)
+	}
 	if out, code := s.try("systemctl start virt-rotate.service"); code == 0 {
 		s.t.Errorf("with a wrong policy the service starts: %s", out)
 	}
 	s.await("the mail", func() (bool, error) { return s.exists("/root/mail"), nil })
 	if mail := s.sh("cat /root/mail"); !strings.Contains(mail, "-s virt-rotate.service has failed on kvm1 root") || !strings.Contains(mail, "policy.toml") || !strings.Contains(mail, "evry") {
 		s.t.Errorf("the mail is\n%s", mail)
+	}
+	if out := s.sh(errors); !strings.HasPrefix(out, "virt-rotate: ") || !strings.Contains(out, "evry") {
+		s.t.Errorf("of the failure, the journal has at priority err\n%s", out)
 	}
 	if out := s.sh("journalctl --no-pager -p err -t virt-rotate-failure"); !strings.Contains(out, "virt-rotate.service has failed on kvm1") {
 		s.t.Errorf("the journal has at priority err\n%s", out)
