@@ -58,6 +58,7 @@ var completions = []struct{ typed, want string }{
 	{"virt-rotate plan web-1 two", "virt-rotate plan web-1 two\\ words"},
 	{"virt-rotate restore web-1 n", "virt-rotate restore web-1 " + snapshotName},
 	{"virt-rotate restore --disk vda web-1 ", "virt-rotate restore --disk vda web-1 " + snapshotName},
+	{"virt-rotate restore web-1 lat", "virt-rotate restore web-1 latest"},
 	{"virt-rotate doctor web-1 --forget n", "virt-rotate doctor web-1 --forget " + snapshotName},
 	{"virt-rotate sr convert --policy-name n", "virt-rotate sr convert --policy-name nightly"},
 	{"virt-rotate image info im", "virt-rotate image info image.qcow2"},

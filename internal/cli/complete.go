@@ -216,7 +216,11 @@ func (t *typed) named(e *term.Env, kind string) []candidate {
 		if len(t.args) == 0 {
 			return nil
 		}
-		return plain(session.SnapshotNames(e, t.args[0])...)
+		names := session.SnapshotNames(e, t.args[0])
+		if t.flag == nil && t.word != "" { // else the only snapshot would not be completed at once
+			names = append(names, "latest", "oldest", "today", "yesterday")
+		}
+		return plain(names...)
 	case "FILE", "FILE1", "FILE2", "NEWFILE", "FILE.xva", "IMAGE", "OVERLAY", "BASE", "DIR", "DEST", "PATH":
 		return files
 	}
