@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -36,8 +37,22 @@ func checkNames(name, format string) error {
 	return nil
 }
 
-// renamed returns cluster 0 as it is, and as it is to be with another name.
+// renamed returns cluster 0 as it is, and as it is to be with another name. Where that cannot
+// be switched to at once, the table of feature names goes: it only tells people what bits
+// are called that a program does not know. QEMU 5.2 and 6.0 fill sector 0 with it.
 func (m *Image) renamed(name, format string) (first, next []byte, err error) {
+	first, next, err = m.renamedWithout(0, name, format)
+	if errors.Is(err, errNotAtOnce) {
+		return m.renamedWithout(ExtensionFeatureNames, name, format)
+	}
+	return first, next, err
+}
+
+// errNotAtOnce says that more than sector 0 of what is in use would change.
+var errNotAtOnce = unsupported("header extensions beyond the first 512 bytes, which cannot be changed at once")
+
+// renamedWithout is renamed with the extensions of one type left out; 0 leaves none out.
+func (m *Image) renamedWithout(drop uint32, name, format string) (first, next []byte, err error) {
 	if m.h.Corrupt() {
 		return nil, nil, malformed(offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first")
 	}
@@ -48,7 +63,7 @@ func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 	if err := readFull(m.f, first, 0, "header"); err != nil {
 		return nil, nil, err
 	}
-	area := m.area(first, format, name != "")
+	area := m.area(first, format, name != "", drop)
 	end := int64(m.h.HeaderLength) + int64(len(area))
 	if end > m.cluster() {
 		return nil, nil, unsupported("a backing file: cluster 0 has no room for its format beside the header extensions")
@@ -76,7 +91,7 @@ func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 func (m *Image) checkSwitch(old, next []byte) error {
 	for i := sectorSize; i < len(next); i++ {
 		if next[i] != old[i] && m.refersTo(int64(i)) {
-			return unsupported("header extensions beyond the first 512 bytes, which cannot be changed at once")
+			return errNotAtOnce
 		}
 	}
 	return nil
@@ -133,11 +148,15 @@ func (m *Image) refersTo(i int64) bool {
 }
 
 // area returns the extensions, up to and with the end mark, with the backing
-// format changed, added or taken out, and everything else as it is.
-func (m *Image) area(first []byte, format string, named bool) []byte {
+// format changed, added or taken out, those of the type drop left out, and everything else
+// as it is.
+func (m *Image) area(first []byte, format string, named bool, drop uint32) []byte {
 	var b []byte
 	done := !named
 	for _, e := range m.h.Extensions {
+		if drop != 0 && e.Type == drop {
+			continue
+		}
 		if e.Type != ExtensionBackingFormat {
 			b = append(b, first[e.Offset-extHeaderLen:e.Offset+(int64(e.Length)+extAlign-1)&^(extAlign-1)]...)
 		} else if !done {
