@@ -105,7 +105,7 @@ func TestQEMUReadsWhatWasConverted(t *testing.T) {
 	newSources(t)
 	for _, src := range []string{"far.raw", "top.qcow2", "odd.qcow2"} {
 		want := guestSum(t, formatOf(src), src)
-		for _, line := range []string{"-O vhd", "-O vpc -o subformat=fixed", "-O vhd -S 0"} {
+		for _, line := range []string{"-O vhd", "-O vpc -o subformat=fixed", "-O vpc -o subformat=fixed,force_size", "-O vpc -o force_size=on", "-O vhd -S 0"} {
 			args := append([]string{"image", "convert", "-q", "-f", formatOf(src)}, strings.Fields(line)...)
 			must(t, append(args, src, "new.vhd")...)
 			raw := filepath.Join(t.TempDir(), "raw")

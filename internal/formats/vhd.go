@@ -25,7 +25,7 @@ func vhdFormat() Format {
 		Details:   vhdDetails,
 		Check:     checkVHD,
 		New:       func() Maker { return &vhdMaker{} },
-		Options:   []string{"size", "subformat", "backing_file", "backing_fmt"},
+		Options:   []string{"size", "subformat", "force_size", "backing_file", "backing_fmt"},
 		NewID:     func() string { return vhd.NewUUID().String() },
 		Glance:    glanceVHD,
 	}
@@ -55,6 +55,10 @@ type vhdMaker struct{ fixed bool }
 
 func (m *vhdMaker) Set(key, value string) error {
 	switch {
+	case key == "force_size" && value == "on": // the size is always kept to the byte
+		return nil
+	case key == "force_size":
+		return errors.New("want on: sizes are always kept, and not rounded to a geometry")
 	case key != "subformat":
 		return errors.New("VHDs have no " + key)
 	case value != "dynamic" && value != "fixed":

@@ -11,7 +11,8 @@ import (
 type option struct{ key, value string }
 
 // parseOptions takes -o apart, which may be repeated: "a=b,c=d", where ",,"
-// stands for a comma within a value. Keys that are not in known are errors.
+// stands for a comma within a value, and a key without a value is on. Keys that are not
+// in known are errors.
 func parseOptions(texts, known []string, format string) ([]option, error) {
 	var out []option
 	for _, text := range texts {
@@ -21,8 +22,8 @@ func parseOptions(texts, known []string, format string) ([]option, error) {
 			if !slices.Contains(known, key) {
 				return nil, term.Usagef("-o %s: %s images have no such option; they have: %s", key, format, strings.Join(known, ", "))
 			}
-			if !ok {
-				return nil, term.Usagef("-o %s: want %s=VALUE", key, key)
+			if !ok { // as qemu-img has it; guides for Azure say force_size
+				value = "on"
 			}
 			out = append(out, option{key, value})
 		}
