@@ -115,12 +115,21 @@ func planCommit(r *images.Run, overlay string) (*chain.Merge, error) {
 	return m, nil
 }
 
+// shrinks tells of a base that becomes as small as what is merged into it; "" of any other.
+func shrinks(m *chain.Merge) string {
+	from, to := m.Base.Image.VirtualSize, m.Top().Image.VirtualSize
+	if to >= from {
+		return ""
+	}
+	return fmt.Sprintf("the disk has %s then, as the overlay, and not %s: what lies beyond goes", term.SizeText(to), term.SizeText(from))
+}
+
 func commitSteps(m *chain.Merge) []images.Step {
 	var steps []images.Step
 	for _, n := range m.Gone[:len(m.Gone)-1] {
 		steps = append(steps, images.Step{Op: "merge", Path: n.Path, Target: m.Base.Path})
 	}
-	steps = append(steps, images.Step{Op: "merge", Path: m.Top().Path, Target: m.Base.Path, Bytes: &m.Bytes})
+	steps = append(steps, images.Step{Op: "merge", Path: m.Top().Path, Target: m.Base.Path, Bytes: &m.Bytes, Note: shrinks(m)})
 	for _, c := range m.Children {
 		steps = append(steps, images.Step{Op: "relink", Path: c.Path, Target: m.Base.Path})
 	}
