@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -251,8 +250,10 @@ func beforeAnUpgrade(r *recipe) {
 	r.types("virt-rotate run --now")
 	before, state := r.keptStates("web-1"), r.chain("web-1", "vda")[1].Path
 	r.waitWrites("web-1", 40)
+	events := r.hearsOf()
 	c := r.begins("virt-rotate restore --stop --dry-run")
-	r.obeys(c)
+	r.await("the request to shut down", func() bool { return fileHas(events, "POWERDOWN") })
+	r.destroy("web-1") // the guest of the bed does not obey by itself
 	r.wantSaid(c.succeeds(), "to             "+r.snapshotNames("web-1")[0])
 	if got := r.chain("web-1", "vda")[1].Path; got != state {
 		r.t.Errorf("the guest is on %s, want %s", got, state)
@@ -264,15 +265,28 @@ func beforeAnUpgrade(r *recipe) {
 	}
 }
 
-// obeys plays a guest that shuts down when it is asked to, which that of the bed does not.
-func (r *recipe) obeys(c *typed) {
+// hearsOf lists QEMU's events of the guest in a file, from now on.
+func (r *recipe) hearsOf() (file string) {
 	r.t.Helper()
-	r.await("the dry run", func() bool {
-		out, err := os.ReadFile(c.out.Name())
-		return err == nil && len(out) > 0
+	file = r.path("events")
+	out, err := os.Create(file)
+	must(r.t, err)
+	defer out.Close()
+	cmd := r.host.Command(r.t.Context(), "stdbuf", "-oL", "virsh", "-c", r.host.URI(), "qemu-monitor-event", "web-1", "--loop")
+	cmd.Stdout = out
+	must(r.t, cmd.Start())
+	r.t.Cleanup(func() { _ = cmd.Wait() }) // the context ends it
+	r.await("events", func() bool {
+		r.virsh("suspend", "web-1")
+		r.virsh("resume", "web-1")
+		return fileHas(file, "RESUME")
 	})
-	time.Sleep(time.Second) // the guest is asked to shut down meanwhile, most likely
-	r.destroy("web-1")
+	return file
+}
+
+func fileHas(file, text string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && strings.Contains(string(b), text)
 }
 
 // filesAt is where the only partition of a disk with files begins.
@@ -292,7 +306,7 @@ func oneFileBack(r *recipe) {
 	r.virsh("start", "web-1")
 	served := r.begins("virt-rotate serve")
 	r.await("the socket", func() bool { _, err := os.Stat(r.path("here/web-1.nbd")); return err == nil })
-	r.leave("guestfish", "it boots a guest of its own, which takes minutes without KVM")
+	r.leave("guestfish", "it boots a guest of its own, which takes half a minute without KVM; tried by hand")
 	r.types("mkdir")
 	r.await("the file", func() bool { _, err := os.Stat(r.path("here/web-1.disk/nbd")); return err == nil })
 	r.wantSaid(r.types("fdisk"), "2048")
