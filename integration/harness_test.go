@@ -26,8 +26,8 @@ import (
 
 // tools must be installed: a missing one fails the tests.
 var tools = []string{
-	"as", "go", "ld", "libvirtd", "losetup", "mkfs.ext4", "mkfs.xfs", "mount", "qemu-img", "qemu-io",
-	"qemu-system-x86_64", "swtpm_setup", "taskset", "umount", "unshare", "virsh", "virt-install",
+	"as", "go", "ld", "libvirtd", "losetup", "mkfs.ext4", "mkfs.xfs", "mount", "nbdfuse", "qemu-img", "qemu-io",
+	"qemu-system-x86_64", "restic", "swtpm_setup", "taskset", "umount", "unshare", "virsh", "virt-install",
 }
 
 // buildDir holds the virt-rotate binary.

@@ -32,7 +32,7 @@ who started it can connect. The guest may run; a merge of the same layers fails
 meanwhile and is done by a later run.
 
    virt-rotate serve web nightly-20261122T033338Z &
-   guestfish --ro -a 'nbd+unix:///?socket=/tmp/…/nbd' -i
+   guestfish --ro --format=raw -a 'nbd://?socket=/tmp/…/nbd' -i
    nbdcopy 'nbd+unix:///?socket=/tmp/…/nbd' disk.raw
 
 ` + snapshotHelp + images.ExitHelp,

@@ -1,0 +1,480 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// recipes type in what docs/recipes.md says, by the titles there.
+var recipes = map[string]func(*recipe){
+	"The first week":                     firstWeek,
+	"Before an upgrade":                  beforeAnUpgrade,
+	"One file back":                      oneFileBack,
+	"Guests from Terraform":              fromTerraform,
+	"A guest on another machine":         onAnotherMachine,
+	"Copies on another host with restic": copiesWithRestic,
+	"Monitoring":                         monitored,
+	"A guest with UEFI and a TPM":        withFirmwareState,
+	"A host that is full":                onAFullHost,
+	"From a virsh script":                fromAScript,
+	"What is not tried":                  func(*recipe) {},
+}
+
+// recipePolicy is that of recipes which say nothing else.
+const recipePolicy = `[policy.all]
+domains  = ["web-*"]
+every    = "1s"
+keep     = { last = 7 }
+min_free = "0%"`
+
+// A recipe is a section of the page, and the bed on which its commands are typed in.
+type recipe struct {
+	*bed
+	t      *testing.T
+	title  string
+	blocks []string        // of commands
+	tables []string        // of policies, in TOML
+	typed  map[string]bool // blocks that were run, or of which it was said why not
+	places []string        // of the page, each followed by that of the bed
+	env    []string
+}
+
+// Each recipe is tried: all its blocks of commands, to the letter but for directories.
+func TestTheRecipes(t *testing.T) {
+	t.Parallel()
+	found := recipesOf(t)
+	if len(found) != len(recipes) {
+		t.Errorf("%d recipes, want %d", len(found), len(recipes))
+	}
+	for _, r := range found {
+		try := recipes[r.title]
+		if try == nil {
+			t.Errorf("docs/recipes.md has %q, of which nothing is known here", r.title)
+			continue
+		}
+		t.Run(r.title, func(t *testing.T) {
+			t.Parallel()
+			r.t = t
+			try(r)
+			for _, block := range r.blocks {
+				if !r.typed[block] {
+					t.Errorf("nobody has typed\n%s", block)
+				}
+			}
+		})
+	}
+}
+
+var (
+	shellBlock = regexp.MustCompile("(?ms)^```sh\n(.*?)^```$")
+	tomlBlock  = regexp.MustCompile("(?ms)^```toml\n(.*?)^```$")
+)
+
+func recipesOf(t *testing.T) (found []*recipe) {
+	t.Helper()
+	text, err := os.ReadFile("../docs/recipes.md")
+	must(t, err)
+	for _, section := range strings.Split(string(text), "\n## ")[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		r := &recipe{title: title, typed: map[string]bool{}}
+		for _, m := range shellBlock.FindAllStringSubmatch(body, -1) {
+			r.blocks = append(r.blocks, m[1])
+		}
+		for _, m := range tomlBlock.FindAllStringSubmatch(body, -1) {
+			r.tables = append(r.tables, m[1])
+		}
+		found = append(found, r)
+	}
+	return found
+}
+
+// on says on which bed the recipe is tried, under what policy; "" for none yet.
+func (r *recipe) on(b *bed, policy string) {
+	r.t.Helper()
+	r.bed = b
+	if b.policy = b.path("policy.toml"); policy != "" {
+		b.writePolicy(policy)
+	}
+	program, err := binary()
+	must(r.t, err)
+	for _, dir := range []string{"bin", "srv/backup", "srv/back", "mnt", "here", "prometheus/node-exporter"} {
+		must(r.t, os.MkdirAll(b.path(dir), 0o755))
+	}
+	wrapper := fmt.Sprintf("#!/bin/sh\nexec %s --policy %s --connect '%s' --state-dir %s \"$@\"\n", program, b.policy, b.host.URI(), b.path("state"))
+	must(r.t, os.WriteFile(b.path("bin", "virt-rotate"), []byte(wrapper), 0o755))
+	r.places = []string{
+		"sftp:backup@nas:/srv/restic", b.path("srv/restic"), "/etc/virt-rotate/", b.path("srv") + "/", "/srv/", b.path("srv") + "/",
+		"/run/", b.path("here") + "/", "/mnt", b.path("mnt"), "/var/lib/libvirt/images", b.path("images"),
+		"/var/lib/libvirt/swtpm", b.path("lib/swtpm"), "/var/lib/libvirt/qemu/nvram", b.path("lib/qemu/nvram"), "/var/lib/prometheus", b.path("prometheus"),
+	}
+}
+
+// boots makes the guest of the recipe, with one disk, and lets it write.
+func (r *recipe) boots() {
+	r.t.Helper()
+	r.boot(guest.Spec{Name: "web-1", Disks: []guest.DiskSpec{{Size: 4 << 20}}})
+}
+
+// idles makes a guest as virt-install does, in which nothing runs but firmware.
+func (r *recipe) idles(disk string, more ...string) {
+	r.t.Helper()
+	args := append([]string{"--connect", r.host.URI(), "--print-xml", "1", "--name", "web-1", "--memory", "64", "--virt-type", "qemu", "--osinfo", "linux2022",
+		"--import", "--disk", "path=" + disk + ",bus=virtio", "--network", "none", "--graphics", "none", "--noautoconsole"}, more...)
+	out, err := r.host.Command(r.t.Context(), "virt-install", args...).Output()
+	if err != nil {
+		r.t.Fatalf("virt-install: %v: %s", err, out)
+	}
+	must(r.t, os.WriteFile(r.path("web-1.xml"), out, 0o644))
+	r.virsh("define", r.path("web-1.xml"))
+	r.virsh("start", "web-1")
+}
+
+// block is the one that begins with these words.
+func (r *recipe) block(begin string) string {
+	r.t.Helper()
+	i := slices.IndexFunc(r.blocks, func(b string) bool { return strings.HasPrefix(b, begin) && !r.typed[b] })
+	if i < 0 {
+		r.t.Fatalf("docs/recipes.md has no such block: %s", begin)
+	}
+	r.typed[r.blocks[i]] = true
+	return r.blocks[i]
+}
+
+// leave says why a block is not run.
+func (r *recipe) leave(begin, why string) {
+	r.t.Helper()
+	r.t.Logf("not run: %s: %s", strings.TrimSpace(r.block(begin)), why)
+}
+
+// types runs a block, all of whose commands must succeed, and returns what it prints.
+func (r *recipe) types(begin string) string {
+	r.t.Helper()
+	return r.begins(begin).succeeds()
+}
+
+// A typed block is at work.
+type typed struct {
+	r   *recipe
+	cmd *exec.Cmd
+	out *os.File
+}
+
+// begins starts a block. What it leaves in the background may go on.
+func (r *recipe) begins(begin string) *typed {
+	r.t.Helper()
+	return r.script(r.block(begin))
+}
+
+// script starts what is written for another host.
+func (r *recipe) script(text string) *typed {
+	r.t.Helper()
+	script := strings.NewReplacer(r.places...).Replace(text)
+	out, err := os.CreateTemp(r.t.TempDir(), "out")
+	must(r.t, err)
+	cmd := r.host.Command(context.Background(), "bash", "-euc", script)
+	cmd.Env = slices.Concat(cmd.Env, r.env, []string{"LIBVIRT_DEFAULT_URI=" + r.host.URI(), "PATH=" + r.path("bin") + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin"})
+	cmd.Dir, cmd.Stdout, cmd.Stderr = r.path("here"), out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(r.t, cmd.Start())
+	r.t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	return &typed{r, cmd, out}
+}
+
+func (c *typed) succeeds() string {
+	c.r.t.Helper()
+	err := c.cmd.Wait()
+	out, readErr := os.ReadFile(c.out.Name())
+	must(c.r.t, readErr)
+	if err != nil {
+		c.r.t.Fatalf("%v: %v\n%s", c.cmd.Args, err, out)
+	}
+	c.r.t.Logf("%s\n%s", c.cmd.Args[len(c.cmd.Args)-1], out)
+	return string(out)
+}
+
+// interrupted is what Ctrl-C does.
+func (c *typed) interrupted() string {
+	c.r.t.Helper()
+	must(c.r.t, syscall.Kill(-c.cmd.Process.Pid, syscall.SIGINT))
+	return c.succeeds()
+}
+
+func (r *recipe) wantSaid(out string, words ...string) {
+	r.t.Helper()
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			r.t.Errorf("no %q in\n%s", w, out)
+		}
+	}
+}
+
+// holds fails the test unless there is a snapshot with that beginning of a name, and each such one
+// that was there before has the state that it had.
+func (r *recipe) holds(before states, begin string) {
+	r.t.Helper()
+	there := 0
+	for name, disks := range r.keptStates("web-1") {
+		if was, ok := before[name]; ok && strings.HasPrefix(name, begin) {
+			there++
+			if disks["vda"] != was["vda"] {
+				r.t.Errorf("%s is another state now: %v, was %v", name, disks["vda"], was["vda"])
+			}
+		}
+	}
+	if there == 0 {
+		r.t.Errorf("no snapshot %s… is left", begin)
+	}
+}
+
+func firstWeek(r *recipe) {
+	r.on(newDaemonBed(r.t), "")
+	r.boots()
+	r.wantSaid(r.types("virt-rotate policy init"), "1 policy, no error", "the domain has no snapshot of ours", "snapshot taken")
+	r.leave("systemctl enable", "there is no systemd here; make test-packages does it")
+	r.wantSaid(r.types("virt-rotate status"), "OK (all)", "snapshot taken", "the present state is kept, too")
+	r.checkGuest("web-1")
+}
+
+func beforeAnUpgrade(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	r.boots()
+	r.types("virt-rotate run --now")
+	before, state := r.keptStates("web-1"), r.chain("web-1", "vda")[1].Path
+	r.waitWrites("web-1", 40)
+	events := r.hearsOf()
+	c := r.begins("virt-rotate restore --stop --dry-run")
+	r.await("the request to shut down", func() bool { return fileHas(events, "POWERDOWN") })
+	r.destroy("web-1") // the guest of the bed does not obey by itself
+	r.wantSaid(c.succeeds(), "to             "+r.snapshotNames("web-1")[0])
+	if got := r.chain("web-1", "vda")[1].Path; got != state {
+		r.t.Errorf("the guest is on %s, want %s", got, state)
+	}
+	r.waitWrites("web-1", 10)
+	r.holds(before, "all-")
+	if n := len(r.snapshotNames("web-1")); n != 2 {
+		r.t.Errorf("%d snapshots, want 2: the present is kept", n)
+	}
+}
+
+// hearsOf lists QEMU's events of the guest in a file, from now on.
+func (r *recipe) hearsOf() (file string) {
+	r.t.Helper()
+	file = r.path("events")
+	out, err := os.Create(file)
+	must(r.t, err)
+	defer out.Close()
+	cmd := r.host.Command(r.t.Context(), "stdbuf", "-oL", "virsh", "-c", r.host.URI(), "qemu-monitor-event", "web-1", "--loop")
+	cmd.Stdout = out
+	must(r.t, cmd.Start())
+	r.t.Cleanup(func() { _ = cmd.Wait() }) // the context ends it
+	r.await("events", func() bool {
+		r.virsh("suspend", "web-1")
+		r.virsh("resume", "web-1")
+		return fileHas(file, "RESUME")
+	})
+	return file
+}
+
+func fileHas(file, text string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && strings.Contains(string(b), text)
+}
+
+// filesAt is where the only partition of a disk with files begins.
+const filesAt = 2048 * 512
+
+func oneFileBack(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	disk := r.path("images", "web-1.qcow2")
+	const text = "/dev/vda1 / ext4 defaults 0 1\n"
+	must(r.t, os.MkdirAll(r.path("files/etc"), 0o755))
+	must(r.t, os.WriteFile(r.path("files/etc/fstab"), []byte(text), 0o644))
+	r.command("truncate -s 12M raw; echo 2048,,L | sfdisk -q raw; mke2fs -q -t ext4 -d files -E offset=%d raw 10M; qemu-img convert -f raw -O qcow2 raw %s; rm raw", filesAt, disk)
+	r.idles(disk)
+	r.rotate("run", "--now").wantExit(r.t, 0)
+	r.destroy("web-1")
+	r.command("qemu-io -f qcow2 -c 'write -q -z %d 10M' %s", filesAt, r.disk("web-1", "vda").Path) // no file is left
+	r.virsh("start", "web-1")
+	served := r.begins("virt-rotate serve")
+	r.await("the socket", func() bool { _, err := os.Stat(r.path("here/web-1.nbd")); return err == nil })
+	r.leave("guestfish", "it boots a guest of its own, which takes half a minute without KVM; tried by hand")
+	r.types("mkdir")
+	r.await("the file", func() bool { _, err := os.Stat(r.path("here/web-1.disk/nbd")); return err == nil })
+	r.wantSaid(r.types("fdisk"), "2048")
+	served.interrupted()
+	if got, err := os.ReadFile(r.path("srv/back/fstab")); err != nil || string(got) != text {
+		r.t.Errorf("%q, %v", got, err)
+	}
+}
+
+// command runs what the test needs, in the directory of the bed.
+func (r *recipe) command(format string, args ...any) {
+	r.t.Helper()
+	cmd := r.host.Command(r.t.Context(), "sh", "-euc", fmt.Sprintf(format, args...))
+	cmd.Dir = r.path()
+	cmd.Env = append(cmd.Env, "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.t.Fatalf("%v: %v: %s", cmd.Args, err, out)
+	}
+}
+
+func fromTerraform(r *recipe) {
+	b, dir := newPoolBed(r.t, "")
+	r.on(b, "[metadata]\nallow = true\n[policy.gold]\nevery = \"1s\"\nkeep = { last = 3 }\nmin_free = \"0%\"")
+	r.boot(guest.Spec{Name: "web-1", Disks: []guest.DiskSpec{{Path: dir + "/web-1.qcow2", Pool: "default"}}})
+	r.wantSaid(r.types("virsh pool-autostart"), "gold")
+	r.waitWrites("web-1", 20)
+	r.rotate("run", "--now").wantExit(r.t, 0)
+	if n := len(r.snapshotNames("web-1")); n != 2 {
+		r.t.Errorf("%d snapshots, want 2", n)
+	}
+	if out := r.types("virsh metadata"); strings.Contains(out, "web-1.gold-") {
+		r.t.Errorf("an overlay is left: %s", out)
+	}
+	if names := r.snapshotNames("web-1"); len(names) != 0 {
+		r.t.Errorf("there are still %q", names)
+	}
+	r.wantSaid(r.virsh("dumpxml", "web-1", "--inactive"), "pool='default' volume='web-1.qcow2'")
+	r.checkGuest("web-1")
+}
+
+func onAnotherMachine(r *recipe) {
+	there := newDaemonBed(r.t)
+	r.on(newDaemonBed(r.t), recipePolicy)
+	here := r.bed
+	r.places = append([]string{"/var/lib/libvirt/images", there.path("images")}, r.places...)
+	r.boots()
+	r.types("virt-rotate run --now")
+	state := r.keptStates("web-1")[r.snapshotNames("web-1")[0]]["vda"]
+	r.destroy("web-1")
+	must(r.t, os.MkdirAll(there.path("here"), 0o755))
+	r.bed = there
+	image := there.path("images", "web-1-vda.qcow2")
+	r.types("cp --sparse")
+	if s := there.domState("web-1"); s != "running" {
+		r.t.Errorf("the guest is %s there", s)
+	}
+	r.wantSaid(there.virsh("domblklist", "web-1"), image)
+	there.virsh("destroy", "web-1")
+	if got := here.guestSum(here.path("srv/backup/web-1-vda.qcow2"), "qcow2"); got != state.SHA256 {
+		r.t.Errorf("the copy is another state: %s, want %s", got, state.SHA256)
+	}
+}
+
+func copiesWithRestic(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	r.boots()
+	must(r.t, os.WriteFile(r.path("srv/restic.password"), []byte("secret\n"), 0o600))
+	r.env = []string{"RESTIC_CACHE_DIR=" + r.path("srv/cache")}
+	r.command("RESTIC_PASSWORD_FILE=srv/restic.password restic -r srv/restic init")
+	r.types("export RESTIC_REPOSITORY")
+	state := r.keptStates("web-1")[r.snapshotNames("web-1")[0]]["vda"]
+	r.waitWrites("web-1", 20)
+	r.types("export RESTIC_REPOSITORY")
+	if got := sum(r.t, r.path("srv/back/web-1-vda.raw")); got != state.SHA256 {
+		r.t.Errorf("what comes back is another state: %s, want %s", got, state.SHA256)
+	}
+	if got := r.guestSum(r.path("srv/back/web-1-vda.qcow2"), "qcow2"); got != state.SHA256 {
+		r.t.Errorf("the image has another state: %s, want %s", got, state.SHA256)
+	}
+}
+
+func monitored(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	r.boots()
+	r.rotate("run", "--now").wantExit(r.t, 0)
+	r.wantSaid(r.types("virt-rotate check"), "VIRT-ROTATE OK")
+	metrics, err := os.ReadFile(r.path("prometheus/node-exporter/virt-rotate.prom"))
+	must(r.t, err)
+	r.wantSaid(string(metrics), `virt_rotate_domain_check_level{domain="web-1"} 0`)
+	for _, table := range r.tables {
+		r.writePolicy(strings.NewReplacer(r.places...).Replace(table) + recipePolicy)
+		r.rotate("policy", "check").wantExit(r.t, 0)
+	}
+}
+
+func withFirmwareState(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	r.command("qemu-img create -q -f qcow2 images/web-1.qcow2 4M")
+	r.idles(r.path("images", "web-1.qcow2"), "--boot", "uefi", "--tpm", "default")
+	r.types("virsh shutdown")
+	r.destroy("web-1") // its firmware does not obey
+	nvram := r.path("lib/qemu/nvram/web-1_VARS.fd")
+	tpm := r.path("lib/swtpm", strings.TrimSpace(r.virsh("domuuid", "web-1")), "tpm2/tpm2-00.permall")
+	was := []string{sum(r.t, nvram), sum(r.t, tpm)}
+	r.types("virt-rotate run --now")
+	r.destroy("web-1")
+	r.command("qemu-io -f qcow2 -c 'write -q -P 7 0 64k' %s", r.disk("web-1", "vda").Path)
+	for _, file := range []string{nvram, tpm} {
+		must(r.t, os.Remove(file))
+	}
+	state := r.guestSum(r.chain("web-1", "vda")[1].Path, "qcow2")
+	back := r.block("virt-rotate restore")
+	r.script(strings.Replace(back, "virsh start web-1\n", "", 1)).succeeds() // before the firmware writes
+	if now := []string{sum(r.t, nvram), sum(r.t, tpm)}; !slices.Equal(now, was) {
+		r.t.Errorf("variables and TPM are %q, were %q", now, was)
+	}
+	if got := r.guestSum(r.disk("web-1", "vda").Path, "qcow2"); got != state {
+		r.t.Error("the disk has not gone back")
+	}
+	r.virsh("start", "web-1")
+}
+
+func onAFullHost(r *recipe) {
+	place := shortDir(r.t)
+	loop, err := guest.NewLoopMount(r.t.Context(), place+"/loop", "ext4", place+"/d", 40<<20) // before libvirtd, which has its own mounts
+	must(r.t, err)
+	b := newDaemonBed(r.t)
+	b.loops = append(b.loops, loop)
+	r.on(b, strings.Replace(recipePolicy, `"0%"`, `"10%"`, 1))
+	r.boot(guest.Spec{Name: "web-1", Disks: []guest.DiskSpec{{Path: loop.Dir + "/web-1.qcow2", Size: 4 << 20}}})
+	for range 3 {
+		r.rotate("run", "--now").wantExit(r.t, 0)
+		r.waitWrites("web-1", 20)
+	}
+	r.virsh("suspend", "web-1")
+	r.command("dd if=/dev/zero of=%s/ballast bs=64k count=$(( ($(stat -f -c '%%a*%%S' %[1]s) - (4 << 20)) / 65536 )) status=none; sync -f %[1]s", loop.Dir)
+	if out := r.rotate("run", "--now").wantExit(r.t, 4); !strings.Contains(out.Stdout, "no-space") {
+		r.t.Errorf("%v", out)
+	}
+	r.wantSaid(r.script("set +e\n"+r.block("virt-rotate doctor")+"true").succeeds(), "no-space", "remedy") // doctor's exit status tells of it
+	before := r.keptStates("web-1")
+	r.writePolicy(r.tables[0])
+	r.types("virt-rotate plan --no-snapshot")
+	r.types("virsh resume")
+	r.waitWrites("web-1", 10)
+	r.holds(before, "all-")
+	if names := r.snapshotNames("web-1"); len(names) != 1 {
+		r.t.Errorf("snapshots %q, want one", names)
+	}
+	r.checkGuest("web-1")
+}
+
+func fromAScript(r *recipe) {
+	r.on(newDaemonBed(r.t), recipePolicy)
+	r.boots()
+	r.virsh("snapshot-create-as", "web-1", "left", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+r.path("images/left.qcow2"))
+	r.types("virsh blockcommit")
+	for _, name := range []string{"script-1", "script-2"} {
+		r.virsh("snapshot-create-as", "web-1", name, "--disk-only")
+		r.waitWrites("web-1", 20)
+	}
+	r.wantSaid(r.types("virsh snapshot-list"), "script-2")
+	r.waitWrites("web-1", 20)
+	before := r.keptStates("web-1")
+	r.types("virsh snapshot-delete")
+	r.holds(before, "script-2")
+	r.rotate("run", "--now").wantExit(r.t, 0)
+	r.holds(before, "script-2")
+	r.holds(before, "all-")
+	r.checkGuest("web-1")
+}
