@@ -54,10 +54,16 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := view.LookForHoles(len(layers)); err != nil {
+		return nil, err
+	}
 	from := view
 	f := &fill{to: to, from: from, except: NoLayer, view: view}
 	if c.Own {
 		if f.from, err = NewStack(layers[len(layers)-c.layers():]...); err != nil {
+			return nil, err
+		}
+		if err := f.from.LookForHoles(c.layers()); err != nil {
 			return nil, err
 		}
 		if len(layers) > c.layers() {

@@ -72,6 +72,9 @@ func (p *Pull) fill(o *opened, done func(int64)) (*fill, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(from.LookForHoles(len(p.Between)), view.LookForHoles(view.Depth()-1)); err != nil { // the image itself changes
+		return nil, err
+	}
 	f := &fill{to: to, from: from, except: len(p.Between), view: view, done: done}
 	if n := len(p.Below); n > 0 {
 		f.below = p.Below[n-1].Image.VirtualSize // what will show through holes

@@ -10,6 +10,7 @@ type Stack struct {
 	layers []Source // base first
 	seen   []Extent // the last extent of each layer
 	size   int64
+	holes  []*holes // of layers whose files are asked for them; nil for all others
 }
 
 // NewStack returns the disk that the layers, base first, form. Encrypted ones
@@ -57,6 +58,11 @@ func (s *Stack) Find(off, end int64) (Found, error) {
 			return Found{}, fmt.Errorf("%s: %w", pathOf(s.layers[i]), err)
 		}
 		end = x.End()
+		if x.Kind == Data && s.holes != nil && s.holes[i] != nil {
+			if x, err = s.holes[i].divide(x); err != nil {
+				return Found{}, fmt.Errorf("%s: %w", pathOf(s.layers[i]), err)
+			}
+		}
 		if x.Kind != Hole {
 			return Found{x, i}, nil
 		}

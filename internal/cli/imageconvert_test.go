@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // sources are disks with data of all sorts; far.raw repeats itself at distances
@@ -285,5 +286,43 @@ func TestConvertThatIsInterruptedLeavesNothing(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(".virt-rotate-*"); len(left) > 0 {
 		t.Error(left)
+	}
+}
+
+// virt-install and virt-manager make images with clusters for the whole disk. What was never
+// written is not copied, whatever makes an image out of such a one.
+func TestWhatWasNeverWrittenIsNotCopied(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	shell(t, dir, `
+		qemu-img create -q -f qcow2 -o preallocation=metadata base.qcow2 64M
+		qemu-io -f qcow2 -c "write -P 1 1M 1M" -c "write -P 3 3M 5k" -c "write -P 4 63M 1M" base.qcow2 >/dev/null
+		qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+		qemu-io -f qcow2 -c "write -P 2 3M 64k" -c "write -z 1M 64k" top.qcow2 >/dev/null
+		for f in pulled rebased; do cp top.qcow2 $f.qcow2; done`)
+	want := guestSum(t, "qcow2", "top.qcow2")
+	must(t, "image", "convert", "top.qcow2", "new.raw")
+	must(t, "image", "convert", "-O", "qcow2", "top.qcow2", "new.qcow2")
+	must(t, "image", "convert", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2")
+	must(t, "image", "convert", "-O", "vhd", "top.qcow2", "new.vhd")
+	must(t, "image", "convert", "--chain", "top.qcow2", "chain")
+	must(t, "image", "pull", "pulled.qcow2")
+	must(t, "image", "rebase", "-b", "", "rebased.qcow2")
+	for file, format := range map[string]string{"new.raw": "raw", "new.qcow2": "qcow2", "packed.qcow2": "qcow2", "new.vhd": "vhd", "pulled.qcow2": "qcow2", "rebased.qcow2": "qcow2", "chain/top.qcow2": "qcow2"} {
+		sum := guestSum
+		if format == "vhd" { // QEMU goes by its geometry
+			sum = flat
+		}
+		if have := sum(t, format, file); have != want {
+			t.Errorf("%s: %s, want %s", file, have, want)
+		}
+	}
+	for _, file := range []string{"new.raw", "new.qcow2", "packed.qcow2", "pulled.qcow2", "rebased.qcow2", "chain/base.qcow2", "new.vhd"} {
+		if info, err := vfs.Stat(file); err != nil || info.Allocated > 8<<20 {
+			t.Errorf("%s has %d bytes on disk, %v", file, info.Allocated, err)
+		}
+	}
+	for _, file := range []string{"chain/base.qcow2", "new.qcow2", "pulled.qcow2"} {
+		shell(t, dir, "qemu-img check -q -f qcow2 "+file)
 	}
 }
