@@ -3,6 +3,8 @@ package cli
 import (
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -239,6 +241,38 @@ func TestExamplesInPagesUseCommandsAndOptionsThatThereAre(t *testing.T) {
 	}
 	if seen < 30 {
 		t.Errorf("only %d examples were found", seen)
+	}
+}
+
+// Each display of examples finds the same images: a chain of four, a golden image, and a base that was moved.
+func TestTheExamplesOfTheImagePageWork(t *testing.T) {
+	page, _ := pageOf(t, "image info")
+	ran := 0
+	for _, example := range page.Examples {
+		dir := t.TempDir()
+		for _, sub := range []string{"moved", "images"} {
+			if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Chdir(filepath.Join(dir, "images"))
+		for _, name := range []string{"../moved/base.qcow2", "golden.qcow2", "web.qcow2"} {
+			must(t, "image", "create", "-f", "qcow2", name, "1M")
+		}
+		for _, pair := range [][2]string{{"web", "web.snap1"}, {"web.snap1", "web.snap2"}, {"web.snap2", "web.snap3"}} {
+			must(t, "image", "create", "-f", "qcow2", "-b", pair[0]+".qcow2", "-F", "qcow2", pair[1]+".qcow2")
+		}
+		for line := range strings.Lines(example) {
+			words := strings.Fields(line)
+			if words[1] != "virt-rotate" {
+				t.Fatalf("no command: %s", line)
+			}
+			must(t, words[2:]...)
+			ran++
+		}
+	}
+	if ran < 8 {
+		t.Errorf("only %d examples were run", ran)
 	}
 }
 
