@@ -175,7 +175,7 @@ func TestTheFirstPageHasEveryCommand(t *testing.T) {
 	}
 }
 
-var exitLine = regexp.MustCompile(`(?m)^ +([0-9]+)  `)
+var exitLine = regexp.MustCompile(`(?m)^ +([0-9]+)  (.*)$`)
 
 // A command whose exit statuses are its own has them below a heading with its name.
 func TestPagesHaveTheExitStatusesOfTheHelp(t *testing.T) {
@@ -184,9 +184,11 @@ func TestPagesHaveTheExitStatusesOfTheHelp(t *testing.T) {
 			continue
 		}
 		page, _ := pageOf(t, path)
-		var want, got []string
+		var want, meant, got []string
 		for _, m := range exitLine.FindAllStringSubmatch(command.Description, -1) {
 			want = append(want, m[1])
+			text, _, _ := strings.Cut(m[2], " (doctor: ") // of one command
+			meant = append(meant, text)
 		}
 		at := ""
 		for _, i := range page.Items {
@@ -196,6 +198,9 @@ func TestPagesHaveTheExitStatusesOfTheHelp(t *testing.T) {
 		}
 		for _, i := range page.Section("EXIT STATUS", at) {
 			got = append(got, i.Words...)
+			if n := len(got); n <= len(want) && !strings.HasPrefix(i.Text, meant[n-1]) {
+				t.Errorf("%s: %q: %s is %q, want %q", page.Name, path, i.Words, i.Text, meant[n-1])
+			}
 		}
 		if len(want) == 0 || !slices.Equal(got, want) {
 			t.Errorf("%s: %q: exit statuses %s, want %s", page.Name, path, got, want)

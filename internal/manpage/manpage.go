@@ -19,6 +19,7 @@ type Page struct {
 	Examples []string  // the literal displays
 	Refs     []string  // pages that it refers to, such as "virsh.1"
 	known    [2]string // section and subsection that are being read
+	open     bool      // whether lines are text of the newest item
 	literal  *[]string // lines of the display that is being read
 }
 
@@ -35,6 +36,7 @@ type Item struct {
 	Value               bool     // whether the flags have one
 	Words               []string // the words of the line, without macros
 	Macro               string   // the first macro: Fl, Va, Cm …
+	Text                string   // what follows up to the next macro
 }
 
 // Read reads all pages of the directory man/ of the checkout at top.
@@ -78,28 +80,46 @@ func (p *Page) line(line string) {
 	macro, rest, _ := strings.Cut(line, " ")
 	switch {
 	case macro == ".Ed":
-		if p.literal != nil {
-			p.Examples = append(p.Examples, strings.Join(*p.literal, "\n")+"\n")
-		}
-		p.literal = nil
+		p.endDisplay()
 	case p.literal != nil:
 		*p.literal = append(*p.literal, characters.Replace(line))
-	case macro == ".Bd" && strings.HasPrefix(rest, "-literal"):
-		p.literal = &[]string{}
-	case macro == ".Dt":
-		title, section, _ := strings.Cut(rest, " ")
-		p.Name = strings.ToLower(title) + "." + section
-	case macro == ".Sh":
+	case strings.HasPrefix(macro, "."):
+		p.open = macro == ".It"
+		p.macro(macro[1:], rest)
+	case p.open:
+		i := &p.Items[len(p.Items)-1]
+		i.Text = strings.TrimSpace(i.Text + " " + characters.Replace(line))
+	}
+}
+
+func (p *Page) endDisplay() {
+	if p.literal != nil {
+		p.Examples = append(p.Examples, strings.Join(*p.literal, "\n")+"\n")
+	}
+	p.literal = nil
+}
+
+func (p *Page) macro(macro, rest string) {
+	words := strings.Fields(rest)
+	switch macro {
+	case "Dt":
+		p.Name = strings.ToLower(words[0]) + "." + words[1]
+	case "Sh":
 		p.known = [2]string{rest, ""}
-	case macro == ".Ss":
+	case "Ss":
 		p.known[1] = rest
-	case macro == ".It":
-		p.Items = append(p.Items, item(p.known, strings.Fields(rest)))
-	case macro == ".Xr":
-		name := strings.Fields(rest)
-		p.Refs = append(p.Refs, name[0]+"."+name[1])
-	case p.known[0] == "SYNOPSIS":
-		p.synopsis(strings.TrimPrefix(macro, "."), rest)
+	case "It":
+		p.Items = append(p.Items, item(p.known, words))
+	case "Xr":
+		p.Refs = append(p.Refs, words[0]+"."+words[1])
+	case "Bd":
+		if words[0] == "-literal" {
+			p.literal = &[]string{}
+		}
+	default:
+		if p.known[0] == "SYNOPSIS" {
+			p.synopsis(macro, rest)
+		}
 	}
 }
 
