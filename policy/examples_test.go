@@ -162,12 +162,12 @@ func TestExampleServiceRunsToItsEnd(t *testing.T) {
 	}
 	service := u["Service"]
 	for key, want := range map[string]string{"Type": "oneshot", "TimeoutStartSec": "infinity", "KillSignal": "SIGTERM",
-		"ExecStart": "/usr/local/bin/virt-rotate run", "StateDirectory": "virt-rotate", "NoNewPrivileges": "yes"} {
+		"ExecStart": "/usr/local/bin/virt-rotate run", "SuccessExitStatus": "5", "StateDirectory": "virt-rotate", "NoNewPrivileges": "yes"} {
 		if !slices.Equal(service[key], []string{want}) {
 			t.Errorf("%s = %q, want %q", key, service[key], want)
 		}
 	}
-	for _, key := range []string{"SuccessExitStatus", "PrivateDevices", "ProtectClock", "Restart"} {
+	for _, key := range []string{"PrivateDevices", "ProtectClock", "Restart"} {
 		if service[key] != nil {
 			t.Errorf("%s is set", key)
 		}
