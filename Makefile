@@ -18,7 +18,7 @@ REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages man docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash hands soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -110,9 +110,6 @@ tarball: ## the static tarball alone
 test-packages: ## the packages on fresh Debian systems with systemd, and a real guest; as root
 	integration/packages/tools.sh
 	$(GO) test $(TAGS),packages -count=1 -timeout $(LIMIT) -v ./integration/packages
-
-man: build ## the manual page, made of the help texts
-	bin/virt-rotate man > bin/virt-rotate.1
 
 docs: ## the picture and the table of packages in docs/, made of their imports; needs graphviz
 	$(GO) run ./internal/archdoc

@@ -31,12 +31,7 @@ placed() {
 
 put 0755 "$BINARY" "$PREFIX/bin/virt-rotate"
 
-pages=$(ls man/*.[1-8] 2>/dev/null || true)
-if [ -z "$pages" ]; then
-	pages=$work/virt-rotate.1 # made of the help texts while none is written
-	[ "$action" = --uninstall ] || "$BINARY" man >"$pages"
-fi
-for page in $pages; do
+for page in man/*.[1-8]; do
 	put 0644 "$page" "$MANDIR/man${page##*.}/$(basename "$page")"
 done
 

@@ -48,7 +48,7 @@ func TestDeb(t *testing.T) {
 	t.Parallel()
 	p := packagesOf(t, "")
 	list := output(t, exec.Command("sh", "-c", `dpkg-deb -c "$0" | awk '{ print substr($6, 2) }'`, p.deb))
-	wantFiles(t, list, true, strings.NewReplacer(".1", ".1.gz", "site-functions", "vendor-completions"))
+	wantFiles(t, list, true, strings.NewReplacer(".1", ".1.gz", ".5", ".5.gz", "site-functions", "vendor-completions"))
 	for _, name := range []string{"changelog.gz", "changelog.Debian.gz", "copyright"} {
 		if !strings.Contains(list, "/usr/share/doc/virt-rotate/"+name+"\n") {
 			t.Errorf("%s is not in it", name)
@@ -96,7 +96,7 @@ func TestRPM(t *testing.T) {
 	if got := output(t, exec.Command("rpm", "-K", p.rpm)); !strings.HasSuffix(got, ": digests OK\n") {
 		t.Errorf("rpm -K: %s", got)
 	}
-	wantFiles(t, output(t, exec.Command("rpm", "-qpl", p.rpm)), true, strings.NewReplacer(".1", ".1.gz"))
+	wantFiles(t, output(t, exec.Command("rpm", "-qpl", p.rpm)), true, strings.NewReplacer(".1", ".1.gz", ".5", ".5.gz"))
 	if got := output(t, exec.Command("rpm", "-qp", "--qf", "%{VERSION}-%{RELEASE} %{BUILDHOST} %{LICENSE}", p.rpm)); got != p.version+"-1 localhost Apache-2.0" {
 		t.Errorf("it is %q", got)
 	}
@@ -144,7 +144,7 @@ func TestAPK(t *testing.T) {
 			unpack(t, filepath.Join(dir, "virt-rotate"), r)
 		}
 	})
-	wantFiles(t, strings.Join(names, "\n"), false, strings.NewReplacer(".1", ".1.gz"))
+	wantFiles(t, strings.Join(names, "\n"), false, strings.NewReplacer(".1", ".1.gz", ".5", ".5.gz"))
 	version := regexp.MustCompile(`(?m)^pkgver = (.*)$`).FindStringSubmatch(info)
 	if version == nil || !regexp.MustCompile(`^\d+(\.\d+)*(_pre\d*)?-r\d+$`).MatchString(version[1]) {
 		t.Errorf("Alpine does not know this form of a version:\n%s", info)
@@ -174,7 +174,7 @@ func TestTarball(t *testing.T) {
 	p := packagesOf(t, "")
 	dir := t.TempDir()
 	output(t, exec.Command("tar", "-C", dir, "--strip-components=1", "-xzf", p.tarball))
-	for _, name := range []string{"README.md", "LICENSE", "CHANGELOG.md", "man/man1/virt-rotate.1", "completion/virt-rotate.bash", "completion/_virt-rotate", "completion/virt-rotate.fish", "docs/image.md"} {
+	for _, name := range []string{"README.md", "LICENSE", "CHANGELOG.md", "man/man1/virt-rotate.1", "man/man5/virt-rotate.toml.5", "completion/virt-rotate.bash", "completion/_virt-rotate", "completion/virt-rotate.fish", "docs/image.md"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}

@@ -27,6 +27,8 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate image info FILE      look at an image; image --help tells more
    virt-rotate sr scan DIR          look at a XenServer storage repository
 
+man virt-rotate-run and pages like it tell more of a command, man virt-rotate.toml of the policy.
+
 ` + term.ExitHelp
 
 // Run is the whole program: arguments in, exit status out.
@@ -107,7 +109,7 @@ func newApp(e *term.Env, version string) *cli.App {
 			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "libvirt `URI`; else the policy's, else LIBVIRT_DEFAULT_URI, else libvirt's default", Destination: &e.Connect},
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.StateDir},
 		},
-		Commands:        append(guests.Commands(e), image.Command(e), sr.Command(e), manCommand(e)),
+		Commands:        append(guests.Commands(e), image.Command(e), sr.Command(e)),
 		OnUsageError:    term.UsageError,
 		CommandNotFound: func(*cli.Context, string) {},
 		Action: func(c *cli.Context) error {
