@@ -163,9 +163,11 @@ func (r *recipe) types(begin string) string {
 
 // A typed block is at work.
 type typed struct {
-	r   *recipe
-	cmd *exec.Cmd
-	out *os.File
+	r     *recipe
+	cmd   *exec.Cmd
+	out   *os.File
+	ended chan struct{}
+	err   error // once it has ended
 }
 
 // begins starts a block. What it leaves in the background may go on.
@@ -186,19 +188,37 @@ func (r *recipe) script(text string) *typed {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(r.t, cmd.Start())
 	r.t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	return &typed{r, cmd, out}
+	c := &typed{r: r, cmd: cmd, out: out, ended: make(chan struct{})}
+	go func() {
+		c.err = cmd.Wait()
+		close(c.ended)
+	}()
+	return c
 }
 
 func (c *typed) succeeds() string {
 	c.r.t.Helper()
-	err := c.cmd.Wait()
-	out, readErr := os.ReadFile(c.out.Name())
-	must(c.r.t, readErr)
-	if err != nil {
-		c.r.t.Fatalf("%v: %v\n%s", c.cmd.Args, err, out)
+	<-c.ended
+	out, err := os.ReadFile(c.out.Name())
+	must(c.r.t, err)
+	if c.err != nil {
+		c.r.t.Fatalf("%v: %v\n%s", c.cmd.Args, c.err, out)
 	}
 	c.r.t.Logf("%s\n%s", c.cmd.Args[len(c.cmd.Args)-1], out)
 	return string(out)
+}
+
+// await waits for what the block brings about while it is at work.
+func (c *typed) await(what string, there func() bool) {
+	c.r.t.Helper()
+	c.r.await(what, func() bool {
+		select {
+		case <-c.ended:
+			c.r.t.Fatalf("%s has not come: %s", what, c.succeeds())
+		default:
+		}
+		return there()
+	})
 }
 
 // interrupted is what Ctrl-C does.
@@ -252,7 +272,7 @@ func beforeAnUpgrade(r *recipe) {
 	r.waitWrites("web-1", 40)
 	events := r.hearsOf()
 	c := r.begins("virt-rotate restore --stop --dry-run")
-	r.await("the request to shut down", func() bool { return fileHas(events, "POWERDOWN") })
+	c.await("the request to shut down", func() bool { return fileHas(events, "POWERDOWN") })
 	r.destroy("web-1") // the guest of the bed does not obey by itself
 	r.wantSaid(c.succeeds(), "to             "+r.snapshotNames("web-1")[0])
 	if got := r.chain("web-1", "vda")[1].Path; got != state {
@@ -305,10 +325,15 @@ func oneFileBack(r *recipe) {
 	r.command("qemu-io -f qcow2 -c 'write -q -z %d 10M' %s", filesAt, r.disk("web-1", "vda").Path) // no file is left
 	r.virsh("start", "web-1")
 	served := r.begins("virt-rotate serve")
-	r.await("the socket", func() bool { _, err := os.Stat(r.path("here/web-1.nbd")); return err == nil })
+	served.await("the socket", func() bool { _, err := os.Stat(r.path("here/web-1.nbd")); return err == nil })
 	r.leave("guestfish", "it boots a guest of its own, which takes half a minute without KVM; tried by hand")
+	r.t.Cleanup(func() { // after a failure
+		for _, dir := range []string{"mnt", "here/web-1.disk"} {
+			_ = exec.Command("umount", "-l", r.path(dir)).Run()
+		}
+	})
 	r.types("mkdir")
-	r.await("the file", func() bool { _, err := os.Stat(r.path("here/web-1.disk/nbd")); return err == nil })
+	served.await("the file", func() bool { _, err := os.Stat(r.path("here/web-1.disk/nbd")); return err == nil })
 	r.wantSaid(r.types("fdisk"), "2048")
 	served.interrupted()
 	if got, err := os.ReadFile(r.path("srv/back/fstab")); err != nil || string(got) != text {
@@ -356,6 +381,7 @@ func onAnotherMachine(r *recipe) {
 	r.types("virt-rotate run --now")
 	state := r.keptStates("web-1")[r.snapshotNames("web-1")[0]]["vda"]
 	r.destroy("web-1")
+	must(r.t, os.Rename(r.path("images"), r.path("gone"))) // another machine has no layers
 	must(r.t, os.MkdirAll(there.path("here"), 0o755))
 	r.bed = there
 	image := there.path("images", "web-1-vda.qcow2")
@@ -463,6 +489,7 @@ func fromAScript(r *recipe) {
 	r.on(newDaemonBed(r.t), recipePolicy)
 	r.boots()
 	r.virsh("snapshot-create-as", "web-1", "left", "--disk-only", "--no-metadata", "--diskspec", "vda,file="+r.path("images/left.qcow2"))
+	r.rotate("plan", "web-1").wantExit(r.t, 0) // it is the disk that the guest was given
 	r.types("virsh blockcommit")
 	for _, name := range []string{"script-1", "script-2"} {
 		r.virsh("snapshot-create-as", "web-1", name, "--disk-only")
