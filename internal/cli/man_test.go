@@ -35,19 +35,19 @@ func program() map[string]*cli.Command {
 	return all
 }
 
-// A flag is one option of a command, with all its names.
-type flag struct {
+// A manFlag is one option of a command, with all its names.
+type manFlag struct {
 	names []string // sorted, with their dashes
 	value bool
 }
 
-func flagsOf(path string, c *cli.Command) []flag {
-	var all []flag
+func flagsOf(path string, c *cli.Command) []manFlag {
+	var all []manFlag
 	for _, f := range c.Flags {
 		if v, ok := f.(cli.VisibleFlag); ok && !v.IsVisible() || path != "" && slices.Contains(f.Names(), "help") {
 			continue
 		}
-		flag := flag{}
+		flag := manFlag{}
 		for _, name := range f.Names() {
 			flag.names = append(flag.names, strings.Repeat("-", min(len(name), 2))+name)
 		}
@@ -120,7 +120,7 @@ func TestEveryOptionOfEveryCommandHasAnEntryInItsPage(t *testing.T) {
 }
 
 // countOf counts the entries that name just this flag, with all its names.
-func countOf(items []manpage.Item, f flag) int {
+func countOf(items []manpage.Item, f manFlag) int {
 	n := 0
 	for _, i := range items {
 		if slices.Equal(slices.Sorted(slices.Values(i.Flags)), f.names) && i.Value == f.value {
@@ -149,7 +149,7 @@ func TestPagesHaveNoOptionAndNoCommandThatTheProgramHasNot(t *testing.T) {
 			}
 			if !slices.ContainsFunc(commands, func(path string) bool {
 				return (i.Subsection == "" || i.Subsection == path) && all[path] != nil &&
-					slices.ContainsFunc(flagsOf(path, all[path]), func(f flag) bool { return countOf([]manpage.Item{i}, f) == 1 })
+					slices.ContainsFunc(flagsOf(path, all[path]), func(f manFlag) bool { return countOf([]manpage.Item{i}, f) == 1 })
 			}) {
 				t.Errorf("%s: %q has no option %s", p.Name, i.Subsection, i.Flags)
 			}
@@ -237,7 +237,7 @@ func TestExamplesInPagesUseCommandsAndOptionsThatThereAre(t *testing.T) {
 				flags := append(flagsOf(path, all[path]), flagsOf("", all[""])...)
 				for _, word := range words[1:] {
 					name, _, _ := strings.Cut(word, "=")
-					if len(name) > 1 && name[0] == '-' && !slices.ContainsFunc(flags, func(f flag) bool { return slices.Contains(f.names, name) }) {
+					if len(name) > 1 && name[0] == '-' && !slices.ContainsFunc(flags, func(f manFlag) bool { return slices.Contains(f.names, name) }) {
 						t.Errorf("%s: %q has no option %s: %s", p.Name, path, name, line)
 					}
 				}
