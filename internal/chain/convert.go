@@ -54,21 +54,18 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := view.LookForHoles(len(layers)); err != nil {
-		return nil, err
-	}
 	from := view
 	f := &fill{to: to, from: from, except: NoLayer, view: view}
 	if c.Own {
 		if f.from, err = NewStack(layers[len(layers)-c.layers():]...); err != nil {
 			return nil, err
 		}
-		if err := f.from.LookForHoles(c.layers()); err != nil {
-			return nil, err
-		}
 		if len(layers) > c.layers() {
 			f.below = view.Size() // where there is nothing below, zeros need not be stored
 		}
+	}
+	if err := f.from.LookForHoles(f.from.Depth()); err != nil {
+		return nil, err
 	}
 	if c.Sparse && !c.Own { // left out of an overlay, zeros would uncover what is below
 		f.wanted = (&sparse{from: f.from, granule: max(to.Granule(), sparseGranule), rawOnly: c.RawOnly}).at

@@ -72,7 +72,7 @@ func (p *Pull) fill(o *opened, done func(int64)) (*fill, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(from.LookForHoles(len(p.Between)), view.LookForHoles(view.Depth()-1)); err != nil { // the image itself changes
+	if err := from.LookForHoles(len(p.Between)); err != nil { // the image itself changes
 		return nil, err
 	}
 	f := &fill{to: to, from: from, except: len(p.Between), view: view, done: done}
