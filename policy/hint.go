@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/BurntSushi/toml"
+	"github.com/xrash/smetrics"
 )
 
 // hint says what an unknown key may have been meant to be, or "".
@@ -23,7 +24,7 @@ func hint(at toml.Key, name string, fields []field) string {
 func nearest(name string, fields []field) string {
 	best, limit := "", min(3, len(name)/2+1)
 	for _, f := range fields {
-		if d := distance(name, f.key); d < limit {
+		if d := smetrics.WagnerFischer(name, f.key, 1, 1, 1); d < limit {
 			best, limit = f.key, d
 		}
 		for _, s := range f.sub {
@@ -33,24 +34,4 @@ func nearest(name string, fields []field) string {
 		}
 	}
 	return best
-}
-
-// distance is the Levenshtein distance in bytes; keys are ASCII and short.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j]+1, row[j+1]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

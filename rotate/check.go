@@ -56,19 +56,7 @@ func newVerdict(d *host.Domain, past Past) Verdict {
 			v.Snapshots, v.Newest = v.Snapshots+1, &taken
 		}
 	}
-	counted := map[string]bool{}
-	for i := range d.Disks {
-		if d.Disks[i].ReadOnly {
-			continue
-		}
-		v.Layers = max(v.Layers, len(d.Disks[i].Chain))
-		for j := range d.Disks[i].Chain {
-			if l := &d.Disks[i].Chain[j]; !counted[l.Key()] {
-				counted[l.Key()] = true
-				v.Allocated += l.Allocated
-			}
-		}
-	}
+	v.Layers, v.Allocated = footprint(d)
 	return v
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // ended completes the plan of a domain whose work is over, and hands it on.
@@ -33,20 +34,27 @@ func (r *domainRun) sums(p *decide.Plan) *decide.Ran {
 		return ran
 	}
 	ran.UUID = d.UUID
+	ran.Layers, ran.Allocated = footprint(d)
+	return ran
+}
+
+// footprint is the number of layers of the longest chain of a domain, and the bytes that all
+// its layers have on disk, each counted once.
+func footprint(d *host.Domain) (layers int, allocated int64) {
 	counted := map[string]bool{}
 	for i := range d.Disks {
 		if d.Disks[i].ReadOnly {
 			continue
 		}
-		ran.Layers = max(ran.Layers, len(d.Disks[i].Chain))
+		layers = max(layers, len(d.Disks[i].Chain))
 		for j := range d.Disks[i].Chain {
 			if l := &d.Disks[i].Chain[j]; !counted[l.Key()] {
 				counted[l.Key()] = true
-				ran.Allocated += l.Allocated
+				allocated += l.Allocated
 			}
 		}
 	}
-	return ran
+	return layers, allocated
 }
 
 // warn tells of something that is no failure, now and in the report.
