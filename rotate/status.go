@@ -61,6 +61,7 @@ type SnapshotStatus struct {
 	Reason string    `json:"reason"`
 
 	Quiesced bool   `json:"quiesced"`           // the guest froze its file systems for it, as its description says
+	Note     string `json:"note,omitempty"`     // the description of one that is not ours
 	LeftOut  string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
 }
 
@@ -137,6 +138,9 @@ func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) 
 
 func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
 	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", Quiesced: s.Quiesced(), LeftOut: s.LeftOut()}
+	if !st.Ours {
+		st.Note = s.Description
+	}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")

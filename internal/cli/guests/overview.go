@@ -1,7 +1,6 @@
 package guests
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,7 +24,7 @@ func overview(e *term.Env, c *cli.Context) error {
 	}
 	s.look(c.Context, overviewPatience, fromOutside(e))
 	if s.world == nil {
-		return errors.New(s.noAnswer)
+		return s.failed
 	}
 	if err := s.judge(nil); err != nil {
 		return err

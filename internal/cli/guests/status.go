@@ -3,6 +3,7 @@ package guests
 import (
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/history"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -60,14 +62,20 @@ func newStatusReport(s *session.Session, c *cli.Context) (*statusReport, error) 
 	}
 	report := &statusReport{Domains: []domainStatus{}}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(a.Rules)), maps.Keys(a.Conflicts))
-	entries, err := history.In(s.Rotator.Observer.StateDir).Read(history.Query{Domains: names, Each: trendEntries})
+	entries, err := history.In(s.Rotator.Observer.StateDir).Read(history.Query{Domains: names, Each: pastEntries})
 	if err != nil { // it is a report: the rest of the status stands
 		report.Warnings = append(report.Warnings, "history: "+err.Error())
+	}
+	working, err := vfs.RunLockHeld(filepath.Join(s.Rotator.Observer.StateDir, "run.lock"))
+	if err != nil {
+		report.Warnings = append(report.Warnings, err.Error())
 	}
 	for i := range w.Domains {
 		if d := &w.Domains[i]; slices.Contains(names, d.Name) {
 			st := withTrend(statusOf(w, d, a, last), d.UUID, entries)
-			v := rotate.Check(w, d, a, pastOf(d.Name, d.UUID, entries, last), time.Now())
+			past := pastOf(d.Name, d.UUID, entries, last)
+			past.Working = working
+			v := judged(w, d, a, past, time.Now())
 			st.Verdict = verdictStatus{v.Level, v.Reasons}
 			report.Domains = append(report.Domains, st)
 		}

@@ -87,6 +87,9 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 			keep = "drop"
 		}
 		reason := s.Reason
+		if s.Note != "" {
+			reason += ": " + oneLine(s.Note)
+		}
 		if s.Quiesced {
 			reason += ", quiesced"
 		}

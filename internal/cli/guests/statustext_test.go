@@ -33,3 +33,19 @@ func TestStatusTellsWhyTheLastRunRefused(t *testing.T) {
 		}
 	}
 }
+
+// What somebody wrote beside a snapshot cannot trick a terminal.
+func TestStatusTellsNotesAndWhetherASnapshotWasQuiesced(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	s := rotate.DomainStatus{Name: "web", Snapshots: []rotate.SnapshotStatus{
+		{Name: "s1", Time: now, Reason: "not taken by virt-rotate", Note: "before the\nupgrade\x1b[31m"},
+		{Name: "s2", Time: now, Ours: true, Keep: true, Reason: "newest", Quiesced: true},
+	}}
+	var out bytes.Buffer
+	statusText(&out, &statusReport{Domains: []domainStatus{{DomainStatus: s}}}, now)
+	for _, want := range []string{"foreign  not taken by virt-rotate: before the upgrade\\x1b[31m\n", "keep     newest, quiesced\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got\n%s\nwant %q", out.String(), want)
+		}
+	}
+}

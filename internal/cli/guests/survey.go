@@ -43,6 +43,7 @@ type survey struct {
 
 	world    *observe.World // nil where libvirt has not answered
 	noAnswer string         // why
+	failed   error          // the same, as it came
 	assigned policy.Assignment
 	verdicts []rotate.Verdict // of the domains asked for, by name; of all that a policy covers or should
 }
@@ -103,6 +104,7 @@ func (s *survey) look(ctx context.Context, patience time.Duration, ask observing
 
 // take notes what libvirt has answered.
 func (s *survey) take(w *observe.World, err error) {
+	s.failed = err
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		s.noAnswer = "libvirt does not answer in time"
@@ -170,13 +172,18 @@ func (s *survey) judge(names []string) error {
 // told, unless it was named: then it is no less than a warning.
 func (s *survey) verdict(d *host.Domain, past rotate.Past, named bool) (rotate.Verdict, bool) {
 	if s.assigned.Rules[d.Name] != nil || s.assigned.Conflicts[d.Name] != nil {
-		return judgedBy(os.Geteuid(), rotate.Check(s.world, d, s.assigned, past, s.now)), true
+		return judged(s.world, d, s.assigned, past, s.now), true
 	}
 	severity := s.file.Check.Of(d.Name)
 	if named && severity == policy.SeverityIgnore {
 		severity = policy.SeverityWarn
 	}
 	return rotate.Uncovered(d, severity, past), severity != policy.SeverityIgnore
+}
+
+// judged is the verdict on a domain that a is about.
+func judged(w *observe.World, d *host.Domain, a policy.Assignment, past rotate.Past, now time.Time) rotate.Verdict {
+	return judgedBy(os.Geteuid(), rotate.Check(w, d, a, past, now))
 }
 
 // judgedBy says that an ordinary user cannot know where he cannot read: a run of root would
@@ -202,17 +209,30 @@ func (s *survey) judgeRecords(names []string) {
 	entries := s.entries(known)
 	for _, name := range known {
 		es := entries[name]
-		if len(es) == 0 || rules[name] == nil || len(names) > 0 && !meant(names, name) {
+		if len(es) == 0 || s.policyOn(rules[name], es) == "" || len(names) > 0 && !meant(names, name) {
 			continue
 		}
 		uuid := es[len(es)-1].UUID
 		past := pastOf(name, uuid, es, s.last)
-		s.verdicts = append(s.verdicts, rotate.Verdict{Domain: name, UUID: uuid, Policy: rules[name].Name, Level: rotate.Unknown, Free: -1,
+		s.verdicts = append(s.verdicts, rotate.Verdict{Domain: name, UUID: uuid, Policy: s.policyOn(rules[name], es), Level: rotate.Unknown, Free: -1,
 			Reasons:     []rotate.Reason{{Level: rotate.Unknown, Code: codeNoAnswer, Detail: s.noAnswer}},
 			LastRun:     past.LastRun,
 			LastSuccess: past.LastSuccess})
 	}
 	s.sort()
+}
+
+// policyOn is the name of a domain's policy where libvirt is silent; "" where it has none. What
+// its own metadata says is known from its last run.
+func (s *survey) policyOn(rule *policy.Rule, entries []history.Entry) string {
+	last := entries[len(entries)-1].Policy
+	switch {
+	case rule != nil:
+		return rule.Name
+	case s.file.Metadata.Allow && slices.ContainsFunc(s.file.Rules, func(r policy.Rule) bool { return r.Name == last }):
+		return last
+	}
+	return ""
 }
 
 // meant tells whether a name or a glob of names is of the domain.

@@ -11,14 +11,14 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
-// trendEntries is how far back status looks for a domain.
+// trendEntries is how many runs of a domain a trend has.
 const trendEntries = 30
 
 // A domainStatus is how a domain stands, and how it came to that.
 type domainStatus struct {
 	rotate.DomainStatus
 	Verdict     verdictStatus `json:"verdict"`
-	LastSuccess *time.Time    `json:"last-success" jsonschema:"nullable"` // null when none is in the trend
+	LastSuccess *time.Time    `json:"last-success" jsonschema:"nullable"` // null when none is on record
 	Trend       []trendPoint  `json:"trend"`                              // oldest first
 }
 
@@ -52,6 +52,7 @@ func withTrend(s rotate.DomainStatus, uuid string, entries []history.Entry) doma
 		}
 		d.Trend = append(d.Trend, trendPoint{x.End, x.Result, x.Allocated, x.Layers, x.Merged, x.Freed})
 	}
+	d.Trend = d.Trend[max(0, len(d.Trend)-trendEntries):]
 	return d
 }
 
