@@ -92,7 +92,7 @@ func serveUntilTold(r *images.Run, program, socket string, image ...string) erro
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
+	ended := make(chan error, 1) // nil only if it was told to end: it is persistent
 	go func() { ended <- cmd.Wait() }()
 	err = listens(socket, ended)
 	stopped := errors.Is(r.Ctx().Err(), context.Canceled) // that is how it is meant to end
@@ -103,8 +103,8 @@ func serveUntilTold(r *images.Run, program, socket string, image ...string) erro
 		fmt.Fprintf(r.Out, "nbd+unix:///?socket=%s\n", socket)
 		err = <-ended
 	}
-	if errors.Is(r.Ctx().Err(), context.Canceled) {
-		return nil
+	if err == nil || errors.Is(r.Ctx().Err(), context.Canceled) {
+		return nil // Ctrl-C reaches qemu-nbd, too, and may do so first
 	}
 	return fmt.Errorf("qemu-nbd ended: %w: %s", err, strings.TrimSpace(errs.String()))
 }
