@@ -84,7 +84,7 @@ func longestInAYear(r *Rule, loc *time.Location) int {
 	longest := 0
 	for now := start; now.Before(start.AddDate(1, 0, 0)); now = now.Add(time.Hour) {
 		if len(taken) == 0 || now.Sub(taken[len(taken)-1].Time) >= r.Every {
-			taken = append(taken, Snapshot{now.String(), now})
+			taken = append(taken, Snapshot{Name: now.String(), Time: now})
 		}
 		if r.Window.Open(now) {
 			taken = afterMerges(r.Keep, taken, now)

@@ -70,7 +70,11 @@ type Rule struct {
 	Hooks        Hooks         `json:"hooks"`       // programs around the work on a domain
 	Check        Check         `json:"check"`       // when check finds a domain badly protected
 	Line         int           `json:"line"`        // of the header [policy.NAME]
+	Manual       bool          `json:"-"`           // snapshots are taken by hand only; no file says so
 }
+
+// TakesSnapshots tells whether the rule ever has a snapshot taken by the clock.
+func (r *Rule) TakesSnapshots() bool { return !r.Manual && !r.Keep.None() }
 
 // Covers reports whether the rule selects the disk with this target name,
 // such as "vda". Whether the disk is writable is for the caller to know.

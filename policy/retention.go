@@ -23,8 +23,10 @@ type Keep struct {
 
 // Snapshot is what retention knows of a snapshot.
 type Snapshot struct {
-	Name string
-	Time time.Time
+	Name    string
+	Time    time.Time
+	Pinned  bool      // it stays whatever the rules say, and none of them counts it
+	Expires time.Time // it stays until then, and goes, whatever the rules say; the zero Time: they decide
 }
 
 // Verdict says whether a snapshot stays, and why.
@@ -55,6 +57,39 @@ func (k Keep) Most() int {
 // now's location. Applying k again to what it kept keeps all of it, and a
 // higher count never drops what a lower one kept.
 func (k Keep) Apply(taken []Snapshot, now time.Time) []Verdict {
+	verdicts := make([]Verdict, len(taken))
+	var counted []Snapshot
+	var places []int
+	for i, s := range taken {
+		if reason, keep := s.settled(now); reason != "" {
+			verdicts[i] = Verdict{s.Name, keep, []string{reason}}
+			continue
+		}
+		counted, places = append(counted, s), append(places, i)
+	}
+	for i, v := range k.count(counted, now) {
+		verdicts[places[i]] = v
+	}
+	return verdicts
+}
+
+// settled says whether a snapshot stays of which that is settled without any rule; "" for
+// one that the rules decide on.
+func (s *Snapshot) settled(now time.Time) (reason string, keep bool) {
+	switch at := s.Expires.In(now.Location()).Format("2006-01-02 15:04"); {
+	case s.Pinned:
+		return "pinned", true
+	case s.Expires.IsZero():
+		return "", false
+	case s.Expires.After(now):
+		return "expires " + at, true
+	default:
+		return "expired " + at, false
+	}
+}
+
+// count is Apply for snapshots on which the rules decide.
+func (k Keep) count(taken []Snapshot, now time.Time) []Verdict {
 	reasons := make([][]string, len(taken))
 	k.keepLast(reasons)
 	if k.usesClock() {

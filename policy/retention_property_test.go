@@ -24,7 +24,7 @@ func randomTrial(r *rand.Rand, locs []*time.Location) trial {
 	t := trial{keep: randomKeep(r)}
 	for i := range r.IntN(60) {
 		when = when.Add(steps[r.IntN(len(steps))] * time.Duration(r.IntN(3)))
-		t.taken = append(t.taken, Snapshot{fmt.Sprint("s", i), when})
+		t.taken = append(t.taken, Snapshot{Name: fmt.Sprint("s", i), Time: when})
 	}
 	t.now = when.Add(time.Duration(r.IntN(200)-100) * time.Hour).In(locs[r.IntN(len(locs))])
 	return t

@@ -31,7 +31,7 @@ func at(t *testing.T, text string) time.Time {
 func series(from, to time.Time, step time.Duration) []Snapshot {
 	var taken []Snapshot
 	for when := from; !when.After(to); when = when.Add(step) {
-		taken = append(taken, Snapshot{when.UTC().Format("20060102T150405Z"), when})
+		taken = append(taken, Snapshot{Name: when.UTC().Format("20060102T150405Z"), Time: when})
 	}
 	return taken
 }
@@ -41,7 +41,7 @@ func snapshots(t *testing.T, times ...string) []Snapshot {
 	t.Helper()
 	taken := make([]Snapshot, len(times))
 	for i, text := range times {
-		taken[i] = Snapshot{fmt.Sprintf("s%d", i+1), at(t, text)}
+		taken[i] = Snapshot{Name: fmt.Sprintf("s%d", i+1), Time: at(t, text)}
 	}
 	return taken
 }

@@ -94,7 +94,7 @@ func (c *checker) check(w *observe.World, d *host.Domain) {
 // checkAge does not mind the age of a state that the guest still has, nor that of a guest that
 // the policy leaves alone.
 func (c *checker) checkAge() {
-	if c.rule.Keep.None() || c.ahead.Untouched || c.ahead.Plan.Result == decide.ResultSkipped {
+	if !c.rule.TakesSnapshots() || c.ahead.Untouched || c.ahead.Plan.Result == decide.ResultSkipped {
 		return
 	}
 	c.v.MaxAge, c.v.CritAge = c.rule.MaxAge()

@@ -157,6 +157,9 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 	if err := g.Wait(); err != nil {
 		return plans, err
 	}
+	if r.Options.ByHand != nil { // the last run is one by the clock
+		return plans, r.Observer.Save()
+	}
 	return plans, errors.Join(r.saveLastRuns(w, plans), r.Observer.Save())
 }
 

@@ -16,7 +16,7 @@ func (r *domainRun) release(d *host.Domain, names []string) error {
 	layers := r.onRecord(d)
 	for i := range d.Snapshots {
 		if slices.Contains(names, d.Snapshots[i].Name) {
-			layers = append(layers, freedBy(d, &d.Snapshots[i])...)
+			layers = append(layers, r.freedByDrop(d, &d.Snapshots[i])...)
 		}
 	}
 	if err := r.saveReleased(d, layers); err != nil {
@@ -84,6 +84,16 @@ func stillThere(d *host.Domain, layers []journal.File) []journal.File {
 		info, err := vfs.Lstat(f.Path)
 		return err != nil || info.ID.Ino != f.ID.Ino
 	})
+}
+
+// freedByDrop lists the layers that are free when a snapshot is dropped. Those of somebody else's
+// are, too, when a person has asked for its end.
+func (r *domainRun) freedByDrop(d *host.Domain, s *host.Snapshot) []journal.File {
+	files := freedBy(d, s)
+	for i := range files {
+		files[i].Asked = !s.Ours()
+	}
+	return files
 }
 
 // freedBy lists the layers that are free once nobody else keeps them when a snapshot

@@ -95,11 +95,15 @@ func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *host.
 		r.frozen = true
 		err = fmt.Errorf("%w; thaw: %w", err, thawed)
 	}
-	if r.rule.Quiesce != policy.QuiesceAuto || !overlaysEmpty(spec) {
+	if r.o.Quiesce(r.rule) != policy.QuiesceAuto || !overlaysEmpty(spec) {
 		return err
 	}
 	r.warn(domain, "the guest agent did not freeze the file systems ("+err.Error()+"): the snapshot is crash-consistent only")
-	spec.Quiesce, spec.Description = false, host.UnmarkQuiesced(spec.Description)
+	spec.Quiesce = false
+	if mark, ok := host.ParseMark(spec.Description); ok {
+		mark.Quiesced = false
+		spec.Description = mark.String()
+	}
 	return r.Host.Snapshot(ctx, domain, *spec)
 }
 

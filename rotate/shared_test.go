@@ -88,7 +88,7 @@ func TestNothingIsMergedIntoASharedBase(t *testing.T) {
 			h.Disk(web, "vda", "web.qcow2")
 			h.Disk(web, "vdb", "web.qcow2")
 			for _, n := range []int{9, 10, 11} {
-				spec := host.SnapshotSpec{Name: hosttest.Name(n), Description: host.Mark("p"), Overlays: map[string]string{
+				spec := host.SnapshotSpec{Name: hosttest.Name(n), Description: host.Mark{Policy: "p"}.String(), Overlays: map[string]string{
 					"vda": h.Img("a." + hosttest.Name(n) + ".qcow2"), "vdb": h.Img("b." + hosttest.Name(n) + ".qcow2")}}
 				h.Grow(web, spec, hosttest.Hour(n))
 			}

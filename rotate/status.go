@@ -85,7 +85,7 @@ func Status(w *observe.World, d *host.Domain, rule *policy.Rule, last *LastRun, 
 func status(w *observe.World, d *host.Domain, rule *policy.Rule, last *LastRun, now time.Time) DomainStatus {
 	p := decide.Decide(w, d, rule, now, decide.Options{})
 	s := newStatus(w, d, &p, last)
-	if !rule.Keep.None() {
+	if rule.TakesSnapshots() {
 		due := p.Due.UTC()
 		s.Due = &due
 	}

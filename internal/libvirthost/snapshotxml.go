@@ -133,6 +133,9 @@ func fixSnapshot(text string, fix host.SnapshotFix) (string, error) {
 		return "", fmt.Errorf("snapshot XML: %w", err)
 	}
 	tidySnapshotDisks(&x)
+	if fix.Description != "" {
+		x.Description = fix.Description
+	}
 	if fix.Parent != nil {
 		x.Parent = nil
 		if *fix.Parent != "" {

@@ -23,6 +23,7 @@ type Options struct {
 	GraftThreshold int64         // bytes in the layers that go from which on a graft is worth its cost; 0: GraftThreshold
 	Detach         bool          // pull the disks off what they share with others
 	MaxParallel    int           // domains that are worked on at a time; 0: 8
+	ByHand         *ByHand       `json:",omitempty"` // what a person asks for; nil: what the rule does
 	Reserved       *Reservations // overlay paths of other plans of the same run; Decide adds its own
 }
 
@@ -140,7 +141,10 @@ func (b *builder) schedule() {
 		b.due = false
 		b.plan.Waiting = "the guest is shut off, and nothing was written since " + s.Name
 	}
-	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && !b.rule.Keep.None()
+	b.due = (b.due || b.o.IgnoreEvery) && !b.o.NoSnapshot && b.rule.TakesSnapshots()
+	if hand := b.o.ByHand; hand != nil {
+		b.due = hand.Take != nil && !b.o.NoSnapshot
+	}
 	if b.due && !b.d.State.Live() && b.d.Checkpoints > 0 {
 		b.due = false
 		b.plan.Waiting = b.checkpoints()
@@ -199,6 +203,12 @@ func (b *builder) rotate() {
 		b.skipShutOff()
 		return
 	}
+	if b.o.ByHand != nil && b.o.ByHand.Take != nil {
+		if b.due {
+			b.snapshot()
+		}
+		return
+	}
 	b.detach()
 	taken := ours(b.snaps)
 	if b.due && !b.snapshotBeforeMerges() {
@@ -216,7 +226,7 @@ func (b *builder) rotate() {
 	if b.due {
 		taken = append(taken, policy.Snapshot{Name: "", Time: b.now})
 	}
-	b.plan.Verdicts = b.rule.Keep.Apply(taken, b.now)
+	b.plan.Verdicts = b.verdicts(taken)
 	b.shorten()
 	if b.due {
 		b.snapshot()
@@ -255,7 +265,12 @@ func (b *builder) stuck(disk *host.Disk) string {
 }
 
 // skips tells whether the policy leaves the domain alone in its state.
-func (b *builder) skips() bool { return !b.d.State.Live() && b.rule.Offline == policy.OfflineSkip }
+func (b *builder) skips() bool {
+	return !b.d.State.Live() && b.rule.Offline == policy.OfflineSkip && b.o.ByHand == nil
+}
+
+// open tells whether merges may start now.
+func (b *builder) open() bool { return b.o.ByHand != nil || b.rule.Window.Open(b.now) }
 
 func (b *builder) skipShutOff() {
 	b.plan.Verdicts = b.rule.Keep.Apply(ours(b.snaps), b.now)
@@ -270,8 +285,8 @@ func (b *builder) skipShutOff() {
 func ours(snaps []host.Snapshot) []policy.Snapshot {
 	var taken []policy.Snapshot
 	for i := range snaps {
-		if snaps[i].Ours() {
-			taken = append(taken, policy.Snapshot{Name: snaps[i].Name, Time: snaps[i].Time})
+		if m, ok := snaps[i].Mark(); ok {
+			taken = append(taken, policy.Snapshot{Name: snaps[i].Name, Time: snaps[i].Time, Pinned: m.Pinned, Expires: m.Expires})
 		}
 	}
 	return taken
@@ -286,7 +301,7 @@ func Retention(d *host.Domain, rule *policy.Rule, now time.Time) []policy.Verdic
 // neighbours at a time, oldest first, after the merges that need no drop.
 func (b *builder) shorten() {
 	runs := b.droppedRuns()
-	if !b.rule.Window.Open(b.now) {
+	if !b.open() {
 		if len(runs) > 0 || b.clone().merges() != nil {
 			b.plan.putOff("merges start only within the window " + b.rule.Window.String())
 		}

@@ -12,16 +12,16 @@ func (b *builder) collectGarbage() {
 	var steps []Step
 	for _, l := range b.forest.Layers() {
 		left, there := b.w.Left[l.Path]
-		if !l.Garbage() || !there || left.InUse || !host.IsMade(l.Path) || host.BranchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.StrangeBeside(l.Path) != nil {
+		if !l.Garbage() || !there || left.InUse || host.BranchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.StrangeBeside(l.Path) != nil {
 			continue
 		}
-		if !b.w.IsReleased(b.d, &host.Layer{Path: l.Path, ID: left.ID}) {
+		if !b.w.MayGo(b.d, &host.Layer{Path: l.Path, ID: left.ID}) {
 			continue
 		}
 		garbage = append(garbage, journal.File{Path: l.Path, ID: left.ID})
 		steps = append(steps, Step{Op: OpDeleteFile, Path: l.Path, Bytes: left.Allocated, Reason: "nobody keeps it, and nothing builds on it"})
 	}
-	if len(garbage) == 0 || !b.rule.Window.Open(b.now) || b.waitsForMerge() {
+	if len(garbage) == 0 || !b.open() || b.waitsForMerge() {
 		return
 	}
 	end := b.begin(Group{Garbage: garbage})

@@ -211,7 +211,7 @@ func (b *builder) holder(disk *host.Disk, k int) string {
 	}
 	for i := range b.snaps {
 		for _, sd := range b.snaps[i].Disks {
-			if !b.snaps[i].Ours() && (sd.Overlay == l.Path || slices.Contains(sd.State, l.Path)) {
+			if !b.ours(&b.snaps[i]) && (sd.Overlay == l.Path || slices.Contains(sd.State, l.Path)) {
 				return observe.SnapshotKeeper(b.d.Name, b.snaps[i].Name)
 			}
 		}

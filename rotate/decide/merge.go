@@ -236,7 +236,7 @@ func (b *builder) own(who string) bool {
 	}
 	for i := range b.snaps {
 		if who == observe.SnapshotKeeper(b.d.Name, b.snaps[i].Name) {
-			return b.snaps[i].Ours()
+			return b.ours(&b.snaps[i])
 		}
 	}
 	return false
@@ -249,7 +249,7 @@ func (b *builder) isOurs(l *host.Layer) bool {
 	for i := range b.d.Snapshots {
 		for _, sd := range b.d.Snapshots[i].Disks {
 			if sd.Overlay == path || sd.Reverted == path {
-				return b.d.Snapshots[i].Ours()
+				return b.ours(&b.d.Snapshots[i])
 			}
 		}
 	}

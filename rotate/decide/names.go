@@ -20,7 +20,7 @@ func IsPolicyName(name string) bool { return policyName.MatchString(name) }
 // time and that rotation is to treat as its own: retention counts it, and drops it in
 // its turn. Free tells whether a name is not in use.
 func Adopted(policy string, taken time.Time, free func(name string) bool) (name, description string) {
-	return snapshotName(policy, taken, free), host.Mark(policy)
+	return snapshotName(policy, taken, free), host.Mark{Policy: policy}.String()
 }
 
 // maxFileName is the longest file name that Linux file systems take, in bytes.

@@ -30,7 +30,7 @@ func Ahead(w *observe.World, d *host.Domain, rule *policy.Rule, now time.Time) O
 	o.Stopped = !d.State.Live() && d.Checkpoints > 0
 	o.Layers, o.Expected = b.longest()
 	b.leastRoom(&o)
-	if due := o.Plan.Due; due.After(now) && !o.Untouched && !rule.Keep.None() {
+	if due := o.Plan.Due; due.After(now) && !o.Untouched && rule.TakesSnapshots() {
 		o.Next = slices.DeleteFunc(Decide(w, d, rule, due, Options{}).Refused, o.Plan.refuses)
 	}
 	return o

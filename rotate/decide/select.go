@@ -40,7 +40,7 @@ func Guest(d *host.Domain) policy.Guest {
 // to every domain that a policy selects. Of the domains that a glob fits, those count that a
 // policy covers.
 func Select(w *observe.World, match Matcher, names []string) (policy.Assignment, error) {
-	all := match(Guests(w))
+	all := Assign(w, match)
 	if len(names) == 0 {
 		return all, nil
 	}

@@ -81,15 +81,12 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 	if r := b.sharedDisk(); r != nil {
 		return nil, r
 	}
-	quiesce := b.d.State.Live() && (b.rule.Quiesce == policy.QuiesceYes || b.rule.Quiesce == policy.QuiesceAuto && b.d.Agent && b.d.State == host.Running)
+	ask := b.o.Quiesce(b.rule)
+	quiesce := b.d.State.Live() && (ask == policy.QuiesceYes || ask == policy.QuiesceAuto && b.d.Agent && b.d.State == host.Running)
 	if quiesce && !b.d.Agent {
 		return nil, &Refusal{host.CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
 	}
-	mark := host.Mark(b.rule.Name, b.leftOut()...)
-	if quiesce {
-		mark = host.MarkQuiesced(mark)
-	}
-	spec := &host.SnapshotSpec{Description: mark, Quiesce: quiesce, Overlays: map[string]string{}}
+	spec := &host.SnapshotSpec{Description: b.mark(quiesce).String(), Quiesce: quiesce, Overlays: map[string]string{}}
 	if refused := b.placeOverlays(spec); refused != nil {
 		return nil, refused
 	}
@@ -129,9 +126,18 @@ func (b *builder) placeOverlays(spec *host.SnapshotSpec) *Refusal {
 			return &Refusal{host.CodeOverlayDir, disk.Active().Path, "an overlay cannot lie beside a block device: set overlay_dir in the policy"}
 		}
 	}
-	spec.Name = snapshotName(b.rule.Name, b.now, func(name string) bool { return b.nameFree(stems, name) })
+	begin := b.rule.Name
+	if name := b.o.taking().Name; name != "" {
+		if begin = name; host.Listed(b.snaps, name) {
+			return &Refusal{host.CodeNameTaken, "", "there is a snapshot " + name + " already: give another name"}
+		}
+	}
+	file := snapshotName(begin, b.now, func(name string) bool { return b.nameFree(stems, name) })
+	if spec.Name = b.o.taking().Name; spec.Name == "" {
+		spec.Name = file
+	}
 	for target, stem := range stems {
-		path := overlayPath(b.disk(target), stem, b.rule.OverlayDir, spec.Name)
+		path := overlayPath(b.disk(target), stem, b.rule.OverlayDir, file)
 		if !b.d.State.Live() && strings.Contains(path, ",") {
 			return &Refusal{host.CodeComma, path, "the path has a comma: for a guest that is off, libvirt would make another file than it names in the domain"}
 		}
@@ -164,10 +170,8 @@ func (b *builder) stems() map[string]string {
 }
 
 func (b *builder) nameFree(stems map[string]string, name string) bool {
-	for i := range b.snaps {
-		if b.snaps[i].Name == name {
-			return false
-		}
+	if host.Listed(b.snaps, name) {
+		return false
 	}
 	var overlays []string
 	for target, stem := range stems {
@@ -243,6 +247,9 @@ func (b *builder) takeSteps(spec *host.SnapshotSpec) {
 }
 
 func (b *builder) dueReason(spec *host.SnapshotSpec) string {
+	if b.o.ByHand != nil {
+		return "asked for"
+	}
 	reasons := []string{"due every " + b.rule.Every.String()}
 	if newest := newestOurs(b.d.Snapshots); newest == nil {
 		reasons = []string{"the domain has no snapshot of ours"}

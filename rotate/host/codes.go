@@ -48,5 +48,7 @@ const (
 	CodeInUse          = "in-use"           // a process has an image of a guest that is off open
 	CodeMetadata       = "metadata"         // what libvirt has on record holds what could not be kept
 	CodeTwoPolicies    = "two-policies"     // several policies match the domain
+	CodePinned         = "pinned"           // a person wants the snapshot to stay
+	CodeNameTaken      = "name-taken"       // there is a snapshot of that name
 	CodeOwnPolicy      = "own-policy"       // the policy in the domain's metadata is at fault
 )

@@ -125,4 +125,6 @@ type SnapshotFix struct {
 	Overlays map[string]string  // target → the file that is to count as the one that came with the snapshot
 	Parent   *string            // the snapshot that it descends from, "" for none; nil leaves that as it is
 	Current  bool               // new snapshots are to descend from it
+
+	Description string // "" leaves it as it is
 }

@@ -46,7 +46,7 @@ func InOrderTaken(snaps []Snapshot) []Snapshot {
 	for len(left) > 0 {
 		next := 0
 		for i := range left {
-			ready, best := !listed(left, left[i].Parent), !listed(left, left[next].Parent)
+			ready, best := !Listed(left, left[i].Parent), !Listed(left, left[next].Parent)
 			if ready && (!best || left[i].Time.Before(left[next].Time)) {
 				next = i
 			}
@@ -57,7 +57,8 @@ func InOrderTaken(snaps []Snapshot) []Snapshot {
 	return taken
 }
 
-func listed(snaps []Snapshot, name string) bool {
+// Listed tells whether there is a snapshot of that name.
+func Listed(snaps []Snapshot, name string) bool {
 	return slices.ContainsFunc(snaps, func(s Snapshot) bool { return s.Name == name })
 }
 

@@ -281,7 +281,7 @@ func Name(n int) string { return "p-" + Hour(n).Format(host.Stamp) }
 // with a write of the guest after each.
 func (h *Host) Take(d *Domain, hours []int, targets ...string) {
 	for _, n := range hours {
-		h.Freeze(d, Name(n), host.Mark("p"), Hour(n), targets...)
+		h.Freeze(d, Name(n), host.Mark{Policy: "p"}.String(), Hour(n), targets...)
 	}
 }
 

@@ -180,6 +180,9 @@ func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) 
 		if i < 0 {
 			return fmt.Errorf("no snapshot %s", fix.Snapshot)
 		}
+		if fix.Description != "" {
+			d.Snapshots[i].Description = fix.Description
+		}
 		if fix.Parent != nil {
 			d.Snapshots[i].Parent = *fix.Parent
 		}

@@ -94,6 +94,9 @@ type File struct {
 	// Written is when the file was last written to, in nanoseconds since 1970, if
 	// nobody was to write to it any more; else 0.
 	Written int64 `json:"written,omitempty"`
+	// Asked tells that a person has asked for the end of the snapshot that the layer came
+	// with: it goes whatever it is called.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // A Journal keeps the intents: one file a domain in a directory of its own.

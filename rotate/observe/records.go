@@ -56,6 +56,16 @@ func (w *World) TipAt(path string) (*journal.Tip, string) {
 // IsReleased tells whether the layer is on record as released, or in an intent. Device numbers
 // may change when the host restarts; path and inode do not.
 func (w *World) IsReleased(d *host.Domain, l *host.Layer) bool {
+	return w.released(d, l, func(journal.File) bool { return true })
+}
+
+// MayGo tells whether that is so of a layer which came into being with a snapshot of ours, by
+// its name, or whose end a person has asked for.
+func (w *World) MayGo(d *host.Domain, l *host.Layer) bool {
+	return w.released(d, l, func(f journal.File) bool { return f.Asked || host.IsMade(f.Path) })
+}
+
+func (w *World) released(d *host.Domain, l *host.Layer, fits func(journal.File) bool) bool {
 	free := slices.Clone(w.Released[d.UUID])
 	if in := w.Intents[d.UUID]; in != nil {
 		for _, m := range in.Merges {
@@ -64,5 +74,5 @@ func (w *World) IsReleased(d *host.Domain, l *host.Layer) bool {
 			}
 		}
 	}
-	return slices.ContainsFunc(free, func(f journal.File) bool { return f.Path == l.Path && f.ID.Ino == l.ID.Ino })
+	return slices.ContainsFunc(free, func(f journal.File) bool { return f.Path == l.Path && f.ID.Ino == l.ID.Ino && fits(f) })
 }

@@ -147,7 +147,7 @@ func (s *survey) judge(names []string) error {
 		s.judgeRecords(names)
 		return nil
 	}
-	s.assigned = s.file.MatchGuests(decide.Guests(s.world))
+	s.assigned = decide.Assign(s.world, s.file.MatchGuests)
 	names, err := decide.Domains(s.world, names)
 	if err != nil {
 		return err
