@@ -63,7 +63,7 @@ type crashScene struct {
 }
 
 func crashScenes() []crashScene {
-	return []crashScene{
+	return append(handScenes(), []crashScene{
 		{"snapshot and one merge", func(h *hosttest.Host) { one(9, 10, 11)(h, h.Add("web")) }, rule(2), decide.Options{}, 50},
 		{"two disks, neighbours", func(h *hosttest.Host) {
 			web := h.Add("web")
@@ -132,7 +132,7 @@ func crashScenes() []crashScene {
 			h.Disk(h.Add("other"), "vda", "golden.qcow2", "clone.qcow2")
 			h.Picture("template.qcow2", "web.qcow2")
 		}, rule(1), decide.Options{}, 50},
-	}
+	}...)
 }
 
 // runsOn starts a guest, which writes.

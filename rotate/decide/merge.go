@@ -253,7 +253,7 @@ func (b *builder) isOurs(l *host.Layer) bool {
 			}
 		}
 	}
-	return host.IsMade(path) && b.w.IsReleased(b.d, l) || b.willTake(path)
+	return b.w.MayGo(b.d, l) || b.willTake(path)
 }
 
 // willTake tells whether the overlay at path will have come with a snapshot that is planned.
