@@ -51,8 +51,12 @@ func Uncovered(d *host.Domain, severity policy.Severity, past Past) Verdict {
 func newVerdict(d *host.Domain, past Past) Verdict {
 	v := Verdict{Domain: d.Name, UUID: d.UUID, Reasons: []Reason{}, Free: -1, LastRun: past.LastRun, LastSuccess: past.LastSuccess}
 	for i := range d.Snapshots {
-		if s := &d.Snapshots[i]; s.Ours() {
+		s := &d.Snapshots[i]
+		if m, ours := s.Mark(); ours {
 			taken := s.Time.UTC()
+			if m.Pinned {
+				v.Pinned++
+			}
 			v.Snapshots, v.Newest = v.Snapshots+1, &taken
 		}
 	}

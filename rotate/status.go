@@ -60,9 +60,11 @@ type SnapshotStatus struct {
 	Lost   bool      `json:"lost"` // a guest writes to what its state builds on
 	Reason string    `json:"reason"`
 
-	Quiesced bool   `json:"quiesced"`           // the guest froze its file systems for it, as its description says
-	Note     string `json:"note,omitempty"`     // the description of one that is not ours
-	LeftOut  string `json:"left-out,omitempty"` // disks that it was taken without, as its description says
+	Quiesced bool       `json:"quiesced"`           // the guest froze its file systems for it, as its description says
+	Pinned   bool       `json:"pinned,omitempty"`   // it stays until a person takes that back
+	Expires  *time.Time `json:"expires,omitempty"`  // it stays until then, and goes
+	Note     string     `json:"note,omitempty"`     // of the person who took it; the description of one that is not ours
+	LeftOut  string     `json:"left-out,omitempty"` // disks that it was taken without, as its description says
 }
 
 // A LastRun is how the last run ended for a domain.
@@ -136,11 +138,20 @@ func newStatus(w *observe.World, d *host.Domain, p *decide.Plan, last *LastRun) 
 	return s
 }
 
-func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
-	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", Quiesced: s.Quiesced(), LeftOut: s.LeftOut()}
-	if !st.Ours {
+// tellMark tells what a person said of the snapshot.
+func (st *SnapshotStatus) tellMark(s *host.Snapshot) {
+	m, ours := s.Mark()
+	if st.Pinned, st.Note = m.Pinned, m.Note; !ours {
 		st.Note = s.Description
 	}
+	if at := m.Expires.UTC(); !m.Expires.IsZero() {
+		st.Expires = &at
+	}
+}
+
+func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
+	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", Quiesced: s.Quiesced(), LeftOut: s.LeftOut()}
+	st.tellMark(s)
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")

@@ -84,6 +84,7 @@ type Verdict struct {
 	Reasons []Reason `json:"reasons"`
 
 	Snapshots   int           `json:"snapshots"`                             // ours
+	Pinned      int           `json:"pinned,omitempty"`                      // of these
 	Newest      *time.Time    `json:"newest-snapshot" jsonschema:"nullable"` // of ours
 	MaxAge      time.Duration `json:"-"`                                     // from which on Newest is a warning; 0: its age does not matter
 	CritAge     time.Duration `json:"-"`                                     // from which on it is critical

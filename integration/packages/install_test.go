@@ -23,6 +23,7 @@ var common = []string{
 	"share/man/man1/virt-rotate-policy.1",
 	"share/man/man1/virt-rotate-restore.1",
 	"share/man/man1/virt-rotate-run.1",
+	"share/man/man1/virt-rotate-snapshot.1",
 	"share/man/man1/virt-rotate-sr.1",
 	"share/man/man1/virt-rotate-status.1",
 	"share/man/man1/virt-rotate.1",

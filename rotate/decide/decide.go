@@ -210,7 +210,7 @@ func (b *builder) rotate() {
 		return
 	}
 	b.detach()
-	taken := ours(b.snaps)
+	taken := takenOf(b.snaps)
 	if b.due && !b.snapshotBeforeMerges() {
 		trial := b.clone()
 		if _, refused := trial.planSnapshot(false); refused != nil {
@@ -220,7 +220,7 @@ func (b *builder) rotate() {
 	}
 	if b.due && b.snapshotBeforeMerges() {
 		b.snapshot()
-		taken = ours(b.snaps)
+		taken = takenOf(b.snaps)
 		b.due = false
 	}
 	if b.due {
@@ -273,7 +273,7 @@ func (b *builder) skips() bool {
 func (b *builder) open() bool { return b.o.ByHand != nil || b.rule.Window.Open(b.now) }
 
 func (b *builder) skipShutOff() {
-	b.plan.Verdicts = b.rule.Keep.Apply(ours(b.snaps), b.now)
+	b.plan.Verdicts = b.rule.Keep.Apply(takenOf(b.snaps), b.now)
 	if len(b.plan.Steps) > 0 {
 		return
 	}
@@ -281,8 +281,10 @@ func (b *builder) skipShutOff() {
 	b.plan.Waiting = "the guest is shut off, and the policy says offline = \"skip\""
 }
 
-// ours returns our snapshots in the order in which they were taken.
-func ours(snaps []host.Snapshot) []policy.Snapshot {
+// Taken returns our snapshots of the domain, as retention knows them, in the order in which they were taken.
+func Taken(d *host.Domain) []policy.Snapshot { return takenOf(d.Snapshots) }
+
+func takenOf(snaps []host.Snapshot) []policy.Snapshot {
 	var taken []policy.Snapshot
 	for i := range snaps {
 		if m, ok := snaps[i].Mark(); ok {
@@ -294,7 +296,7 @@ func ours(snaps []host.Snapshot) []policy.Snapshot {
 
 // Retention says of each of our snapshots of d whether rule keeps it, oldest first.
 func Retention(d *host.Domain, rule *policy.Rule, now time.Time) []policy.Verdict {
-	return rule.Keep.Apply(ours(d.Snapshots), now)
+	return rule.Keep.Apply(takenOf(d.Snapshots), now)
 }
 
 // shorten plans what drops the snapshots that no rule keeps, one run of

@@ -23,6 +23,22 @@ func Adopted(policy string, taken time.Time, free func(name string) bool) (name,
 	return snapshotName(policy, taken, free), host.Mark{Policy: policy}.String()
 }
 
+// LongestName is how many letters a snapshot's name may have that a person gives: its overlays
+// are called by it, after the disk.
+const LongestName = 100
+
+var number = regexp.MustCompile(`^[0-9.-]+$`)
+
+// IsSnapshotName tells whether a person may give a snapshot that name: one that host.Domain.Meant
+// does not take for something else.
+func IsSnapshotName(name string) bool {
+	switch name {
+	case "latest", "oldest", "today", "yesterday", "now":
+		return false
+	}
+	return IsPolicyName(name) && len(name) <= LongestName && name[0] != '-' && name[0] != '.' && !number.MatchString(name)
+}
+
 // maxFileName is the longest file name that Linux file systems take, in bytes.
 const maxFileName = 255
 

@@ -151,7 +151,7 @@ func (c *checked) line(now time.Time) string {
 func (c *checked) facts(now time.Time) []string {
 	var facts []string
 	if c.Newest != nil {
-		facts = append(facts, fmt.Sprintf("%s, the newest %s", term.Plural(c.Snapshots, "snapshot"), agoText(*c.Newest, now)))
+		facts = append(facts, fmt.Sprintf("%s%s, the newest %s", term.Plural(c.Snapshots, "snapshot"), pinnedText(c.Pinned), agoText(*c.Newest, now)))
 	}
 	if c.MaxChain > 0 {
 		facts = append(facts, fmt.Sprintf("%d of %s", c.Layers, term.Plural(c.MaxChain, "layer")))
@@ -167,3 +167,11 @@ func (c *checked) facts(now time.Time) []string {
 
 // plainText is text on one line without "|", which begins performance data.
 func plainText(text string) string { return strings.ReplaceAll(oneLine(text), "|", "/") }
+
+// pinnedText tells how many of the snapshots are pinned.
+func pinnedText(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d pinned)", n)
+}

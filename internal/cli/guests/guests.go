@@ -9,6 +9,7 @@ import (
 func Commands(e *term.Env) []*cli.Command {
 	return []*cli.Command{
 		planCommand(e), runCommand(e), statusCommand(e), checkCommand(e), metricsCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
+		snapshotCommand(e), pinCommand(e), unpinCommand(e), deleteCommand(e), pruneCommand(e),
 		exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),
 	}
 }

@@ -52,14 +52,21 @@ func options(c *cli.Context) (decide.Options, error) {
 func planCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "plan", Usage: "tell what run would do, and why; change nothing",
-		ArgsUsage: "[DOMAIN…]", Flags: rotationFlags(), OnUsageError: term.UsageError,
+		ArgsUsage: "[DOMAIN…]", OnUsageError: term.UsageError,
+		Flags: append(rotationFlags(), &cli.StringFlag{Name: "simulate", Usage: "tell which snapshots there would be over that `TIME`, such as 90d, if the guests ran throughout"}),
 		Description: "The steps are exactly those that run carries out on an unchanged host. Sizes are\n" +
 			"what a step may cost: the space that an overlay may need, the data that a merge\n" +
-			"copies at most, what deleting a file gives back.\n\n" + term.ExitHelp,
+			"copies at most, what deleting a file gives back.\n\n" +
+			"With --simulate, time goes by: what each day would take and drop, and what would be there\n" +
+			"at the end, from the snapshots of today on.\n\n" +
+			"   virt-rotate plan --simulate 90d web-1\n\n" + term.ExitHelp,
 		Action: func(c *cli.Context) error {
 			o, err := options(c)
 			if err != nil {
 				return err
+			}
+			if c.IsSet("simulate") {
+				return simulate(e, c)
 			}
 			return session.With(e, false, func(s *session.Session) error {
 				s.Rotator.Options = o

@@ -83,10 +83,15 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 			keep = "lost"
 		case !s.Ours:
 			keep = "foreign"
+		case s.Pinned:
+			keep = "pinned"
 		case !s.Keep:
 			keep = "drop"
 		}
 		reason := s.Reason
+		if s.Pinned {
+			reason = "by hand"
+		}
 		if s.Note != "" {
 			reason += ": " + oneLine(s.Note)
 		}

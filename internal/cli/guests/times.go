@@ -13,16 +13,24 @@ func since(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	for _, layout := range []string{time.DateOnly, "2006-01-02 15:04", "2006-01-02T15:04", time.DateTime, time.RFC3339} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return t, nil
-		}
+	if t, ok := timeOf(text); ok {
+		return t, nil
 	}
 	d, err := policy.ParseDuration(text)
 	if err != nil {
 		return time.Time{}, term.Usagef(`--since %q: want a time such as 2026-11-22 or "2026-11-22 03:00", or a duration such as 7d or 12h`, text)
 	}
 	return now.Add(-d), nil
+}
+
+// timeOf reads a time of the host's zone.
+func timeOf(text string) (time.Time, bool) {
+	for _, layout := range []string{time.DateOnly, "2006-01-02 15:04", "2006-01-02T15:04", time.DateTime, time.RFC3339} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, true
+		}
+	}
+	return time.Time{}, false
 }
 
 func agoText(t, now time.Time) string {

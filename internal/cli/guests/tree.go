@@ -30,6 +30,7 @@ type treeNode struct {
 	Allocated   int64      `json:"allocated"`
 	Mark        string     `json:"mark"` // active, kept, coalesceable, garbage, or "" for a layer whose children go on
 	Keepers     []string   `json:"keepers"`
+	Notes       []string   `json:"notes,omitempty"` // what people said of the snapshots that keep it
 	Since       string     `json:"since,omitempty"` // how the layer came about that a guest writes to, if it went back to a snapshot
 	Children    []treeNode `json:"children"`
 }
@@ -147,6 +148,7 @@ func newTreeNode(w *observe.World, l *chain.Layer, facts map[string]host.Layer) 
 	} else if info, err := vfs.Stat(l.Path); err == nil && !w.Remote {
 		n.Allocated = info.Allocated
 	}
+	n.Notes = notesOf(w, l)
 	for i := range w.Domains {
 		if d := &w.Domains[i]; l.Active {
 			if s := d.SinceWentBack(l.Path); s != nil {
@@ -158,6 +160,21 @@ func newTreeNode(w *observe.World, l *chain.Layer, facts map[string]host.Layer) 
 		n.Children = append(n.Children, newTreeNode(w, c, facts))
 	}
 	return n
+}
+
+// notesOf tells of the snapshots that keep a layer what people said of them.
+func notesOf(w *observe.World, l *chain.Layer) (notes []string) {
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		for k := range d.Snapshots {
+			s := &d.Snapshots[k]
+			m, ours := s.Mark()
+			if ours && (m.Pinned || m.Note != "" || !m.Expires.IsZero()) && slices.Contains(l.Keepers, observe.SnapshotKeeper(d.Name, s.Name)) {
+				notes = append(notes, s.Name+": "+describedText(m))
+			}
+		}
+	}
+	return notes
 }
 
 func markOf(l *chain.Layer) string {
@@ -208,6 +225,9 @@ func nodeText(n *treeNode, name string) string {
 	}
 	if len(n.Keepers) > 0 {
 		text += "  " + strings.Join(n.Keepers, ", ")
+	}
+	if len(n.Notes) > 0 {
+		text += "  (" + term.Printable(strings.Join(n.Notes, "; ")) + ")"
 	}
 	if n.Since != "" {
 		text += "  (since " + n.Since + ")"

@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Moment is one at which a rule has had something to do.
+type Moment struct {
+	Time    time.Time
+	Taken   bool     // a snapshot
+	Dropped []string // names, oldest first
+	Left    int      // how many there are afterwards
+}
+
+// A Simulation tells what a rule does over time to a guest that runs throughout.
+type Simulation struct {
+	Moments []Moment
+	Left    []Snapshot // oldest first; those that were taken are called by their time
+	Why     []Verdict  // of each in Left
+	Most    int        // the largest number that there was at a time, before any was dropped
+}
+
+// mostPasses bounds the work: a year of snapshots every five minutes.
+const mostPasses = 110_000
+
+// simulated is how often runs come while none takes a snapshot: as the timer has it.
+const simulated = time.Hour
+
+// Simulate lets time go by, from now until so much later: a snapshot is taken whenever one is
+// due, and what no rule keeps goes, if the window is open; runs come every hour. The snapshots
+// that are there, oldest first, go in their turn. It is an error if there was too much to do.
+func (r *Rule) Simulate(taken []Snapshot, now time.Time, span time.Duration) (s Simulation, err error) {
+	step := simulated
+	if r.TakesSnapshots() {
+		step = min(step, max(r.Every, time.Second))
+	}
+	if span/step > mostPasses {
+		return s, fmt.Errorf("more than %d runs in that time: simulate less of it", mostPasses)
+	}
+	s.Left = append(s.Left, taken...)
+	s.Most = len(taken)
+	end := now.Add(span)
+	for at := now; !at.After(end); at = s.next(r, at) {
+		s.pass(r, at)
+	}
+	s.Why = r.Keep.Apply(s.Left, end)
+	return s, nil
+}
+
+// next is when a run has something to do again, perhaps.
+func (s *Simulation) next(r *Rule, at time.Time) time.Time {
+	next := at.Truncate(simulated).Add(simulated)
+	if due := s.due(r); r.TakesSnapshots() && due.After(at) && due.Before(next) {
+		return due
+	}
+	return next
+}
+
+// due is when the next snapshot is.
+func (s *Simulation) due(r *Rule) time.Time {
+	if n := len(s.Left); n > 0 {
+		return s.Left[n-1].Time.Add(r.Every)
+	}
+	return time.Time{}
+}
+
+// pass is what a run does at that time.
+func (s *Simulation) pass(r *Rule, at time.Time) {
+	m := Moment{Time: at}
+	if r.TakesSnapshots() && !s.due(r).After(at) {
+		s.Left = append(s.Left, Snapshot{Name: at.Format("2006-01-02 15:04"), Time: at})
+		m.Taken = true
+	}
+	s.Most = max(s.Most, len(s.Left))
+	if r.Window.Open(at) {
+		m.Dropped = s.drop(r, at)
+	}
+	if m.Left = len(s.Left); m.Taken || len(m.Dropped) > 0 {
+		s.Moments = append(s.Moments, m)
+	}
+}
+
+// drop lets go what no rule keeps.
+func (s *Simulation) drop(r *Rule, at time.Time) (dropped []string) {
+	var kept []Snapshot
+	for i, v := range r.Keep.Apply(s.Left, at) {
+		if v.Keep {
+			kept = append(kept, s.Left[i])
+		} else {
+			dropped = append(dropped, v.Name)
+		}
+	}
+	s.Left = kept
+	return dropped
+}
