@@ -29,10 +29,15 @@ func (b *bed) watched(more string) {
 // checkIn runs check as it will be some hours from now.
 func (b *bed) checkIn(hours int, args ...string) result {
 	b.t.Helper()
+	return b.rotateIn(time.Duration(hours)*time.Hour, append([]string{"check"}, args...)...)
+}
+
+// rotateIn runs virt-rotate as if it was so much later.
+func (b *bed) rotateIn(later time.Duration, args ...string) result {
+	b.t.Helper()
 	program, err := mortal()
 	must(b.t, err)
-	then := time.Now().Add(time.Duration(hours) * time.Hour).Format(time.RFC3339)
-	return b.begin(program, []string{"VIRT_ROTATE_CLOCK=" + then}, append([]string{"check"}, args...)...).wait()
+	return b.begin(program, []string{"VIRT_ROTATE_CLOCK=" + time.Now().Add(later).Format(time.RFC3339)}, args...).wait()
 }
 
 // wantVerdict wants the first line to begin so, and no line on standard error.
