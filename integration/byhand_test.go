@@ -33,9 +33,10 @@ func TestSnapshotsByHandOfARealGuest(t *testing.T) {
 	b.wantSays(b.rotate("check", "g1"), "3 snapshots (1 pinned)")
 	b.wantRefused("pinned", "delete", "g1", "before-upgrade")
 
-	b.destroy("g1")
-	b.rotate("restore", "g1", "before-upgrade").wantExit(t, 0)
-	b.start("g1")
+	b.rotate("restore", "--stop", "--force", "--patience", "1s", "g1", "before-upgrade").wantExit(t, 0)
+	if state := b.domState("g1"); state != "running" {
+		t.Errorf("the guest, which ran, is %s", state)
+	}
 	b.rotations("g1", 4)
 	b.same("g1", "before-upgrade", pinned)
 	b.wantSays(b.rotate("status", "g1"), `of "the" <database>`)

@@ -82,7 +82,7 @@ func TestHooksAndHistoryOfARealGuest(t *testing.T) {
 	b.rotations("g1", 1)
 	b.wantSaid("before g1", "after g1 done")
 
-	b.rotate("restore", "--stop", "--force", "--patience", "1s", "g1", names[1]).wantExit(t, 0)
+	b.rotate("restore", "--stop", "--no-start", "--force", "--patience", "1s", "g1", names[1]).wantExit(t, 0)
 
 	var log logged
 	b.rotate("history", "--output=json", "g1").wantExit(t, 0).decode(t, &log)

@@ -171,22 +171,27 @@ func firstWeek(r *recipe) {
 func beforeAnUpgrade(r *recipe) {
 	r.on(newDaemonBed(r.t), recipePolicy)
 	r.boots()
-	r.types("virt-rotate run --now")
+	r.types("virt-rotate snapshot")
 	before, state := r.keptStates("web-1"), r.chain("web-1", "vda")[1].Path
 	r.waitWrites("web-1", 40)
 	events := r.hearsOf()
 	c := r.begins("virt-rotate restore --stop --dry-run")
 	c.await("the request to shut down", func() bool { return fileHas(events, "POWERDOWN") })
 	r.destroy("web-1") // the guest of the bed does not obey by itself
-	r.wantSaid(c.succeeds(), "to             "+r.snapshotNames("web-1")[0])
+	r.wantSaid(c.succeeds(), "to             before-upgrade", "it was shut down for this")
 	if got := r.chain("web-1", "vda")[1].Path; got != state {
 		r.t.Errorf("the guest is on %s, want %s", got, state)
 	}
 	r.waitWrites("web-1", 10)
-	r.holds(before, "all-")
+	r.holds(before, "before-upgrade")
 	if n := len(r.snapshotNames("web-1")); n != 2 {
 		r.t.Errorf("%d snapshots, want 2: the present is kept", n)
 	}
+	r.types("virt-rotate unpin")
+	if names := r.snapshotNames("web-1"); len(names) != 1 || names[0] == "before-upgrade" {
+		r.t.Errorf("snapshots %q: before-upgrade was to go, and no other", names)
+	}
+	r.checkGuest("web-1")
 }
 
 // hearsOf lists QEMU's events of the guest in a file, from now on.

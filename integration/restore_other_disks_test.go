@@ -46,7 +46,7 @@ func TestARestoreThatIsRefusedLeavesTheGuestRunning(t *testing.T) {
 	b.boot(guest.Spec{Name: "g1"})
 	b.rotations("g1", 2)
 	to := b.snapshotNames("g1")[0]
-	args := []string{"restore", "--stop", "--force", "--patience", "1s", "g1", to}
+	args := []string{"restore", "--stop", "--no-start", "--force", "--patience", "1s", "g1", to}
 	b.virsh("snapshot-create-as", "g1", "mine", "--disk-only")
 	for _, more := range []string{"--discard-newer", "--dry-run"} {
 		r := b.rotate(append(args, more)...)

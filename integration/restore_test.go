@@ -112,7 +112,7 @@ func (c *restoreCase) goBack(b *bed) {
 		b.t.Errorf("%v", r)
 	}
 	before := b.keptStates("g1")
-	args := []string{"restore", "--stop", "--force", "--patience", "1s", "g1", to}
+	args := []string{"restore", "--stop", "--no-start", "--force", "--patience", "1s", "g1", to}
 	if c.discard {
 		args = append(args, "--discard-newer")
 	}

@@ -57,7 +57,7 @@ func TestSnapshotsOfARealGuestByWhatTheyAre(t *testing.T) {
 			t.Errorf("%s is not the state of %s", text, want)
 		}
 	}
-	if r := b.rotate("restore", "g1", "--stop", "--force", "--patience=1s", "today").wantExit(t, 0); !strings.Contains(r.Stdout, "to             "+names[2]+"\n") {
+	if r := b.rotate("restore", "g1", "--stop", "--no-start", "--force", "--patience=1s", "today").wantExit(t, 0); !strings.Contains(r.Stdout, "to             "+names[2]+"\n") {
 		t.Errorf("%v", r)
 	}
 	if r := b.rotate("restore", "g1", names[0][:4]).wantExit(t, 2); !strings.Contains(r.Stderr, "several begin like this: "+names[0]) {

@@ -220,7 +220,7 @@ func TestUnsuitableDisksLeaveTheOthersRotated(t *testing.T) {
 
 	b.waitWrites("g1", 30)
 	kept, to := b.keptStates("g1"), b.snapshotNames("g1")[0]
-	back := b.rotate("restore", "--stop", "--force", "--patience", "1s", "g1", to).wantExit(t, 0)
+	back := b.rotate("restore", "--stop", "--no-start", "--force", "--patience", "1s", "g1", to).wantExit(t, 0)
 	for _, d := range idle {
 		if !strings.Contains(back.String(), d.target+", which the snapshot was taken without, stays") {
 			t.Errorf("%s: %v", d.target, back)

@@ -3,6 +3,7 @@ package rotate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -31,8 +32,26 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide
 		return p, err
 	}
 	p = s.run(ctx, p)
+	if p.Error == "" && len(p.Refused) == 0 {
+		p = s.start(ctx, p)
+	}
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
 	return s.ended(ctx, p), nil
+}
+
+// start lets the guest run, if the plan says so.
+func (s *restore) start(ctx context.Context, p decide.Plan) decide.Plan {
+	steps := s.plan.Plan.Steps
+	if n := len(steps); n == 0 || steps[n-1].Op != decide.OpStart {
+		return p
+	}
+	step := steps[len(steps)-1]
+	s.starts(p.Domain, step)
+	if err := s.Host.Start(ctx, p.Domain); err != nil {
+		return s.finish(ctx, p, fmt.Errorf("the disks are on the snapshot, but the guest does not start: %w", err))
+	}
+	s.did(p.Domain, step)
+	return s.finish(ctx, p, nil)
 }
 
 // stopAndRestore shuts the guest down once it is certain that nothing else is refused.
@@ -44,12 +63,25 @@ func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o
 	if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
 		return decide.Plan{}, err
 	}
-	o.Stop = nil
+	o.Start, o.Stop = o.Starts(first.State.Live()), nil
 	p, err := r.Restore(ctx, domain, s.plan.Snapshot.Name, o) // which is the latest may be another one by now
 	if len(p.Refused) > 0 && first.State.Live() {
-		p.Warnings = append(p.Warnings, "the guest was shut down for it, and is off now")
+		return r.afterAll(ctx, domain, p, o.Start), err
 	}
 	return p, err
+}
+
+// afterAll lets a guest run again that was shut down in vain.
+func (r *Rotator) afterAll(ctx context.Context, domain string, p decide.Plan, start bool) decide.Plan {
+	text := "the guest was shut down for it, and is off now"
+	if start {
+		text = "the guest was shut down for it, and was started again"
+		if err := r.Host.Start(ctx, domain); err != nil {
+			text = "the guest was shut down for it, and does not start: " + err.Error()
+		}
+	}
+	p.Warnings = append(p.Warnings, text)
+	return p
 }
 
 // newRestore looks and plans, for a guest that is to be stopped as if that was done. A
@@ -71,6 +103,9 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o dec
 	}
 	state := d.State
 	if o.Stop != nil {
+		stop := *o.Stop
+		stop.Runs = state.Live()
+		o.Stop = &stop
 		w = w.WithoutGuest(domain)
 	}
 	run := &domainRun{Rotator: r, rule: decide.RuleOr(chosen, domain), w: w, seen: seen, o: decide.Options{Reserved: &decide.Reservations{}}, start: seen}

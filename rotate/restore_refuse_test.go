@@ -130,7 +130,7 @@ func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 	stop := &decide.StopOptions{Patience: time.Second}
 	before := filesOf(h, t)
 	dry := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{Stop: stop, Plan: true})
-	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 2 || dry.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
+	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 3 || dry.Steps[2].Op != decide.OpStart || dry.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("the guest is %s: %+v", web.State, dry)
 	}
 	web.Obeys = false
@@ -138,8 +138,42 @@ func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 		t.Errorf("the guest does not obey: %v, %s", err, web.State)
 	}
 	web.Obeys = true
-	if p := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{Stop: stop}); p.Result != decide.ResultDone || web.State != host.ShutOff || len(p.Steps) != len(dry.Steps) {
+	if p := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{Stop: stop}); p.Result != decide.ResultDone || web.State != host.Running || len(p.Steps) != len(dry.Steps) {
 		t.Errorf("%+v", p)
+	}
+}
+
+// Whether the guest runs afterwards.
+func TestARestoreLetsTheGuestRunAsItDid(t *testing.T) {
+	stop := &decide.StopOptions{Patience: time.Second}
+	for _, c := range []struct {
+		name      string
+		runs      bool
+		o         decide.RestoreOptions
+		then      host.State
+		stillborn bool
+	}{
+		{"it ran", true, decide.RestoreOptions{Stop: stop}, host.Running, false},
+		{"it ran, and is to stay off", true, decide.RestoreOptions{Stop: stop, NoStart: true}, host.ShutOff, false},
+		{"it was off", false, decide.RestoreOptions{Stop: stop}, host.ShutOff, false},
+		{"it was off, and is to run", false, decide.RestoreOptions{Start: true}, host.Running, false},
+		{"it does not start", true, decide.RestoreOptions{Stop: stop}, host.ShutOff, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, web := off(t, 9, 10)
+			if c.runs {
+				web.State, web.Cut, web.Obeys = host.Running, false, true
+			}
+			web.DoesNotStart = c.stillborn
+			p, err := rotator(h, rule(7)).Restore(t.Context(), "web", hosttest.Name(9), c.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if web.State != c.then || (p.Error != "") != c.stillborn || c.stillborn && !strings.Contains(p.Error, "the disks are on the snapshot") {
+				t.Errorf("the guest is %s: %+v", web.State, p)
+			}
+			checkNoIntent(h, t)
+		})
 	}
 }
 
@@ -159,7 +193,7 @@ func TestARestorePlansAnewOnceTheGuestIsOff(t *testing.T) {
 		return nil
 	}
 	p, err := rotator(h, rule(7)).Restore(t.Context(), "web", hosttest.Name(9), decide.RestoreOptions{Stop: &decide.StopOptions{Patience: time.Second}})
-	if err != nil || !hasCode(&p, host.CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "is off now") || !slices.Equal(before, filesOf(h, t)) {
+	if err != nil || !hasCode(&p, host.CodeManagedSave) || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "was started again") || web.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -357,6 +357,20 @@ func (h *Host) Shutdown(_ context.Context, domain string, force bool) (err error
 	return err
 }
 
+// Start lets the guest run, from its persistent configuration. One that runs is no error.
+func (h *Host) Start(_ context.Context, domain string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if active, err := dom.IsActive(); err != nil || active {
+		return err
+	}
+	return dom.Create()
+}
+
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current, unless this one
 // is to be.

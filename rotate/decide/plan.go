@@ -24,6 +24,8 @@ func (s Step) String() string {
 		return "configure: as at the time of " + s.Snapshot
 	case OpEndCopy:
 		return "end-copy " + s.Disk
+	case OpStart:
+		return "start"
 	case OpSwitch:
 		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:
@@ -86,6 +88,7 @@ const (
 	OpDeleteFile   Op = "delete-file"
 	OpEndCopy      Op = "end-copy"  // the copy of a graft that was interrupted
 	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
+	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 )
 

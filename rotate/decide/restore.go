@@ -16,12 +16,20 @@ type RestoreOptions struct {
 	Disks        []string     // targets of the only disks that go back; none: all that the snapshot has
 	Plan         bool         // only tell what would be done
 	Stop         *StopOptions // shut a guest that runs down first; nil: it is refused
+	Start        bool         // let the guest run afterwards, in any case
+	NoStart      bool         // do not let one run again that was shut down for it
+}
+
+// Starts tells whether the guest is to run afterwards, if it runs now or not.
+func (o *RestoreOptions) Starts(runs bool) bool {
+	return o.Start || o.Stop != nil && runs && !o.NoStart
 }
 
 // StopOptions say how a guest is shut down.
 type StopOptions struct {
 	Force    bool          // pull the plug of one that does not obey
 	Patience time.Duration // how long it may take
+	Runs     bool          // the guest runs now; Restore finds that out
 }
 
 // A Restoration is a plan of a way back to a snapshot: each disk gets a new overlay on the
@@ -107,6 +115,9 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 	}
 	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
 		s.planDiscard(b)
+	}
+	if len(b.plan.Refused) == 0 && s.o.Starts(s.o.Stop != nil && s.o.Stop.Runs) {
+		b.add(Step{Op: OpStart, Reason: map[bool]string{true: "asked for", false: "it was shut down for this"}[s.o.Start]})
 	}
 	s.tellOthers(b)
 }

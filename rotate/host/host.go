@@ -79,6 +79,8 @@ type Guests interface {
 	Active(ctx context.Context, domain string) (bool, error)
 	// Shutdown asks the guest to shut down; with force it does not ask.
 	Shutdown(ctx context.Context, domain string, force bool) error
+	// Start lets a guest run; one that runs is no error.
+	Start(ctx context.Context, domain string) error
 }
 
 // ErrOutrun says that a guest writes faster than its active layer can be copied.

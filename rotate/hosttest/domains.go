@@ -72,15 +72,16 @@ type Host struct {
 // libvirt keeps; want and states are what guests and backups must read.
 type Domain struct {
 	host.Domain
-	Cut      bool            // the XML lists the active layer only
-	Config   string          // the snapshot whose configuration it has; "" for its own
-	Obeys    bool            // the guest shuts down when asked
-	Mute     bool            // the agent does not answer
-	BeyondUs bool            // the snapshots' metadata cannot be redefined
-	Oddities string          // "configuration", or a snapshot whose configuration cannot be written back
-	Deleted  map[string]bool // overlays that libvirt's own revert has deleted
-	Want     map[string]Blocks
-	States   map[string]map[string]Blocks // snapshot → target → content
+	Cut          bool            // the XML lists the active layer only
+	Config       string          // the snapshot whose configuration it has; "" for its own
+	Obeys        bool            // the guest shuts down when asked
+	DoesNotStart bool            // when asked to
+	Mute         bool            // the agent does not answer
+	BeyondUs     bool            // the snapshots' metadata cannot be redefined
+	Oddities     string          // "configuration", or a snapshot whose configuration cannot be written back
+	Deleted      map[string]bool // overlays that libvirt's own revert has deleted
+	Want         map[string]Blocks
+	States       map[string]map[string]Blocks // snapshot → target → content
 }
 
 // A Job is a block commit.

@@ -246,6 +246,17 @@ func (h *Host) Shutdown(_ context.Context, domain string, force bool) error {
 	})
 }
 
+func (h *Host) Start(_ context.Context, domain string) error {
+	return h.call("start", func() error {
+		d := h.Find(domain)
+		if d.DoesNotStart {
+			return errors.New("the guest does not start")
+		}
+		d.State = host.Running
+		return nil
+	})
+}
+
 func (h *Host) Active(_ context.Context, domain string) (bool, error) {
 	return h.Starting || h.Find(domain).State.Live(), nil
 }

@@ -24,11 +24,14 @@ func restoreCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
 			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
+			&cli.BoolFlag{Name: "start", Usage: "let the guest run afterwards, also one that was off"},
+			&cli.BoolFlag{Name: "no-start", Usage: "with --stop: leave the guest off, which else runs again if it ran before"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
 		},
 		Description: `The guest must be off. With --stop it is shut down, once it is certain that nothing
-speaks against the rest: a restore that is refused leaves it running. Each disk of the
+speaks against the rest: a restore that is refused leaves it running; and it runs again
+afterwards, unless --no-start is said. Each disk of the
 snapshot gets a new overlay on the layer that holds its state, all disks or none; a disk
 that was taken out of the guest since stays out, and is named. With --disk only the
 disks that are named go back. A disk that is not named, that the snapshot was taken
@@ -51,6 +54,8 @@ TPM states are in no snapshot and stay as they are.
 				return term.Usagef("%s wants DOMAIN SNAPSHOT; --help tells more", c.Command.HelpName)
 			case c.Bool("force") && !c.Bool("stop"):
 				return term.Usagef("--force goes with --stop")
+			case c.Bool("start") && c.Bool("no-start"):
+				return term.Usagef("--start and --no-start exclude each other")
 			}
 			if err := term.CheckOutput(c); err != nil {
 				return err
@@ -61,7 +66,8 @@ TPM states are in no snapshot and stay as they are.
 }
 
 func restoreOptions(c *cli.Context) decide.RestoreOptions {
-	o := decide.RestoreOptions{Disks: c.StringSlice("disk"), DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run")}
+	o := decide.RestoreOptions{Disks: c.StringSlice("disk"), DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run"),
+		Start: c.Bool("start"), NoStart: c.Bool("no-start")}
 	if c.Bool("stop") {
 		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
 	}
