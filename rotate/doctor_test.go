@@ -69,7 +69,10 @@ func complaints() []complaint {
 		}, detail: "AppArmor", remedy: "/**\" rwk,"},
 		{code: decide.FindUEFI, note: true, spoil: func(_ *testing.T, _ *hosttest.Host, web *hosttest.Domain) {
 			web.UEFI = true
-		}, detail: "NVRAM", remedy: "back the NVRAM file up"},
+		}, detail: "UEFI variables", remedy: "back them up"},
+		{code: decide.FindTPM, note: true, spoil: func(_ *testing.T, _ *hosttest.Host, web *hosttest.Domain) {
+			web.HasTPM = true
+		}, detail: "TPM", remedy: "back it up"},
 		{code: decide.FindStrange, spoil: func(_ *testing.T, h *hosttest.Host, _ *hosttest.Domain) {
 			hosttest.Must(os.WriteFile(h.Img("odd.qcow2"), []byte("{"), 0o600))
 		}, detail: "odd.qcow2", remedy: "nothing is merged"},

@@ -78,6 +78,9 @@ func (f *forgetting) forget(ctx context.Context) error {
 		if err := f.dropMetadata(ctx, f.d, f.plan.Names, name); err != nil {
 			return err
 		}
+		if err := dropFirmwareOf(f.d, name); err != nil {
+			return err
+		}
 	}
 	return journal.SaveLost(f.Observer.StateDir, f.d, record)
 }

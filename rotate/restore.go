@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 
+	"github.com/virt-rotate/virt-rotate/internal/firmware"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -134,6 +137,11 @@ func (s *restore) rehearse(ctx context.Context) {
 	if err := h.Rehearse(ctx, s.plan.Plan.Domain, []string{s.plan.Snapshot.Name}); err != nil {
 		s.plan.Plan.Refuse(host.CodeMetadata, "", "the snapshot's metadata could not be brought in order: "+err.Error())
 	}
+	if path := s.plan.Firmware; path != "" {
+		if _, err := firmwareToPut(s.w.Domain(s.plan.Plan.Domain), s.plan.Snapshot.Name, path); err != nil {
+			s.plan.Plan.Refuse(host.CodeUnreadable, path, "UEFI variables and TPM state cannot go back: "+err.Error()+"; say --no-firmware, and they stay as they are")
+		}
+	}
 	if err := h.RehearseConfig(ctx, s.plan.Plan.Domain, whole); err != nil {
 		s.plan.Plan.Refuse(host.CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
 	}
@@ -188,8 +196,11 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 		return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 	}
 	s.boundary("switched")
+	if err := s.putFirmware(d); err != nil {
+		return err
+	}
 	for _, step := range p.Steps {
-		if step.Op == decide.OpSwitch || step.Op == decide.OpConfigure {
+		if step.Op == decide.OpSwitch || step.Op == decide.OpConfigure || step.Op == decide.OpFirmware && step.Path == s.plan.Firmware {
 			s.did(d.Name, step)
 		}
 	}
@@ -204,6 +215,36 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 	return s.endIntent(d)
 }
 
+// putFirmware lets UEFI variables and TPM state go back. What they are now is in the snapshot of the
+// present; where none was taken, they are kept in a file of their own unless they are the same.
+func (s *restore) putFirmware(d *host.Domain) error {
+	if s.plan.Firmware == "" {
+		return nil
+	}
+	state, err := firmwareToPut(d, s.plan.Snapshot.Name, s.plan.Firmware)
+	if err != nil {
+		return err
+	}
+	if err := s.keepReplaced(d, state); err != nil {
+		return err
+	}
+	if err := state.Put(firmware.Place(d.Firmware)); err != nil {
+		return fmt.Errorf("the disks are on the snapshot, but its firmware's state is not all back: %w", err)
+	}
+	s.boundary("firmware's state back")
+	return nil
+}
+
+func (s *restore) keepReplaced(d *host.Domain, state *firmware.State) error {
+	now, err := firmware.Read(firmware.Place(d.Firmware))
+	if err != nil || now.Same(state) || len(s.plan.Plan.Groups) > 0 || s.o.DiscardNewer {
+		return err
+	}
+	path := strings.TrimSuffix(s.plan.Firmware, host.FirmwareSuffix) + ".replaced-" + s.Clock().UTC().Format(host.Stamp) + host.FirmwareSuffix
+	s.warn(d.Name, "UEFI variables and TPM state as they were before are in "+path)
+	return now.Write(path, firmware.Label{Domain: d.Name, UUID: d.UUID, Taken: s.Clock()})
+}
+
 // dropNewer drops the metadata of what is given up, leaves first. What is gone is no
 // branch above the next one any more: d is this function's own.
 func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) error {
@@ -214,8 +255,24 @@ func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) 
 		if err := s.dropMetadata(ctx, &d, s.plan.Newer, step.Snapshot); err != nil {
 			return err
 		}
+		if err := dropFirmwareOf(&d, step.Snapshot); err != nil {
+			return err
+		}
 		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n host.Snapshot) bool { return n.Name == step.Snapshot })
 		s.did(d.Name, step)
+	}
+	return nil
+}
+
+// dropFirmwareOf removes the firmware's state of a snapshot that is given up.
+func dropFirmwareOf(d *host.Domain, snapshot string) error {
+	s := d.Snapshot(snapshot)
+	if s == nil || s.FirmwareFile() == "" {
+		return nil
+	}
+	path := s.FirmwareFile()
+	if err := vfs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -42,6 +43,10 @@ func (r *domainRun) snapshot(ctx context.Context, d *host.Domain, g *decide.Grou
 }
 
 func (r *domainRun) takeSnapshot(ctx context.Context, d *host.Domain, spec *host.SnapshotSpec, in *journal.Intent) error {
+	before, err := r.keepFirmware(d, spec, in)
+	if err != nil {
+		return err
+	}
 	if err := errors.Join(r.noteReverts(d), r.makeOverlays(spec, in)); err != nil {
 		return err
 	}
@@ -50,6 +55,7 @@ func (r *domainRun) takeSnapshot(ctx context.Context, d *host.Domain, spec *host
 		return err
 	}
 	r.boundary("snapshot taken")
+	r.compareFirmware(d, before)
 	if err := r.verifySnapshot(ctx, d, spec); err != nil {
 		return err
 	}
@@ -159,6 +165,11 @@ func (r *domainRun) undoSnapshot(ctx context.Context, domain string) error {
 	in := r.w.Intents[d.UUID]
 	if in == nil {
 		return nil
+	}
+	if f := in.Firmware; f != nil && d.FirmwareOwner(f.Path) == "" {
+		if err := vfs.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	for _, f := range in.Created {
 		if d.Uses(f.Path) {

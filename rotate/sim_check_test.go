@@ -101,6 +101,11 @@ func checkDone(h *hosttest.Host, t *testing.T) {
 	for path := range h.Pictures {
 		use(path)
 	}
+	for _, d := range h.Guests {
+		for i := range d.Snapshots {
+			used[d.Snapshots[i].FirmwareFile()] = true
+		}
+	}
 	for _, path := range filesOf(h, t) {
 		if !used[path] {
 			t.Fatalf("left over: %s", h.Short([]string{path}))

@@ -18,9 +18,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
-// Suffix is how the files of this package end.
-const Suffix = ".firmware.tar"
-
 // A Label says what a file is of.
 type Label struct {
 	Version  int       `json:"version"`
@@ -49,10 +46,36 @@ const (
 
 // Write writes the state to a new file of mode 0600, durable, whole or not at all.
 func (s *State) Write(path string, l Label) error {
+	data, err := s.archive(l)
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(path, data, 0o600)
+}
+
+// Fill writes the state into a file that is there, empty, for who has to name its inode before
+// anything is in it. It is durable once Fill returns.
+func (s *State) Fill(path string, l Label) error {
+	data, err := s.archive(l)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func (s *State) archive(l Label) ([]byte, error) {
 	l.Version, l.Sum = version, s.sum()
 	label, err := json.MarshalIndent(l, "", "  ")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -65,10 +88,8 @@ func (s *State) Write(path string, l Label) error {
 			err = add(w, dirTPM+s.TPM[i].Name, &s.TPM[i], l.Taken)
 		}
 	}
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	return vfs.WriteFile(path, b.Bytes(), 0o600)
+	err = errors.Join(err, w.Close())
+	return b.Bytes(), err
 }
 
 func add(w *tar.Writer, name string, f *File, at time.Time) error {

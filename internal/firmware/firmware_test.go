@@ -52,7 +52,7 @@ func archived(t *testing.T, p Place) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "web.s1"+Suffix)
+	file := filepath.Join(t.TempDir(), "web.s1.firmware.tar")
 	if err := s.Write(file, Label{Domain: "web", UUID: "u", Snapshot: "s1", Taken: time.Now()}); err != nil {
 		t.Fatal(err)
 	}

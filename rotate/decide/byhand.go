@@ -104,9 +104,9 @@ func (o *Options) taking() Taking {
 }
 
 // mark is the description of the snapshot that is planned.
-func (b *builder) mark(quiesce bool) host.Mark {
+func (b *builder) mark(spec *host.SnapshotSpec) host.Mark {
 	t := b.o.taking()
-	return host.Mark{Policy: b.rule.Name, Quiesced: quiesce, LeftOut: host.LeftOutParts(b.leftOut()), Pinned: t.Pinned, Expires: t.Expires, Note: t.Note}
+	return host.Mark{Policy: b.rule.Name, Quiesced: spec.Quiesce, Firmware: spec.Firmware, LeftOut: host.LeftOutParts(b.leftOut()), Pinned: t.Pinned, Expires: t.Expires, Note: t.Note}
 }
 
 // Quiesce is whether the guest is to freeze its file systems for a snapshot.

@@ -27,6 +27,7 @@ const (
 	FindFuture   = "time-in-future"
 	FindStrange  = "unreadable-image"
 	FindUEFI     = "nvram-not-covered"
+	FindTPM      = "tpm-not-covered"
 	FindRestart  = "restart-needed"
 	FindTip      = "disk-taken-out"
 	FindWide     = "large-storage"
@@ -292,9 +293,13 @@ func diagnoseSnapshots(w *observe.World, d *host.Domain, now time.Time, add func
 				Remedy: "if it is not needed: " + forgetCommand(d.Name, s.Name)})
 		}
 	}
-	if d.UEFI && len(d.Snapshots) > 0 {
-		add(Finding{Code: FindUEFI, Note: true, Detail: "the guest has UEFI variables in an NVRAM file, which disk snapshots do not hold",
-			Remedy: "back the NVRAM file up by other means if boot entries matter"})
+	if d.UEFI && d.Firmware.NVRAM == "" && len(d.Snapshots) > 0 {
+		add(Finding{Code: FindUEFI, Note: true, Detail: "the guest has UEFI variables that are not in a raw file of this host: snapshots do not hold them",
+			Remedy: "back them up by other means if boot entries matter"})
+	}
+	if d.HasTPM && d.Firmware.TPM == "" && len(d.Snapshots) > 0 {
+		add(Finding{Code: FindTPM, Note: true, Detail: "the guest has an emulated TPM, whose state was not found: snapshots do not hold it",
+			Remedy: "back it up by other means if keys are sealed in it"})
 	}
 }
 

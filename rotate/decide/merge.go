@@ -47,7 +47,8 @@ func (b *builder) drop(names []string) {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return
 	}
-	end := trial.begin(Group{Drops: names, Merges: merges})
+	firmware, deletions := trial.droppedFirmware(names)
+	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: firmware})
 	for _, name := range names {
 		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name)})
 	}
@@ -57,6 +58,9 @@ func (b *builder) drop(names []string) {
 	trial.redefine(names)
 	for i := range merges {
 		merges[i].Way.deletes(trial, &merges[i])
+	}
+	for _, s := range deletions {
+		trial.add(s)
 	}
 	end()
 	*b = *trial

@@ -24,6 +24,8 @@ func (s Step) String() string {
 		return "configure: as at the time of " + s.Snapshot
 	case OpEndCopy:
 		return "end-copy " + s.Disk
+	case OpFirmware:
+		return "firmware " + s.Path
 	case OpStart:
 		return "start"
 	case OpSwitch:
@@ -88,6 +90,7 @@ const (
 	OpDeleteFile   Op = "delete-file"
 	OpEndCopy      Op = "end-copy"  // the copy of a graft that was interrupted
 	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
+	OpFirmware     Op = "firmware"  // UEFI variables and TPM state are copied with a snapshot, or go back with a restore
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 )

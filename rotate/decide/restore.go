@@ -18,6 +18,7 @@ type RestoreOptions struct {
 	Stop         *StopOptions // shut a guest that runs down first; nil: it is refused
 	Start        bool         // let the guest run afterwards, in any case
 	NoStart      bool         // do not let one run again that was shut down for it
+	NoFirmware   bool         // UEFI variables and TPM state stay as they are
 }
 
 // Starts tells whether the guest is to run afterwards, if it runs now or not.
@@ -39,6 +40,7 @@ type Restoration struct {
 	Plan     Plan
 	Snapshot host.Snapshot
 	Switches []DiskSwitch
+	Firmware string   // the file with the firmware's state, which goes back, too; "" for none
 	Newer    []string // snapshots that are given up, leaves first
 	// Whole tells that what is done from now on descends from the snapshot alone: no disk stays on
 	// overlays of snapshots that are newer, and the snapshot names no file of a disk that stays
@@ -110,6 +112,7 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 	}
 	s.planPresent(b)
 	s.planSwitch(b)
+	s.planFirmware(b)
 	if s.o.WithConfig {
 		s.planConfig(b)
 	}

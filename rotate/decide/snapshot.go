@@ -86,10 +86,12 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 	if quiesce && !b.d.Agent {
 		return nil, &Refusal{host.CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
 	}
-	spec := &host.SnapshotSpec{Description: b.mark(quiesce).String(), Quiesce: quiesce, Overlays: map[string]string{}}
+	spec := &host.SnapshotSpec{Quiesce: quiesce, Overlays: map[string]string{}}
 	if refused := b.placeOverlays(spec); refused != nil {
 		return nil, refused
 	}
+	b.placeFirmware(spec)
+	spec.Description = b.mark(spec).String()
 	return spec, b.reserveOverlays(spec)
 }
 
@@ -237,6 +239,9 @@ func (b *builder) takeSteps(spec *host.SnapshotSpec) {
 		b.add(Step{Op: OpSnapshot, Snapshot: spec.Name, Disk: disk.Target, Base: disk.Active().Path, Path: path,
 			Bytes: b.forecast(disk), Reason: b.dueReason(spec)})
 		b.putOn(disk, path)
+	}
+	if spec.Firmware != "" {
+		b.add(Step{Op: OpFirmware, Snapshot: spec.Name, Path: spec.Firmware, Reason: "UEFI variables and TPM state are kept with it"})
 	}
 	b.snaps = append(b.snaps, snap)
 	for _, sd := range snap.Disks {

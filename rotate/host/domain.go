@@ -30,11 +30,13 @@ type Domain struct {
 	State        State
 	Transient    bool // has no persistent configuration
 	ManagedSave  bool
-	Agent        bool   // a guest agent is connected
-	IOError      bool   // paused because a disk is full or broken
-	UEFI         bool   // has NVRAM, which no disk snapshot holds
-	AppArmor     bool   // is confined by an AppArmor profile that may deny merges
-	AppArmorFile string `json:",omitempty"` // where rules of the administrator for that go
+	Agent        bool     // a guest agent is connected
+	IOError      bool     // paused because a disk is full or broken
+	UEFI         bool     // has UEFI variables (NVRAM)
+	HasTPM       bool     `json:",omitempty"` // an emulated one
+	Firmware     Firmware `json:",omitzero"`
+	AppArmor     bool     // is confined by an AppArmor profile that may deny merges
+	AppArmorFile string   `json:",omitempty"` // where rules of the administrator for that go
 	Checkpoints  int
 	Disks        []Disk
 	Snapshots    []Snapshot        // parents before children

@@ -96,6 +96,7 @@ type SnapshotSpec struct {
 	Quiesce           bool
 	Overlays          map[string]string // target → overlay path, which is an empty file already
 	Exclude           []string          // targets of the disks that are left out
+	Firmware          string            `json:",omitempty"` // the file for the state of the guest's firmware; "" for none
 }
 
 // A MergeSpec says what to merge: the layers above Base up to Top go into Base; of

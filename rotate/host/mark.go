@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -21,6 +22,7 @@ type Mark struct {
 	LeftOut  []string  // disks that the snapshot was taken without, each with the reason: "vdb: shareable-disk"; see LeftOutParts
 	Pinned   bool      // it stays until a person takes that back
 	Expires  time.Time // it stays until then, and goes; the zero Time: retention decides
+	Firmware string    // the file with UEFI variables and TPM state of that moment; "" for none
 	Note     string    // of the person who took it
 }
 
@@ -34,6 +36,7 @@ const (
 
 	pinned  = "; pinned"
 	expires = "; expires "
+	fwPart  = "; firmware "
 	noted   = `; note "`
 )
 
@@ -60,6 +63,9 @@ func (m Mark) String() string {
 	}
 	if !m.Expires.IsZero() {
 		s.WriteString(expires + m.Expires.UTC().Format(time.RFC3339))
+	}
+	if m.Firmware != "" {
+		s.WriteString(fwPart + strconv.QuoteToGraphic(m.Firmware))
 	}
 	if m.Note != "" {
 		s.WriteString(noted + m.Note + `"`)
@@ -102,6 +108,9 @@ func ParseMark(description string) (m Mark, ok bool) {
 	if rest, ok = m.parseExpiry(rest); !ok {
 		return Mark{}, false
 	}
+	if rest, ok = m.parseFirmware(rest); !ok {
+		return Mark{}, false
+	}
 	return m, m.parseNote(rest)
 }
 
@@ -128,6 +137,19 @@ func (m *Mark) parseExpiry(rest string) (after string, ok bool) {
 	at, err := time.Parse(time.RFC3339, text[:n])
 	m.Expires = at
 	return text[n:], err == nil
+}
+
+func (m *Mark) parseFirmware(rest string) (after string, ok bool) {
+	text, there := strings.CutPrefix(rest, fwPart)
+	if !there {
+		return rest, true
+	}
+	quoted, err := strconv.QuotedPrefix(text)
+	if err != nil {
+		return "", false
+	}
+	m.Firmware, err = strconv.Unquote(quoted)
+	return text[len(quoted):], err == nil && m.Firmware != ""
 }
 
 func (m *Mark) parseNote(rest string) (ok bool) {

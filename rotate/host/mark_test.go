@@ -49,6 +49,7 @@ func TestMarksSayWhatAPersonSaid(t *testing.T) {
 		{Policy: "p", Note: "before the upgrade"},
 		{Policy: "p", Note: `(of "web"); pinned; expires 2026-12-28T10:00:00Z; note "x")`},
 		{Policy: "p", Note: `"`},
+		{Policy: "p", Firmware: "/img/a \"b\"; note \"c\" ü\n.firmware.tar", Note: "n"},
 		{Policy: "p", Note: "Überholung 更新 <&>"},
 		{Policy: "a.b-c_d", Quiesced: true, LeftOut: []string{"vdb: shareable-disk", "vdc: network-disk"}, Pinned: true, Expires: at, Note: "all of it"},
 	} {

@@ -195,7 +195,7 @@ func (h *Host) Inspect(path, format string) (chain.Image, error) {
 	if err != nil {
 		return chain.Image{}, err
 	}
-	if format == "raw" || len(data) == 0 && format == "" {
+	if format == "raw" || (len(data) == 0 || strings.HasSuffix(path, host.FirmwareSuffix)) && format == "" {
 		return chain.Image{Format: "raw", VirtualSize: Size}, nil
 	}
 	var i Image

@@ -26,10 +26,12 @@ type Intent struct {
 	Started time.Time `json:"started"`
 	Quiesce bool      `json:"quiesce,omitempty"` // the guest may be frozen
 	Created []File    `json:"created,omitempty"` // overlays of a snapshot that is being taken
-	Drops   []string  `json:"drops,omitempty"`   // snapshots whose metadata goes
-	Merges  []Merge   `json:"merges,omitempty"`
-	Garbage []File    `json:"garbage,omitempty"` // layers that nobody kept
-	Broken  string    `json:"-"`                 // why the file could not be read: what it protects is not known
+	// Firmware is the file that is being written with the firmware's state of that snapshot.
+	Firmware *File    `json:"firmware,omitempty"`
+	Drops    []string `json:"drops,omitempty"` // snapshots whose metadata goes
+	Merges   []Merge  `json:"merges,omitempty"`
+	Garbage  []File   `json:"garbage,omitempty"` // layers that nobody kept
+	Broken   string   `json:"-"`                 // why the file could not be read: what it protects is not known
 }
 
 // Explains tells whether metadata that contradicts the chain is the run's own

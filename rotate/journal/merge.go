@@ -152,6 +152,9 @@ func (m *Merge) Leave(disk *host.Disk) {
 // Files lists every file that the intent names.
 func (in *Intent) Files() []File {
 	files := append(slices.Clone(in.Created), in.Garbage...)
+	if in.Firmware != nil {
+		files = append(files, *in.Firmware)
+	}
 	for _, m := range in.Merges {
 		files = append(files, m.Gone...)
 		if m.Graft != nil {

@@ -17,6 +17,13 @@ func (o *Observer) leftFiles(w *World) {
 			o.leftFile(w, m.Base)
 		}
 	}
+	for i := range w.Domains {
+		for k := range w.Domains[i].Snapshots {
+			if path := w.Domains[i].Snapshots[k].FirmwareFile(); path != "" {
+				o.leftFile(w, path)
+			}
+		}
+	}
 	for _, layers := range w.Released {
 		for _, f := range layers {
 			o.leftFile(w, f.Path)

@@ -130,6 +130,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 
 // lookBehind finds what the domain's snapshots have beside the chains of its disks.
 func (o *Observer) lookBehind(w *World, d *host.Domain) {
+	findFirmware(d)
 	FollowGrafts(d, w.Intents[d.UUID])
 	d.Branches = o.branches(d, w.Intents[d.UUID])
 }

@@ -24,6 +24,7 @@ func restoreCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "discard-newer", Usage: "give up the present state and all snapshots that were taken after that one"},
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
 			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
+			&cli.BoolFlag{Name: "no-firmware", Usage: "UEFI variables (NVRAM) and TPM state stay as they are"},
 			&cli.BoolFlag{Name: "start", Usage: "let the guest run afterwards, also one that was off"},
 			&cli.BoolFlag{Name: "no-start", Usage: "with --stop: leave the guest off, which else runs again if it ran before"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
@@ -40,7 +41,8 @@ different moments then. The layers above stay as a branch with their snapshots, 
 retention goes on to count. The present state is kept as a snapshot of its own, unless
 nothing was written since one. Only disks go back, and with --with-config the rest of the
 configuration, as libvirt has it on record with the snapshot. UEFI variables (NVRAM) and
-TPM states are in no snapshot and stay as they are.
+the state of an emulated TPM go back with the disks, where the snapshot has a copy of
+them, which is taken since version 0.3; with --disk, or --no-firmware, they stay.
 
    virt-rotate restore --dry-run web latest
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
@@ -67,7 +69,7 @@ TPM states are in no snapshot and stay as they are.
 
 func restoreOptions(c *cli.Context) decide.RestoreOptions {
 	o := decide.RestoreOptions{Disks: c.StringSlice("disk"), DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run"),
-		Start: c.Bool("start"), NoStart: c.Bool("no-start")}
+		Start: c.Bool("start"), NoStart: c.Bool("no-start"), NoFirmware: c.Bool("no-firmware")}
 	if c.Bool("stop") {
 		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
 	}

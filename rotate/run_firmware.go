@@ -1,0 +1,86 @@
+package rotate
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/virt-rotate/virt-rotate/internal/firmware"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+)
+
+// keepFirmware writes the state of the guest's firmware into the file of the snapshot that is to be
+// taken, and returns it. What cannot be read costs the copy, not the snapshot.
+func (r *domainRun) keepFirmware(d *host.Domain, spec *host.SnapshotSpec, in *journal.Intent) (*firmware.State, error) {
+	if spec.Firmware == "" {
+		return nil, nil
+	}
+	state, err := firmware.Read(firmware.Place(d.Firmware))
+	if err != nil {
+		r.warn(d.Name, "UEFI variables and TPM state are not copied: "+err.Error())
+		r.withoutFirmware(spec)
+		return nil, nil
+	}
+	if err := r.makeFirmwareFile(spec.Firmware, in); err != nil {
+		return nil, fmt.Errorf("a file for UEFI variables and TPM state: %w", err)
+	}
+	label := firmware.Label{Domain: d.Name, UUID: d.UUID, Snapshot: spec.Name, Taken: r.Clock()}
+	if err := state.Fill(spec.Firmware, label); err != nil {
+		return nil, fmt.Errorf("UEFI variables and TPM state: %w", err)
+	}
+	r.boundary("firmware's state written")
+	return state, nil
+}
+
+// makeFirmwareFile makes the file, empty, as an overlay is made: the intent names it before it is there,
+// and its inode before anything is in it.
+func (r *domainRun) makeFirmwareFile(path string, in *journal.Intent) error {
+	j := journal.In(r.Observer.StateDir)
+	in.Firmware = &journal.File{Path: path}
+	if err := j.Write(*in); err != nil {
+		return err
+	}
+	r.boundary("intent of the firmware's state")
+	info, err := vfs.CreateExclusive(path, overlayMode)
+	if err != nil { // what is there is not ours: take it out of the intent
+		in.Firmware = nil
+		return errors.Join(err, j.Write(*in))
+	}
+	r.boundary("firmware's file made")
+	in.Firmware.ID = info.ID
+	return j.Write(*in)
+}
+
+// withoutFirmware takes the file out of what the snapshot is to be.
+func (r *domainRun) withoutFirmware(spec *host.SnapshotSpec) {
+	spec.Firmware = ""
+	if mark, ok := host.ParseMark(spec.Description); ok {
+		mark.Firmware = ""
+		spec.Description = mark.String()
+	}
+}
+
+// compareFirmware tells if the state was changed while the snapshot was taken: then it is not
+// known to be of the same moment as the disks.
+func (r *domainRun) compareFirmware(d *host.Domain, before *firmware.State) {
+	if before == nil {
+		return
+	}
+	after, err := firmware.Read(firmware.Place(d.Firmware))
+	switch {
+	case err != nil:
+		r.warn(d.Name, "it is not known whether UEFI variables and TPM state changed while the snapshot was taken: "+err.Error())
+	case !after.Same(before):
+		r.warn(d.Name, "UEFI variables or TPM state changed while the snapshot was taken: their copy is of the moment before")
+	}
+}
+
+// firmwareToPut reads the state that a restore puts back.
+func firmwareToPut(d *host.Domain, snapshot, path string) (*firmware.State, error) {
+	state, label, err := firmware.Load(path)
+	if err == nil && (label.UUID != d.UUID || label.Snapshot != snapshot) {
+		err = fmt.Errorf("%s: it is of snapshot %s of %s (%s)", path, label.Snapshot, label.Domain, label.UUID)
+	}
+	return state, err
+}
