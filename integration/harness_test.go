@@ -96,6 +96,7 @@ type bed struct {
 
 	program func() (string, error) // the virt-rotate that is run; nil: the ordinary one
 	env     []string               // more of its environment
+	inside  bool                   // it sees the files as the libvirtd of the bed does
 }
 
 // newBed makes a host whose libvirt is embedded in its clients.
@@ -435,7 +436,11 @@ func (b *bed) begin(program string, env []string, args ...string) *rotation {
 		global = append(global, "--policy", b.policy)
 	}
 	// Not t.Context: the process must be gone before the clean-up, not after.
-	r := &rotation{cmd: b.host.Command(context.Background(), program, append(global, args...)...)}
+	line := append(append([]string{program}, global...), args...)
+	if b.inside {
+		line = append(b.daemon.Inside(), line...)
+	}
+	r := &rotation{cmd: b.host.Command(context.Background(), line[0], line[1:]...)}
 	r.cmd.Env = slices.Concat(r.cmd.Env, b.env, env)
 	r.cmd.Stdout, r.cmd.Stderr = &r.stdout, &r.stderr
 	done := b.host.Turn()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -107,13 +108,19 @@ func (r *recipe) on(b *bed, policy string) {
 	for _, dir := range []string{"bin", "srv/backup", "srv/back", "mnt", "here", "prometheus/node-exporter"} {
 		must(r.t, os.MkdirAll(b.path(dir), 0o755))
 	}
-	wrapper := fmt.Sprintf("#!/bin/sh\nexec %s --policy %s --connect '%s' --state-dir %s \"$@\"\n", program, b.policy, b.host.URI(), b.path("state"))
-	must(r.t, os.WriteFile(b.path("bin", "virt-rotate"), []byte(wrapper), 0o755))
+	r.wrap("exec "+program)
 	r.places = []string{
 		"sftp:backup@nas:/srv/restic", b.path("srv/restic"), "/etc/virt-rotate/", b.path("srv") + "/", "/srv/", b.path("srv") + "/",
 		"/run/", b.path("here") + "/", "/mnt", b.path("mnt"), "/var/lib/libvirt/images", b.path("images"),
 		"/var/lib/libvirt/swtpm", b.path("lib/swtpm"), "/var/lib/libvirt/qemu/nvram", b.path("lib/qemu/nvram"), "/var/lib/prometheus", b.path("prometheus"),
 	}
+}
+
+// wrap lets virt-rotate be the program that a command line begins with.
+func (r *recipe) wrap(command string) {
+	r.t.Helper()
+	text := fmt.Sprintf("#!/bin/sh\n%s --policy %s --connect '%s' --state-dir %s \"$@\"\n", command, r.policy, r.host.URI(), r.path("state"))
+	must(r.t, os.WriteFile(r.path("bin", "virt-rotate"), []byte(text), 0o755))
 }
 
 // boots makes the guest of the recipe, with one disk, and lets it write.
@@ -339,29 +346,47 @@ func monitored(r *recipe) {
 
 func withFirmwareState(r *recipe) {
 	r.on(newDaemonBed(r.t), recipePolicy)
+	program, err := binary()
+	must(r.t, err)
+	r.wrap("exec " + strings.Join(r.daemon.Inside(), " ") + ` --wd="$PWD" ` + program) // where libvirt says that it keeps the variables
 	r.command("qemu-img create -q -f qcow2 images/web-1.qcow2 4M")
 	r.idles(r.path("images", "web-1.qcow2"), "--boot", "uefi", "--tpm", "default")
-	r.types("virsh shutdown")
-	r.destroy("web-1") // its firmware does not obey
 	nvram := r.path("lib/qemu/nvram/web-1_VARS.fd")
 	tpm := r.path("lib/swtpm", strings.TrimSpace(r.virsh("domuuid", "web-1")), "tpm2/tpm2-00.permall")
-	was := []string{sum(r.t, nvram), sum(r.t, tpm)}
-	r.types("virt-rotate run --now")
+	now := func() []string { return []string{sum(r.t, nvram), sum(r.t, tpm)} }
+	r.settles(now) // the TPM is measured into as the guest boots
+	r.destroy("web-1")
+	r.virsh("start", "web-1", "--paused", "--reset-nvram")
+	was := now()
+	r.wantSaid(r.types("virt-rotate snapshot"), "firmware       web-1.before-firmware-update-")
+	state := r.guestSum(r.chain("web-1", "vda")[0].Path, "qcow2")
+	r.virsh("resume", "web-1")
+	r.await("the firmware to write a variable", func() bool { return now()[0] != was[0] })
+	r.settles(now)
 	r.destroy("web-1")
 	r.command("qemu-io -f qcow2 -c 'write -q -P 7 0 64k' %s", r.disk("web-1", "vda").Path)
-	for _, file := range []string{nvram, tpm} {
-		must(r.t, os.Remove(file))
-	}
-	state := r.guestSum(r.chain("web-1", "vda")[1].Path, "qcow2")
+	r.virsh("start", "web-1", "--paused")
 	back := r.block("virt-rotate restore")
-	r.script(strings.Replace(back, "virsh start web-1\n", "", 1)).succeeds() // before the firmware writes
-	if now := []string{sum(r.t, nvram), sum(r.t, tpm)}; !slices.Equal(now, was) {
-		r.t.Errorf("variables and TPM are %q, were %q", now, was)
+	r.script(strings.Replace(back, "--stop", "--stop --force --patience 1s --no-start", 1)).succeeds() // its firmware does not obey
+	if got := now(); !slices.Equal(got, was) {
+		r.t.Errorf("variables and TPM are %q, were %q", got, was)
 	}
 	if got := r.guestSum(r.disk("web-1", "vda").Path, "qcow2"); got != state {
 		r.t.Error("the disk has not gone back")
 	}
 	r.virsh("start", "web-1")
+}
+
+// settles waits until what read returns has stayed the same for a while.
+func (r *recipe) settles(read func() []string) {
+	r.t.Helper()
+	last, since := read(), time.Now()
+	r.await("the firmware to come to rest", func() bool {
+		if now := read(); !slices.Equal(now, last) {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 8*time.Second
+	})
 }
 
 func onAFullHost(r *recipe) {

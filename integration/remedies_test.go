@@ -62,7 +62,7 @@ var unprinted = map[string]string{
 	"stopped-in-pivot": "names docs/recovery.md", "leftover": "names docs/recovery.md", "shared-disk": "words", "method": "words: the policy",
 	"no-guest-agent": "words", "hook": "words", "fault": "virsh dumpxml and virt-rotate plan look", "unreadable-image": "words", "comma-in-name": "words",
 	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
-	"nvram-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
+	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }
 

@@ -26,6 +26,7 @@ func newWizardGuest(t *testing.T) *wizardGuest {
 	t.Helper()
 	g := &wizardGuest{bed: newDaemonBed(t), now: make([]byte, wizardSize), states: map[string]string{}}
 	g.logsOnFailure("g1")
+	g.inside = true // the variables and the TPM are where libvirt puts them
 	g.writePolicy(keepThree)
 	disk, iso := g.path("images", "g1.qcow2"), g.path("install.iso")
 	g.qemuImg("create", "-q", "-f", "qcow2", "-o", "preallocation=metadata", disk, fmt.Sprint(wizardSize))
@@ -165,6 +166,7 @@ func TestAGuestOfVirtInstall(t *testing.T) {
 	g.rotateOnce(12)
 	g.virsh("snapshot-delete", "g1", g.snapshotNames("g1")[1])
 	g.check()
+	g.removeOrphan()
 	g.rotateOnce(13)
 	g.power(false)
 	name := g.snapshotNames("g1")[1]
@@ -183,10 +185,27 @@ func TestAGuestOfVirtInstall(t *testing.T) {
 	}
 	g.power(true)
 	g.noRecords()
-	if r := g.rotate("doctor", "g1").wantExit(t, 0); !strings.Contains(r.Stdout, "nvram-not-covered") || strings.Contains(r.Stdout, "orphan") {
+	if r := g.rotate("doctor", "g1").wantExit(t, 0); strings.Contains(r.Stdout, "-not-covered") || strings.Contains(r.Stdout, "orphan") {
 		t.Errorf("%v", r)
 	}
 	g.onlyTheChain()
+}
+
+// removeOrphan removes the firmware's state of the snapshot that libvirt has deleted: doctor names it.
+func (g *wizardGuest) removeOrphan() {
+	g.t.Helper()
+	var found struct{ Findings []struct{ Code, Path string } }
+	g.rotate("doctor", "--output=json", "g1").decode(g.t, &found)
+	n := 0
+	for _, f := range found.Findings {
+		if f.Code == "orphan" && strings.HasSuffix(f.Path, ".firmware.tar") {
+			must(g.t, os.Remove(f.Path))
+			n++
+		}
+	}
+	if n != 1 {
+		g.t.Errorf("%d orphans of the firmware, want 1: %+v", n, found)
+	}
 }
 
 // adopt takes what the disk holds for what was written.
@@ -205,10 +224,18 @@ func (g *wizardGuest) onlyTheChain() {
 	chain := g.chain("g1", "vda")
 	files, err := filepath.Glob(g.path("images", "*"))
 	must(g.t, err)
+	kept := 0
 	for _, f := range files {
+		if strings.HasSuffix(f, ".firmware.tar") {
+			kept++
+			continue
+		}
 		if !slices.ContainsFunc(chain, func(l guest.Layer) bool { return l.Path == f }) {
 			g.t.Errorf("%s is left over", f)
 		}
+	}
+	if kept != 3 {
+		g.t.Errorf("%d copies of the firmware's state, want 3: one for each snapshot", kept)
 	}
 	if len(chain) != 4 {
 		g.t.Errorf("%d layers, want 4: %v", len(chain), chain)

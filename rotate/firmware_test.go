@@ -119,12 +119,20 @@ func TestFirmwareThatIsReplacedIsKept(t *testing.T) {
 		h.Change(web.Disks[i].Active().Path, func(i *hosttest.Image) { i.Blocks = hosttest.Blocks{} })
 		web.Want[web.Disks[i].Target] = h.Read(web.Disks[i].Active().Path)
 	}
+	back(t, h, rotator(h, rule(9)), web, web.Snapshots[0].Name, decide.RestoreOptions{})
+	if n := len(firmwares(h)); n != 1 {
+		t.Errorf("what the snapshot has is kept twice: %d files", n)
+	}
 	boots(web, "second")
 	p := back(t, h, rotator(h, rule(9)), web, web.Snapshots[0].Name, decide.RestoreOptions{})
 	if got := remembers(t, web); got != "first" || len(p.Warnings) != 1 {
 		t.Fatalf("the firmware remembers the %s boot: %v", got, p.Warnings)
 	}
 	_, path, _ := strings.Cut(p.Warnings[0], " are in ")
+	w := see(h, t)
+	if found := decide.Diagnose(w, nil, noPolicies, h.Now); !slices.ContainsFunc(found, func(f decide.Finding) bool { return f.Code == decide.FindOrphan && f.Path == path }) {
+		t.Errorf("doctor does not name %s: %+v", path, found)
+	}
 	state, _, err := firmware.Load(path)
 	if err != nil || string(state.NVRAM.Data) != "variables of the second" {
 		t.Errorf("%s: %v", p.Warnings[0], err)
@@ -135,13 +143,18 @@ func TestFirmwareThatCannotGoBackIsRefusedBefore(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
 		"damaged":       func(path string) error { return os.Truncate(path, 700) },
 		"somebody's":    func(path string) error { return (&firmware.State{}).Write(path, firmware.Label{UUID: "other"}) },
+		"nowhere to go": nil,
 		"another's one": func(path string) error { return (&firmware.State{}).Write(path, firmware.Label{Snapshot: "s"}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, web := uefi(t)
 			runAll(h, t, rotator(h, rule(9)))
 			web.State = host.ShutOff
-			hosttest.Must(spoil(web.Snapshots[0].FirmwareFile()))
+			if spoil != nil {
+				hosttest.Must(spoil(web.Snapshots[0].FirmwareFile()))
+			} else {
+				web.Firmware.NVRAM = ""
+			}
 			before := filesOf(h, t)
 			p, err := rotator(h, rule(9)).Restore(t.Context(), "web", web.Snapshots[0].Name, decide.RestoreOptions{})
 			if err != nil || !hasCode(&p, host.CodeUnreadable) || !strings.Contains(p.Refused[0].Detail, "--no-firmware") || !slices.Equal(before, filesOf(h, t)) {

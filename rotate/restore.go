@@ -237,12 +237,23 @@ func (s *restore) putFirmware(d *host.Domain) error {
 
 func (s *restore) keepReplaced(d *host.Domain, state *firmware.State) error {
 	now, err := firmware.Read(firmware.Place(d.Firmware))
-	if err != nil || now.Same(state) || len(s.plan.Plan.Groups) > 0 || s.o.DiscardNewer {
+	if err != nil || now.Same(state) || len(s.plan.Plan.Groups) > 0 || s.o.DiscardNewer || keptBy(d, now) {
 		return err
 	}
 	path := strings.TrimSuffix(s.plan.Firmware, host.FirmwareSuffix) + ".replaced-" + s.Clock().UTC().Format(host.Stamp) + host.FirmwareSuffix
 	s.warn(d.Name, "UEFI variables and TPM state as they were before are in "+path)
 	return now.Write(path, firmware.Label{Domain: d.Name, UUID: d.UUID, Taken: s.Clock()})
+}
+
+// keptBy tells whether a snapshot of the domain has that state.
+func keptBy(d *host.Domain, now *firmware.State) bool {
+	return slices.ContainsFunc(d.Snapshots, func(s host.Snapshot) bool {
+		if s.FirmwareFile() == "" {
+			return false
+		}
+		kept, _, err := firmware.Load(s.FirmwareFile())
+		return err == nil && kept.Same(now)
+	})
 }
 
 // dropNewer drops the metadata of what is given up, leaves first. What is gone is no

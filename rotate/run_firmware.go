@@ -19,6 +19,11 @@ func (r *domainRun) keepFirmware(d *host.Domain, spec *host.SnapshotSpec, in *jo
 	state, err := firmware.Read(firmware.Place(d.Firmware))
 	if err != nil {
 		r.warn(d.Name, "UEFI variables and TPM state are not copied: "+err.Error())
+	}
+	if err == nil && state.NVRAM == nil && d.UEFI && d.State.Live() {
+		r.warn(d.Name, "the guest's UEFI variables were not found, and are not copied")
+	}
+	if err != nil || state.Empty() {
 		r.withoutFirmware(spec)
 		return nil, nil
 	}
@@ -79,8 +84,15 @@ func (r *domainRun) compareFirmware(d *host.Domain, before *firmware.State) {
 // firmwareToPut reads the state that a restore puts back.
 func firmwareToPut(d *host.Domain, snapshot, path string) (*firmware.State, error) {
 	state, label, err := firmware.Load(path)
-	if err == nil && (label.UUID != d.UUID || label.Snapshot != snapshot) {
-		err = fmt.Errorf("%s: it is of snapshot %s of %s (%s)", path, label.Snapshot, label.Domain, label.UUID)
+	switch {
+	case err != nil:
+		return nil, err
+	case label.UUID != d.UUID || label.Snapshot != snapshot:
+		return nil, fmt.Errorf("%s: it is of snapshot %s of %s (%s)", path, label.Snapshot, label.Domain, label.UUID)
+	case state.NVRAM != nil && d.Firmware.NVRAM == "":
+		return nil, errors.New("it is not known where the domain's UEFI variables are")
+	case len(state.TPM) > 0 && d.Firmware.TPM == "":
+		return nil, errors.New("it is not known where the state of the domain's TPM is")
 	}
-	return state, err
+	return state, nil
 }

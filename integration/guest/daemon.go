@@ -73,6 +73,11 @@ for pair in etc:/etc/libvirt lib:/var/lib/libvirt run:/run/libvirt cache:/var/ca
 done
 exec taskset -c "$2" libvirtd -f /etc/libvirt/libvirtd.conf --pid-file "$1/libvirtd.pid"`
 
+// Inside is what a command line begins with whose program is to see the files as libvirtd sees them.
+func (d *Daemon) Inside() []string {
+	return []string{"nsenter", fmt.Sprintf("--mount=/proc/%d/ns/mnt", d.process.Process.Pid)}
+}
+
 // StartDaemon starts libvirtd again, after Kill, and waits until it answers. It
 // finds the guests that went on without it.
 func (d *Daemon) StartDaemon() error {

@@ -43,12 +43,15 @@ type File struct {
 	Data     []byte
 }
 
-// Read reads all of it. A TPM's lock and its temporary files are no state.
+// Empty tells whether there is nothing in it.
+func (s *State) Empty() bool { return s.NVRAM == nil && len(s.TPM) == 0 }
+
+// Read reads all of it. Variables come into being with the first start: none are no error. A TPM's lock and its temporary files are no state.
 func Read(p Place) (*State, error) {
 	s := &State{}
 	if p.NVRAM != "" {
 		f, err := readFile(p.NVRAM, mostNVRAM)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("UEFI variables: %w", err)
 		}
 		s.NVRAM = f

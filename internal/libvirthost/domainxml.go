@@ -19,7 +19,7 @@ func readDomain(d *host.Domain, text string, v *volumes) error {
 		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
 	}
 	d.UUID, d.Own = x.UUID, ownPolicy(x.Metadata)
-	d.UEFI = x.OS != nil && x.OS.NVRam != nil
+	d.UEFI = x.OS != nil && (x.OS.NVRam != nil || x.OS.Firmware == "efi")
 	readFirmware(d, &x)
 	d.AppArmor = slices.ContainsFunc(x.SecLabel, func(l libvirtxml.DomainSecLabel) bool { return l.Model == "apparmor" })
 	if x.Devices == nil {

@@ -13,6 +13,7 @@ func readFirmware(d *host.Domain, x *libvirtxml.Domain) {
 	if x.OS != nil && x.OS.NVRam != nil {
 		d.Firmware.NVRAM = nvramFile(x.OS.NVRam)
 	}
+	d.OwnNVRAM = d.UEFI && x.OS.NVRam == nil
 	if x.Devices == nil {
 		return
 	}

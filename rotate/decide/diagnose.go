@@ -365,6 +365,11 @@ func missing(w *observe.World, d *host.Domain, sd *host.SnapshotDisk) string {
 func orphans(w *observe.World) []Finding {
 	var found []Finding
 	for path := range w.Taken {
+		if host.IsFirmware(path) && !w.IsLeftover(path) && !ownsFirmware(w, path) {
+			found = append(found, Finding{Code: FindOrphan, Path: path,
+				Detail: "UEFI variables and TPM state of a snapshot that is not there any more, or of before a restore",
+				Remedy: "delete it if nobody needs them (tar -tvf shows what is in it)"})
+		}
 		if !host.IsOverlay(path) || w.IsLeftover(path) {
 			continue
 		}
@@ -383,6 +388,10 @@ func orphans(w *observe.World) []Finding {
 	}
 	slices.SortFunc(found, func(a, b Finding) int { return strings.Compare(a.Path, b.Path) })
 	return found
+}
+
+func ownsFirmware(w *observe.World, path string) bool {
+	return slices.ContainsFunc(w.Domains, func(d host.Domain) bool { return d.FirmwareOwner(path) != "" })
 }
 
 func strangers(w *observe.World) []Finding {

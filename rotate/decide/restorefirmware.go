@@ -1,7 +1,5 @@
 package decide
 
-import "github.com/virt-rotate/virt-rotate/rotate/host"
-
 // planFirmware lets UEFI variables and TPM state go back with the disks, if all of these do. That they
 // can be read is for who carries it out to see.
 func (s *Restoration) planFirmware(b *builder) {
@@ -14,8 +12,6 @@ func (s *Restoration) planFirmware(b *builder) {
 		s.warnings = append(s.warnings, "the snapshot has no copy of UEFI variables or TPM state: they stay as they are")
 	case !there:
 		s.warnings = append(s.warnings, path+" is gone, which had UEFI variables and TPM state of the snapshot: they stay as they are")
-	case !b.d.Firmware.Any():
-		b.refuse(host.CodeUnreadable, path, "it is not known where UEFI variables or TPM state of the domain are to go: say --no-firmware, and they stay as they are")
 	default:
 		s.Firmware = path
 		b.add(Step{Op: OpFirmware, Snapshot: s.Snapshot.Name, Path: path, Reason: "UEFI variables and TPM state go back, too"})

@@ -33,6 +33,7 @@ type Domain struct {
 	Agent        bool     // a guest agent is connected
 	IOError      bool     // paused because a disk is full or broken
 	UEFI         bool     // has UEFI variables (NVRAM)
+	OwnNVRAM     bool     `json:",omitempty"` // libvirt has chosen where these are, and does not tell while the guest is off
 	HasTPM       bool     `json:",omitempty"` // an emulated one
 	Firmware     Firmware `json:",omitzero"`
 	AppArmor     bool     // is confined by an AppArmor profile that may deny merges

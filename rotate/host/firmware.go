@@ -27,10 +27,16 @@ func FirmwareOf(overlay string) string {
 // none, and for a name that no such file has.
 func (s *Snapshot) FirmwareFile() string {
 	m, _ := s.Mark()
-	if !filepath.IsAbs(m.Firmware) || filepath.Clean(m.Firmware) != m.Firmware || !IsOverlay(strings.TrimSuffix(m.Firmware, FirmwareSuffix)+".qcow2") {
+	if !filepath.IsAbs(m.Firmware) || filepath.Clean(m.Firmware) != m.Firmware || !IsFirmware(m.Firmware) {
 		return ""
 	}
 	return m.Firmware
+}
+
+// IsFirmware tells whether a path is named as such files are.
+func IsFirmware(path string) bool {
+	stem, ok := strings.CutSuffix(path, FirmwareSuffix)
+	return ok && IsOverlay(stem+".qcow2")
 }
 
 // FirmwareOwner returns the snapshot whose firmware's state is in the file at path, or "".

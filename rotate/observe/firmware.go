@@ -10,9 +10,12 @@ import (
 )
 
 // findFirmware completes where the guest's firmware keeps its state. libvirt does not tell where
-// that of a TPM is, and names variables that come into being with the first start.
+// that of a TPM is, nor where the variables are of a guest that is off, if it has chosen that itself.
 func findFirmware(d *host.Domain) {
-	if path := d.Firmware.NVRAM; path != "" && !isFile(path) {
+	if d.OwnNVRAM && d.Firmware.NVRAM == "" {
+		d.Firmware.NVRAM = filepath.Join(nvramDir(), d.Name+"_VARS.fd")
+	}
+	if path := d.Firmware.NVRAM; path != "" && !isDir(filepath.Dir(path)) {
 		d.Firmware.NVRAM = ""
 	}
 	if d.HasTPM && d.Firmware.TPM == "" {
@@ -21,6 +24,14 @@ func findFirmware(d *host.Domain) {
 	if dir := d.Firmware.TPM; dir != "" && !isDir(dir) {
 		d.Firmware.TPM = ""
 	}
+}
+
+// nvramDir is where libvirt puts variables by itself: the system's, or that of a user.
+func nvramDir() string {
+	if config, err := os.UserConfigDir(); err == nil && os.Geteuid() != 0 {
+		return config + "/libvirt/qemu/nvram"
+	}
+	return "/var/lib/libvirt/qemu/nvram"
 }
 
 // tpmDir is the directory that the guest's swtpm has, if it runs, or the first that is there of
@@ -75,11 +86,6 @@ func tpmDirOfProcess(uuid string) string {
 		}
 	}
 	return ""
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular()
 }
 
 func isDir(path string) bool {

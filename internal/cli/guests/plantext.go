@@ -144,6 +144,8 @@ func stepText(steps []decide.Step) string {
 		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, host.Bytes(s.Bytes))
 	case decide.OpEndCopy:
 		return s.Disk
+	case decide.OpFirmware:
+		return filepath.Base(s.Path)
 	case decide.OpDeleteFile:
 		if s.Bytes == 0 { // gone already, or another file has the same extents
 			return s.Path

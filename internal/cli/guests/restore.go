@@ -42,7 +42,7 @@ retention goes on to count. The present state is kept as a snapshot of its own, 
 nothing was written since one. Only disks go back, and with --with-config the rest of the
 configuration, as libvirt has it on record with the snapshot. UEFI variables (NVRAM) and
 the state of an emulated TPM go back with the disks, where the snapshot has a copy of
-them, which is taken since version 0.3; with --disk, or --no-firmware, they stay.
+them; with --disk, or --no-firmware, they stay.
 
    virt-rotate restore --dry-run web latest
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
