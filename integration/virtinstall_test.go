@@ -195,7 +195,7 @@ func TestAGuestOfVirtInstall(t *testing.T) {
 func (g *wizardGuest) removeOrphan() {
 	g.t.Helper()
 	var found struct{ Findings []struct{ Code, Path string } }
-	g.rotate("doctor", "--output=json", "g1").decode(g.t, &found)
+	g.rotate("doctor", "--output=json").decode(g.t, &found)
 	n := 0
 	for _, f := range found.Findings {
 		if f.Code == "orphan" && strings.HasSuffix(f.Path, ".firmware.tar") {
