@@ -96,6 +96,15 @@ func (s *sparse) at(x Found) (want bool, n int64, err error) {
 	return s.split(b)
 }
 
+// mark is fill.zeroed.
+func (s *sparse) mark(x *Found) error {
+	want, n, err := s.at(*x)
+	if x.Length = n; !want {
+		x.Kind, x.Host = Zero, NoHost
+	}
+	return err
+}
+
 // split finds out how far b is of one kind, in granules.
 func (s *sparse) split(b []byte) (want bool, n int64, err error) {
 	g := min(s.granule, int64(len(b)))

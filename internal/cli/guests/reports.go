@@ -7,6 +7,7 @@ func Reports() map[string]any {
 	return map[string]any{
 		"plan": PlanReport{}, "run": PlanReport{}, "restore": PlanReport{},
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
+		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},
 	}
 }
