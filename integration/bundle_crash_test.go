@@ -19,9 +19,9 @@ func TestKillAtEveryBoundaryOfAnExport(t *testing.T) {
 	base := b.path("base")
 	b.rotate("export", "g1", name, "--all", "-o", base).wantExit(t, 0)
 	dir := b.path("out")
-	for _, args := range [][]string{{"export", "g1", name, "--all", "-o", dir}, {"export", "g1", name, "--all", "--base", base, "-o", dir}} {
-		for _, what := range []string{"boundary", "write"} {
-			places := b.everyPlaceOf(what, args, func() {
+	for i, args := range [][]string{{"export", "g1", name, "--all", "-o", dir}, {"export", "g1", name, "--all", "--base", base, "-o", dir}} {
+		for what, step := range map[string]int{"boundary": 1 + 2*i, "write": 11} {
+			places := b.everyPlaceOf(what, step, args, func() {
 				if _, err := os.Lstat(dir); err == nil {
 					b.rotate("verify", "--full", dir).wantExit(t, 0)
 					must(t, os.RemoveAll(dir))
@@ -56,13 +56,12 @@ func (b *bed) qemuIO(d guest.Disk, command string) {
 	}
 }
 
-// everyPlaceOf has virt-rotate killed at each place of a kind, one in seven writes unless all are
+// everyPlaceOf has virt-rotate killed at one in so many places of a kind, at each if all are
 // wanted, until it ends by itself. It returns how many there were.
-func (b *bed) everyPlaceOf(what string, args []string, then func()) (places int) {
+func (b *bed) everyPlaceOf(what string, step int, args []string, then func()) (places int) {
 	b.t.Helper()
-	step := 1
-	if what == "write" && !everyPlace() {
-		step = 7
+	if everyPlace() {
+		step = 1
 	}
 	for n := 1; ; n += step {
 		place := b.dieAt(what, n, args...)
@@ -108,9 +107,9 @@ func TestKillAtEveryBoundaryOfAnImport(t *testing.T) {
 	b.rotate("export", "g1", name, "--all", "-o", dir).wantExit(t, 0)
 	m := manifestOf(t, dir)
 	args := []string{"import", dir, "--to", images, "--trust"}
-	for _, what := range []string{"boundary", "write"} {
+	for what, step := range map[string]int{"boundary": 1, "write": 11} {
 		defined := 0
-		places := there.everyPlaceOf(what, args, func() {
+		places := there.everyPlaceOf(what, step, args, func() {
 			if strings.Contains(there.virsh("list", "--all", "--name"), "g1") {
 				defined++
 				there.wantWhole(images, m.Disk("vda").ContentSHA256, m.Disk("vdb").ContentSHA256)
@@ -118,6 +117,7 @@ func TestKillAtEveryBoundaryOfAnImport(t *testing.T) {
 				wantFiles(t, images, 2)
 				there.forget(images)
 			}
+			there.staysInUse(images, append(args, "--dry-run"))
 			there.tidiesUp(images, append(args, "--dry-run")...)
 			wantFiles(t, images, 0)
 		})
@@ -128,6 +128,26 @@ func TestKillAtEveryBoundaryOfAnImport(t *testing.T) {
 		wantFiles(t, images, 2)
 		there.forget(images)
 	}
+}
+
+// staysInUse defines another guest on an image that an import has placed before it was killed: the
+// command that removes what is left must not name it then.
+func (b *bed) staysInUse(images string, args []string) {
+	b.t.Helper()
+	image := filepath.Join(images, "g1-vda.qcow2")
+	if _, err := os.Stat(image); err != nil {
+		return
+	}
+	xml := b.path("borrows.xml")
+	must(b.t, os.WriteFile(xml, []byte("<domain type='qemu'><name>borrows</name><memory>65536</memory><os><type>hvm</type></os><devices>"+
+		"<disk type='file'><driver type='qcow2'/><source file='"+image+"'/><target dev='vda'/></disk></devices></domain>"), 0o644))
+	b.virsh("define", xml)
+	r := b.rotate(args...)
+	if !strings.Contains(r.Stderr, image+" was placed by an import that was killed, and is in use") || strings.Contains(removal.FindString(r.Stderr), "rm -r "+image) ||
+		strings.Contains(removal.FindStringSubmatch(r.Stderr)[1], image) {
+		b.t.Errorf("%v", r)
+	}
+	b.virsh("undefine", "borrows")
 }
 
 // wantWhole compares the disks of a guest that was imported with the manifest.

@@ -54,7 +54,7 @@ func (d *disk) changes(seed uint64) []chain.Node {
 	d.t.Helper()
 	random := rand.New(rand.NewPCG(seed, 1))
 	for range 5 {
-		at := random.IntN(diskSize/4096) * 4096
+		at := random.IntN(len(d.data)/4096) * 4096
 		for i := range 4096 {
 			d.data[at+i] = byte(random.Uint32())
 		}
@@ -128,6 +128,24 @@ func TestAChainOfExportsReadsAsEachState(t *testing.T) {
 	}
 	if left, err := Leftovers(d.dir); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestIncrementsOfDisksThatGrowAndShrink(t *testing.T) {
+	d := newDisk(t)
+	dir := d.export(0, "a", "")
+	for n, size := range []int{2 * diskSize, diskSize / 2, diskSize + 4096, diskSize + 512} {
+		d.data = append(d.data, make([]byte, 2*diskSize)...)[:size]
+		dir = d.export(uint64(n+1), string(rune('b'+n)), dir)
+		want := sha256.Sum256(d.data)
+		b, err := Open(dir)
+		must(t, err)
+		if got := b.Disk("vda"); got.ContentSHA256 != hex.EncodeToString(want[:]) || got.VirtualSize != int64(size) {
+			t.Errorf("of %d bytes: %+v", size, got)
+		}
+	}
+	if wrong := wrongOf(t.Context(), dir, true); len(wrong) > 0 {
+		t.Error(wrong)
 	}
 }
 

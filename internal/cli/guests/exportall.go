@@ -91,11 +91,14 @@ func (x *wholeExport) openBase(parent string) (err error) {
 	return nil
 }
 
-// tellLeftovers names what exports and imports have left in a directory that were killed.
+// tellLeftovers names what exports have left in a directory that were killed. What is left of
+// imports, the next import tells.
 func (x *wholeExport) tellLeftovers(dir string) error {
 	left, err := bundle.Leftovers(dir)
 	for _, l := range left {
-		fmt.Fprintf(x.Err, "virt-rotate: %s was left by a run that was killed: rm -r %s\n", term.Printable(l.Path), host.Quoted(l.Path))
+		if l.Domain == "" {
+			tellRemoval(x.Env, l.Path, "", l.Path)
+		}
 	}
 	return err
 }

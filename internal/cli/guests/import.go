@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/bundle"
@@ -17,6 +16,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 func importCommand(e *term.Env) *cli.Command {
@@ -57,7 +57,8 @@ type importer struct {
 	bundle *bundle.Bundle
 	place  *bundle.Placing
 	host   *libvirthost.Host
-	text   string // its configuration, as it is in the export
+	look   func() (*observe.World, error) // at the whole host
+	text   string                         // its configuration, as it is in the export
 	guest  libvirthost.Imported
 	report importReport
 }
@@ -91,6 +92,7 @@ func (i *importer) open() (err error) {
 
 func (i *importer) run(s *session.Session) error {
 	i.host = s.Host
+	i.look = func() (*observe.World, error) { return s.Rotator.Observer.Observe(i.Ctx()) }
 	if i.host.Remote() {
 		return &chain.RefusedError{Path: i.Arg(0), Reason: "the connection is to another host: run virt-rotate there"}
 	}
@@ -169,42 +171,6 @@ func (i *importer) plan() (err error) {
 		i.report.Disks = append(i.report.Disks, importDisk{p.Target, p.Path, p.Format, &p.Bytes})
 	}
 	return err
-}
-
-// tellLeftovers names what imports have left that were killed; one whose guest is there had
-// come to its end.
-func (i *importer) tellLeftovers() error {
-	left, err := bundle.Leftovers(i.place.Dir)
-	if err != nil {
-		return err
-	}
-	for _, l := range left {
-		if l.Domain != "" {
-			owner, err := i.host.Owner(l.UUID)
-			if err != nil {
-				return err
-			}
-			if owner != "" && len(l.Images()) == len(l.Placed.Images) {
-				if err := l.Remove(); err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		remove := append([]string{l.Path}, l.Images()...)
-		for n := range remove {
-			remove[n] = host.Quoted(remove[n])
-		}
-		fmt.Fprintf(i.Err, "virt-rotate: %s was left by a run that was killed%s: rm -r %s\n", term.Printable(l.Path), ofImport(&l), strings.Join(remove, " "))
-	}
-	return nil
-}
-
-func ofImport(l *bundle.Leftover) string {
-	if l.Domain == "" {
-		return ""
-	}
-	return fmt.Sprintf(", an import of %s, which was not defined", term.Printable(l.Domain))
 }
 
 // configure makes the configuration for this host.
