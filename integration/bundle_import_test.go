@@ -69,8 +69,13 @@ func rewriteXML(t *testing.T, dir, old, text string) {
 	}
 	plain = strings.Replace(plain, old, text, 1)
 	must(t, os.WriteFile(path, []byte(plain), 0o600))
+	rewriteManifest(t, dir, func(m *bundle.Manifest) { m.Files[0].SHA256, m.Files[0].Size = sum(t, path), int64(len(plain)) })
+}
+
+func rewriteManifest(t *testing.T, dir string, change func(*bundle.Manifest)) {
+	t.Helper()
 	m := manifestOf(t, dir)
-	m.Files[0].SHA256, m.Files[0].Size = sum(t, path), int64(len(plain))
+	change(&m)
 	manifest, err := json.Marshal(m)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, bundle.ManifestName), manifest, 0o600))
@@ -127,6 +132,12 @@ func TestImportTakesNothingFromAGuestThatIsHere(t *testing.T) {
 		}
 	}
 	b.renamed(name, dir)
+	for _, hidden := range []string{".bashrc", "-rf", " x"} {
+		rewriteManifest(t, dir, func(m *bundle.Manifest) { m.Domain = hidden })
+		if r := b.rotate(args...); r.Exit != 4 || !strings.Contains(r.Stderr, "--name") {
+			t.Errorf("a guest called %q: %v", hidden, r)
+		}
+	}
 }
 
 // renamed has only the UUID in use: the guest here has another name since.

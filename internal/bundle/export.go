@@ -50,6 +50,9 @@ type Exporter struct {
 func (x *Exporter) Measure(ctx context.Context, sources []*Source, parent string) error {
 	x.below = map[string][]chain.Node{}
 	for _, s := range sources {
+		if !IsPlain(s.Target) {
+			return &chain.RefusedError{Path: s.Target, Reason: "no file can be called as the disk is"}
+		}
 		if err := x.measure(ctx, s); err != nil {
 			return err
 		}
@@ -147,11 +150,8 @@ func (x *Exporter) exportOne(ctx context.Context, w *Writer, s *Source) (*Disk, 
 	return d, err
 }
 
-func (x *Exporter) makeImage(ctx context.Context, w *Writer, s *Source) (*Disk, error) {
-	d, err := x.disk(s)
-	if err != nil {
-		return nil, err
-	}
+func (x *Exporter) makeImage(ctx context.Context, w *Writer, s *Source) (d *Disk, err error) {
+	d = x.disk(s)
 	if s.How == Whole {
 		err = x.makeWhole(ctx, w.Path(d.File), s)
 	} else {
@@ -164,16 +164,13 @@ func (x *Exporter) makeImage(ctx context.Context, w *Writer, s *Source) (*Disk, 
 }
 
 // disk is what the manifest will have of it.
-func (x *Exporter) disk(s *Source) (*Disk, error) {
-	if !IsPlain(s.Target) {
-		return nil, &chain.RefusedError{Path: s.Target, Reason: "no file can be called as the disk is"}
-	}
+func (x *Exporter) disk(s *Source) *Disk {
 	d := &Disk{Target: s.Target}
 	d.File, d.Format = ImageName(s.Target, x.Format, x.Base)
 	if s.How != Whole {
 		d.Backing = backingName(filepath.Base(x.Base.Dir), x.Base.Disk(s.Target).File)
 	}
-	return d, nil
+	return d
 }
 
 // ImageName is how the image of a disk is called, and its format: that of whole images, but

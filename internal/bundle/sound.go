@@ -33,14 +33,28 @@ var (
 // IsPlain tells whether a name can be that of a file of an export.
 func IsPlain(name string) bool { return plainName.MatchString(name) }
 
-// IsDomainName tells whether a name can be that of a guest, and a part of the names of its images.
+// IsDomainName tells whether a guest can be called so.
 func IsDomainName(name string) bool {
-	return name != "" && len(name) <= 200 && !strings.ContainsRune(name, '/') && !strings.ContainsRune(".- ", rune(name[0])) &&
-		strings.IndexFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
+	return name != "" && len(name) <= 200 && !strings.ContainsRune(name, '/') && strings.IndexFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
 }
+
+// IsStem tells whether the names of images can begin with that of a guest: they are no hidden
+// files then, and no options of anybody's.
+func IsStem(name string) bool { return IsDomainName(name) && !strings.ContainsRune(".- ", rune(name[0])) }
 
 // sound is an error if the manifest is not one that this program could have written.
 func (m *Manifest) sound() error {
+	if err := m.soundHead(); err != nil {
+		return err
+	}
+	if len(m.Disks) == 0 || len(m.Disks) > maxDisks || len(m.LeftOut) > maxDisks || len(m.Files) > maxFiles {
+		return fmt.Errorf("%d disks, %d left out, %d files: want 1 to %d, and no more than %d and %d", len(m.Disks), len(m.LeftOut), len(m.Files), maxDisks, maxDisks, maxFiles)
+	}
+	return m.soundParts()
+}
+
+// soundHead looks at what is known before anything is exported.
+func (m *Manifest) soundHead() error {
 	switch {
 	case m.Version != Version:
 		return fmt.Errorf("version %d: this virt-rotate reads version %d", m.Version, Version)
@@ -50,14 +64,12 @@ func (m *Manifest) sound() error {
 		return fmt.Errorf("uuid %q: that is no UUID", m.UUID)
 	case len(m.Snapshot.Name) > maxText || len(m.Snapshot.Description) > maxText:
 		return fmt.Errorf("snapshot: its name or description has more than %d bytes", maxText)
-	case len(m.Disks) == 0 || len(m.Disks) > maxDisks || len(m.LeftOut) > maxDisks || len(m.Files) > maxFiles:
-		return fmt.Errorf("%d disks, %d left out, %d files: want 1 to %d, and no more than %d and %d", len(m.Disks), len(m.LeftOut), len(m.Files), maxDisks, maxDisks, maxFiles)
 	case m.Base != nil && !isNeighbour(m.Base.Dir):
 		return fmt.Errorf("base %q: want the name of a directory beside this one", m.Base.Dir)
 	case m.Base != nil && !hexSum.MatchString(m.Base.ManifestSHA256):
 		return fmt.Errorf("base: manifest-sha256 %q: that is no SHA-256", m.Base.ManifestSHA256)
 	}
-	return m.soundParts()
+	return nil
 }
 
 func isNeighbour(name string) bool { return dirName.MatchString(name) && name != "." && name != ".." }

@@ -46,11 +46,14 @@ func Begin(dir string, m Manifest, at func(boundary string)) (*Writer, error) {
 	if err := CheckFree(dir); err != nil {
 		return nil, err
 	}
+	m.Version = Version
+	if err := m.soundHead(); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
 	temp, err := newTempDir(filepath.Dir(dir))
 	if err != nil {
 		return nil, err
 	}
-	m.Version = Version
 	at("export begun")
 	return &Writer{m, dir, at, temp}, nil
 }

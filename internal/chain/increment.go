@@ -3,7 +3,6 @@ package chain
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -52,14 +51,7 @@ func (i *Increment) carryOut(ctx context.Context, o *opened, to Target, done fun
 	if err != nil {
 		return err
 	}
-	f.done = done
-	if err := to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", pathOf(to), err)
-	}
-	if err := f.run(ctx); err != nil {
-		return err
-	}
-	return to.Flush()
+	return f.fresh(ctx, done)
 }
 
 // MeasureIncrement counts, in bytes, what the layers have that are not common: there is no

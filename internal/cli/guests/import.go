@@ -119,9 +119,12 @@ func (i *importer) identify() error {
 	r := &i.report
 	r.DryRun, r.Dir, r.Domain, r.UUID = i.Bool("dry-run"), i.bundle.Dir, i.bundle.Domain, i.bundle.UUID
 	if i.IsSet("name") {
-		if r.Domain = i.String("name"); !bundle.IsDomainName(r.Domain) {
+		if r.Domain = i.String("name"); !bundle.IsStem(r.Domain) {
 			return term.Usagef("--name %q: want a name without '/', that begins with none of '.', '-' and space", r.Domain)
 		}
+	}
+	if !bundle.IsStem(r.Domain) {
+		return &chain.RefusedError{Path: r.Domain, Reason: "no image can be called like that: --name gives the guest another name"}
 	}
 	there, err := i.host.Has(r.Domain)
 	if err != nil {
