@@ -40,7 +40,9 @@ func IsDomainName(name string) bool {
 
 // IsStem tells whether the names of images can begin with that of a guest: they are no hidden
 // files then, and no options of anybody's.
-func IsStem(name string) bool { return IsDomainName(name) && !strings.ContainsRune(".- ", rune(name[0])) }
+func IsStem(name string) bool {
+	return IsDomainName(name) && !strings.ContainsRune(".- ", rune(name[0]))
+}
 
 // sound is an error if the manifest is not one that this program could have written.
 func (m *Manifest) sound() error {
