@@ -15,17 +15,18 @@ import (
 
 // recipes type in what docs/recipes.md says, by the titles there.
 var recipes = map[string]func(*recipe){
-	"The first week":                     firstWeek,
-	"Before an upgrade":                  beforeAnUpgrade,
-	"One file back":                      oneFileBack,
-	"Guests from Terraform":              fromTerraform,
-	"A guest on another machine":         onAnotherMachine,
-	"Copies on another host with restic": copiesWithRestic,
-	"Monitoring":                         monitored,
-	"A guest with UEFI and a TPM":        withFirmwareState,
-	"A host that is full":                onAFullHost,
-	"From a virsh script":                fromAScript,
-	"What is not tried":                  func(*recipe) {},
+	"The first week":                            firstWeek,
+	"Before an upgrade":                         beforeAnUpgrade,
+	"One file back":                             oneFileBack,
+	"Guests from Terraform":                     fromTerraform,
+	"A guest on another machine":                onAnotherMachine,
+	"Every night what has changed":              everyNight,
+	"Copies on another host with restic or age": copiesElsewhere,
+	"Monitoring":                                monitored,
+	"A guest with UEFI and a TPM":               withFirmwareState,
+	"A host that is full":                       onAFullHost,
+	"From a virsh script":                       fromAScript,
+	"What is not tried":                         func(*recipe) {},
 }
 
 // recipePolicy is that of recipes which say nothing else.
@@ -288,46 +289,96 @@ func fromTerraform(r *recipe) {
 	r.checkGuest("web-1")
 }
 
+// keepsFiles makes a guest in which nothing runs, with something on its disk.
+func (r *recipe) keepsFiles() (disk string) {
+	r.t.Helper()
+	disk = r.path("images", "web-1.qcow2")
+	r.command("qemu-img create -q -f qcow2 %s 16M; qemu-io -f qcow2 -c 'write -q -P 7 1M 3M' %[1]s", disk)
+	r.idles(disk)
+	return disk
+}
+
+// stateNow is what the newest snapshot has.
+func (r *recipe) stateNow() string {
+	r.t.Helper()
+	names := r.snapshotNames("web-1")
+	state := r.stateOf("web-1", names[len(names)-1], "vda")
+	return r.guestSum(state, formatOfLayer(r.bed, "web-1", "vda", state))
+}
+
 func onAnotherMachine(r *recipe) {
-	there := newDaemonBed(r.t)
+	there, pool := newPoolBed(r.t, "")
 	r.on(newDaemonBed(r.t), recipePolicy)
-	here := r.bed
-	r.places = append([]string{"/var/lib/libvirt/images", there.path("images")}, r.places...)
-	r.boots()
+	r.keepsFiles()
 	r.types("virt-rotate run --now")
-	state := r.keptStates("web-1")[r.snapshotNames("web-1")[0]]["vda"]
+	want := r.stateNow()
 	r.destroy("web-1")
 	must(r.t, os.Rename(r.path("images"), r.path("gone"))) // another machine has no layers
-	must(r.t, os.MkdirAll(there.path("here"), 0o755))
-	r.bed = there
-	image := there.path("images", "web-1-vda.qcow2")
-	r.types("cp --sparse")
+	r.onWithFilesOf(there, r.bed)
+	r.wantSaid(r.types("virt-rotate import --dry-run"), "placed", "defined    web-1")
 	if s := there.domState("web-1"); s != "running" {
 		r.t.Errorf("the guest is %s there", s)
 	}
+	image := pool + "/web-1-vda.qcow2"
 	r.wantSaid(there.virsh("domblklist", "web-1"), image)
-	there.virsh("destroy", "web-1")
-	if got := here.guestSum(here.path("srv/backup/web-1-vda.qcow2"), "qcow2"); got != state.SHA256 {
-		r.t.Errorf("the copy is another state: %s, want %s", got, state.SHA256)
+	r.wantSaid(there.virsh("vol-list", "default"), "web-1-vda.qcow2")
+	there.destroy("web-1")
+	if got := there.guestSum(image, "qcow2"); got != want {
+		r.t.Errorf("it has arrived as another state: %s, want %s", got, want)
 	}
 }
 
-func copiesWithRestic(r *recipe) {
-	r.on(newDaemonBed(r.t), recipePolicy)
-	r.boots()
-	must(r.t, os.WriteFile(r.path("srv/restic.password"), []byte("secret\n"), 0o600))
+func everyNight(r *recipe) {
+	b, pool := newPoolBed(r.t, "")
+	r.on(b, recipePolicy)
+	r.keepsFiles()
+	r.types("virt-rotate run --now")
+	r.destroy("web-1")
+	r.command("qemu-io -f qcow2 -c 'write -q -P 9 2M 1M' %s", r.disk("web-1", "vda").Path)
+	r.wantSaid(r.types("virt-rotate run --now"), "changes, by the maps", "2 exports")
+	want := r.stateNow()
+	r.types("virt-rotate import")
+	if got := r.guestSum(pool+"/web-1-tuesday-vda.qcow2", "qcow2"); got != want {
+		r.t.Errorf("what comes back is another state: %s, want %s", got, want)
+	}
+}
+
+func copiesElsewhere(r *recipe) {
+	here := newDaemonBed(r.t)
+	there, pool := newPoolBed(r.t, "")
+	r.on(here, recipePolicy)
+	r.keepsFiles()
+	for _, dir := range []string{"srv/safe", "srv/out"} {
+		must(r.t, os.MkdirAll(r.path(dir), 0o755))
+	}
 	r.env = []string{"RESTIC_CACHE_DIR=" + r.path("srv/cache")}
+	must(r.t, os.WriteFile(r.path("srv/restic.password"), []byte("secret\n"), 0o600))
 	r.command("RESTIC_PASSWORD_FILE=srv/restic.password restic -r srv/restic init")
 	r.types("export RESTIC_REPOSITORY")
-	state := r.keptStates("web-1")[r.snapshotNames("web-1")[0]]["vda"]
-	r.waitWrites("web-1", 20)
+	want := r.stateNow()
+	r.onWithFilesOf(there, here)
+	r.wantSaid(r.types("export RESTIC_REPOSITORY"), "what the snapshot had", "defined    web-1")
+	r.on(here, recipePolicy)
+	r.types("age-keygen")
+	r.types("set -o pipefail")
 	r.types("export RESTIC_REPOSITORY")
-	if got := sum(r.t, r.path("srv/back/web-1-vda.raw")); got != state.SHA256 {
-		r.t.Errorf("what comes back is another state: %s, want %s", got, state.SHA256)
+	r.onWithFilesOf(there, here)
+	r.wantSaid(r.types("set -o pipefail"), "what the snapshot had", "defined    web-1-age")
+	for _, image := range []string{"web-1-vda.qcow2", "web-1-age-vda.qcow2"} {
+		if got := r.guestSum(pool+"/"+image, "qcow2"); got != want {
+			r.t.Errorf("%s is another state: %s, want %s", image, got, want)
+		}
 	}
-	if got := r.guestSum(r.path("srv/back/web-1-vda.qcow2"), "qcow2"); got != state.SHA256 {
-		r.t.Errorf("the image has another state: %s, want %s", got, state.SHA256)
+	if got := sum(r.t, here.path("srv/back/web-1-vda.raw")); got != want {
+		r.t.Errorf("what was streamed comes back as another state: %s, want %s", got, want)
 	}
+}
+
+// onWithFilesOf has the recipe go on at another host, which has the files of one of before.
+func (r *recipe) onWithFilesOf(b, before *bed) {
+	r.t.Helper()
+	r.on(b, recipePolicy)
+	r.places = append([]string{"sftp:backup@nas:/srv/restic", before.path("srv/restic"), "/etc/virt-rotate/", before.path("srv") + "/", "/srv/", before.path("srv") + "/"}, r.places...)
 }
 
 func monitored(r *recipe) {

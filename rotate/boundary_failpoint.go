@@ -24,6 +24,9 @@ var named atomic.Bool
 // first one of that name.
 func failpoint(name string) { endAt("VIRT_ROTATE_KILL_AT", &boundaries, "boundary", name) }
 
+// Boundary is failpoint for those who work beside a rotation.
+func Boundary(name string) { failpoint(name) }
+
 // Mortal is fs, but the process ends before the n-th change of a file, n from
 // VIRT_ROTATE_KILL_AT_WRITE.
 func Mortal(fs vfs.FS) vfs.FS {

@@ -39,14 +39,19 @@ func (s *Store) convert(ctx context.Context, layers []Source, to Target, c Conve
 	if err != nil {
 		return err
 	}
+	return f.fresh(ctx, done)
+}
+
+// fresh fills a target that is empty, to the end.
+func (f *fill) fresh(ctx context.Context, done func(int64)) error {
 	f.done = done
-	if err := to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", pathOf(to), err)
+	if err := f.to.Prepare(); err != nil {
+		return fmt.Errorf("%s: %w", pathOf(f.to), err)
 	}
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	return to.Flush()
+	return f.to.Flush()
 }
 
 func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
@@ -94,6 +99,15 @@ func (s *sparse) at(x Found) (want bool, n int64, err error) {
 		return false, 0, err
 	}
 	return s.split(b)
+}
+
+// mark is fill.zeroed.
+func (s *sparse) mark(x *Found) error {
+	want, n, err := s.at(*x)
+	if x.Length = n; !want {
+		x.Kind, x.Host = Zero, NoHost
+	}
+	return err
 }
 
 // split finds out how far b is of one kind, in granules.

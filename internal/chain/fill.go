@@ -28,6 +28,8 @@ type fill struct {
 	// wanted tells whether a stretch that was found is wanted; nil wants all. It
 	// may answer for the first n bytes only.
 	wanted func(f Found) (want bool, n int64, err error)
+	// zeroed makes data that is nothing but zeros Zero; nil leaves it data.
+	zeroed func(f *Found) error
 	holes  bool          // holes through all of from are asked for as well: they are zeros
 	done   func(n int64) // progress: bytes; may be nil
 
@@ -174,6 +176,9 @@ func (f *fill) find(off, end int64) (Found, bool, error) {
 	}
 	want, n, err := f.wanted(x)
 	x.Length = n
+	if err == nil && want && f.zeroed != nil {
+		err = f.zeroed(&x)
+	}
 	return x, want, err
 }
 

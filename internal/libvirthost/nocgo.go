@@ -34,3 +34,32 @@ func (h *Host) PlainDomain(string, int) (string, error) { return "", ErrNoLibvir
 
 // Define is not built in.
 func (h *Host) Define(context.Context, NewDomain) ([]string, error) { return nil, ErrNoLibvirt }
+
+// StoredConfiguration is not built in.
+func (h *Host) StoredConfiguration(string, string) (string, bool, error) {
+	return "", false, ErrNoLibvirt
+}
+
+// Owner is not built in.
+func (h *Host) Owner(string) (string, error) { return "", ErrNoLibvirt }
+
+// Has is not built in.
+func (h *Host) Has(string) (bool, error) { return false, ErrNoLibvirt }
+
+// MACs is not built in.
+func (h *Host) MACs() (map[string]string, error) { return nil, ErrNoLibvirt }
+
+// Machine is not built in.
+func (h *Host) Machine(string) (Machine, string, error) { return Machine{}, "", ErrNoLibvirt }
+
+// Lacks is not built in.
+func (h *Host) Lacks(string) ([]string, error) { return nil, ErrNoLibvirt }
+
+// DefineNew is not built in.
+func (h *Host) DefineNew(string, string, string) error { return ErrNoLibvirt }
+
+// ImageDir is not built in.
+func (h *Host) ImageDir() (string, error) { return "", ErrNoLibvirt }
+
+// Refresh is not built in.
+func (h *Host) Refresh(string) {}

@@ -13,11 +13,13 @@ import (
 
 func exportCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "export", Usage: "write a disk of a snapshot to a file of its own, guest running or not",
+		Name: "export", Usage: "write a disk of a snapshot, or the whole guest, to files of their own, guest running or not",
 		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: term.UsageError,
 		Flags: append(images.WriteFlags(),
 			&cli.StringFlag{Name: "disk", Usage: "`TARGET` of the disk, such as vda; needed where the snapshot has several"},
-			&cli.StringFlag{Name: "o", Usage: "the new `FILE`, which must not be there; - writes the raw disk to standard output"},
+			&cli.BoolFlag{Name: "all", Usage: "all disks and the configuration, into a new directory that import and verify read"},
+			&cli.StringFlag{Name: "base", Usage: "with --all: only what changed since the export in `DIR`, which is beside the new one"},
+			&cli.StringFlag{Name: "o", Usage: "the new `FILE`, or directory, which must not be there; - writes the raw disk to standard output"},
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ExportFormatHelp, Value: "qcow2"},
 			&cli.BoolFlag{Name: "compress", Usage: "compress the data"}),
 		Description: `The layers of the snapshot are read as the guest saw them then, and become one image
@@ -28,6 +30,15 @@ next run. Blocks that the file system can share are not copied.
    virt-rotate export web nightly-20261122T033338Z -o web.qcow2
    virt-rotate export web nightly-20261122T033338Z --disk vdb -o - | ssh host 'cat > vdb.raw'
 
+With --all DIR gets an image of each disk, domain.xml as libvirt has it on record with
+the snapshot, manifest.json and SHA256SUMS; it has its name when all is there. No merge
+of these layers can begin meanwhile. With --base the images are overlays on those of an
+earlier export, which has to stay beside them:
+
+   virt-rotate export web latest --all -o /srv/backup/web-1
+   virt-rotate export web latest --all --base /srv/backup/web-1 -o /srv/backup/web-2
+   virt-rotate verify /srv/backup/web-2
+
 ` + snapshotHelp + images.ExitHelp,
 		Action: func(c *cli.Context) error {
 			if err := term.CheckOutput(c); err != nil {
@@ -37,6 +48,12 @@ next run. Blocks that the file system can share are not copied.
 				return term.Usagef("%s wants DOMAIN SNAPSHOT -o FILE; --help tells more", c.Command.HelpName)
 			}
 			r := images.NewRun(e, c, nil)
+			if c.Bool("all") {
+				return term.OneLine(r.Outcome(exportAll(r)))
+			}
+			if c.IsSet("base") {
+				return term.Usagef("--base goes with --all")
+			}
 			return term.OneLine(r.Outcome(exportDisk(r)))
 		},
 	}

@@ -8,6 +8,7 @@ func Reports() map[string]any {
 		"plan": PlanReport{}, "plan-simulate": simulationReport{}, "run": PlanReport{}, "restore": PlanReport{},
 		"snapshot": PlanReport{}, "delete": PlanReport{}, "prune": PlanReport{}, "pin": pinReport{}, "unpin": pinReport{},
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
+		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},
 	}
 }

@@ -40,7 +40,12 @@ func whoText(w io.Writer, u *observe.Users) {
 	for _, d := range u.Doubts {
 		fmt.Fprintln(w, "  may be used by  "+term.Printable(d))
 	}
-	if len(u.Keepers)+len(u.Images)+len(u.Doubts) == 0 && u.Processes == "" {
+	if nobody(u) {
 		fmt.Fprintln(w, "  nobody that virt-rotate knows of")
 	}
+}
+
+// nobody tells whether a file is used by nobody, for certain.
+func nobody(u *observe.Users) bool {
+	return len(u.Keepers)+len(u.Images)+len(u.Doubts) == 0 && u.Processes == ""
 }

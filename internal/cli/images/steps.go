@@ -46,6 +46,8 @@ func opTexts() map[string]opText {
 		"rebase":  {"rebase", "rebased"},
 		"relink":  {"relink", "relinked"},
 		"delete":  {"delete", "deleted"},
+
+		"leave-out": {"leave out", "left out"},
 	}
 }
 
