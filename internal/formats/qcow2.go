@@ -24,6 +24,8 @@ func qcow2Format() Format {
 		Packs:     true,
 		Details:   qcow2Details,
 		Check:     checkQcow2,
+		Compact:   compactQcow2,
+		CompactTo: compactQcow2To,
 		New:       func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
 			"compression_type", "backing_file", "backing_fmt"},
