@@ -156,3 +156,44 @@ func TestCompactToANewFileKilledAtEveryChange(t *testing.T) {
 		return
 	}
 }
+
+// Killed at each change, unfolding leaves a directory with all layers, or none under that
+// name; the image is never touched. In a directory that is there already, the layers get
+// their names in an order in which each that has one is whole.
+func TestUnfoldKilledAtEveryChange(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run(t, dir, withInternal)
+	disk := filepath.Join(dir, "disk.qcow2")
+	want, sum := internalStates(t, disk), sha(t, disk)
+	layers := map[string]string{"disk.first.qcow2": "1", "disk.memory.qcow2": "2", "disk._.._name.qcow2": "3", "disk.qcow2": ""}
+	check := func(to string) (n int) {
+		for name, id := range layers {
+			path := filepath.Join(to, name)
+			if _, err := os.Lstat(path); err != nil {
+				continue
+			}
+			n++
+			if got := stateSHA(t, path, ""); got != want[id] {
+				t.Fatalf("%s does not read as snapshot %q", path, id)
+			}
+		}
+		return n
+	}
+	for i, step := range []int{9, 7} { // into a new directory, and into an empty one
+		for n := 1; ; n += step {
+			to := filepath.Join(dir, fmt.Sprintf("to%d-%d", i, n))
+			if i == 1 {
+				must(t, os.Mkdir(to, 0o700))
+			}
+			killed := killedAtWrite(t, n, "image", "unfold", "--memory", "--to", to, disk)
+			if got := check(to); sha(t, disk) != sum || killed && i == 0 && got > 0 || !killed && got != len(layers) {
+				t.Fatalf("killed at change %d: %v; %d layers, or the image was changed", n, killed, got)
+			}
+			if !killed {
+				run(t, to, "test -s disk.memory.memory; test $(ls -A | wc -l) = 5")
+				break
+			}
+		}
+	}
+}

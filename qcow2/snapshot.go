@@ -69,3 +69,45 @@ func (m *Image) MemoryAt(s Snapshot) (io.Reader, error) {
 	}
 	return io.NewSectionReader(v, start, s.StateSize), nil
 }
+
+// SharedWith tells whether m and another state of the same file have the very same from
+// off on, before end, and for how many bytes that holds: it compares tables, and reads no
+// data. Other Sources share nothing.
+func (m *Image) SharedWith(other Source, off, end int64) (shared bool, n int64, err error) {
+	o, ok := other.(*Image)
+	if !ok || o.f != m.f || m.dataFile {
+		return false, end - off, nil
+	}
+	if off >= o.h.Size {
+		return false, end - off, nil
+	}
+	end = min(end, m.h.Size, o.h.Size)
+	i := off / m.l2Covers()
+	tableEnd := min(end, (i+1)*m.l2Covers())
+	if m.l1[i]&entryOffset == o.l1[i]&entryOffset {
+		return true, tableEnd - off, nil
+	}
+	for at := off; at < tableEnd; at = min(tableEnd, at&^(m.cluster()-1)+m.cluster()) {
+		same, err := m.sameEntry(o, at)
+		if err != nil {
+			return false, 0, err
+		}
+		if at == off {
+			shared = same
+		} else if same != shared {
+			return shared, at - off, nil
+		}
+	}
+	return shared, tableEnd - off, nil
+}
+
+// sameEntry compares what two states have at off, whoever else has it.
+func (m *Image) sameEntry(o *Image, off int64) (bool, error) {
+	a, err := m.entry(off)
+	if err != nil {
+		return false, err
+	}
+	b, err := o.entry(off)
+	a.desc, b.desc = a.desc&^entryCopied, b.desc&^entryCopied
+	return a == b, err
+}

@@ -22,7 +22,7 @@ func Write(fsys vfs.FS, path string, fill func(f vfs.File) error) error {
 	if err := CheckFree(fsys, path); err != nil {
 		return err
 	}
-	n, err := Make(fsys, tempName(filepath.Dir(path)), writer{fill: fill}, formats.New{})
+	n, err := Make(fsys, TempName(filepath.Dir(path)), writer{fill: fill}, formats.New{})
 	if err != nil {
 		return err
 	}

@@ -36,6 +36,9 @@ type Format struct {
 	Compact   func(ctx context.Context, f vfs.File, o CompactOptions) (CompactResult, error)
 	CompactTo func(ctx context.Context, to, f vfs.File, o CompactOptions) (CompactResult, error)
 
+	// States are the internal snapshots of an open image, and read it: it stays open.
+	States func(src chain.Source) ([]chain.State, error)
+
 	// New is a new image to be, as it is by default. Options are the names of those that
 	// create takes with -o, Options of all formats among them.
 	New     func() Maker

@@ -26,6 +26,7 @@ func qcow2Format() Format {
 		Check:     checkQcow2,
 		Compact:   compactQcow2,
 		CompactTo: compactQcow2To,
+		States:    qcow2States,
 		New:       func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
 			"compression_type", "backing_file", "backing_fmt"},
