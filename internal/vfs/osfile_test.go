@@ -346,9 +346,6 @@ func TestFileSystemsThatGiveNothingBackAreKnown(t *testing.T) {
 			t.Errorf("%v: %v, %v", lack, yes, err)
 		}
 	}
-	if yes, err := GivesBack(createOS(t, mounted(t, "ext4", 8<<20, "mkfs.ext2", "-q"), "disk", nil)); yes || err != nil {
-		t.Errorf("ext2: %v, %v", yes, err)
-	}
 	if yes, err := GivesBack(Full(readOnly{nothing{}, 0})); err != nil || !yes {
 		t.Errorf("of a file that does not tell: %v, %v", yes, err)
 	}
