@@ -118,6 +118,30 @@ func optionArgs(options string) string {
 	return "-o " + options
 }
 
+// A disk that was made larger and smaller: each layer is what a revert to its snapshot gives,
+// with the size of then (qemu-img convert -l reads it with the size of now).
+func TestUnfoldedSnapshotsHaveTheSizesOfThen(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	shell(t, dir, `qemu-img create -q -f qcow2 base.qcow2 3M; qemu-io -f qcow2 -c "write -P 9 0 3M" base.qcow2 >/dev/null
+qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 disk.qcow2 2M
+io() { qemu-io -t unsafe -f qcow2 -c "$1" disk.qcow2 >/dev/null; }
+io "write -P 1 0 200k"; qemu-img snapshot -c small disk.qcow2
+qemu-img resize -q disk.qcow2 5M; io "write -P 2 4M 600k"; qemu-img snapshot -c big disk.qcow2
+qemu-img resize -q --shrink disk.qcow2 1M; io "write -P 4 100k 600k"; io "write -P 0 800k 100k"; qemu-img snapshot -c tiny disk.qcow2
+qemu-img resize -q disk.qcow2 6M`)
+	must(t, "image", "compact", "disk.qcow2")
+	for _, l := range unfolded(t, "--to", "out", "disk.qcow2").Layers {
+		shell(t, dir, "cp disk.qcow2 back.qcow2")
+		if l.ID != "" {
+			shell(t, dir, "qemu-img snapshot -a "+l.ID+" back.qcow2")
+		}
+		if guestSum(t, "qcow2", l.Path) != guestSum(t, "qcow2", "back.qcow2") {
+			t.Errorf("%s is not what a revert gives", l.Path)
+		}
+	}
+}
+
 // Branches become branches: nothing is stored twice.
 func TestUnfoldedBranchesShareWhatTheyShared(t *testing.T) {
 	dir := t.TempDir()
