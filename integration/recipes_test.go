@@ -414,7 +414,9 @@ func fromAScript(r *recipe) {
 func withInternalSnapshots(r *recipe) {
 	r.on(newDaemonBed(r.t), strings.Replace(recipePolicy, "last = 7", "last = 1", 1))
 	disk, layers := r.path("images/web-1.qcow2"), r.path("images/web-1")
-	io := func(command string) { run(r.t, r.path("images"), "qemu-io -f qcow2 -c '"+command+"' web-1.qcow2 >/dev/null") }
+	io := func(command string) {
+		run(r.t, r.path("images"), "qemu-io -f qcow2 -c '"+command+"' web-1.qcow2 >/dev/null")
+	}
 	run(r.t, r.path("images"), "qemu-img create -q -f qcow2 web-1.qcow2 4M")
 	io("write -P 1 0 1M")
 	r.idles(disk)
