@@ -142,6 +142,27 @@ qemu-img resize -q disk.qcow2 6M`)
 	}
 }
 
+// Where a state has nothing and the layer below has data, the data is hidden: by zeros, or
+// by what the backing file of the image has there.
+func TestUnfoldedHolesHideWhatIsBelow(t *testing.T) {
+	for name, script := range map[string]string{
+		"version 2": `qemu-img create -q -f qcow2 -o compat=0.10 disk.qcow2 1M; io "write -P 1 0 1M"; snap full; io "discard 256k 256k"; snap less; io "discard 0 64k"`,
+		"a backing file": `qemu-img create -q -f qcow2 base.qcow2 1M; qemu-io -f qcow2 -c "write -P 9 0 700k" base.qcow2 >/dev/null
+qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 disk.qcow2; snap empty; io "write -P 1 0 1M"; snap full; qemu-img snapshot -a empty disk.qcow2
+qemu-img snapshot -d empty disk.qcow2; io "write -P 2 0 64k"`,
+		"no backing file": `qemu-img create -q -f qcow2 disk.qcow2 1M; snap empty; io "write -P 1 0 1M"; snap full; qemu-img snapshot -a empty disk.qcow2
+qemu-img snapshot -d empty disk.qcow2; io "write -P 2 0 64k"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Chdir(dir)
+			shell(t, dir, `io() { qemu-io -t unsafe -f qcow2 -c "$1" disk.qcow2 >/dev/null; }; snap() { qemu-img snapshot -c $1 disk.qcow2; }
+`+script)
+			wantStates(t, unfolded(t, "--to", "out", "disk.qcow2"))
+		})
+	}
+}
+
 // Branches become branches: nothing is stored twice.
 func TestUnfoldedBranchesShareWhatTheyShared(t *testing.T) {
 	dir := t.TempDir()
