@@ -71,6 +71,7 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./policy
 	$(GO) test -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME) ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
+	$(GO) test -run '^$$' -fuzz FuzzCompact -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzReadHeaders -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCommitVHD -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest

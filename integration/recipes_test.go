@@ -26,6 +26,7 @@ var recipes = map[string]func(*recipe){
 	"A guest with UEFI and a TPM":               withFirmwareState,
 	"A host that is full":                       onAFullHost,
 	"From a virsh script":                       fromAScript,
+	"A guest with internal snapshots":           withInternalSnapshots,
 	"What is not tried":                         func(*recipe) {},
 }
 
@@ -489,4 +490,41 @@ func fromAScript(r *recipe) {
 	r.holds(before, "script-2")
 	r.holds(before, "all-")
 	r.checkGuest("web-1")
+}
+
+func withInternalSnapshots(r *recipe) {
+	r.on(newDaemonBed(r.t), strings.Replace(recipePolicy, "last = 7", "last = 1", 1))
+	disk, layers := r.path("images/web-1.qcow2"), r.path("images/web-1")
+	io := func(command string) {
+		run(r.t, r.path("images"), "qemu-io -f qcow2 -c '"+command+"' web-1.qcow2 >/dev/null")
+	}
+	run(r.t, r.path("images"), "qemu-img create -q -f qcow2 web-1.qcow2 4M")
+	io("write -P 1 0 1M")
+	r.idles(disk)
+	r.virsh("snapshot-create-as", "web-1", "before") // with its memory
+	r.destroy("web-1")
+	io("write -P 2 1M 1M")
+	r.virsh("snapshot-create-as", "web-1", "after")
+	r.virsh("snapshot-revert", "web-1", "before", "--force")
+	r.destroy("web-1")
+	io("write -P 3 512k 1M")
+	r.virsh("snapshot-create-as", "web-1", "branch")
+	r.wantSaid(r.rotate("plan", "web-1").String(), "internal")
+	want := internalStates(r.t, disk)
+	r.wantSaid(r.types("virsh snapshot-list web-1 --tree\nvirt-rotate image unfold"), "web-1.branch.qcow2", "on web-1.before.qcow2", "is left behind")
+	r.types("for s in")
+	r.rotate("run", "--now", "web-1").wantExit(r.t, 0)
+	r.rotate("run", "--now", "web-1").wantExit(r.t, 0)
+	for name, id := range map[string]string{"before": "1", "after": "2", "branch": "3"} {
+		if stateSHA(r.t, layers+"/web-1."+name+".qcow2", "") != want[id] {
+			r.t.Errorf("layer %s does not hold the state of the snapshot", name)
+		}
+	}
+	r.types("virt-rotate image convert")
+	if stateSHA(r.t, r.path("srv/back/before.qcow2"), "") != want["1"] {
+		r.t.Error("the disk of an old snapshot has another state")
+	}
+	if n := len(r.snapshotNames("web-1")); n != 1 {
+		r.t.Errorf("%d snapshots, want 1", n)
+	}
 }

@@ -130,7 +130,7 @@ func (v *l2Visit) wrong(kind refKind, at int64, reason string) error {
 func (v *l2Visit) entry(e entry, at int64) error {
 	if offset := e.host(); e.desc&^v.plain == 0 && 0 < offset && offset <= v.last {
 		v.count(offset)
-		v.ref.offset, v.ref.at, v.ref.copied = offset, at, e.desc&entryCopied != 0
+		v.ref.offset, v.ref.at, v.ref.copied, v.ref.entry = offset, at, e.desc&entryCopied != 0, e
 		return v.visit(&v.ref)
 	}
 	if e.compressed() {
@@ -188,7 +188,7 @@ func (v *l2Visit) packedEntry(e entry, at int64) error {
 		return v.wrong(refCompressed, at, "compressed, with subclusters")
 	}
 	off, n := v.l.packed(e)
-	inside, err := v.refer(&ref{kind: refCompressed, offset: off, length: n, at: at, times: v.table.times})
+	inside, err := v.refer(&ref{kind: refCompressed, offset: off, length: n, at: at, times: v.table.times, entry: e})
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (v *l2Visit) standardEntry(e entry, at int64) error {
 		return v.inDataFile(e, at)
 	}
 	r := v.ref
-	r.offset, r.at, r.copied = offset, at, e.desc&entryCopied != 0
+	r.offset, r.at, r.copied, r.entry = offset, at, e.desc&entryCopied != 0, e
 	inside, err := v.refer(&r)
 	if err == nil && inside && v.visibleEnd(e, at) > v.size {
 		err = v.ours(refData, at, v.table.times, reasonCut)

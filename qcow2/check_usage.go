@@ -61,6 +61,7 @@ type ref struct {
 	fatal  bool   // the rest of the image cannot be understood
 	ours   bool   // qemu-img does not mind
 	odd    bool   // the entry is in a table that is not aligned
+	entry  entry  // of a cluster: what leads to it
 }
 
 // errUnreadable ends a walk whose visitor has been told why.

@@ -19,6 +19,9 @@ type Snapshot struct {
 	Clock       int64 // of the guest, nanoseconds
 	StateSize   int64 // of the saved memory, bytes
 	Icount      int64 // instructions executed, or -1
+	Size        int64 // of the virtual disk then, bytes
+
+	l1 table // of the snapshot
 }
 
 // Offsets in an entry of the snapshot table, and in its extra data.
@@ -29,7 +32,9 @@ const (
 	offSnapshotState    = 32
 	offExtraState       = 0
 	offExtraIcount      = 16
+	offExtraSize        = 8
 	extraStateEnd       = 8
+	extraSizeEnd        = 16
 	extraIcountEnd      = 24
 	noIcount            = -1
 	maxListedBytes      = 64 << 20 // ours: of names, in one table
@@ -47,6 +52,9 @@ func ReadSnapshots(r io.ReaderAt, h Header, size int64) ([]Snapshot, error) {
 		s, err := in.snapshot()
 		if err != nil {
 			return nil, err
+		}
+		if s.Size == 0 { // version 2 does not tell
+			s.Size = h.Size
 		}
 		list = append(list, s)
 	}
@@ -82,12 +90,17 @@ func (t *tableReader) snapshot() (s Snapshot, err error) {
 	if err := t.align(); err != nil {
 		return s, err
 	}
+	at := t.at
 	b, err := t.next(minSnapshotLen)
 	if err != nil {
 		return s, err
 	}
 	be := binary.BigEndian
 	s = Snapshot{
+		l1: table{
+			field: "l1_table_offset of a snapshot", fieldOffset: at, entryLen: l1EntryLen, maxLen: maxL1Bytes,
+			offset: int64(be.Uint64(b)), count: int64(be.Uint32(b[offSnapshotL1Size:])),
+		},
 		Seconds:     int64(be.Uint32(b[offSnapshotSeconds:])),
 		Nanoseconds: int64(be.Uint32(b[offSnapshotNanos:])),
 		Clock:       int64(min(be.Uint64(b[offSnapshotClock:]), math.MaxInt64)),
@@ -116,6 +129,9 @@ func (t *tableReader) snapshotExtra(s *Snapshot, n uint32) error {
 	}
 	if n >= extraStateEnd {
 		s.StateSize = int64(min(binary.BigEndian.Uint64(extra[offExtraState:]), math.MaxInt64))
+	}
+	if n >= extraSizeEnd {
+		s.Size = int64(min(binary.BigEndian.Uint64(extra[offExtraSize:]), math.MaxInt64))
 	}
 	if n >= extraIcountEnd {
 		s.Icount = int64(binary.BigEndian.Uint64(extra[offExtraIcount:]))

@@ -20,13 +20,15 @@
 // a layer as well; raw ones are here, VHDs in package vhd.
 //
 // ReadHeader, ReadSnapshots, ReadBitmaps and ReadLUKS tell of an image without opening
-// it. CheckReader looks for what is wrong with it.
+// it. CheckReader looks for what is wrong with it. Image.At is an internal snapshot, to be
+// read as an image, and Image.MemoryAt the memory that it holds.
 //
 // # Writing
 //
 // What is written to is a File: five methods, which *os.File has with OSFile. Create
 // makes an image, Open opens one to be changed, and a Writer fills a new one.
-// Disk.Commit merges overlays into their base, and Check repairs.
+// Disk.Commit merges overlays into their base, and Check repairs. Compact gives back what
+// an image has no use for, and keeps its internal snapshots; CompactTo writes it anew.
 //
 // At a crash, whenever it comes, an image holds its old data or its new data, wherever
 // it was being written to. It may lose space until a check gives that back.

@@ -25,6 +25,7 @@ type Image struct {
 	raw   []byte // the last cluster that was unpacked
 	rawOf uint64 // its L2 entry
 	w     *writer
+	view  bool // of another Image, whose files it reads
 }
 
 // Open reads header and L1 table of an image that is to be changed. Data opens the
@@ -107,6 +108,9 @@ func (m *Image) File() File { return m.f }
 
 // Close closes the files. Without Flush, what was placed is lost.
 func (m *Image) Close() error {
+	if m.view {
+		return nil
+	}
 	err := m.f.Close()
 	if m.data != m.f && m.data != nil {
 		err = errors.Join(err, m.data.Close())

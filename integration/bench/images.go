@@ -118,6 +118,8 @@ func tasks() []task {
 		{"convert of the 3 GiB chain to qcow2", []string{"base.qcow2", "over.qcow2"},
 			[]string{"convert", "-O", "qcow2", "over.qcow2", "out.qcow2"},
 			[][]string{{"convert", "-f", "qcow2", "-O", "qcow2", "over.qcow2", "out.qcow2"}}, "out.qcow2", 0.6, 0},
+		{"compact of 2 GiB with five internal snapshots, a quarter of it zeros (qemu-img: convert, which loses them)", []string{"snaps.qcow2"},
+			[]string{"compact", "snaps.qcow2"}, [][]string{{"convert", "-f", "qcow2", "-O", "qcow2", "snaps.qcow2", "out.qcow2"}}, ".", 1.0, 0},
 		{"map of 4 TiB with 4 GiB", []string{"sparse.qcow2"}, []string{"map", "--output=json", "sparse.qcow2"},
 			[][]string{{"map", "-f", "qcow2", "--output=json", "sparse.qcow2"}}, "", 0.5, 0},
 		{"check of 4 TiB with 4 GiB", []string{"sparse.qcow2"}, []string{"check", "sparse.qcow2"},
@@ -142,6 +144,7 @@ func (b *imageBench) make(ctx context.Context) error {
 		func() error { return b.create(ctx, "sparse.qcow2", "", 4<<40) },
 		func() error { return b.write(ctx, "sparse.qcow2", scattered(r, 4<<40, 4<<30)) },
 	}
+	steps = append(steps, func() error { return b.makeSnapshots(ctx, r, disk) })
 	for i := range 5 {
 		name, on := fmt.Sprintf("f%d.qcow2", i+1), fmt.Sprintf("f%d.qcow2", i)
 		steps = append(steps, func() error { return b.create(ctx, name, on, disk) },
@@ -156,6 +159,22 @@ func (b *imageBench) make(ctx context.Context) error {
 		return err
 	}
 	return b.makeVHDs(ctx)
+}
+
+// makeSnapshots makes an image of 2 GiB with five internal snapshots, and the zeros of a
+// guest that has filled its file system and deleted the file: the first half GiB.
+func (b *imageBench) makeSnapshots(ctx context.Context, r *rand.Rand, disk int64) error {
+	const name = "snaps.qcow2"
+	if err := b.create(ctx, name, "", disk); err != nil {
+		return err
+	}
+	err := b.run(ctx, b.dir, "qemu-io", "-f", "qcow2", "-c", "write -q -P 0 0 512M", "-c", "write -q -P 1 512M 512M", name)
+	for i := 0; i < 5 && err == nil; i++ {
+		if err = b.run(ctx, b.dir, "qemu-img", "snapshot", "-c", fmt.Sprintf("s%d", i), name); err == nil {
+			err = b.write(ctx, name, scattered(r, disk, 205<<20))
+		}
+	}
+	return err
 }
 
 // derive makes copies that build on another image.

@@ -161,7 +161,7 @@ func (p *packing) take(off int64) (one parcel, err error) {
 	if _, err := p.view.ReadAt(b[:n], off); err != nil {
 		return one, err
 	}
-	if p.sparse && allZero(b) {
+	if p.sparse && AllZero(b) {
 		p.told(n)
 		return one, p.zero(off, n)
 	}

@@ -113,9 +113,9 @@ func (s *sparse) mark(x *Found) error {
 // split finds out how far b is of one kind, in granules.
 func (s *sparse) split(b []byte) (want bool, n int64, err error) {
 	g := min(s.granule, int64(len(b)))
-	want = !allZero(b[:g])
+	want = !AllZero(b[:g])
 	for n = g; n < int64(len(b)); n += g {
-		if next := b[n:min(n+g, int64(len(b)))]; allZero(next) == want {
+		if next := b[n:min(n+g, int64(len(b)))]; AllZero(next) == want {
 			return want, n, nil
 		}
 	}

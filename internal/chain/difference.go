@@ -21,15 +21,24 @@ const (
 type difference struct {
 	was, next *Stack
 	granule   int64
-	from      int64  // what is known begins here
-	differs   []bool // what is known: by granule
-	a, b      []byte
-	blocks    [compareWorkers][2][]byte
+	// shared, if not nil, tells what needs no look: the disks have the very same there.
+	shared  func(off, end int64) (yes bool, n int64, err error)
+	from    int64  // what is known begins here
+	differs []bool // what is known: by granule
+	a, b    []byte
+	blocks  [compareWorkers][2][]byte
 }
 
 // at tells whether the next disk differs from x at x.Offset, and for how many
 // bytes that holds. Where both have the same bytes of the same file, nothing is read.
 func (d *difference) at(x Found) (differs bool, n int64, err error) {
+	if d.shared != nil {
+		yes, n, err := d.shared(x.Offset, x.End())
+		if yes || err != nil {
+			return false, n, err
+		}
+		x.Extent = x.Cut(x.Offset + n)
+	}
 	y, err := d.next.Find(x.Offset, x.End())
 	if err != nil {
 		return false, 0, err

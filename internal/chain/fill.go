@@ -484,8 +484,8 @@ func (f *fill) setZeros(_ context.Context, r *round) error {
 	return nil
 }
 
-// allZero tells whether b has only zeros.
-func allZero(b []byte) bool {
+// AllZero tells whether b has only zeros.
+func AllZero(b []byte) bool {
 	const step = 4096
 	for len(b) > step {
 		if !bytes.Equal(b[:step], zeros[:]) {

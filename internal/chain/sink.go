@@ -112,7 +112,7 @@ func (s *Sink) reserve(n int64) error {
 // dataOf lists the granules of b, which is at off, that hold anything but zeros.
 func dataOf(b []byte, off, granule int64) (pieces []Piece, bytes int64) {
 	for at := int64(0); at < int64(len(b)); at += granule {
-		if g := b[at:min(at+granule, int64(len(b)))]; !allZero(g) {
+		if g := b[at:min(at+granule, int64(len(b)))]; !AllZero(g) {
 			pieces = append(pieces, Piece{Offset: off + at, Length: int64(len(g))})
 			bytes += int64(len(g))
 		}

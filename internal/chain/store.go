@@ -355,12 +355,8 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	if err := f.Lock(mode); err != nil {
 		return nil, err
 	}
-	now, err := s.inspect(f, n.Image.Format)
-	if err != nil {
+	if err := s.sameAs(f, n); err != nil {
 		return nil, err
-	}
-	if now.Info.ID != n.Info.ID || now.Image != n.Image {
-		return nil, refused(n.Path, "it has changed meanwhile; try again")
 	}
 	format, err := s.format(n.Path, n.Image.Format)
 	if err != nil {

@@ -119,7 +119,7 @@ func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)
 
 // Begin makes an empty image beside its place, and opens it.
 func (v *Converter) Begin(c *Conversion) (to chain.Target, err error) {
-	c.Made, err = Make(v.Store.FS, tempName(filepath.Dir(c.Path)), c.Maker, c.New)
+	c.Made, err = Make(v.Store.FS, TempName(filepath.Dir(c.Path)), c.Maker, c.New)
 	if err != nil {
 		return nil, err
 	}

@@ -85,8 +85,8 @@ func (n *Image) rename(path string) error {
 	return err
 }
 
-// tempName is a free name in dir that matches vfs.TempPattern.
-func tempName(dir string) string {
+// TempName is a free name in dir that matches vfs.TempPattern.
+func TempName(dir string) string {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return filepath.Join(dir, strings.Replace(vfs.TempPattern, "*", hex.EncodeToString(b[:]), 1))

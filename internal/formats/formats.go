@@ -7,6 +7,7 @@
 package formats
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,14 @@ type Format struct {
 	Details func(r io.ReaderAt, size int64) (Details, error)
 	// Check looks for inconsistencies; the file is locked by the caller.
 	Check func(f vfs.File, r Repair) (CheckResult, error)
+
+	// Compact gives space back that an image has no use for, in place; CompactTo writes it
+	// anew without. The files are locked by the caller.
+	Compact   func(ctx context.Context, f vfs.File, o CompactOptions) (CompactResult, error)
+	CompactTo func(ctx context.Context, to, f vfs.File, o CompactOptions) (CompactResult, error)
+
+	// States are the internal snapshots of an open image, and read it: it stays open.
+	States func(src chain.Source) ([]chain.State, error)
 
 	// New is a new image to be, as it is by default. Options are the names of those that
 	// create takes with -o, Options of all formats among them.

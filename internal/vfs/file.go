@@ -49,6 +49,14 @@ type File interface {
 	Lock(mode LockMode) error
 }
 
+// GivesBack tells whether Punch gives space back; of a File that does not tell, that it does.
+func GivesBack(f File) (bool, error) {
+	if f, ok := f.(interface{ GivesBack() (bool, error) }); ok {
+		return f.GivesBack()
+	}
+	return true, nil
+}
+
 // LockMode says what an image is opened for. See QEMU block/file-posix.c.
 type LockMode int
 

@@ -161,6 +161,22 @@ func (f *osFile) Punch(off, n int64) error {
 	return f.wrap("punch", err)
 }
 
+// GivesBack tells whether Punch gives space back: it writes zeros where the file system
+// cannot, and on a device what is below may do as it likes. Nothing is changed: what is
+// asked for is a hole behind the end.
+func (f *osFile) GivesBack() (bool, error) {
+	info, err := f.Stat()
+	if err != nil || f.block {
+		return false, err
+	}
+	const block = 64 << 10 // of a file system, at most
+	err = f.fallocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, (info.Size+block-1)/block*block, block)
+	if isUnsupported(err) {
+		return false, nil
+	}
+	return err == nil, f.wrap("punch", err)
+}
+
 // writeZeros zeroes [off, end) where there is data, and not beyond the length.
 func (f *osFile) writeZeros(off, end int64) error {
 	zeros := make([]byte, min(end-off, zeroPiece))

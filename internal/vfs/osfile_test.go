@@ -327,3 +327,26 @@ func TestClosedFile(t *testing.T) {
 		t.Error(f.Path())
 	}
 }
+
+// A file system without holes is told from one that has them, and nothing is changed for it.
+func TestFileSystemsThatGiveNothingBackAreKnown(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(path, noise(100), 0o600))
+	opened, err := OS().Open(path, true)
+	must(t, err)
+	defer opened.Close()
+	if yes, err := GivesBack(opened); err != nil || !yes {
+		t.Errorf("%v, %v", yes, err)
+	}
+	wantBytes(t, opened, noise(100))
+	f := opened.(*osFile)
+	for lack, want := range map[error]error{unix.EOPNOTSUPP: nil, unix.ENOSYS: nil, unix.EIO: unix.EIO} {
+		f.sys.fallocate = func(int, uint32, int64, int64) error { return lack }
+		if yes, err := GivesBack(f); yes || !errors.Is(err, want) {
+			t.Errorf("%v: %v, %v", lack, yes, err)
+		}
+	}
+	if yes, err := GivesBack(Full(readOnly{nothing{}, 0})); err != nil || !yes {
+		t.Errorf("of a file that does not tell: %v, %v", yes, err)
+	}
+}

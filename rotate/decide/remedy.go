@@ -131,10 +131,11 @@ func diskRemedies(name, path, target string) map[string]string {
 }
 
 func internalRemedy(d *host.Domain, r Refusal) string {
+	const keep = "; docs/recipes.md (A guest with internal snapshots) tells how to keep its state in a layer"
 	if i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Internal }); i >= 0 && r.Path == "" {
-		return fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", host.Quoted(d.Name), host.Quoted(d.Snapshots[i].Name))
+		return fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", host.Quoted(d.Name), host.Quoted(d.Snapshots[i].Name)) + keep
 	}
-	return "libvirt does not list it: qemu-img snapshot -l " + host.Quoted(r.Path) + " does; while the guest is off, qemu-img snapshot -d NAME " + host.Quoted(r.Path) + " deletes one that is not needed"
+	return "libvirt does not list it: qemu-img snapshot -l " + host.Quoted(r.Path) + " does; while the guest is off, qemu-img snapshot -d NAME " + host.Quoted(r.Path) + " deletes one that is not needed" + keep
 }
 
 // foreignOverlayRemedy tells how to end what another program has begun: a merge of its
