@@ -110,7 +110,7 @@ func (r *recipe) on(b *bed, policy string) {
 	for _, dir := range []string{"bin", "srv/backup", "srv/back", "mnt", "here", "prometheus/node-exporter"} {
 		must(r.t, os.MkdirAll(b.path(dir), 0o755))
 	}
-	r.wrap("exec "+program)
+	r.wrap("exec " + program)
 	r.places = []string{
 		"sftp:backup@nas:/srv/restic", b.path("srv/restic"), "/etc/virt-rotate/", b.path("srv") + "/", "/srv/", b.path("srv") + "/",
 		"/run/", b.path("here") + "/", "/mnt", b.path("mnt"), "/var/lib/libvirt/images", b.path("images"),

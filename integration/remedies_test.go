@@ -58,11 +58,12 @@ var unprinted = map[string]string{
 	"encrypted": "words: the policy", "data-file": "words", "format": "words", "unreadable": "words", "chain-mismatch": "is wrong-backing-file as a finding",
 	"no-disk": "words: the policy", "overlay-dir": "words: the policy", "name-too-long": "words: the policy", "chain-too-long": "virt-rotate tree looks",
 	"no-space": "words", "size": "words", "io-error": "virsh resume lets the guest go on: TestAGuestThatIsOutOfSpaceGoesOnByTheRemedy",
-	"restart-needed": "virt-rotate run: TestAGuestWhosePivotLibvirtMissedLosesNoWrite does it", "foreign-snapshot": "words",
+	"restart-needed": "virt-rotate run: TestAGuestWhosePivotLibvirtMissedLosesNoWrite does it", "foreign-snapshot": "virt-rotate delete --foreign names the snapshot that goes: TestDeletingASnapshotOfSomebodyElse does it",
 	"stopped-in-pivot": "names docs/recovery.md", "leftover": "names docs/recovery.md", "shared-disk": "words", "method": "words: the policy",
 	"no-guest-agent": "words", "hook": "words", "fault": "virsh dumpxml and virt-rotate plan look", "unreadable-image": "words", "comma-in-name": "words",
 	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
+	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }
 
