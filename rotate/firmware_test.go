@@ -230,4 +230,3 @@ func TestARunWithFirmwareThatDiesAnywhereLosesNothing(t *testing.T) {
 		t.Errorf("only %d places to die at", n-1)
 	}
 }
-
