@@ -16,14 +16,8 @@ func (r *domainRun) keepFirmware(d *host.Domain, spec *host.SnapshotSpec, in *jo
 	if spec.Firmware == "" {
 		return nil, nil
 	}
-	state, err := firmware.Read(firmware.Place(d.Firmware))
-	if err != nil {
-		r.warn(d.Name, "UEFI variables and TPM state are not copied: "+err.Error())
-	}
-	if err == nil && state.NVRAM == nil && d.UEFI && d.State.Live() {
-		r.warn(d.Name, "the guest's UEFI variables were not found, and are not copied")
-	}
-	if err != nil || state.Empty() {
+	state := r.readFirmware(d)
+	if state.Empty() {
 		r.withoutFirmware(spec)
 		return nil, nil
 	}
@@ -36,6 +30,19 @@ func (r *domainRun) keepFirmware(d *host.Domain, spec *host.SnapshotSpec, in *jo
 	}
 	r.boundary("firmware's state written")
 	return state, nil
+}
+
+// readFirmware warns of what it cannot read, which is left out.
+func (r *domainRun) readFirmware(d *host.Domain) *firmware.State {
+	state, err := firmware.Read(firmware.Place(d.Firmware))
+	switch {
+	case err != nil:
+		r.warn(d.Name, "UEFI variables and TPM state are not copied: "+err.Error())
+		return &firmware.State{}
+	case state.NVRAM == nil && d.UEFI && d.State.Live():
+		r.warn(d.Name, "the guest's UEFI variables were not found, and are not copied")
+	}
+	return state
 }
 
 // makeFirmwareFile makes the file, empty, as an overlay is made: the intent names it before it is there,

@@ -4,6 +4,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -249,7 +250,8 @@ func TestExamplesInPagesUseCommandsAndOptionsThatThereAre(t *testing.T) {
 	}
 }
 
-// Each display of examples finds the same images: a chain of four, a golden image, and a base that was moved.
+// Each display of examples finds the same images: a chain of four, a golden image, a base that was moved, and one
+// with an internal snapshot.
 func TestTheExamplesOfTheImagePageWork(t *testing.T) {
 	page, _ := pageOf(t, "image info")
 	ran := 0
@@ -263,6 +265,10 @@ func TestTheExamplesOfTheImagePageWork(t *testing.T) {
 		t.Chdir(filepath.Join(dir, "images"))
 		for _, name := range []string{"../moved/base.qcow2", "golden.qcow2", "web.qcow2"} {
 			must(t, "image", "create", "-f", "qcow2", name, "1M")
+		}
+		must(t, "image", "create", "-f", "qcow2", "old.qcow2", "1M")
+		if out, err := exec.Command("qemu-img", "snapshot", "-c", "s1", "old.qcow2").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 		for _, pair := range [][2]string{{"web", "web.snap1"}, {"web.snap1", "web.snap2"}, {"web.snap2", "web.snap3"}} {
 			must(t, "image", "create", "-f", "qcow2", "-b", pair[0]+".qcow2", "-F", "qcow2", pair[1]+".qcow2")
