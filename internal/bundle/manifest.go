@@ -68,12 +68,16 @@ type Base struct {
 	ManifestSHA256 string `json:"manifest-sha256"`
 }
 
-// KindDomain is the domain's XML, in which disks are named relative to the directory.
-const KindDomain = "domain"
+// KindDomain is the domain's XML, in which disks are named relative to the directory; KindFirmware has
+// UEFI variables and the state of a TPM, as internal/firmware writes them.
+const (
+	KindDomain   = "domain"
+	KindFirmware = "firmware"
+)
 
 // Kinds lists the kinds of files that are known. A directory with another one is refused: its
 // guest would come back without it.
-func Kinds() []string { return []string{KindDomain} }
+func Kinds() []string { return []string{KindDomain, KindFirmware} }
 
 // Disk is the disk with that target, or nil.
 func (m *Manifest) Disk(target string) *Disk {

@@ -18,6 +18,7 @@ type Import struct {
 	Trust      bool // what touches this host stays, media included
 	Disks      map[string]host.Layer
 	Machine    Machine
+	Variables  bool // the firmware's variables are in the export
 }
 
 // A Machine is what this host runs a guest with.
@@ -101,14 +102,16 @@ func (i *Import) emulator(root *node) (note string) {
 	return note
 }
 
-// variables leaves it to libvirt where the firmware's variables are: they are not in the export.
+// variables leaves it to libvirt where the firmware's variables are.
 func (i *Import) variables(root *node) (note string) {
 	for _, o := range root.all("os") {
 		n := o.child("nvram")
 		if n == nil {
 			continue
 		}
-		note = "the firmware starts with fresh variables (NVRAM): boot entries and keys are not in the export"
+		if !i.Variables {
+			note = "the firmware starts with fresh variables (NVRAM): boot entries and keys are not in the export"
+		}
 		kept := n.attr("template")
 		o.drop("nvram")
 		if kept != "" && i.beside(kept) {

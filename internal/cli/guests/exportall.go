@@ -13,6 +13,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/firmware"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate"
@@ -154,7 +155,10 @@ func (x *wholeExport) take(s *session.Session, l *look) error {
 	if x.manifest.LeftOut, err = leftOut(text, l); err != nil {
 		return err
 	}
-	return x.collect(text)
+	if err := x.collect(text); err != nil {
+		return err
+	}
+	return x.collectFirmware(l.snapshot)
 }
 
 // leftOut tells of the disks in the configuration that the snapshot has no state of, and why.
@@ -192,6 +196,23 @@ func (x *wholeExport) collect(text string) error {
 		return err
 	}
 	x.contents = append(x.contents, bundle.Content{Kind: bundle.KindDomain, Name: "domain.xml", Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid(), Text: []byte(text)})
+	return nil
+}
+
+// collectFirmware takes the copy of UEFI variables and TPM state that the snapshot has, if it has one.
+func (x *wholeExport) collectFirmware(s *host.Snapshot) error {
+	path := s.FirmwareFile()
+	if path == "" {
+		return nil
+	}
+	if _, _, err := firmware.Load(path); err != nil {
+		return fmt.Errorf("UEFI variables and TPM state: %w", err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	x.contents = append(x.contents, bundle.Content{Kind: bundle.KindFirmware, Name: "firmware.tar", Mode: 0o600, UID: os.Geteuid(), GID: os.Getegid(), Text: text})
 	return nil
 }
 

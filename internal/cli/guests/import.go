@@ -109,6 +109,7 @@ func (i *importer) run(s *session.Session) error {
 			i.Moved = 0 // what was placed is gone again
 			return err
 		}
+		i.putFirmware()
 		i.host.Refresh(i.place.Dir)
 	}
 	return i.tell()
@@ -190,7 +191,7 @@ func (i *importer) configure() error {
 		disks[d.Target] = host.Layer{Path: d.Path, Kind: host.KindFile, Format: d.Format}
 	}
 	i.guest, err = libvirthost.ImportedXML(i.text, libvirthost.Import{Name: i.report.Domain, UUID: i.report.UUID, NewUUID: i.report.NewUUID,
-		NewMACs: i.Bool("new-macs"), Trust: i.Bool("trust"), Disks: disks, Machine: machine})
+		NewMACs: i.Bool("new-macs"), Trust: i.Bool("trust"), Disks: disks, Machine: machine, Variables: i.bundle.Kind(bundle.KindFirmware) != nil})
 	i.report.Touches, i.report.Notes = i.guest.Touches, append(i.report.Notes, i.guest.Notes...)
 	return err
 }
