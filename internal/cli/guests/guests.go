@@ -9,6 +9,6 @@ import (
 func Commands(e *term.Env) []*cli.Command {
 	return []*cli.Command{
 		planCommand(e), runCommand(e), statusCommand(e), checkCommand(e), metricsCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
-		exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),
+		lsCommand(e), cpCommand(e), mountCommand(e), diffCommand(e), exportCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),
 	}
 }

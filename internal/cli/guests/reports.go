@@ -8,5 +8,6 @@ func Reports() map[string]any {
 		"plan": PlanReport{}, "run": PlanReport{}, "restore": PlanReport{},
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},
+		"ls": listReport{}, "diff": diffReport{},
 	}
 }

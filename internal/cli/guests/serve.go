@@ -1,22 +1,17 @@
 package guests
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
-	"syscall"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/convert"
+	"github.com/virt-rotate/virt-rotate/internal/guestfs"
 )
 
 func serveCommand(e *term.Env) *cli.Command {
@@ -47,21 +42,17 @@ meanwhile and is done by a later run.
 }
 
 func serveDisk(r *images.Run) (err error) {
-	program, err := exec.LookPath("qemu-nbd")
-	if err != nil {
-		return errors.New("qemu-nbd is not installed: the package is qemu-utils (Debian family) or qemu-img (Fedora family)")
-	}
-	nodes, err := snapshotNodes(r)
+	l, _, err := oneDisk(r)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, l.end()) }()
 	socket, tidy, err := socketOf(r)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tidy()) }()
-	image := images.Top(nodes)
-	return serveUntilTold(r, program, socket, "--format="+image.Image.Format, image.Path)
+	return serveUntilTold(r, l, socket)
 }
 
 // socketOf returns the path of the socket, and what removes its directory.
@@ -77,49 +68,22 @@ func socketOf(r *images.Run) (path string, tidy func() error, err error) {
 	return filepath.Join(dir, "nbd"), func() error { return os.RemoveAll(dir) }, err
 }
 
-// serveUntilTold runs qemu-nbd until it ends, or this program is told to stop.
-func serveUntilTold(r *images.Run, program, socket string, image ...string) error {
-	args := append([]string{"--read-only", "--persistent", "--shared=8", "--socket=" + socket}, image...)
-	cmd := exec.CommandContext(r.Ctx(), program, args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	old := syscall.Umask(0o077) // the socket is for this user alone
-	err := cmd.Start()
-	syscall.Umask(old)
-	if err != nil {
-		return err
+// serveUntilTold hands a disk out until qemu-nbd ends, or this program is told to stop. The
+// layers are looked at again once they are locked.
+func serveUntilTold(r *images.Run, l *look, socket string) error {
+	server, err := guestfs.Serve(r.Ctx(), &l.states[0].images()[0], socket)
+	if err == nil {
+		err = l.stillThere(r)
 	}
-	ended := make(chan error, 1) // nil only if it was told to end: it is persistent
-	go func() { ended <- cmd.Wait() }()
-	err = listens(socket, ended)
-	stopped := errors.Is(r.Ctx().Err(), context.Canceled) // that is how it is meant to end
-	if err != nil && !stopped {
-		return fmt.Errorf("qemu-nbd: %w: %s", err, strings.TrimSpace(errs.String()))
-	}
-	if !stopped {
+	if errors.Is(err, context.Canceled) {
+		err = nil // that is how it is meant to end
+	} else if err == nil {
 		fmt.Fprintf(r.Out, "nbd+unix:///?socket=%s\n", socket)
-		err = <-ended
-	}
-	if err == nil || errors.Is(r.Ctx().Err(), context.Canceled) {
-		return nil // Ctrl-C reaches qemu-nbd, too, and may do so first
-	}
-	return fmt.Errorf("qemu-nbd ended: %w: %s", err, strings.TrimSpace(errs.String()))
-}
-
-// listens waits until somebody can connect.
-func listens(socket string, ended chan error) error {
-	for range 100 {
-		if c, err := net.Dial("unix", socket); err == nil {
-			return c.Close()
-		}
 		select {
-		case err := <-ended:
-			return errors.Join(errors.New("it ended at once"), err)
-		case <-time.After(100 * time.Millisecond):
+		case <-server.Ended():
+			err = server.Failure()
+		case <-r.Ctx().Done():
 		}
 	}
-	return errors.New("nobody can connect to it")
+	return errors.Join(err, server.Close())
 }

@@ -1,0 +1,81 @@
+package guestfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// A Server hands out one disk, read-only, over NBD.
+type Server struct {
+	Socket string
+	*process
+}
+
+// Serve starts qemu-nbd, and returns when somebody can connect to the socket.
+func Serve(ctx context.Context, d *Disk, socket string) (*Server, error) {
+	image, err := d.arguments()
+	if err != nil {
+		return nil, err
+	}
+	p, err := start("qemu-nbd", false, nil, append([]string{"--read-only", "--persistent", "--shared=8", "--socket=" + socket}, image...)...)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{socket, p}
+	if err := s.listens(ctx); err != nil {
+		if strings.Contains(p.errs.String(), "write\" lock") {
+			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		}
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// ErrLocked says that somebody writes to an image that is to be read.
+var ErrLocked = errors.New("somebody writes to the image")
+
+// Close ends it.
+func (s *Server) Close() error {
+	if s == nil {
+		return nil
+	}
+	return s.stop()
+}
+
+// Ended is closed when the server is no more; Failure says why then.
+func (s *Server) Ended() <-chan struct{} { return s.ended }
+
+// Failure says what the server ended with.
+func (s *Server) Failure() error { return s.failure() }
+
+// patience is how long qemu-nbd and nbdfuse may take to begin, also on a busy host.
+const patience = 30 * time.Second
+
+// listens waits until somebody can connect.
+func (s *Server) listens(ctx context.Context) error {
+	return s.awaitBegin(ctx, func() bool {
+		c, err := net.Dial("unix", s.Socket)
+		return err == nil && c.Close() == nil
+	})
+}
+
+// awaitBegin waits until a process does what it was started for.
+func (p *process) awaitBegin(ctx context.Context, ready func() bool) error {
+	end := time.After(patience)
+	for !ready() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.ended:
+			return p.failure()
+		case <-end:
+			return fmt.Errorf("%s does not begin within %v", p.name, patience)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
