@@ -112,7 +112,10 @@ func (c *comparing) compare(a, b *place) (*Change, error) {
 			x.What = append(x.What, what)
 		}
 	}
-	add(a.Mode.Type() != b.Mode.Type(), "type")
+	if a.Mode.Type() != b.Mode.Type() {
+		x.What = []string{"type"}
+		return x, nil
+	}
 	add(a.Link != b.Link, "target")
 	add(a.device != b.device && a.Mode&fs.ModeDevice != 0, "device")
 	differ, err := c.content(a, b)

@@ -2,24 +2,25 @@ package guestfs
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// DetachDead unmounts what a View left at a directory whose process was killed: a mount that
-// does not answer any more. Whatever else is there by now is left alone.
-func DetachDead(dir string) error {
+// DetachDead unmounts what a View of a process that was killed has left at a directory, if it
+// is there still. Whatever else is there by now is left alone.
+func DetachDead(dir string, pid int) (detached bool, err error) {
 	source, there, err := mountedAt(dir)
 	if err != nil || !there {
-		return err
+		return false, err
 	}
 	var st unix.Stat_t
-	if errors.Is(unix.Stat(dir, &st), unix.ENOTCONN) || strings.HasPrefix(source, "/dev/loop") && isDead(source) {
-		return Detach(dir)
+	if !errors.Is(unix.Stat(dir, &st), unix.ENOTCONN) && !isOurs(source, pid) {
+		return false, nil
 	}
-	return nil
+	return true, Detach(dir)
 }
 
 // mountedAt finds what is mounted uppermost at a directory.
@@ -39,20 +40,22 @@ func mountedAt(dir string) (source string, there bool, err error) {
 	return source, there, nil
 }
 
-// pageSize is enough for all devices' sectors.
-const pageSize = 4096
+// loopName is what a loop device is told about itself, to be known again.
+func loopName(pid int) (name [64]byte) {
+	copy(name[:len(name)-1], fmt.Sprintf("virt-rotate %d", pid))
+	return name
+}
 
-// isDead tells whether a device cannot be read any more; what is in memory of it does not count.
-func isDead(device string) bool {
-	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+// isOurs tells whether a device is a loop device that this process made.
+func isOurs(device string, pid int) bool {
+	if !strings.HasPrefix(device, "/dev/loop") {
+		return false
+	}
+	f, err := os.Open(device)
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
-	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // direct reads go to whole pages
-	if err != nil {
-		return false
-	}
-	_, err = unix.Pread(fd, page, 0)
-	return errors.Join(err, unix.Munmap(page)) != nil
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	return err == nil && info.File_name == loopName(pid)
 }

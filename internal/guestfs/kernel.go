@@ -158,6 +158,7 @@ func attach(p *partition) (*os.File, error) {
 		}
 		err = unix.IoctlLoopConfigure(int(device.Fd()), &unix.LoopConfig{Fd: uint32(file.Fd()), Info: unix.LoopInfo64{
 			Offset: uint64(p.offset), Sizelimit: uint64(p.size), Flags: unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR,
+			File_name: loopName(os.Getpid()),
 		}})
 		if err == nil {
 			return device, nil

@@ -42,10 +42,7 @@ func start(name string, hidden bool, prepare func(*exec.Cmd), args ...string) (*
 	if prepare != nil {
 		prepare(p.cmd)
 	}
-	old := syscall.Umask(0o077) // sockets are for this user alone
-	err = p.cmd.Start()
-	syscall.Umask(old)
-	if err != nil {
+	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
 	go func() {

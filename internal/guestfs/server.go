@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -21,13 +23,15 @@ func Serve(ctx context.Context, d *Disk, socket string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	old := syscall.Umask(0o077) // the socket is for this user alone
 	p, err := start("qemu-nbd", false, nil, append([]string{"--read-only", "--persistent", "--shared=8", "--socket=" + socket}, image...)...)
+	syscall.Umask(old)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{socket, p}
 	if err := s.listens(ctx); err != nil {
-		if strings.Contains(p.errs.String(), "write\" lock") {
+		if strings.Contains(p.errs.String(), "lock; Is another process using the image") {
 			err = fmt.Errorf("%w: %w", ErrLocked, err)
 		}
 		return nil, errors.Join(err, s.Close())
@@ -55,12 +59,30 @@ func (s *Server) Failure() error { return s.failure() }
 // patience is how long qemu-nbd and nbdfuse may take to begin, also on a busy host.
 const patience = 30 * time.Second
 
-// listens waits until somebody can connect.
+// listens waits until the server greets somebody: it lets connections in before it has opened,
+// and locked, the image.
 func (s *Server) listens(ctx context.Context) error {
-	return s.awaitBegin(ctx, func() bool {
-		c, err := net.Dial("unix", s.Socket)
-		return err == nil && c.Close() == nil
-	})
+	return s.awaitBegin(ctx, func() bool { return greets(s.Socket) })
+}
+
+// greeting is what an NBD server begins with.
+const greeting = "NBDMAGIC"
+
+// greetTime is how long one waits for it before one looks whether the server is there still.
+const greetTime = 200 * time.Millisecond
+
+func greets(socket string) bool {
+	c, err := net.Dial("unix", socket)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	said := make([]byte, len(greeting))
+	if c.SetReadDeadline(time.Now().Add(greetTime)) != nil {
+		return false
+	}
+	_, err = io.ReadFull(c, said)
+	return err == nil && string(said) == greeting
 }
 
 // awaitBegin waits until a process does what it was started for.

@@ -24,8 +24,8 @@ func exportCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "compress", Usage: "compress the data"}),
 		Description: `The layers of the snapshot are read as the guest saw them then, and become one image
 without a backing file, which is compared with them at the end. The guest may run
-and go on writing; a merge of the same layers fails meanwhile and is done by the
-next run. Blocks that the file system can share are not copied.
+and go on writing; a merge of the same layers is put off meanwhile and is done by a
+later run. Blocks that the file system can share are not copied.
 
    virt-rotate export web nightly-20261122T033338Z -o web.qcow2
    virt-rotate export web nightly-20261122T033338Z --disk vdb -o - | ssh host 'cat > vdb.raw'

@@ -168,7 +168,7 @@ func (l *look) openOne(ctx context.Context, r *images.Run, i int, dir, at string
 func openError(r *images.Run, err error) error {
 	var choice *guestfs.ChoiceError
 	switch {
-	case errors.Is(err, context.Canceled):
+	case err == nil || errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &choice):
 		return term.Usagef("%w", err)
@@ -181,10 +181,13 @@ func openError(r *images.Run, err error) error {
 // tidyUp removes what a reader left that died, and tells of it.
 func tidyUp(e *term.Env, died *journal.Reader) error {
 	if died.Mount != "" {
-		if err := guestfs.DetachDead(died.Mount); err != nil {
+		detached, err := guestfs.DetachDead(died.Mount, died.PID)
+		if err != nil {
 			return fmt.Errorf("%s, which %s left mounted when it died: %w", died.Mount, died, err)
 		}
-		fmt.Fprintf(e.Err, "virt-rotate: %s is unmounted: %s had died\n", term.Printable(died.Mount), term.Printable(died.String()))
+		if detached {
+			fmt.Fprintf(e.Err, "virt-rotate: %s is unmounted: %s has died\n", term.Printable(died.Mount), term.Printable(died.String()))
+		}
 	}
 	if !strings.HasPrefix(path.Base(died.Dir), tempName) {
 		return nil

@@ -16,19 +16,19 @@ import (
 
 func serveCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "serve", Usage: "hand out a disk of a snapshot read-only over NBD, to get single files back",
+		Name: "serve", Usage: "hand out a disk of a snapshot read-only over NBD",
 		ArgsUsage: "DOMAIN SNAPSHOT", OnUsageError: term.UsageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "disk", Usage: "`TARGET` of the disk, such as vda; needed where the snapshot has several"},
 			&cli.StringFlag{Name: "socket", Usage: "`PATH` of the Unix socket (default: one in a new directory)"},
 		},
 		Description: `Runs qemu-nbd, which must be installed, until it is interrupted. Nobody but the user
-who started it can connect. The guest may run; a merge of the same layers fails
-meanwhile and is done by a later run.
+who started it can connect. The guest may run; a merge of the same layers is put off
+meanwhile and is done by a later run. virt-rotate cp gets single files back.
 
-   virt-rotate serve web nightly-20261122T033338Z &
-   guestfish --ro --format=raw -a 'nbd://?socket=/tmp/…/nbd' -i
-   nbdcopy 'nbd+unix:///?socket=/tmp/…/nbd' disk.raw
+   virt-rotate serve --socket /run/web.nbd web latest &
+   nbdcopy 'nbd+unix:///?socket=/run/web.nbd' disk.raw
+   guestfish --ro --format=raw -a 'nbd://?socket=/run/web.nbd' run : list-filesystems
 
 ` + snapshotHelp + images.ExitHelp,
 		Action: func(c *cli.Context) error {
@@ -85,5 +85,5 @@ func serveUntilTold(r *images.Run, l *look, socket string) error {
 		case <-r.Ctx().Done():
 		}
 	}
-	return errors.Join(err, server.Close())
+	return errors.Join(openError(r, err), server.Close())
 }

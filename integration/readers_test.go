@@ -1,0 +1,92 @@
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/integration/guest"
+)
+
+// serve hands out a snapshot's disk vda until it is told to stop.
+func (b *bed) serve(snapshot, socket string) *rotation {
+	b.t.Helper()
+	s := b.beginRotate("serve", "g1", snapshot, "--disk", "vda", "--socket", socket)
+	b.awaitIn(s, "the socket", func() bool { _, err := os.Stat(socket); return err == nil })
+	return s
+}
+
+// A rotation whose merges meet a reader puts them off, says whom they wait for, and has not
+// failed; what the reader sees stays the state of the snapshot; the next run merges.
+func TestMergesThatMeetAReaderArePutOff(t *testing.T) {
+	t.Parallel()
+	for _, state := range []string{"running", "shut off"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			b := newDaemonBed(t)
+			b.writePolicy(keepThree)
+			b.boot(guest.Spec{Name: "g1"})
+			b.rotations("g1", 3)
+			b.waitWrites("g1", 40)
+			b.bring("g1", state)
+			before := b.keptStates("g1")
+			oldest := b.snapshotNames("g1")[0]
+			socket := b.path("nbd")
+			s := b.serve(oldest, socket)
+			told := fmt.Sprintf("is being read by virt-rotate serve (pid %d)", s.cmd.Process.Pid)
+			for range 2 {
+				r := b.rotate("run", "--now", "--verbose").wantExit(t, 0)
+				if !strings.Contains(r.Stdout, told) {
+					t.Errorf("it is not told what the merges wait for: %v", r)
+				}
+			}
+			if r := b.rotate("status", "g1").wantExit(t, 0); !strings.Contains(r.Stdout, told) {
+				t.Errorf("status: %v", r)
+			}
+			if names := b.snapshotNames("g1"); names[0] != oldest || len(names) < 4 {
+				t.Errorf("snapshots %q", names)
+			}
+			raw := b.path("served.raw")
+			b.qemuImg("convert", "-O", "raw", "nbd+unix:///?socket="+socket, raw)
+			if sum(t, raw) != before[oldest]["vda"].SHA256 {
+				t.Error("what is served is not the snapshot any more")
+			}
+			must(t, s.cmd.Process.Signal(syscall.SIGTERM))
+			s.wait()
+			b.rotate("run", "--no-snapshot").wantExit(t, 0)
+			if n := len(b.snapshotNames("g1")); n != 3 {
+				t.Errorf("%d snapshots afterwards, want 3", n)
+			}
+			b.unchanged("g1", before)
+			b.checkGuest("g1")
+		})
+	}
+}
+
+// A reader that comes amid a merge of its layers gets an error, and never another state.
+func TestAReaderAmidAMergeGetsAnError(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	_, run := b.inSlowMerge("2")
+	oldest := b.snapshotNames("g1")[0]
+	for _, args := range [][]string{
+		{"serve", "g1", oldest, "--socket", b.path("nbd")},
+		{"export", "g1", oldest, "-O", "raw", "-o", b.path("out")},
+		{"ls", "--host-kernel", "g1@" + oldest + ":/"},
+	} {
+		if r := b.rotate(args...); r.Exit != 4 || !strings.Contains(r.Stderr, "merge") && args[0] != "export" {
+			t.Errorf("%q: %v", args, r)
+		}
+	}
+	if _, err := os.Lstat(b.path("out")); err == nil {
+		t.Error("an export has left a file")
+	}
+	b.hurry("g1")
+	run.wait().wantExit(t, 0)
+	b.rotate("export", "g1", oldest, "-O", "raw", "-o", b.path("out")).wantExit(t, 0)
+	if sum(t, b.path("out")) != b.keptStates("g1")[oldest]["vda"].SHA256 {
+		t.Error("the export is another state")
+	}
+}
