@@ -223,3 +223,17 @@ func join(dir, name string) string {
 	}
 	return dir + "/" + name
 }
+
+// Open opens a regular file for reading; a link to one is followed, within the tree.
+func (t *Tree) Open(name string) (*os.File, *Entry, error) {
+	p, err := t.find(name, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer p.Close()
+	if !p.Mode.IsRegular() {
+		return nil, nil, &fs.PathError{Op: "open", Path: p.Path, Err: errors.New("it is no regular file")}
+	}
+	f, err := p.openRegular()
+	return f, &p.Entry, err
+}

@@ -34,3 +34,8 @@ func (h *Host) PlainDomain(string, int) (string, error) { return "", ErrNoLibvir
 
 // Define is not built in.
 func (h *Host) Define(context.Context, NewDomain) ([]string, error) { return nil, ErrNoLibvirt }
+
+// AgentCommand is not built in.
+func (h *Host) AgentCommand(context.Context, string, string) (string, error) {
+	return "", ErrNoLibvirt
+}

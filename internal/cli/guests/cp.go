@@ -12,7 +12,7 @@ import (
 )
 
 func cpCommand(e *term.Env) *cli.Command {
-	const usage = "DOMAIN@SNAPSHOT:/PATH… DEST"
+	const usage = "DOMAIN@SNAPSHOT:/PATH… [DEST]"
 	return &cli.Command{
 		Name: "cp", Usage: "copy files out of a snapshot",
 		ArgsUsage: usage, OnUsageError: term.UsageError, UseShortOptionHandling: true,
@@ -20,12 +20,14 @@ func cpCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "r", Aliases: []string{"R", "recursive"}, Usage: "directories, too, with all that is in them; links are copied as links"},
 			&cli.BoolFlag{Name: "a", Aliases: []string{"archive"}, Usage: "-r, and owner, mode, times, access control lists and the attributes of users as they are"},
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "overwrite files that are there, and write into directories that are"},
+			&cli.StringFlag{Name: "to", Usage: "write one file into the running guest `DOMAIN:/PATH`, by its agent, in place of DEST"},
 			&cli.BoolFlag{Name: "special", Usage: "device nodes, FIFOs and sockets, too; with -a also the set-user-ID and set-group-ID bits, capabilities and other attributes"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
 		}, filesFlags()...),
 		Description: `   virt-rotate cp web@latest:/etc/app.conf .
    virt-rotate cp -a web@yesterday:/var/www /srv/back/
    virt-rotate cp -r --host-kernel web@-2:/home/ann/mail /srv/back/
+   virt-rotate cp web@latest:/etc/app.conf --to web:/etc/app.conf --force
 
 As cp does, it copies into DEST where that is a directory, and else to that name; but
 nothing that is there is overwritten without --force. Each file is written under
@@ -37,16 +39,26 @@ named is, within the guest). Hard links become files of their own. Device nodes,
 sockets and what gives rights to a program (set-user-ID, capabilities) are left out
 unless --special asks for them. Owners are copied with -a only, as numbers.
 
+--to writes one file into a running guest, by its agent (qemu-guest-agent), with the
+owner and mode that it had. It is written beside its name and then takes it; where the
+agent may not run programs (guest-exec), it is written in place, which is told.
+
 A file that cannot be copied is told, the others are; the exit status is 1 then.
 
 ` + filesHelp + snapshotHelp + images.ExitHelp,
-		Action: filesAction(e, usage, func(n int) bool { return n >= 2 }, copyFiles),
+		Action: filesAction(e, usage, func(n int) bool { return n >= 1 }, copyFiles),
 	}
 }
 
 func copyFiles(r *fileRun) error {
 	r.Hint = ": files that were copied by then are whole"
 	args := r.Args().Slice()
+	switch {
+	case r.IsSet("to"):
+		return copyIntoGuest(r)
+	case len(args) < 2:
+		return term.Usagef("%s wants DEST, or --to; --help tells more", r.Command.HelpName)
+	}
 	sources, dest := args[:len(args)-1], args[len(args)-1]
 	wanted, paths, err := oneState(r, sources)
 	if err != nil {
