@@ -3,6 +3,7 @@ package integration_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,5 +89,35 @@ func TestAReaderAmidAMergeGetsAnError(t *testing.T) {
 	b.rotate("export", "g1", oldest, "-O", "raw", "-o", b.path("out")).wantExit(t, 0)
 	if sum(t, b.path("out")) != b.keptStates("g1")[oldest]["vda"].SHA256 {
 		t.Error("the export is another state")
+	}
+}
+
+// A merge that is over between the look of a reader and its first lock has brought another
+// state into the layer that it was to read: an error, and nothing is handed out. Here the
+// merge runs just before the first image is opened, as if the reader were not on record yet.
+func TestAReaderWhoseLayersWereMergedGetsAnError(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.rotations("g1", 3)
+	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 1", 1))
+	oldest := b.snapshotNames("g1")[0]
+	program, err := binary()
+	must(t, err)
+	nbd, err := exec.LookPath("qemu-nbd")
+	must(t, err)
+	must(t, os.Mkdir(b.path("bin"), 0o755))
+	merges := fmt.Sprintf("#!/bin/sh\nrm %s/*\n%s --policy %s --connect '%s' run --no-snapshot >%s 2>&1\nexec %s \"$@\"\n",
+		b.path("state/readers"), program, b.policy, b.host.URI(), b.path("run.log"), nbd)
+	must(t, os.WriteFile(b.path("bin/qemu-nbd"), []byte(merges), 0o755))
+	b.env = []string{"PATH=" + b.path("bin") + ":" + os.Getenv("PATH")}
+	s := b.beginRotate("serve", "g1", oldest, "--socket", b.path("nbd"))
+	if r := s.wait(); r.Exit != 4 || r.Stdout != "" || !strings.Contains(r.Stderr, "have changed") {
+		t.Errorf("%v", r)
+	}
+	if names := b.snapshotNames("g1"); len(names) != 1 {
+		log, _ := os.ReadFile(b.path("run.log"))
+		t.Errorf("the merge did not come between: snapshots %q; %s", names, log)
 	}
 }

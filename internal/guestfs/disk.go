@@ -3,6 +3,8 @@ package guestfs
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 )
@@ -34,7 +36,11 @@ type file struct {
 }
 
 func nodeOf(i *Image, shared bool) *node {
-	return &node{Driver: i.Format, ForceShare: shared, File: file{"file", i.Path}}
+	driver := "file"
+	if info, err := os.Stat(i.Path); err == nil && info.Mode()&fs.ModeDevice != 0 {
+		driver = "host_device"
+	}
+	return &node{Driver: i.Format, ForceShare: shared, File: file{driver, i.Path}}
 }
 
 // arguments name the disk for qemu-nbd. A comma or a colon in a path is part of it.

@@ -31,8 +31,8 @@ func Serve(ctx context.Context, d *Disk, socket string) (*Server, error) {
 	}
 	s := &Server{socket, p}
 	if err := s.listens(ctx); err != nil {
-		if strings.Contains(p.errs.String(), "lock; Is another process using the image") {
-			err = fmt.Errorf("%w: %w", ErrLocked, err)
+		if _, image, locked := strings.Cut(p.errs.String(), "Is another process using the image ["); locked {
+			err = fmt.Errorf("%w: %s", ErrLocked, strings.TrimRight(image, "]?\n"))
 		}
 		return nil, errors.Join(err, s.Close())
 	}

@@ -151,7 +151,15 @@ func (v *View) Close() error {
 
 // unmount takes away what all could see.
 func (v *View) unmount() error {
-	if v.at == "" || v.device == 0 || !v.mounted() {
+	switch {
+	case v.at == "":
+		return nil
+	case v.device == 0: // it did not come to the end
+		if v.shell != nil && v.shell.local {
+			return Detach(v.at)
+		}
+		return nil
+	case !v.mounted():
 		return nil
 	}
 	err := unix.Unmount(v.at, unix.UMOUNT_NOFOLLOW)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -92,7 +93,7 @@ func withFiles(r *images.Run, at string, wanted []wantedState, do func([]*guestf
 		return err
 	}
 	if err := journal.ForgetReaders(l.dir, func(died *journal.Reader) error { return tidyUp(r.Env, died) }); err != nil {
-		return err
+		fmt.Fprintln(r.Err, "virt-rotate: warning:", term.OneLine(err))
 	}
 	dir, err := os.MkdirTemp("", tempName)
 	if err != nil {
@@ -173,7 +174,7 @@ func openError(r *images.Run, err error) error {
 	case errors.As(err, &choice):
 		return term.Usagef("%w", err)
 	case errors.Is(err, guestfs.ErrLocked):
-		return &chain.RefusedError{Path: r.Arg(0), Reason: err.Error() + "; a merge of these layers may be running: try again when it is done"}
+		return &chain.RefusedError{Path: r.Arg(0), Reason: err.Error() + ", or has it for itself; a merge of these layers may be running: try again when it is done"}
 	}
 	return err
 }
@@ -191,6 +192,12 @@ func tidyUp(e *term.Env, died *journal.Reader) error {
 	}
 	if !strings.HasPrefix(path.Base(died.Dir), tempName) {
 		return nil
+	}
+	inside, _ := filepath.Glob(died.Dir + "/*/*") // of an ordinary user, whose mounts are everybody's; the pattern is right
+	for _, dir := range inside {
+		if _, err := guestfs.DetachDead(dir, died.PID); err != nil {
+			return err
+		}
 	}
 	return os.RemoveAll(died.Dir)
 }

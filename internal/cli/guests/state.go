@@ -1,7 +1,6 @@
 package guests
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -241,7 +240,11 @@ func (l *look) stillThere(r *images.Run) error {
 		if r.Ctx().Err() != nil {
 			return r.Ctx().Err()
 		}
-		return errors.Join(&chain.RefusedError{Path: s.String(), Reason: "its layers have changed since they were looked at, by a merge perhaps: what was read may be another state; try again"}, err)
+		why := ""
+		if err != nil {
+			why = " (" + err.Error() + ")"
+		}
+		return &chain.RefusedError{Path: s.String(), Reason: "its layers have changed since they were looked at, by a merge perhaps, and may hold another state: try again" + why}
 	}
 	return nil
 }
