@@ -1,8 +1,6 @@
 package guests
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -89,24 +87,18 @@ func diffFiles(r *fileRun) error {
 	if err != nil {
 		return err
 	}
-	report := diffReport{Domain: wanted[0].domain, Old: wanted[0].snapshot, New: wanted[1].snapshot}
 	return withFiles(r.Run, "", wanted, func(views []*guestfs.View) error {
-		out := bufio.NewWriter(r.Out)
-		d := &filetree.Differ{Times: r.Bool("times"), Contents: r.Bool("contents"), Failed: r.fail}
-		d.Found = func(c *filetree.Change) error { return changeText(out, c) }
-		list := &objects{out: out}
-		if r.String("output") == "json" {
-			d.Found = func(c *filetree.Change) error { return list.add(newFileChange(c)) }
-			list.begin("changes", map[string]string{"domain": report.Domain, "old": report.Old, "new": report.New}, "domain", "old", "new")
-		}
-		err := d.Diff(r.Ctx(), filetree.New(views[0].Root), filetree.New(views[1].Root), inside)
-		if r.String("output") == "json" {
-			list.end()
-		}
-		if flush := out.Flush(); err == nil {
-			err = flush
-		}
-		return err
+		head := []pair{{"domain", wanted[0].domain}, {"old", wanted[0].snapshot}, {"new", wanted[1].snapshot}}
+		return r.listed("changes", head, func(out io.Writer, list *objects) error {
+			d := &filetree.Differ{Times: r.Bool("times"), Contents: r.Bool("contents"), Failed: r.fail}
+			d.Found = func(c *filetree.Change) error {
+				if list != nil {
+					return list.add(newFileChange(c))
+				}
+				return changeText(out, c)
+			}
+			return d.Diff(r.Ctx(), filetree.New(views[0].Root), filetree.New(views[1].Root), inside)
+		})
 	})
 }
 
@@ -142,41 +134,4 @@ func newFileChange(c *filetree.Change) fileChange {
 		x.New = &f
 	}
 	return x
-}
-
-// objects writes a list of JSON as its elements are found, for there may be millions: an object
-// as term.JSON writes it, whose last key is the list.
-type objects struct {
-	out   io.Writer
-	shown int
-}
-
-func (o *objects) begin(key string, values map[string]string, order ...string) {
-	fmt.Fprintf(o.out, "{\n    \"version\": %d,\n", term.JSONVersion)
-	for _, name := range order {
-		text, _ := json.Marshal(values[name]) // strings always can be
-		fmt.Fprintf(o.out, "    %q: %s,\n", name, text)
-	}
-	fmt.Fprintf(o.out, "    %q: [", key)
-}
-
-func (o *objects) add(v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	comma := ","
-	if o.shown == 0 {
-		comma = ""
-	}
-	o.shown++
-	_, err = fmt.Fprintf(o.out, "%s\n        %s", comma, text)
-	return err
-}
-
-func (o *objects) end() {
-	if o.shown > 0 {
-		fmt.Fprint(o.out, "\n    ")
-	}
-	fmt.Fprint(o.out, "]\n}\n")
 }

@@ -1,7 +1,6 @@
 package guests
 
 import (
-	"bufio"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -65,21 +64,14 @@ func listFiles(r *fileRun) error {
 		return err
 	}
 	return withFiles(r.Run, "", []wantedState{{p.domain, p.snapshot, r.StringSlice("disk")}}, func(views []*guestfs.View) error {
-		out := bufio.NewWriter(r.Out)
-		list := &objects{out: out}
-		show := func(e *filetree.Entry) error { return r.fileText(out, e) }
-		if r.String("output") == "json" {
-			show = func(e *filetree.Entry) error { return list.add(newListedFile(e)) }
-			list.begin("files", map[string]string{"domain": p.domain, "snapshot": p.snapshot}, "domain", "snapshot")
-		}
-		err := filetree.New(views[0].Root).Walk(r.Ctx(), p.path, r.Bool("R"), show, r.fail)
-		if r.String("output") == "json" {
-			list.end()
-		}
-		if flush := out.Flush(); err == nil {
-			err = flush
-		}
-		return err
+		return r.listed("files", []pair{{"domain", p.domain}, {"snapshot", p.snapshot}}, func(out io.Writer, list *objects) error {
+			return filetree.New(views[0].Root).Walk(r.Ctx(), p.path, r.Bool("R"), func(e *filetree.Entry) error {
+				if list != nil {
+					return list.add(newListedFile(e))
+				}
+				return r.fileText(out, e)
+			}, r.fail)
+		})
 	})
 }
 
