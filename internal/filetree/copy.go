@@ -228,7 +228,8 @@ func (c *copying) file(p *place, into *os.File, name string) error {
 // free is an error where something is in the way that is not to be overwritten.
 func (c *copying) free(into *os.File, name string) error {
 	var st unix.Stat_t
-	if c.Force || unix.Fstatat(int(into.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+	there := unix.Fstatat(int(into.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+	if c.Force || !there {
 		return nil
 	}
 	return &fs.PathError{Op: "write", Path: filepath.Join(into.Name(), name), Err: ErrThere}

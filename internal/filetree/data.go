@@ -27,10 +27,7 @@ func tempName() string {
 // data copies the contents, and leaves holes where there are only zeros.
 func (c *copying) data(to, from *os.File, size int64) error {
 	for at := int64(0); at < size; {
-		begin, end, err := nextData(from, at, size)
-		if err != nil {
-			return err
-		}
+		begin, end := nextData(from, at, size)
 		if err := c.piece(to, from, begin, end); err != nil {
 			return err
 		}
@@ -40,18 +37,18 @@ func (c *copying) data(to, from *os.File, size int64) error {
 }
 
 // nextData finds the next part of a file that is no hole; from its end on, the same.
-func nextData(from *os.File, at, size int64) (begin, end int64, err error) {
-	begin, err = unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
+func nextData(from *os.File, at, size int64) (begin, end int64) {
+	begin, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) {
-		return size, size, nil
+		return size, size
 	}
-	if err != nil { // the file system tells nothing of holes
-		return at, size, nil //nolint:nilerr // then all is data
+	if err != nil { // the file system tells nothing of holes: all is data
+		return at, size
 	}
 	if end, err = unix.Seek(int(from.Fd()), begin, unix.SEEK_HOLE); err != nil || end <= begin {
 		end = size
 	}
-	return min(begin, size), min(end, size), nil
+	return min(begin, size), min(end, size)
 }
 
 // zeroStep is the smallest hole that is left, in bytes.

@@ -176,11 +176,10 @@ func (c *comparing) read(f, g *os.File) (bool, error) {
 // dirs compares what is in two directories, one of which may be nil. One that cannot be read
 // is told, and nothing is said of what is in the other.
 func (c *comparing) dirs(a, b *place, depth int) error {
-	x, errX := list(a)
+	x, y := list(a), list(b)
 	defer x.Close()
-	y, errY := list(b)
 	defer y.Close()
-	if err := errors.Join(errX, errY); err != nil {
+	if err := errors.Join(x.err, y.err); err != nil {
 		c.Failed(err)
 		return nil
 	}
@@ -203,6 +202,7 @@ type listing struct {
 	*os.File // nil where there is none
 	path     string
 	names    []string // in order
+	err      error    // it could not be read
 }
 
 func (l *listing) Close() {
@@ -212,19 +212,19 @@ func (l *listing) Close() {
 }
 
 // list opens a directory and reads its names; nil has none.
-func list(p *place) (*listing, error) {
+func list(p *place) *listing {
 	if p == nil {
-		return &listing{}, nil
+		return &listing{}
 	}
 	dir, err := p.openDir()
 	if err != nil {
-		return &listing{}, err
+		return &listing{err: err}
 	}
 	l := &listing{File: dir, path: p.Path}
 	if l.names, err = sortedNames(dir); err != nil {
-		err = &fs.PathError{Op: "read", Path: p.Path, Err: err}
+		l.err = &fs.PathError{Op: "read", Path: p.Path, Err: err}
 	}
-	return l, err
+	return l
 }
 
 // at is the file of that name, or nil.
