@@ -104,9 +104,11 @@ func moreByLibguestfs(b *filesBed) {
 	if !strings.Contains(out, `\x1b[31mred`) || !strings.Contains(out, `bad\xff`) {
 		b.t.Errorf("%s", out)
 	}
-	b.byLibguestfs("cp", "--filesystem", "vg/root", "g1@latest:/etc/up/secret", "g1@latest:/etc/out", b.path()).wait().wantExit(b.t, 0)
-	b.fileIs(b.path("secret"), "of the guest\n")
-	b.fileIs(b.path("out"), "of the guest\n")
+	more := b.path("more")
+	must(b.t, os.Mkdir(more, 0o755))
+	b.byLibguestfs("cp", "--filesystem", "vg/root", "g1@latest:/etc/up/secret", "g1@latest:/etc/out", more).wait().wantExit(b.t, 0)
+	b.fileIs(more+"/secret", "of the guest\n")
+	b.fileIs(more+"/out", "of the guest\n")
 	b.fileIs(host+"/secret", "of the host\n")
 	if out := b.byLibguestfs("diff", "--filesystem", "vg/root", "g1@latest").wait().wantExit(b.t, 0).Stdout; out != "" {
 		b.t.Errorf("%s", out)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
@@ -92,6 +93,9 @@ func TestAReaderAmidAMergeGetsAnError(t *testing.T) {
 	}
 }
 
+// handsOut is when serve is told to stop that should have refused by itself.
+const handsOut = 5 * time.Minute
+
 // A merge that is over between the look of a reader and its first lock has brought another
 // state into the layer that it was to read: an error, and nothing is handed out. Here the
 // merge runs just before the first image is opened, as if the reader were not on record yet.
@@ -113,6 +117,7 @@ func TestAReaderWhoseLayersWereMergedGetsAnError(t *testing.T) {
 	must(t, os.WriteFile(b.path("bin/qemu-nbd"), []byte(merges), 0o755))
 	b.env = []string{"PATH=" + b.path("bin") + ":" + os.Getenv("PATH")}
 	s := b.beginRotate("serve", "g1", oldest, "--socket", b.path("nbd"))
+	defer time.AfterFunc(handsOut, func() { _ = s.cmd.Process.Signal(syscall.SIGTERM) }).Stop() // it hands something out
 	if r := s.wait(); r.Exit != 4 || r.Stdout != "" || !strings.Contains(r.Stderr, "have changed") {
 		t.Errorf("%v", r)
 	}
