@@ -18,7 +18,7 @@ REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash files hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -50,6 +50,10 @@ hands: tools ## all that docs/hands.md tells, on real guests
 
 increments: tools ## ten nights of increments of an export, and an import of each
 	VIRT_ROTATE_NIGHTS=10 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '^TestNightlyIncrements$$' -v ./integration
+
+files: tools ## trees of a million files, and all that libguestfs does for ls, cp, mount and diff
+	VIRT_ROTATE_FILES=1000000 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./internal/filetree
+	VIRT_ROTATE_LIBGUESTFS=1 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'Libguestfs|LinesInTheHelp' ./integration
 
 soak: tools ## thirty days of a host with four guests, as fast as they go by, with kills at random
 	VIRT_ROTATE_SOAK=$(SOAK) VIRT_ROTATE_SEED=$(SEED) $(GO) test $(TAGS) -timeout 24h -run '^TestSoak$$' -v ./integration

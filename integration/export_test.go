@@ -191,3 +191,42 @@ func TestServeHandsOutASnapshotReadOnly(t *testing.T) {
 	}
 	b.wantInOrder("g1", 3)
 }
+
+// What serve --help shows is what one types, but for the place of the socket. guestfish boots a
+// guest of its own: VIRT_ROTATE_LIBGUESTFS has its line typed, too.
+func TestTheLinesInTheHelpOfServeWork(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "web"})
+	b.writePolicy(strings.Replace(keepThree, "g*", "web", 1))
+	b.rotations("web", 1)
+	want := b.keptStates("web")[b.snapshotNames("web")[0]]["vda"].SHA256
+	typed := map[string]bool{}
+	var served *rotation
+	for line := range strings.Lines(b.rotate("serve", "--help").wantExit(t, 0).Stdout) {
+		line = strings.ReplaceAll(strings.TrimSpace(line), "/run/web.nbd", b.path("web.nbd"))
+		switch word, rest, _ := strings.Cut(line, " "); {
+		case word == "virt-rotate" && strings.HasSuffix(rest, "&"):
+			served = b.beginRotate(strings.Fields(strings.TrimSuffix(rest, " &"))...)
+			b.awaitIn(served, "the socket", func() bool { _, err := os.Stat(b.path("web.nbd")); return err == nil })
+			typed["serve"] = true
+		case word == "nbdcopy":
+			shell(t, b.path(), "%s", line)
+			if sum(t, b.path("disk.raw")) != want {
+				t.Error("nbdcopy has made another disk")
+			}
+			typed[word] = true
+		case word == "guestfish":
+			if os.Getenv("VIRT_ROTATE_LIBGUESTFS") != "" {
+				shell(t, b.path(), "LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg %s", line)
+			}
+			typed[word] = true
+		}
+	}
+	if len(typed) != 3 {
+		t.Fatalf("the help has %v", typed)
+	}
+	must(t, served.cmd.Process.Signal(syscall.SIGTERM))
+	served.wait().wantExit(t, 0)
+}

@@ -69,13 +69,6 @@ func (c *typed) await(what string, there func() bool) {
 	})
 }
 
-// interrupted is what Ctrl-C does.
-func (c *typed) interrupted() string {
-	c.r.t.Helper()
-	must(c.r.t, syscall.Kill(-c.cmd.Process.Pid, syscall.SIGINT))
-	return c.succeeds()
-}
-
 func (r *recipe) wantSaid(out string, words ...string) {
 	r.t.Helper()
 	for _, w := range words {

@@ -1,14 +1,15 @@
 #!/bin/sh
 # Installs what tests and demo need: libvirt's QEMU driver, virsh, QEMU, qemu-img, and what
 # virt-install's guests have: UEFI and a TPM; a terminal, tmux; the shells whose completion is
-# tested; what reads manual pages; and what docs/recipes.md uses, restic, age and nbdfuse.
+# tested; what reads manual pages; and what docs/recipes.md uses, restic, age, nbdfuse, guestfish
+# (which boots a kernel of this system) and what makes disks for it, LVM and NTFS.
 # Unpacks what the Linux guest of some tests is made of, and programs of monitoring systems, in
 # the user's cache directory.
 # Does nothing when all is there. Only the installation itself uses sudo.
 set -eu
 
 missing=
-for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs mkfs.btrfs losetup gcc xz virt-install swtpm_setup tmux zsh fish git make restic age nbdfuse fdisk sfdisk mandoc groff; do
+for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs mkfs.btrfs losetup gcc xz virt-install swtpm_setup tmux zsh fish git make restic age nbdfuse nbdcopy guestfish mkntfs lvm debugfs fdisk sfdisk mandoc groff; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
@@ -37,14 +38,14 @@ install_debian() {
 	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
 		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils apparmor \
 		virtinst ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age libnbd-bin fdisk mandoc groff-base >&2
+		restic age libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base >&2
 }
 
 install_fedora() {
 	as_root dnf install -y -q libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
 		qemu-system-x86-core qemu-img e2fsprogs xfsprogs btrfs-progs util-linux gcc glibc-devel xz \
 		virt-install edk2-ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age nbdfuse mandoc groff-base >&2
+		restic age nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base >&2
 }
 
 # The unpack functions download packages to the current directory and unpack them in root.

@@ -2,6 +2,8 @@ package rotate
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // held opens an image with QEMU's locks, as a process of somebody else does.
@@ -96,6 +99,117 @@ func TestAMergeThatDoesNotBeginCostsNoSnapshot(t *testing.T) {
 		t.Errorf("afterwards: %+v", p)
 	}
 	checkDone(h, t)
+}
+
+// reading puts a reader of these layers on record, as virt-rotate mount does.
+func reading(h *hosttest.Host, t *testing.T, r *Rotator, layers ...string) (end func()) {
+	t.Helper()
+	reader := journal.Reader{Command: "mount", PID: 4711, Mount: "/mnt"}
+	for _, layer := range layers {
+		id, err := vfs.Stat(h.Img(layer + ".qcow2"))
+		hosttest.Must(err)
+		reader.Images = append(reader.Images, journal.File{Path: h.Img(layer + ".qcow2"), ID: id.ID})
+	}
+	record, err := journal.BeginReading(r.Observer.StateDir, reader)
+	hosttest.Must(err)
+	return func() { hosttest.Must(record.End()) }
+}
+
+// A reader of ours is known by name, also where the guest runs and its QEMU has all layers
+// open: the merges of what it reads are put off, no metadata goes, and the run has not failed.
+// Merges of other layers are done.
+func TestMergesWaitForAReaderOnRecord(t *testing.T) {
+	nine, ten, eleven := "web."+hosttest.Name(9), "web."+hosttest.Name(10), "web."+hosttest.Name(11)
+	for _, c := range []struct {
+		state host.State
+		reads []string
+		waits bool
+	}{
+		{host.Running, []string{"web"}, true},
+		{host.Running, []string{"web", nine}, true},
+		{host.ShutOff, []string{"web"}, true},
+		{host.Running, []string{ten}, false}, // no such reader: it would read what is below, too
+		{host.Running, []string{eleven}, false},
+	} {
+		h, web := off(t, 9, 10, 11)
+		web.State, web.Cut = c.state, false
+		r := rotator(h, rule(2))
+		r.Options = coalesce()
+		end := reading(h, t, r, c.reads...)
+		for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
+			told := strings.Contains(p.Waiting, "is being read by virt-rotate mount at /mnt (pid 4711)")
+			if told != c.waits || len(p.Refused) > 0 || p.Result == decide.ResultFailed || c.waits && len(p.Steps) > 0 {
+				t.Errorf("%s, %q: %+v", c.state, c.reads, p)
+			}
+		}
+		end()
+		if p := runAll(h, t, r)["web"]; p.Result == decide.ResultFailed || len(web.Snapshots) != 2 {
+			t.Errorf("afterwards: %+v", p)
+		}
+		checkDone(h, t)
+	}
+}
+
+// A reader that comes between the look and the merge keeps QEMU from beginning it; then all is
+// as it was, and the merge is put off.
+func TestAMergeThatAReaderForestalledIsPutOff(t *testing.T) {
+	h, web := off(t, 9, 10, 11)
+	web.State, web.Cut = host.Running, false
+	r := rotator(h, rule(2))
+	r.Options = coalesce()
+	var end func()
+	h.Locked = func(host.MergeSpec) bool {
+		if end == nil {
+			end = reading(h, t, r, "web", "web."+hosttest.Name(9))
+		}
+		return true
+	}
+	before := h.Find("web").Observed(nil).Snapshots
+	p := runAll(h, t, r)["web"]
+	if p.Result != decide.ResultNothing || len(p.Steps)+len(p.Refused) > 0 || !strings.Contains(p.Waiting, "is being read by") {
+		t.Fatalf("%+v", p)
+	}
+	if after := h.Find("web").Observed(nil).Snapshots; !slices.EqualFunc(before, after, sameSnapshot) {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+	checkNoIntent(h, t)
+	checkData(h, t)
+	end()
+	h.Locked = nil
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
+		t.Errorf("afterwards: %+v", p)
+	}
+	checkDone(h, t)
+}
+
+// A record that nobody holds was left by a reader that died: nothing waits for it.
+func TestAReaderThatDiedIsNotWaitedFor(t *testing.T) {
+	h, _ := off(t, 9, 10, 11)
+	r := rotator(h, rule(2))
+	r.Options = coalesce()
+	end := reading(h, t, r, "web")
+	left, err := filepath.Glob(filepath.Join(r.Observer.StateDir, "readers/*.json"))
+	hosttest.Must(err)
+	text, err := os.ReadFile(left[0])
+	hosttest.Must(err)
+	end()
+	hosttest.Must(os.WriteFile(left[0], text, 0o600))
+	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
+		t.Errorf("%+v", p)
+	}
+	tidied := 0
+	for range 2 {
+		hosttest.Must(journal.ForgetReaders(r.Observer.StateDir, func(died *journal.Reader) error {
+			if died.Mount != "/mnt" {
+				t.Errorf("%+v", died)
+			}
+			tidied++
+			return nil
+		}))
+	}
+	if tidied != 1 {
+		t.Errorf("tidied up %d times", tidied)
+	}
 }
 
 func sameSnapshot(a, b host.Snapshot) bool {

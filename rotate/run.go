@@ -209,8 +209,12 @@ func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
 		last = steps
 		err = r.group(ctx, &p, g)
 		var refused *refusedError
+		var read *readError
 		switch {
 		case err == nil:
+		case errors.As(err, &read) && moves < maxMoves:
+			moves++
+			last = nil
 		case errors.Is(err, errMoved) && moves < maxMoves && !r.skipped(p.Domain):
 			moves++
 			fallthrough

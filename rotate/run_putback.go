@@ -40,10 +40,13 @@ func (e *refusedError) Error() string { return e.Detail }
 // all snapshots are what they were.
 func (r *domainRun) notBegun(ctx context.Context, d *host.Domain, g *decide.Group, err error, was *former) error {
 	var busy *vfs.BusyError
-	if was == nil || r.merged || !errors.Is(err, host.ErrNotStarted) && !errors.As(err, &busy) || errors.Is(err, errMoved) {
+	if r.merged || len(g.Merges) == 0 || !errors.Is(err, host.ErrNotStarted) && !errors.As(err, &busy) || errors.Is(err, errMoved) {
 		return err
 	}
 	m := &g.Merges[0]
+	if was == nil {
+		return r.orRead(ctx, d, m, err)
+	}
 	before := m.DiskFor(d)
 	if look := r.look(context.WithoutCancel(ctx), d.Name, maxAge); look != nil {
 		return errors.Join(err, look)
@@ -59,8 +62,28 @@ func (r *domainRun) notBegun(ctx context.Context, d *host.Domain, g *decide.Grou
 		return errors.Join(err, back)
 	}
 	r.undrop(g.Drops)
+	if read := m.Read(r.w); read != "" {
+		return &readError{read}
+	}
 	return &refusedError{decide.Refusal{Code: host.CodeInUse, Path: m.Base.Path, Detail: fmt.Sprintf("its merge did not begin, and the snapshots stay as they were: %v; does another host or program have it open?", err)}}
 }
+
+// orRead is err, unless a program of ours has come to read the layers meanwhile: then the merge
+// is planned anew, and put off.
+func (r *domainRun) orRead(ctx context.Context, d *host.Domain, m *decide.Merge, err error) error {
+	if look := r.look(context.WithoutCancel(ctx), d.Name, maxAge); look != nil {
+		return errors.Join(err, look)
+	}
+	if read := m.Read(r.w); read != "" {
+		return &readError{read}
+	}
+	return err
+}
+
+// A readError says that a program of ours reads what was to be merged: planned anew, that is put off.
+type readError struct{ why string }
+
+func (e *readError) Error() string { return e.why }
 
 // undrop takes the steps that were taken back out of the report.
 func (r *domainRun) undrop(drops []string) {

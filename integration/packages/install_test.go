@@ -19,6 +19,7 @@ var common = []string{
 	"share/fish/vendor_completions.d/virt-rotate.fish",
 	"share/man/man1/virt-rotate-check.1",
 	"share/man/man1/virt-rotate-doctor.1",
+	"share/man/man1/virt-rotate-files.1",
 	"share/man/man1/virt-rotate-image.1",
 	"share/man/man1/virt-rotate-policy.1",
 	"share/man/man1/virt-rotate-restore.1",

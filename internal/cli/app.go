@@ -24,6 +24,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate check                whether all are protected, for Nagios and Icinga
    virt-rotate history              see what the runs did
    virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
+   virt-rotate cp GUEST@SNAP:/FILE DIR   get files back; ls, mount and diff look at them
    virt-rotate image info FILE      look at an image; image --help tells more
    virt-rotate sr scan DIR          look at a XenServer storage repository
 

@@ -207,8 +207,28 @@ func (t *typed) arguments(e *term.Env) []candidate {
 	return all
 }
 
+// states lists domains with their snapshots, as commands on files name them.
+func (t *typed) states(e *term.Env) []candidate {
+	domain, snapshot, at := strings.Cut(t.word, "@")
+	var all []string
+	switch {
+	case !at:
+		for _, name := range session.DomainNames(e) {
+			all = append(all, name+"@latest")
+		}
+	case !strings.Contains(snapshot, ":"):
+		for _, name := range append(session.SnapshotNames(e, domain), "latest", "oldest", "today", "yesterday") {
+			all = append(all, domain+"@"+name)
+		}
+	}
+	return plain(all...)
+}
+
 // named lists what a word of that kind may be.
 func (t *typed) named(e *term.Env, kind string) []candidate {
+	if strings.HasPrefix(kind, "DOMAIN@SNAPSHOT") {
+		return t.states(e)
+	}
 	switch kind {
 	case "DOMAIN":
 		return slices.DeleteFunc(plain(session.DomainNames(e)...), func(c candidate) bool { return slices.Contains(t.args, c.text) })

@@ -38,6 +38,10 @@ func TestCompletionGoesByWhatTheHelpSays(t *testing.T) {
 		{at("--output", "j"), ""}, // no flag of the program's
 		{at("plan", "--now", "t"), "test"},
 		{at("restore", "test", "s", ""), ""},
+		{at("ls", ""), "test@latest"},
+		{at("diff", "test@latest", "test@o"), "test@oldest"},
+		{at("mount", "test@latest:/e"), ""},
+		{at("cp", "test@latest:/etc", ""), "/"},
 		{at("tree", ""), "test /"},
 		{at("tree", "--who", ""), "/"},
 		{at("plan", "--", "--n"), ""},

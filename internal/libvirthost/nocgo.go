@@ -63,3 +63,8 @@ func (h *Host) ImageDir() (string, error) { return "", ErrNoLibvirt }
 
 // Refresh is not built in.
 func (h *Host) Refresh(string) {}
+
+// AgentCommand is not built in.
+func (h *Host) AgentCommand(context.Context, string, string) (string, error) {
+	return "", ErrNoLibvirt
+}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A guest that is off here may run on another host, and other programs open images, too.
@@ -21,11 +22,15 @@ func (b *builder) checkWriters(disk *host.Disk) {
 	}
 }
 
-// busy tells who has layers open that the engine would lock for these merges; before is
-// the world without them. A merge that meets a reader is put off.
+// busy tells who has layers open that these merges would write to or take away; before is
+// the world without them. A merge that meets a reader is put off: of a running guest, as far
+// as the reader is one of ours, which is on record; its QEMU would not begin the merge.
 func (b *builder) busy(before *builder, merges []Merge) string {
 	for i := range merges {
 		m := &merges[i]
+		if why := b.read(m); why != "" {
+			return why
+		}
 		disk := before.diskFor(m)
 		if !m.Offline || disk == nil {
 			continue
@@ -34,6 +39,26 @@ func (b *builder) busy(before *builder, merges []Merge) string {
 		for k := max(first, 0); k <= last && k < len(disk.Chain); k++ {
 			if l := &disk.Chain[k]; l.Use.Read || l.Use.Write {
 				return fmt.Sprintf("a process has %s open, an export or another host perhaps: its merges wait until it is closed", l.Path)
+			}
+		}
+	}
+	return ""
+}
+
+// read tells which program of ours reads one of the layers.
+func (b *builder) read(m *Merge) string { return m.read(b.w, b.origin) }
+
+// Read tells which program of ours reads a layer that the merge would change or take away; ""
+// for none that is on record.
+func (m *Merge) Read(w *observe.World) string {
+	return m.read(w, func(path string) string { return path })
+}
+
+func (m *Merge) read(w *observe.World, origin func(string) string) string {
+	for _, l := range append([]host.Layer{m.Base, m.Top}, m.Gone...) {
+		for i := range w.Readers {
+			if r := &w.Readers[i]; r.Reads(origin(l.Path), l.ID) {
+				return fmt.Sprintf("%s is being read by %s: its merges wait until that ends", origin(l.Path), r)
 			}
 		}
 	}

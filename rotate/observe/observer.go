@@ -100,6 +100,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 	if w.Intents, err = journal.In(o.StateDir).Load(); err != nil {
 		return nil, err
 	}
+	w.Readers = journal.Readers(o.StateDir)
 	for i := range domains {
 		w.Faults = append(w.Faults, domains[i].Faults...)
 		domains[i].Snapshots = host.InOrderTaken(domains[i].Snapshots)

@@ -53,6 +53,7 @@ type World struct {
 	Places      map[string]Place     // what paths led to that decisions ask for
 	StateChains map[string]host.Disk // by path of a state that is in no disk's chain, what it builds on
 	Faults      []*host.Fault        // panics while domains were looked at
+	Readers     []journal.Reader     // programs of ours that read layers, on record in the state directory
 	looking     bool                 // it is not complete yet
 	TooWide     []string             // storages that hold too much to be searched for users of layers
 }

@@ -1,6 +1,8 @@
 package guests
 
 import (
+	"errors"
+	"os"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -24,8 +26,8 @@ func exportCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "compress", Usage: "compress the data"}),
 		Description: `The layers of the snapshot are read as the guest saw them then, and become one image
 without a backing file, which is compared with them at the end. The guest may run
-and go on writing; a merge of the same layers fails meanwhile and is done by the
-next run. Blocks that the file system can share are not copied.
+and go on writing; a merge of the same layers is put off meanwhile and is done by a
+later run. Blocks that the file system can share are not copied.
 
    virt-rotate export web nightly-20261122T033338Z -o web.qcow2
    virt-rotate export web nightly-20261122T033338Z --disk vdb -o - | ssh host 'cat > vdb.raw'
@@ -60,14 +62,18 @@ earlier export, which has to stay beside them:
 }
 
 // exportDisk writes one disk of a snapshot.
-func exportDisk(r *images.Run) error {
+func exportDisk(r *images.Run) (err error) {
 	r.Hint = ": what was begun is removed, and the guest's images are as they were"
-	nodes, err := snapshotNodes(r)
+	l, nodes, err := oneDisk(r)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, l.end()) }()
 	if r.String("o") == "-" {
-		return exportStream(r, nodes)
+		if err := exportStream(r, nodes); err != nil {
+			return err
+		}
+		return l.stillThere(r)
 	}
 	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
@@ -87,7 +93,13 @@ func exportDisk(r *images.Run) error {
 	o.Size = images.Top(nodes).Image.VirtualSize
 	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
 	c.Verify = true
-	return r.Convert([]*convert.Conversion{c})
+	if err := r.Convert([]*convert.Conversion{c}); err != nil || r.Bool("dry-run") {
+		return err
+	}
+	if err := l.stillThere(r); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 // exportStream writes the raw disk to standard output.

@@ -18,6 +18,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // A wholeExport is a guest on its way into a directory.
@@ -115,7 +116,7 @@ func (x *wholeExport) find(s *session.Session) error {
 		return err
 	}
 	rotate.Boundary("layers seen")
-	if x.release, err = convert.Hold(x.Store.FS, first.nodes()); err != nil {
+	if err := x.hold(s, first); err != nil {
 		return err
 	}
 	again, err := x.look(s)
@@ -131,8 +132,22 @@ func (x *wholeExport) find(s *session.Session) error {
 	return err
 }
 
+// hold keeps others from writing to the layers, and puts on record who reads them, so that merges wait.
+func (x *wholeExport) hold(s *session.Session, l *exportLook) error {
+	reading, err := beginReading(x.Run, s.Rotator.Observer.StateDir, l.nodes(), journal.Reader{Domain: l.domain.Name})
+	if err != nil {
+		return err
+	}
+	release, err := convert.Hold(x.Store.FS, l.nodes())
+	if err != nil {
+		return errors.Join(err, reading.End())
+	}
+	x.release = func() error { return errors.Join(release(), reading.End()) }
+	return nil
+}
+
 // take makes what was seen the sources and the manifest of the export.
-func (x *wholeExport) take(s *session.Session, l *look) error {
+func (x *wholeExport) take(s *session.Session, l *exportLook) error {
 	tellMeant(x.Env, x.Arg(1), l.snapshot.Name)
 	text, ofSnapshot, err := s.Host.StoredConfiguration(l.domain.Name, l.snapshot.Name)
 	if err != nil {
@@ -152,7 +167,7 @@ func (x *wholeExport) take(s *session.Session, l *look) error {
 	for _, d := range l.disks {
 		x.sources = append(x.sources, &bundle.Source{Target: d.target, Nodes: d.nodes, Was: d.was})
 	}
-	if x.manifest.LeftOut, err = leftOut(text, l); err != nil {
+	if x.manifest.LeftOut, err = disksLeftOut(text, l); err != nil {
 		return err
 	}
 	if err := x.collect(text); err != nil {
@@ -161,8 +176,8 @@ func (x *wholeExport) take(s *session.Session, l *look) error {
 	return x.collectFirmware(l.snapshot)
 }
 
-// leftOut tells of the disks in the configuration that the snapshot has no state of, and why.
-func leftOut(text string, l *look) (left []bundle.LeftOut, err error) {
+// disksLeftOut tells of the disks in the configuration that the snapshot has no state of, and why.
+func disksLeftOut(text string, l *exportLook) (left []bundle.LeftOut, err error) {
 	disks, err := libvirthost.StoredDisks(text)
 	if err != nil {
 		return nil, err

@@ -7,13 +7,12 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
-	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
-// A look is what libvirt and the images said of a snapshot at one time.
-type look struct {
+// An exportLook is what libvirt and the images said of a snapshot at one time.
+type exportLook struct {
 	domain   *host.Domain
 	snapshot *host.Snapshot
 	disks    []diskLook
@@ -27,7 +26,7 @@ type diskLook struct {
 }
 
 // look finds the layers of all disks of the snapshot.
-func (x *wholeExport) look(s *session.Session) (*look, error) {
+func (x *wholeExport) look(s *session.Session) (*exportLook, error) {
 	w, err := s.Rotator.Observer.Observe(x.Ctx())
 	if err != nil {
 		return nil, err
@@ -36,13 +35,10 @@ func (x *wholeExport) look(s *session.Session) (*look, error) {
 	if err != nil {
 		return nil, term.Usagef("%w", err)
 	}
-	l := &look{domain: d, snapshot: snapshot}
-	states, err := handedOut(w, d, snapshot)
+	l := &exportLook{domain: d, snapshot: snapshot}
+	states, err := intactLayers(w, d, snapshot, nil)
 	if err != nil {
 		return nil, err
-	}
-	if len(states) == 0 {
-		return nil, &chain.RefusedError{Path: snapshot.Name, Reason: "the snapshot has no layers of its own: it is internal, or of memory only"}
 	}
 	earlier := x.earlier(w, d)
 	for i := range states {
@@ -55,20 +51,6 @@ func (x *wholeExport) look(s *session.Session) (*look, error) {
 	return l, nil
 }
 
-// handedOut are the states of a snapshot, all of which can be handed out.
-func handedOut(w *observe.World, d *host.Domain, snapshot *host.Snapshot) ([]host.StateLayer, error) {
-	if err := decide.Intact(w, d, snapshot.Name); err != nil {
-		return nil, err
-	}
-	states := d.States(snapshot)
-	for _, s := range states {
-		if s.Written && d.State.Live() {
-			return nil, &chain.RefusedError{Path: s.Path, Reason: "the guest writes to it: it does not hold the state of the snapshot any more"}
-		}
-	}
-	return states, nil
-}
-
 // earlier finds the states of the snapshot that the earlier export was made of, if it is there
 // still: merges have moved its layers since, and kept its states.
 func (x *wholeExport) earlier(w *observe.World, d *host.Domain) []host.StateLayer {
@@ -79,7 +61,7 @@ func (x *wholeExport) earlier(w *observe.World, d *host.Domain) []host.StateLaye
 	if s == nil || !s.Time.Equal(x.base.Snapshot.Time) {
 		return nil
 	}
-	states, err := handedOut(w, d, s)
+	states, err := intactLayers(w, d, s, nil)
 	if err != nil {
 		return nil
 	}
@@ -110,7 +92,7 @@ func (x *wholeExport) nodesOf(state *host.StateLayer) ([]chain.Node, error) {
 }
 
 // nodes are all layers, each once.
-func (l *look) nodes() (all []chain.Node) {
+func (l *exportLook) nodes() (all []chain.Node) {
 	for _, d := range l.disks {
 		for _, n := range slices.Concat(d.nodes, d.was) {
 			if !slices.ContainsFunc(all, func(o chain.Node) bool { return o.Info.ID == n.Info.ID }) {
@@ -122,13 +104,13 @@ func (l *look) nodes() (all []chain.Node) {
 }
 
 // same tells whether a later look saw the same snapshot in the same layers.
-func (l *look) same(later *look) bool {
+func (l *exportLook) same(later *exportLook) bool {
 	return l.domain.UUID == later.domain.UUID && l.snapshot.Name == later.snapshot.Name && l.snapshot.Time.Equal(later.snapshot.Time) &&
 		slices.EqualFunc(l.disks, later.disks, func(a, b diskLook) bool {
-			return a.target == b.target && sameLayers(a.nodes, b.nodes) && sameLayers(a.was, b.was)
+			return a.target == b.target && sameNodes(a.nodes, b.nodes) && sameNodes(a.was, b.was)
 		})
 }
 
-func sameLayers(a, b []chain.Node) bool {
+func sameNodes(a, b []chain.Node) bool {
 	return slices.EqualFunc(a, b, func(m, n chain.Node) bool { return m.Info.ID == n.Info.ID && m.Image == n.Image })
 }

@@ -10,6 +10,7 @@ func Commands(e *term.Env) []*cli.Command {
 	return []*cli.Command{
 		planCommand(e), runCommand(e), statusCommand(e), checkCommand(e), metricsCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
 		snapshotCommand(e), pinCommand(e), unpinCommand(e), deleteCommand(e), pruneCommand(e),
+		lsCommand(e), cpCommand(e), mountCommand(e), diffCommand(e),
 		exportCommand(e), importCommand(e), verifyCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),
 	}
 }

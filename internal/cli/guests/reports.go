@@ -10,5 +10,6 @@ func Reports() map[string]any {
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
 		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},
+		"ls": listReport{}, "diff": diffReport{},
 	}
 }
