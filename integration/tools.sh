@@ -15,6 +15,13 @@ done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
 id libvirt-qemu >/dev/null 2>&1 || id qemu >/dev/null 2>&1 || missing="$missing (a user for QEMU)"
 [ -d /usr/share/OVMF ] || [ -d /usr/share/edk2/ovmf ] || missing="$missing (UEFI for guests)"
+kernel_there() { # for libguestfs; a container has none
+	for kernel in /boot/vmlinuz-* /lib/modules/*/vmlinuz; do
+		[ ! -e "$kernel" ] || return 0
+	done
+	return 1
+}
+kernel_there || missing="$missing (a kernel for libguestfs)"
 linux=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/linux-guest # as in guest/initramfs.go
 if command -v apt-get >/dev/null 2>&1; then # libvirt's profiles for AppArmor are there
 	PATH=$PATH:/usr/sbin:/sbin command -v apparmor_parser >/dev/null 2>&1 || missing="$missing apparmor_parser"
@@ -39,6 +46,8 @@ install_debian() {
 		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils apparmor \
 		virtinst ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
 		restic age libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base >&2
+	kernel_there || as_root apt-get install -y -qq --no-install-recommends linux-image-cloud-amd64 >&2 ||
+		as_root apt-get install -y -qq --no-install-recommends linux-image-virtual >&2 # of Ubuntu
 }
 
 install_fedora() {
@@ -46,6 +55,7 @@ install_fedora() {
 		qemu-system-x86-core qemu-img e2fsprogs xfsprogs btrfs-progs util-linux gcc glibc-devel xz \
 		virt-install edk2-ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
 		restic age nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base >&2
+	kernel_there || as_root dnf install -y -q kernel-core >&2
 }
 
 # The unpack functions download packages to the current directory and unpack them in root.
