@@ -137,7 +137,7 @@ func (b *builder) schedule() {
 			b.plan.Due = b.now // the timer is a little early, or a clock went back
 		}
 	}
-	if s := b.untouchedSince(); b.due && s != nil {
+	if s := b.untouchedSince(); b.due && s != nil && b.o.ByHand == nil {
 		b.due = false
 		b.plan.Waiting = "the guest is shut off, and nothing was written since " + s.Name
 	}

@@ -98,7 +98,7 @@ func simulationText(w io.Writer, report *simulationReport, a policy.Assignment) 
 	for i := range report.Domains {
 		d := &report.Domains[i]
 		rule := a.Rules[d.Name]
-		fmt.Fprintf(w, "%s (policy %s: %s, keep %s)\n", term.Printable(d.Name), d.Policy, everyText(rule), rule.Keep.Text())
+		fmt.Fprintf(w, "%s (policy %s: %s)\n", term.Printable(d.Name), d.Policy, ruleText(rule))
 		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(tw, "  DAY\tTAKEN\tDROPPED\tLEFT")
 		for k, day := range d.Days {
@@ -126,11 +126,11 @@ func leftText(w io.Writer, report *simulationReport, d *simulatedDomain) {
 	_ = tw.Flush()
 }
 
-func everyText(r *policy.Rule) string {
-	if !r.TakesSnapshots() {
-		return "takes none"
+func ruleText(r *policy.Rule) string {
+	if r.Manual {
+		return "takes none, drops what expires"
 	}
-	return "every " + r.Every.String()
+	return fmt.Sprintf("every %s, keep %s", r.Every, r.Keep.Text())
 }
 
 // alike tells whether two days differ in their date alone.

@@ -129,6 +129,9 @@ func nextText(d *rotate.DomainStatus, now time.Time) string {
 	if slices.ContainsFunc(d.Refused, func(r decide.Refusal) bool { return r.Code == host.CodeTwoPolicies }) {
 		return "nothing while several policies match the domain"
 	}
+	if d.Due == nil && d.Policy == decide.Manual {
+		return "no snapshots but those that a person takes"
+	}
 	return dueText(d.Due, now)
 }
 
