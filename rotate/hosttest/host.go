@@ -237,30 +237,6 @@ func (h *Host) Reinstate(ctx context.Context, domain, snapshot string, chains ma
 
 func (h *Host) Pools(context.Context) ([]string, error) { return h.PoolDirs, nil }
 
-func (h *Host) Shutdown(_ context.Context, domain string, force bool) error {
-	return h.call("shutdown", func() error {
-		if d := h.Find(domain); force || d.Obeys {
-			d.State = host.ShutOff
-		}
-		return nil
-	})
-}
-
-func (h *Host) Start(_ context.Context, domain string) error {
-	return h.call("start", func() error {
-		d := h.Find(domain)
-		if d.DoesNotStart {
-			return errors.New("the guest does not start")
-		}
-		d.State = host.Running
-		return nil
-	})
-}
-
-func (h *Host) Active(_ context.Context, domain string) (bool, error) {
-	return h.Starting || h.Find(domain).State.Live(), nil
-}
-
 // QEMUChains tells what the test says that QEMU has.
 func (h *Host) QEMUChains(_ context.Context, domain string) (map[string][]string, error) {
 	if h.Qemu == nil {

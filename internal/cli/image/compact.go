@@ -212,7 +212,7 @@ func compactNotes(r *CompactReport) []string {
 		}
 	}
 	if r.Snapshots > 0 {
-		notes = append(notes, fmt.Sprintf("%d internal snapshots are kept", r.Snapshots))
+		notes = append(notes, term.Plural(int(r.Snapshots), "internal snapshot")+" kept")
 	}
 	return notes
 }
