@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -78,7 +79,11 @@ func TestCompactThatIsRefusedChangesNothing(t *testing.T) {
 cp base.qcow2 dirty.qcow2; printf '\x01' | dd of=dirty.qcow2 bs=1 seek=79 conv=notrunc status=none
 qemu-img create -q -f qcow2 -o data_file=data.raw data.qcow2 1M
 qemu-img create -q -f vpc v.vhd 8M`)
-	busy := exec.Command("qemu-io", "-f", "qcow2", "-c", "sleep 100000", "old.qcow2")
+	busy := exec.Command("stdbuf", "-oL", "qemu-io", "-f", "qcow2", "-c", "read 0 512", "-c", "sleep 10000000", "old.qcow2")
+	says, err := busy.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := busy.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -86,9 +91,8 @@ qemu-img create -q -f vpc v.vhd 8M`)
 		busy.Process.Kill()
 		busy.Wait()
 	}()
-	for busyNow := false; !busyNow; {
-		_, errs, _ := call(t, "image", "compact", "--dry-run", "--zeros=no", "old.qcow2")
-		busyNow = errs != ""
+	if line, err := bufio.NewReader(says).ReadString('\n'); err != nil { // it has the image open then
+		t.Fatal(line, err)
 	}
 	before := treeSum(t, dir)
 	for line, want := range map[string]string{
