@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -168,10 +169,7 @@ func TestServeHandsOutASnapshotReadOnly(t *testing.T) {
 	socket := b.path("nbd")
 	r := b.beginRotate("serve", "g1", name, "--socket", socket)
 	url := "nbd+unix:///?socket=" + socket
-	b.awaitIn(r, "the socket", func() bool {
-		_, err := os.Stat(socket)
-		return err == nil
-	})
+	b.awaitIn(r, "the socket", func() bool { return listens(socket) })
 	info, err := os.Stat(socket)
 	must(t, err)
 	if info.Mode().Perm()&0o077 != 0 {
@@ -190,6 +188,12 @@ func TestServeHandsOutASnapshotReadOnly(t *testing.T) {
 		t.Errorf("%v", res)
 	}
 	b.wantInOrder("g1", 3)
+}
+
+// listens tells whether somebody can connect: a socket is there a moment before that.
+func listens(socket string) bool {
+	c, err := net.Dial("unix", socket)
+	return err == nil && c.Close() == nil
 }
 
 // What serve --help shows is what one types, but for the place of the socket. guestfish boots a
