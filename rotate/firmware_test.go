@@ -173,8 +173,29 @@ func TestFirmwareThatCannotBeReadCostsTheCopyAlone(t *testing.T) {
 	if p.Error != "" || len(web.Snapshots) != 1 || web.Snapshots[0].FirmwareFile() != "" || len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "are not copied") {
 		t.Errorf("%+v %+v", p, web.Snapshots)
 	}
+	if slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpFirmware }) {
+		t.Error("the copy is told as done")
+	}
 	if there := firmwares(h); len(there) > 0 {
 		t.Errorf("left behind: %v", there)
+	}
+}
+
+// A file that another domain's snapshot names, too, stays for that one.
+func TestFirmwareOfTwoDomainsStays(t *testing.T) {
+	h, web := uefi(t)
+	runAll(h, t, rotator(h, rule(9)))
+	h.Write(web, "vda", 3)
+	path := web.Snapshots[0].FirmwareFile()
+	other := h.Add("other")
+	h.Disk(other, "vda", "other.qcow2")
+	h.Freeze(other, "copied", web.Snapshots[0].Description, hosttest.Hour(9))
+	h.Now = hosttest.Hour(14)
+	if p := runAll(h, t, rotator(h, rule(1)))["web"]; p.Error != "" || len(web.Snapshots) != 1 || web.Snapshots[0].FirmwareFile() == path {
+		t.Fatalf("%+v %+v", p, web.Snapshots)
+	}
+	if _, _, err := firmware.Load(path); err != nil {
+		t.Errorf("the other domain's is gone: %v", err)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // A restore carries a Restoration out.
@@ -266,7 +267,7 @@ func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) 
 		if err := s.dropMetadata(ctx, &d, s.plan.Newer, step.Snapshot); err != nil {
 			return err
 		}
-		if err := dropFirmwareOf(&d, step.Snapshot); err != nil {
+		if err := dropFirmwareOf(s.w, &d, step.Snapshot); err != nil {
 			return err
 		}
 		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n host.Snapshot) bool { return n.Name == step.Snapshot })
@@ -276,9 +277,9 @@ func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) 
 }
 
 // dropFirmwareOf removes the firmware's state of a snapshot that is given up.
-func dropFirmwareOf(d *host.Domain, snapshot string) error {
+func dropFirmwareOf(w *observe.World, d *host.Domain, snapshot string) error {
 	s := d.Snapshot(snapshot)
-	if s == nil || s.FirmwareFile() == "" {
+	if s == nil || s.FirmwareFile() == "" || w.FirmwareElsewhere(s.FirmwareFile(), d) != "" {
 		return nil
 	}
 	path := s.FirmwareFile()

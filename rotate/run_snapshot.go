@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -34,6 +33,9 @@ func (r *domainRun) snapshot(ctx context.Context, d *host.Domain, g *decide.Grou
 	}
 	r.o.NoSnapshot = true // one a run, also with --now
 	for _, s := range steps {
+		if s.Op == decide.OpFirmware && g.Snapshot.Firmware == "" {
+			continue // it was told why
+		}
 		if quiesce && !g.Snapshot.Quiesce {
 			s.Reason += " (which failed: crash-consistent only)"
 		}
@@ -167,8 +169,8 @@ func (r *domainRun) undoSnapshot(ctx context.Context, domain string) error {
 		return nil
 	}
 	if f := in.Firmware; f != nil && d.FirmwareOwner(f.Path) == "" {
-		if err := vfs.Remove(f.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if err := removeUnused(r.w, d, *f); err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
 		}
 	}
 	for _, f := range in.Created {

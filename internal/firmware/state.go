@@ -26,9 +26,6 @@ type Place struct {
 	TPM   string `json:",omitempty"` // a directory; "" for none
 }
 
-// Any tells whether there is anything.
-func (p Place) Any() bool { return p != Place{} }
-
 // A State is what was read of a Place.
 type State struct {
 	NVRAM *File  // nil for none

@@ -37,8 +37,12 @@ func (b *builder) droppedFirmware(names []string) (files []journal.File, steps [
 	return files, steps
 }
 
-// firmwareOf returns the snapshot whose firmware's state is in the file at path, or "".
+// firmwareOf returns the snapshot whose firmware's state is in the file at path, or "". A domain
+// whose snapshots were defined again as another's names that one's files.
 func (b *builder) firmwareOf(path string) string {
+	if who := b.w.FirmwareElsewhere(path, b.d); who != "" {
+		return who
+	}
 	for i := range b.snaps {
 		if path != "" && b.snaps[i].FirmwareFile() == path {
 			return b.snaps[i].Name

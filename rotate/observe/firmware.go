@@ -26,6 +26,18 @@ func findFirmware(d *host.Domain) {
 	}
 }
 
+// FirmwareElsewhere returns the snapshot of another domain than d whose firmware's state is in the
+// file at path, as "domain/snapshot", or "".
+func (w *World) FirmwareElsewhere(path string, d *host.Domain) string {
+	for i := range w.Domains {
+		o := &w.Domains[i]
+		if s := o.FirmwareOwner(path); s != "" && o.UUID != d.UUID {
+			return o.Name + "/" + s
+		}
+	}
+	return ""
+}
+
 // nvramDir is where libvirt puts variables by itself: the system's, or that of a user.
 func nvramDir() string {
 	if config, err := os.UserConfigDir(); err == nil && os.Geteuid() != 0 {

@@ -176,10 +176,15 @@ func runByHand(e *term.Env, c *cli.Context, s *session.Session, domains []string
 
 // byHandError makes names that are not there errors of usage.
 func byHandError(err error) error {
-	if errors.Is(err, observe.ErrNoSuchDomain) || errors.Is(err, observe.ErrNoSuchSnapshot) {
+	if isNoName(err) {
 		return term.Usagef("%w", err)
 	}
 	return err
+}
+
+// isNoName tells whether there is no domain or snapshot of a name.
+func isNoName(err error) bool {
+	return errors.Is(err, observe.ErrNoSuchDomain) || errors.Is(err, observe.ErrNoSuchSnapshot)
 }
 
 // fullNames replaces what was typed for snapshots by their names, and tells which they are.

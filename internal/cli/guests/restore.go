@@ -10,7 +10,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
-	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 func restoreCommand(e *term.Env) *cli.Command {
@@ -96,7 +95,7 @@ func restoreDomain(e *term.Env, c *cli.Context, s *session.Session) error {
 
 // asUsage makes names that are not there errors of usage.
 func asUsage(err error) error {
-	if errors.Is(err, observe.ErrNoSuchDomain) || errors.Is(err, observe.ErrNoSuchSnapshot) {
+	if isNoName(err) {
 		return term.Usagef("%w", err)
 	}
 	return fmt.Errorf("restore: %w", err)
