@@ -53,6 +53,9 @@ type CheckResult struct {
 	FragmentedClusters int64 `json:"fragmented-clusters,omitempty"`
 	CompressedClusters int64 `json:"compressed-clusters,omitempty"`
 
+	// Restored tells what was found or made anew of tables that were lost.
+	Restored []string `json:"restored,omitempty"`
+
 	Problems     []Problem `json:"-"` // the first 1000 of ProblemCount
 	ProblemCount int64     `json:"-"`
 
@@ -82,6 +85,13 @@ type CheckResult struct {
 // what they should lead to. Nothing is punched and the file is not cut.
 // At a crash within a repair no refcount is too low that was not so before.
 //
+// RepairAll makes a refcount table anew to which the header does not lead. A snapshot
+// table that is lost is looked for, in the clusters to which nothing leads; from one that
+// is damaged what makes sense is taken. Clusters that may belong to snapshots which were
+// not found stay in use, until another repair is asked for. Where the bit and the name of
+// an external data file do not agree nothing is repaired: one flipped bit would
+// make all of the guest's data look like leaks.
+//
 // Memory is at most 8 bytes per cluster of the file, some more for L2 tables of
 // internal snapshots, and 100 MiB. f is to be locked by the caller. Errors are
 // those of ReadHeader and of f; what is wrong with the image is in the result.
@@ -95,17 +105,39 @@ func CheckReader(r io.ReaderAt, size int64) (CheckResult, error) {
 }
 
 func check(f vfs.File, repair Repair) (CheckResult, error) {
+	var restored restorer
+	if repair == RepairAll {
+		if err := restored.restore(f); err != nil {
+			return CheckResult{Restored: restored.done}, err
+		}
+	}
 	before, err := examine(f)
 	if err != nil || repair == RepairNone {
 		return before.res, err
 	}
-	after := before
+	res, err := before.mend(repair, restored.left)
+	if err == nil {
+		err = restored.unmark()
+	}
+	res.Restored = restored.done
+	res.CorruptionsFixed += int64(len(restored.done))
+	return res, err
+}
+
+// mend repairs, for as long as that helps. Clusters without references stay in use if keep
+// is set.
+func (c *checker) mend(repair Repair, keep bool) (CheckResult, error) {
+	if err := certainOfData(c.h); err != nil && !c.sound() {
+		return c.res, err
+	}
+	before, after := c, c
 	for again := true; again && !after.sound(); {
 		misplaced := after.res.misplaced
-		if err := after.repair(repair); err != nil {
+		err := after.repair(repair, keep)
+		if err != nil {
 			return after.res, err
 		}
-		if after, err = examine(f); err != nil {
+		if after, err = examine(c.f); err != nil {
 			return after.res, err
 		}
 		// Refcount blocks at a wrong place can have made good entries look bad.
@@ -155,9 +187,14 @@ func newChecker(f vfs.File) (*checker, error) {
 	if err != nil {
 		return nil, err
 	}
+	return checkerOf(f, h, info), nil
+}
+
+// checkerOf is a checker of an image whose header says h.
+func checkerOf(f vfs.File, h Header, info vfs.Info) *checker {
 	c := &checker{f: f, h: h, l: h.layout(), size: info.Size, device: info.IsBlock, nearest: math.MaxInt64}
 	c.stored = refcountReader{r: f, h: h, l: c.l, size: c.size, index: -1}
-	return c, nil
+	return c
 }
 
 // run fills in the result.
@@ -334,13 +371,18 @@ func (c *checker) markSound() error {
 	if c.unreadable || c.res.Corruptions > 0 || c.res.CheckErrors > 0 || c.h.Incompatible&bits == 0 {
 		return nil
 	}
-	if err := c.f.Sync(); err != nil {
+	return writeIncompatible(c.f, c.h.Incompatible&^bits)
+}
+
+// writeIncompatible changes the incompatible features, once all else is durable.
+func writeIncompatible(f vfs.File, bits uint64) error {
+	if err := f.Sync(); err != nil {
 		return err
 	}
 	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], c.h.Incompatible&^bits)
-	if _, err := c.f.WriteAt(b[:], offIncompatible); err != nil {
+	binary.BigEndian.PutUint64(b[:], bits)
+	if _, err := f.WriteAt(b[:], offIncompatible); err != nil {
 		return err
 	}
-	return c.f.Sync()
+	return f.Sync()
 }

@@ -59,12 +59,18 @@ func (c *comparison) run() error {
 // blockAt returns entry i of the refcount table, without its reserved bits; 0
 // beyond the end of the table.
 func blockAt(r io.ReaderAt, h Header, size, i int64) (int64, error) {
+	at, err := blockEntryAt(r, h, size, i)
+	return at &^ int64(refTableReserved), err
+}
+
+// blockEntryAt is blockAt with reserved bits.
+func blockEntryAt(r io.ReaderAt, h Header, size, i int64) (int64, error) {
 	var b [8]byte
 	if i >= int64(h.RefcountTableClusters)*h.ClusterSize()/8 {
 		return 0, nil
 	}
 	err := readPadded(r, b[:], h.RefcountTableOffset+8*i, size)
-	return int64(binary.BigEndian.Uint64(b[:]) &^ refTableReserved), err
+	return int64(binary.BigEndian.Uint64(b[:])), err
 }
 
 // badBlock tells why QEMU cannot read a block at an offset; beyond the end of

@@ -98,6 +98,9 @@ func (c *compaction) refuse() error {
 	case c.h.Dirty():
 		reason = "its refcounts are marked as dirty"
 	default:
+		if err := certainOfData(c.h); err != nil {
+			return err
+		}
 		err := verify(c.f, c.h)
 		var malformed *FormatError
 		if err == nil || !errors.As(err, &malformed) {
@@ -265,7 +268,7 @@ func (c *compaction) carryOut() error {
 func settle(f vfs.File) (*checker, error) {
 	c, err := examine(f)
 	if err == nil && !c.sound() {
-		if err = c.repair(RepairLeaks); err == nil {
+		if err = c.repair(RepairLeaks, false); err == nil {
 			c, err = examine(f)
 		}
 	}

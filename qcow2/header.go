@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 )
 
@@ -14,6 +15,7 @@ type Header struct {
 	Version     uint32 // 2 or 3
 	ClusterBits uint32 // 9..21
 	Size        int64  // of the virtual disk, a multiple of 512
+	oddSize     int64  // what the file says, if that is no multiple of 512
 
 	// BackingFile is the name as stored, "" for none. It is not trustworthy:
 	// whoever wrote the image chose it.
@@ -160,6 +162,7 @@ func decodeHeader(b *[headerLen]byte) (Header, error) {
 		RefcountOrder:         defaultRefcountOrder,
 		HeaderLength:          headerLenV2,
 	}
+	h.roundSize()
 	if h.Version == 3 {
 		h.decodeV3(b)
 	}
@@ -167,6 +170,22 @@ func decodeHeader(b *[headerLen]byte) (Header, error) {
 		return Header{}, err
 	}
 	return h, nil
+}
+
+// roundSize takes a size that is no multiple of 512 for the next one that is, as for a raw
+// disk. QEMU rounds it down, and so hides the end of the disk.
+func (h *Header) roundSize() {
+	if h.Size > 0 && h.Size%sectorSize != 0 && h.Size <= math.MaxInt64-sectorSize {
+		h.oddSize, h.Size = h.Size, roundUp(h.Size, sectorSize)
+	}
+}
+
+// storedSize is what the file is to say: an odd size stays while the disk has it.
+func (h *Header) storedSize() int64 {
+	if h.oddSize != 0 && roundUp(h.oddSize, sectorSize) == h.Size {
+		return h.oddSize
+	}
+	return h.Size
 }
 
 func (h *Header) decodeV3(b *[headerLen]byte) {
@@ -190,7 +209,7 @@ func (h *Header) encode(b *[headerLen]byte) {
 	be.PutUint64(b[offBackingOffset:], uint64(h.BackingFileOffset))
 	be.PutUint32(b[offBackingLength:], h.BackingFileLength)
 	be.PutUint32(b[offClusterBits:], h.ClusterBits)
-	be.PutUint64(b[offSize:], uint64(h.Size))
+	be.PutUint64(b[offSize:], uint64(h.storedSize()))
 	be.PutUint32(b[offCryptMethod:], h.CryptMethod)
 	be.PutUint32(b[offL1Size:], h.L1Size)
 	be.PutUint64(b[offL1Table:], uint64(h.L1TableOffset))

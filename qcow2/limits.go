@@ -117,14 +117,13 @@ func (h *Header) checkTables() error {
 	return nil
 }
 
-// checkSize wants an L1 table for the whole disk. QEMU rounds an odd size down
-// and so hides the rest of the disk, which is nothing to imitate.
+// checkSize wants an L1 table for the whole disk.
 func (h *Header) checkSize() error {
 	if h.Size < 0 {
 		return malformed(offSize, "size", "2^63 or more")
 	}
 	if h.Size%sectorSize != 0 {
-		return unsupported(fmt.Sprintf("size %d, not a multiple of 512", h.Size))
+		return malformed(offSize, "size", "within 512 bytes of 2^63")
 	}
 	if h.l1Entries() > int64(h.L1Size) {
 		return malformed(offL1Size, "l1_size", "too small for the size of the disk")

@@ -20,9 +20,20 @@ type repairer struct {
 	before *clusterCounts // with the old refcount structure, while a new one is made
 }
 
-// repair does what can be done without losing data.
-func (c *checker) repair(repair Repair) error {
-	r := &repairer{checker: c, all: repair == RepairAll, lower: c.res.misplaced == 0}
+// certainOfData refuses to repair an image of which it is not certain where its data is.
+func certainOfData(h Header) error {
+	switch {
+	case h.HasDataFile() && h.DataFile == "":
+		return unsupported("repair of an image that has an external data file, but no name of one: its data may be in the image itself")
+	case !h.HasDataFile() && h.DataFile != "":
+		return unsupported("repair of an image that names an external data file, but does not use it: its data may be there")
+	}
+	return nil
+}
+
+// repair does what can be done without losing data, and lowers no refcounts if keep is set.
+func (c *checker) repair(repair Repair, keep bool) error {
+	r := &repairer{checker: c, all: repair == RepairAll, lower: c.res.misplaced == 0 && !keep}
 	if c.unreadable {
 		return nil
 	}
@@ -135,12 +146,16 @@ func (r *repairer) rewrite(change func(old, target uint64) bool) error {
 	return p.sync()
 }
 
-// setRefcount changes the block of a cluster, if there is one in the file.
+// setRefcount changes the block of a cluster, if there is one in the file, and nothing else
+// uses its place.
 func (r *repairer) setRefcount(p *patcher, cluster int64, refcount uint64) error {
 	per := r.l.refEntries()
-	at, err := blockAt(r.f, r.h, r.size, cluster/per)
-	if err != nil || at == 0 || at >= r.size {
+	at, err := blockEntryAt(r.f, r.h, r.size, cluster/per)
+	if err != nil || at == 0 || uint64(at)&refTableReserved != 0 || at < 0 || at >= r.size {
 		return err
+	}
+	if n := r.counts.at(at >> r.l.clusterBits); n.references() != 1 || n.class() != classMeta {
+		return nil
 	}
 	return p.patch(at, func(b []byte) {
 		putRef(b, r.l.refOrder, cluster%per, refcount)

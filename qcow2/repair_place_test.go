@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"encoding/binary"
 	"slices"
 	"testing"
 )
@@ -152,10 +153,10 @@ func TestFlagsAreNotWrittenIntoGuestData(t *testing.T) {
 }
 
 func TestFlagsOfADataFileAreSet(t *testing.T) {
-	m := broken(t, func(b []byte, p places) {
-		b[offIncompatible+7] |= incompatDataFile
-		b[p.words[refData][7]] = 0
-	})
+	image := raise(t, t.TempDir(), species{name: "disk", cluster: 4096, size: 600, options: "data_file=disk.raw", steps: everyday}).load(t)
+	l2 := binary.BigEndian.Uint64(image[mustRead(t, image).L1TableOffset:]) & entryOffset
+	image[l2+8*30] = 0 // no copied flag
+	m := newCheckMem(image)
 	before, after := mustCheck(t, m, RepairNone), mustCheck(t, m, RepairAll)
 	if before.Corruptions != 1 || after.Corruptions != 0 {
 		t.Errorf("before %safter %s", before.describe(), after.describe())
@@ -186,5 +187,25 @@ func wantUnchanged(t *testing.T, image []byte, from, end int64) {
 	mustCheck(t, m, RepairAll)
 	if string(m.b[from:end]) != string(image[from:end]) {
 		t.Errorf("%x became %x", image[from:end], m.b[from:end])
+	}
+}
+
+// What an entry with reserved bits leads to is no refcount block, and may be anything: the
+// refcounts of a leak are not looked for there.
+func TestRefcountsAreNotWrittenIntoOtherTables(t *testing.T) {
+	for _, bits := range []uint64{0, 1} {
+		for _, kind := range []refKind{refL2, refL1} {
+			m := broken(t, func(b []byte, p places) {
+				table := map[refKind]int64{refL1: p.h.L1TableOffset, refL2: p.words[refData][0] &^ 511}[kind]
+				put64(b, int(p.h.RefcountTableOffset), uint64(table)|bits)
+			})
+			image := slices.Clone(m.b)
+			for _, repair := range []Repair{RepairLeaks, RepairAll} {
+				before, after := mustCheck(t, m, RepairNone), mustCheck(t, m, repair)
+				if before.Leaks+before.Corruptions+before.CheckErrors == 0 || mapping(t, m.b) != mapping(t, image) {
+					t.Errorf("%v, %d: before %safter %s", kind, bits, before.describe(), after.describe())
+				}
+			}
+		}
 	}
 }

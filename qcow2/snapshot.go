@@ -1,7 +1,6 @@
 package qcow2
 
 import (
-	"fmt"
 	"io"
 )
 
@@ -11,7 +10,7 @@ func (m *Image) Snapshots() ([]Snapshot, error) { return ReadSnapshots(m.f, m.h,
 // At is the state that an internal snapshot holds, as an image that is only to be read.
 // It reads the files of m, which has to stay open and unchanged: closing the state does
 // nothing. What it does not have itself is in the backing file of m.
-func (m *Image) At(s Snapshot) (*Image, error) { return m.at(s, s.Size) }
+func (m *Image) At(s Snapshot) (*Image, error) { return m.at(s, roundUp(s.Size, sectorSize)) }
 
 // at is the state with so many bytes of what the snapshot maps.
 func (m *Image) at(s Snapshot, size int64) (*Image, error) {
@@ -40,8 +39,8 @@ func (m *Image) checkSnapshot(s Snapshot, size int64) error {
 	h := m.h
 	h.Size = size
 	switch {
-	case size < 0 || size%sectorSize != 0:
-		return unsupported(fmt.Sprintf("a snapshot of a disk of %d bytes, not a multiple of 512", size))
+	case size < 0 || size%sectorSize != 0: // rounded, it has overflowed
+		return malformed(s.l1.fieldOffset, "disk size of a snapshot", "2^63 or more")
 	case size > 0 && h.l1Entries() > s.l1.count:
 		return malformed(s.l1.fieldOffset, "l1_size of a snapshot", "too small for the size of the disk")
 	case m.dataFile:

@@ -31,11 +31,12 @@ var reapGuests = sync.OnceValue(func() error {
 
 // reapDead reaps guests only: whoever has started another child waits for it.
 func reapDead() {
+	ours, _ := unix.Getsid(0)
 	lists, _ := filepath.Glob("/proc/self/task/*/children") // without them, guests are zombies until we end
 	for _, list := range lists {
 		text, _ := os.ReadFile(list)
 		for pid := range strings.FieldsSeq(string(text)) {
-			if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && isDeadGuest(stat) {
+			if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && isDeadGuest(stat, ours) {
 				var n int
 				_, _ = fmt.Sscan(pid, &n)
 				_, _ = unix.Wait4(n, nil, unix.WNOHANG, nil)
@@ -44,7 +45,16 @@ func reapDead() {
 	}
 }
 
-// isDeadGuest takes the text of /proc/PID/stat, where a name has 15 bytes at most.
-func isDeadGuest(stat []byte) bool {
-	return bytes.Contains(stat, []byte(" (qemu-system-")) && bytes.Contains(stat, []byte(") Z "))
+// isDeadGuest takes the text of /proc/PID/stat, where a name has 15 bytes at most. A QEMU of our own
+// session is not one that libvirt has started, which gives each guest its own.
+func isDeadGuest(stat []byte, ours int) bool {
+	const name = " (qemu-system-"
+	var state byte
+	var parent, group, session int
+	i := bytes.LastIndex(stat, []byte(") "))
+	if i < 0 || !bytes.Contains(stat, []byte(name)) {
+		return false
+	}
+	n, _ := fmt.Sscanf(string(stat[i+2:]), "%c %d %d %d", &state, &parent, &group, &session)
+	return n == 4 && state == 'Z' && session != ours
 }

@@ -198,6 +198,7 @@ func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
 		err = errors.Join(writable(f.to), f.checkResize(m.Top()))
 	}
 	if err == nil {
+		f.size = m.Top().Image.VirtualSize
 		m.Amount, err = f.measure(ctx)
 	}
 	return errors.Join(err, o.Close())

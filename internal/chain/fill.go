@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -31,6 +32,7 @@ type fill struct {
 	// zeroed makes data that is nothing but zeros Zero; nil leaves it data.
 	zeroed func(f *Found) error
 	holes  bool          // holes through all of from are asked for as well: they are zeros
+	size   int64         // that the disk will have, where the target has yet to be resized
 	done   func(n int64) // progress: bytes; may be nil
 
 	unit          int64 // what rounds are counted in, in bytes: see counter
@@ -86,7 +88,7 @@ func (f *fill) run(ctx context.Context) error {
 
 // rounds collects one round after the other.
 func (f *fill) rounds(ctx context.Context, do func(*round) error) error {
-	end := f.to.Image().VirtualSize
+	end := cmp.Or(f.size, f.to.Image().VirtualSize)
 	f.setUnit()
 	f.from.Forget()
 	for off := int64(0); off < end; {
@@ -231,7 +233,7 @@ func (f *fill) packs(x Found, n int64) bool {
 
 // noteZeros adds zeros, but where the target reads as zeros anyway.
 func (f *fill) noteZeros(r *round, p Piece) error {
-	for off, end := p.Offset, p.Offset+p.Length; off < end; {
+	for off, end := p.Offset, min(p.Offset+p.Length, f.to.Image().VirtualSize); off < end; {
 		x, err := f.to.Extent(off, end)
 		if err != nil {
 			return err

@@ -132,10 +132,11 @@ func (s *Store) inspect(f vfs.File, format string) (n Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	if n.Image, err = how.Inspect(f); err != nil {
+	n.Image, err = how.Inspect(f)
+	n.Image.Format = how.Name
+	if err != nil {
 		return n, fmt.Errorf("%s: %w", n.Path, err)
 	}
-	n.Image.Format = how.Name
 	return n, nil
 }
 

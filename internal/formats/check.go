@@ -1,6 +1,12 @@
 package formats
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/virt-rotate/virt-rotate/internal/imgerr"
+	"github.com/virt-rotate/virt-rotate/qcow2"
+)
 
 // A Repair says what a check may change.
 type Repair int
@@ -11,6 +17,13 @@ const (
 	RepairLeaks        // only what takes up space for nothing
 	RepairAll
 )
+
+// Restorable tells whether an image was refused for a table that a check with RepairAll
+// looks for, or makes anew.
+func Restorable(err error) bool {
+	var bad *imgerr.FormatError
+	return errors.As(err, &bad) && qcow2.Restorable(bad)
+}
 
 // A Problem is an inconsistency that a check found.
 type Problem struct {

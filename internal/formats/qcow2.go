@@ -107,6 +107,7 @@ func checkQcow2(f vfs.File, r Repair) (CheckResult, error) {
 		CorruptionsFixed: res.CorruptionsFixed, LeaksFixed: res.LeaksFixed,
 		ImageEndOffset: res.ImageEndOffset, TotalClusters: res.TotalClusters, AllocatedClusters: res.AllocatedClusters,
 		FragmentedClusters: res.FragmentedClusters, CompressedClusters: res.CompressedClusters, ProblemCount: res.ProblemCount,
+		Repaired: res.Restored,
 	}
 	for _, p := range res.Problems {
 		out.Problems = append(out.Problems, Problem(p))

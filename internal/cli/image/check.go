@@ -45,8 +45,8 @@ func checkImage(r *images.Run) error {
 		return err
 	}
 	n, err := r.Store.Node(r.Arg(0), r.Format())
-	if err != nil {
-		return err
+	if err != nil && (repair != formats.RepairAll || !formats.Restorable(err)) {
+		return hinted(err)
 	}
 	format, err := formats.Named(n.Image.Format)
 	if err != nil {
@@ -65,6 +65,14 @@ func checkImage(r *images.Run) error {
 		err = r.PrintAsQemuImg(r.Context, report, func(w io.Writer) { images.CheckText(w, &res) })
 	}
 	return errors.Join(err, images.CheckExit(&res))
+}
+
+// hinted tells of the repair.
+func hinted(err error) error {
+	if formats.Restorable(err) {
+		return fmt.Errorf("%w; image check -r all looks for it, and makes it anew", err)
+	}
+	return err
 }
 
 func repairOf(r *images.Run) (formats.Repair, error) {
