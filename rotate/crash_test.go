@@ -114,6 +114,12 @@ func crashScenes() []crashScene {
 		}, with(rule(1), func(r *policy.Rule) { r.Keep, r.Method = policy.Keep{Last: 1, Hourly: 10}, policy.MethodGraft }), decide.Options{}, 60},
 		{"nothing is kept", func(h *hosttest.Host) { one(9, 10, 11)(h, h.Add("web")) },
 			with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 30},
+		{"nothing is kept, on a raw base", func(h *hosttest.Host) {
+			web := h.Add("web")
+			h.Disk(web, "vda", "web.raw")
+			h.Disk(web, "vdb", "data.raw")
+			h.Take(web, []int{9, 10, 11})
+		}, with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} }), decide.Options{}, 40},
 		{"separate ones", func(h *hosttest.Host) {
 			web := h.Add("web")
 			one(7, 8, 9, 10, 11)(h, web)
@@ -223,10 +229,11 @@ func finishes(h *hosttest.Host, t *testing.T, r *policy.Rule, o decide.Options) 
 	t.Error("the runs never end")
 }
 
-// shapeOf tells which snapshots there are, and how long the chains.
+// shapeOf tells which snapshots there are, how long the chains, and whether guests run.
 func shapeOf(h *hosttest.Host) string {
 	text := ""
 	for _, d := range h.Guests {
+		text += string(d.State) + " "
 		for i := range d.Snapshots {
 			text += d.Snapshots[i].Name + " "
 		}

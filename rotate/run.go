@@ -234,6 +234,9 @@ func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
 // settleEarlier sees to what earlier runs have left that needs no plan: a frozen guest,
 // states that are seen to be lost, an intent that has nothing left to do.
 func (r *domainRun) settleEarlier(ctx context.Context, p *decide.Plan) error {
+	if err := r.resume(ctx, p.Domain); err != nil {
+		return err
+	}
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
 		if err := errors.Join(r.noteLost(d), r.noteReverts(d)); err != nil {

@@ -31,13 +31,53 @@ func (liveCarrier) merge(ctx context.Context, r *domainRun, _ *decide.Group, m *
 			return err
 		}
 		r.boundary("merge starts")
-		if err := r.Host.Merge(ctx, m.MergeSpec, r.progress(m.Domain, s)); err != nil {
+		if err := r.mergeLive(ctx, d, m, s); err != nil {
 			return r.startedMeanwhile(ctx, m, r.explain(m, err))
 		}
 		r.boundary("merge is over")
 		r.merged = true
 		return r.verify(ctx, m)
 	})
+}
+
+// mergeLive keeps on record that the guest is paused, for as long as it may be.
+func (r *domainRun) mergeLive(ctx context.Context, d *host.Domain, m *decide.Merge, s decide.Step) error {
+	pausing := false
+	spec := m.MergeSpec
+	spec.Pausing = func() error {
+		pausing = true
+		if err := r.paused(d, true); err != nil {
+			return err
+		}
+		r.boundary("about to pause")
+		return nil
+	}
+	err := r.Host.Merge(ctx, spec, r.progress(m.Domain, s))
+	if pausing && err == nil {
+		err = r.paused(d, false)
+	}
+	return err
+}
+
+// paused puts on record whether the guest may be paused by this run.
+func (r *domainRun) paused(d *host.Domain, is bool) error {
+	return r.changeIntent(d, func(in *journal.Intent) error { in.Paused = is; return nil })
+}
+
+// resume lets a guest go on that an interrupted run has paused for a moment.
+func (r *domainRun) resume(ctx context.Context, domain string) error {
+	d := r.w.Domain(domain)
+	in := r.w.Intents[d.UUID]
+	if in == nil || !in.Paused {
+		return nil
+	}
+	if d.State == host.Paused && !d.IOError {
+		if err := r.Host.Resume(ctx, domain); err != nil {
+			return err
+		}
+		r.warn(domain, "an earlier run was ended in the moment for which it had paused the guest: it is resumed")
+	}
+	return r.paused(d, false)
 }
 
 // progress tells how far a merge is, in bytes.

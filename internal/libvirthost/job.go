@@ -87,7 +87,7 @@ func (h *Host) Merge(ctx context.Context, m host.MergeSpec, progress func(done, 
 	if err != nil {
 		return err
 	}
-	return follow(ctx, dom, m, w, progress)
+	return h.follow(ctx, dom, m, w, progress)
 }
 
 func jobInfo(dom *libvirt.Domain, disk string) (*libvirt.DomainBlockJobInfo, error) {
@@ -175,7 +175,7 @@ func adopt(dom *libvirt.Domain, m host.MergeSpec, info *libvirt.DomainBlockJobIn
 
 // follow waits until the job is gone, and pivots when it is ready. What the
 // job did is for the caller to see: gone is not the same as done.
-func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waiter, progress func(done, total int64)) error {
+func (h *Host) follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waiter, progress func(done, total int64)) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	ready, told := false, false
@@ -193,7 +193,7 @@ func follow(ctx context.Context, dom *libvirt.Domain, m host.MergeSpec, w *waite
 		}
 		progress(share(info, m.Bytes), m.Bytes)
 		if info.Type == libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT {
-			if err := pivot(dom, m.Disk, ready); err != nil {
+			if err := h.pivot(dom, m, ready); err != nil {
 				return err
 			}
 		}
@@ -246,21 +246,6 @@ func share(info *libvirt.DomainBlockJobInfo, total int64) int64 {
 		return 0
 	}
 	return int64(float64(total) * float64(info.Cur) / float64(info.End))
-}
-
-// pivot moves the guest onto the base if the job is ready: equal figures
-// alone do not mean that it is.
-func pivot(dom *libvirt.Domain, disk string, ready bool) error {
-	if !ready {
-		text, err := dom.GetXMLDesc(0)
-		if err != nil {
-			return err
-		}
-		if ready, err = mirrorReady(text, disk); err != nil || !ready {
-			return err
-		}
-	}
-	return dom.BlockJobAbort(disk, libvirt.DOMAIN_BLOCK_JOB_ABORT_PIVOT)
 }
 
 func mirrorReady(text, target string) (bool, error) {

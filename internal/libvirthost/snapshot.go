@@ -371,6 +371,20 @@ func (h *Host) Start(_ context.Context, domain string) (err error) {
 	return dom.Create()
 }
 
+// Resume lets a guest go on that is paused.
+func (h *Host) Resume(_ context.Context, domain string) (err error) {
+	defer plain(&err)
+	dom, err := h.domain(domain)
+	if err != nil {
+		return err
+	}
+	defer dom.Free()
+	if !pausedByUser(dom) {
+		return nil
+	}
+	return resume(dom)
+}
+
 // Redefine writes into a snapshot's metadata where its disks are now. Secrets
 // in the stored configurations are kept, and so is what is current, unless this one
 // is to be.

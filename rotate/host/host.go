@@ -81,6 +81,8 @@ type Guests interface {
 	Shutdown(ctx context.Context, domain string, force bool) error
 	// Start lets a guest run; one that runs is no error.
 	Start(ctx context.Context, domain string) error
+	// Resume lets a guest go on that somebody has paused; one that is not paused is no error.
+	Resume(ctx context.Context, domain string) error
 }
 
 // ErrOutrun says that a guest writes faster than its active layer can be copied.
@@ -111,6 +113,10 @@ type MergeSpec struct {
 	Relative     bool  // the layer above Top names its backing file relatively
 	Bandwidth    int64 // bytes per second; 0 = no limit
 	Bytes        int64 // bytes in the layers that go, for the progress
+
+	// Pausing is called before the guest is paused for a moment: it may stay so if this
+	// process ends in that moment. nil: nobody wants to know.
+	Pausing func() error `json:"-"`
 }
 
 // A CopySpec says onto what image the active layer of a disk is to be copied.

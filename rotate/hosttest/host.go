@@ -263,7 +263,30 @@ func (h *Host) Merge(ctx context.Context, m host.MergeSpec, progress func(done, 
 			return err
 		}
 	}
+	if m.Active && m.Base.Format == "raw" {
+		return h.pausedPivot(m, job)
+	}
 	return h.call("pivot", func() error { h.FinishJob(job); return nil })
+}
+
+// pausedPivot is what a QEMU before 8.1 needs where the base is raw.
+func (h *Host) pausedPivot(m host.MergeSpec, job string) error {
+	d := h.Find(m.Domain)
+	if d.State != host.Running {
+		return h.call("pivot", func() error { h.FinishJob(job); return nil })
+	}
+	if m.Pausing != nil {
+		if err := m.Pausing(); err != nil {
+			return err
+		}
+	}
+	if err := h.call("suspend", func() error { d.State = host.Paused; return nil }); err != nil {
+		return err
+	}
+	if err := h.call("pivot", func() error { h.FinishJob(job); return nil }); err != nil {
+		return err
+	}
+	return h.Resume(context.Background(), m.Domain)
 }
 
 // Copy starts a copy, and copies all blocks.

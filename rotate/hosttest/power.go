@@ -27,6 +27,16 @@ func (h *Host) Start(_ context.Context, domain string) error {
 	})
 }
 
+// Resume lets the guest go on.
+func (h *Host) Resume(_ context.Context, domain string) error {
+	return h.call("resume", func() error {
+		if d := h.Find(domain); d.State == host.Paused {
+			d.State = host.Running
+		}
+		return nil
+	})
+}
+
 func (h *Host) Active(_ context.Context, domain string) (bool, error) {
 	return h.Starting || h.Find(domain).State.Live(), nil
 }

@@ -25,6 +25,7 @@ type Intent struct {
 	UUID    string    `json:"uuid"`
 	Started time.Time `json:"started"`
 	Quiesce bool      `json:"quiesce,omitempty"` // the guest may be frozen
+	Paused  bool      `json:"paused,omitempty"`  // the guest may be paused, and not by anybody else
 	Created []File    `json:"created,omitempty"` // overlays of a snapshot that is being taken
 	// Firmware is the file that is being written with the firmware's state of that snapshot.
 	Firmware *File    `json:"firmware,omitempty"`
