@@ -18,7 +18,7 @@ REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash files hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash files rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -44,6 +44,9 @@ crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
 	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash|FullStorage' ./integration/...
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
+
+rotations: tools ## ten rotations of each kind of guest
+	VIRT_ROTATE_TEN=1 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'TestTenRotations' ./integration
 
 hands: tools ## all that docs/hands.md tells, on real guests
 	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'ByHand|WhatHandsDo' ./integration

@@ -57,8 +57,8 @@ func TestAGuestThatWroteNothingGetsNoSnapshot(t *testing.T) {
 func TestKillAtEveryBoundaryWhileOff(t *testing.T) {
 	t.Parallel()
 	for _, c := range []boundaryCase{
-		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 25, beds: 3},
-		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 12, beds: 2},
+		{name: "two disks", bed: newBed, disks: []guest.DiskSpec{{}, {Format: "raw"}}, last: 2, args: []string{"--now"}, places: 25, beds: 2, step: 3},
+		{name: "keep nothing", bed: newBed, disks: make([]guest.DiskSpec, 1), taken: 2, places: 12, step: 2},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killOff) })
 	}
