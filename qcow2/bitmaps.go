@@ -94,6 +94,25 @@ func (e *BitmapEdit) get(name string) (*editedBitmap, error) {
 	return b, nil
 }
 
+// EachDirty calls visit for the stretches of the disk that a bitmap says to have changed,
+// in multiples of its granularity: the last one may reach beyond the end.
+func (m *Image) EachDirty(name string, visit func(off, n int64)) error {
+	e, err := m.openBitmaps()
+	if err != nil {
+		return err
+	}
+	b, err := e.get(name)
+	if err != nil {
+		return err
+	}
+	content, err := m.bitmapContent(b)
+	if err != nil {
+		return err
+	}
+	eachDirty(content, b.Granularity, visit)
+	return nil
+}
+
 // DefaultGranularity is what qemu-img gives bitmaps of such an image, in bytes.
 func (m *Image) DefaultGranularity() int64 { return max(4096, m.cluster()) }
 
