@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -266,8 +267,8 @@ func wantSameBitmaps(t *testing.T, a, b specimen) {
 // bitmap is what QEMU exports of it, as a backup would read it.
 func (s specimen) bitmap(t *testing.T, name string) string {
 	t.Helper()
-	sock := filepath.Join(s.dir, s.file+name)
-	server := exec.Command("qemu-nbd", "-r", "-f", "qcow2", "-k", sock, "-B", name, s.file)
+	sock := filepath.Join(t.TempDir(), "nbd")
+	server := exec.Command("qemu-nbd", "-r", "-t", "-f", "qcow2", "-k", sock, "-B", name, s.file)
 	server.Dir = s.dir
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
@@ -277,7 +278,8 @@ func (s specimen) bitmap(t *testing.T, name string) string {
 		server.Wait()
 	}()
 	for range 500 {
-		if _, err := os.Stat(sock); err == nil {
+		if conn, err := net.Dial("unix", sock); err == nil {
+			conn.Close()
 			break
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -152,37 +152,52 @@ const bitmapAuto = 1 << 1
 // ReadBitmaps lists the bitmaps of the image r, whose header is h.
 func ReadBitmaps(r io.ReaderAt, h Header) ([]Bitmap, error) {
 	list := []Bitmap{}
+	err := eachBitmap(r, h, func(b Bitmap, _ table) error {
+		list = append(list, b)
+		return nil
+	})
+	return list, err
+}
+
+// eachBitmap calls visit for each bitmap, with its table, which has not been checked.
+func eachBitmap(r io.ReaderAt, h Header, visit func(Bitmap, table) error) error {
 	section := io.NewSectionReader(r, h.BitmapDirectoryOffset, min(h.BitmapDirectorySize, maxListedBytes))
 	in := &tableReader{r: bufio.NewReader(section), at: h.BitmapDirectoryOffset, field: bitmapDirectoryName}
 	for range h.Bitmaps {
-		b, err := in.bitmap()
-		if err != nil {
-			return nil, err
+		b, t, err := in.bitmap()
+		if err == nil {
+			err = visit(b, t)
 		}
-		list = append(list, b)
+		if err != nil {
+			return err
+		}
 	}
-	return list, nil
+	return nil
 }
 
-func (t *tableReader) bitmap() (m Bitmap, err error) {
+func (t *tableReader) bitmap() (m Bitmap, place table, err error) {
 	if err := t.align(); err != nil {
-		return m, err
+		return m, place, err
 	}
 	start := t.at
 	b, err := t.next(minBitmapEntryLen)
 	if err != nil {
-		return m, err
+		return m, place, err
 	}
 	be := binary.BigEndian
 	bits, extra := b[offBitmapGranularity], be.Uint32(b[offBitmapExtraSize:])
 	if bits < minGranularityBits || bits > maxGranularityBits || extra > maxSnapshotExtra {
-		return m, malformed(start, t.field, "an entry that makes no sense")
+		return m, place, malformed(start, t.field, "an entry that makes no sense")
 	}
 	rest, err := t.next(int64(extra) + int64(be.Uint16(b[offBitmapNameSize:])))
 	if err != nil {
-		return m, err
+		return m, place, err
 	}
 	flags := be.Uint32(b[offBitmapFlags:])
 	m = Bitmap{string(rest[extra:]), 1 << bits, flags&bitmapInUse != 0, flags&bitmapAuto != 0}
-	return m, nil
+	place = table{
+		field: "bitmap_table_offset", fieldOffset: start, entryLen: 8, maxLen: maxBitmapTable * 8,
+		offset: int64(be.Uint64(b)), count: int64(be.Uint32(b[offBitmapTableSize:])),
+	}
+	return m, place, nil
 }

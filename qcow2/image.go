@@ -26,6 +26,8 @@ type Image struct {
 	rawOf uint64 // its L2 entry
 	w     *writer
 	view  bool // of another Image, whose files it reads
+
+	keeping bool // what is written is marked in the persistent bitmaps: see KeepBitmaps
 }
 
 // Open reads header and L1 table of an image that is to be changed. Data opens the

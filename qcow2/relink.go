@@ -41,9 +41,14 @@ func checkNames(name, format string) error {
 // be switched to at once, the table of feature names goes: it only tells people what bits
 // are called that a program does not know. QEMU 5.2 and 6.0 fill sector 0 with it.
 func (m *Image) renamed(name, format string) (first, next []byte, err error) {
-	first, next, err = m.renamedWithout(0, name, format)
+	return m.renamedWith(nil, name, format)
+}
+
+// renamedWith is renamed with one more extension, that of bitmaps.
+func (m *Image) renamedWith(bitmaps []byte, name, format string) (first, next []byte, err error) {
+	first, next, err = m.renamedWithout(0, bitmaps, name, format)
 	if errors.Is(err, errNotAtOnce) {
-		return m.renamedWithout(ExtensionFeatureNames, name, format)
+		return m.renamedWithout(ExtensionFeatureNames, bitmaps, name, format)
 	}
 	return first, next, err
 }
@@ -51,8 +56,8 @@ func (m *Image) renamed(name, format string) (first, next []byte, err error) {
 // errNotAtOnce says that more than sector 0 of what is in use would change.
 var errNotAtOnce = unsupported("header extensions beyond the first 512 bytes, which cannot be changed at once")
 
-// renamedWithout is renamed with the extensions of one type left out; 0 leaves none out.
-func (m *Image) renamedWithout(drop uint32, name, format string) (first, next []byte, err error) {
+// renamedWithout is renamedWith the extensions of one type left out; 0 leaves none out.
+func (m *Image) renamedWithout(drop uint32, bitmaps []byte, name, format string) (first, next []byte, err error) {
 	if m.h.Corrupt() {
 		return nil, nil, malformed(offIncompatible, "incompatible_features", "the image is marked as corrupt: check and repair it first")
 	}
@@ -63,13 +68,16 @@ func (m *Image) renamedWithout(drop uint32, name, format string) (first, next []
 	if err := readFull(m.f, first, 0, "header"); err != nil {
 		return nil, nil, err
 	}
-	area := m.area(first, format, name != "", drop)
+	area := m.area(first, format, name != "", drop, bitmaps)
 	end := int64(m.h.HeaderLength) + int64(len(area))
 	if end > m.cluster() {
 		return nil, nil, unsupported("a backing file: cluster 0 has no room for its format beside the header extensions")
 	}
 	h := m.h
 	h.BackingFile, h.BackingFormat, h.BackingFileLength = name, format, uint32(len(name))
+	if bitmaps != nil {
+		h.Autoclear |= autoclearBitmaps
+	}
 	if h.BackingFileOffset, err = m.roomForName(end, name); err != nil {
 		return nil, nil, err
 	}
@@ -148,9 +156,9 @@ func (m *Image) refersTo(i int64) bool {
 }
 
 // area returns the extensions, up to and with the end mark, with the backing
-// format changed, added or taken out, those of the type drop left out, and everything else
-// as it is.
-func (m *Image) area(first []byte, format string, named bool, drop uint32) []byte {
+// format changed, added or taken out, those of the type drop left out, more at the end, and
+// everything else as it is.
+func (m *Image) area(first []byte, format string, named bool, drop uint32, more []byte) []byte {
 	var b []byte
 	done := !named
 	for _, e := range m.h.Extensions {
@@ -167,7 +175,7 @@ func (m *Image) area(first []byte, format string, named bool, drop uint32) []byt
 	if !done {
 		b = append(formatExtension(format), b...)
 	}
-	return append(b, make([]byte, extHeaderLen)...)
+	return append(append(b, more...), make([]byte, extHeaderLen)...)
 }
 
 func formatExtension(format string) []byte {

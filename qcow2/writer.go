@@ -54,11 +54,15 @@ func (m *Image) Prepare() error {
 	}
 	refs.device = info.IsBlock
 	m.w = &writer{refs: refs}
-	if m.h.Autoclear == 0 {
+	kept := uint64(0)
+	if m.h.HasBitmaps() {
+		kept = autoclearBitmaps
+	}
+	if m.h.Autoclear&^kept == 0 {
 		return nil
 	}
 	h := m.h
-	h.Autoclear = 0
+	h.Autoclear &= kept
 	return m.writeHeader(h)
 }
 
@@ -74,7 +78,7 @@ func (m *Image) Writable() error {
 		return unsupported("changing data of an encrypted image")
 	case m.h.HasDataFile():
 		return unsupported("changing data of an image with an external data file")
-	case m.h.HasBitmaps():
+	case m.h.HasBitmaps() && !m.keeping:
 		return unsupported(fmt.Sprintf("changing data of an image with %d persistent bitmaps, which would become stale", m.h.Bitmaps))
 	}
 	return nil

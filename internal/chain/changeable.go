@@ -1,7 +1,5 @@
 package chain
 
-import "fmt"
-
 // Changeable refuses what could not be changed without loss. The engine does so
 // only when it is about to write.
 func Changeable(n Node) error {
@@ -11,8 +9,6 @@ func Changeable(n Node) error {
 		reason = "it is marked as corrupt: check and repair it first"
 	case i.Encrypted:
 		reason = "it is encrypted"
-	case i.Bitmaps > 0:
-		reason = fmt.Sprintf("it has %d persistent bitmaps, which would become stale", i.Bitmaps)
 	default:
 		return nil
 	}

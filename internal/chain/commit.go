@@ -150,8 +150,6 @@ func (m *Merge) check() error {
 			return refused(n.Path, "it is marked as corrupt: check and repair it first")
 		case i.Snapshots > 0 && !m.Keep:
 			return refused(n.Path, "it has %d internal snapshots, which would be lost with it", i.Snapshots)
-		case i.Bitmaps > 0:
-			return refused(n.Path, "it has %d persistent bitmaps, which incremental backups need and a merge would make stale", i.Bitmaps)
 		case i.DataFile && !m.Keep:
 			return refused(n.Path, "its data is in an external file, which would be left over; keep both (--keep)")
 		case n.Info.Links > 1 && !n.Info.IsBlock && !m.Keep:
@@ -194,6 +192,9 @@ func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
 		return err
 	}
 	f, err := m.fill(o, nil)
+	if err == nil {
+		err = f.canKeepBitmaps(m.Top().Image.VirtualSize)
+	}
 	if err == nil {
 		err = errors.Join(writable(f.to), f.checkResize(m.Top()))
 	}
@@ -246,7 +247,9 @@ func (m *Merge) fill(o *opened, done func(int64)) (*fill, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fill{to: to, from: from, except: NoLayer, view: view, below: m.belowSize(), done: done}, nil
+	return &fill{
+		to: to, from: from, except: NoLayer, view: view, below: m.belowSize(), done: done, merged: o.of(m.Gone...),
+	}, nil
 }
 
 // belowSize is how much of what is below shows through holes of the base.
@@ -296,6 +299,9 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	}
 	f, err := m.fill(o, done)
 	if err != nil {
+		return err
+	}
+	if err := f.keepBitmaps(ctx); err != nil {
 		return err
 	}
 	if err := f.to.Prepare(); err != nil {

@@ -160,7 +160,7 @@ func (d *Disk) Close() error {
 // locks and a journal for these.
 //
 // A *RefusedError has changed nothing: the layer is not open for writing, cannot be
-// changed without loss, or one above it is corrupt or has bitmaps.
+// changed without loss, or one above it is corrupt, or has bitmaps that it cannot take.
 func (d *Disk) Commit(ctx context.Context, into int, done func(n int64)) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -169,6 +169,9 @@ func (d *Disk) Commit(ctx context.Context, into int, done func(n int64)) error {
 		return err
 	}
 	f.done = done
+	if err := f.keepBitmaps(ctx); err != nil {
+		return err
+	}
 	if err := f.to.Prepare(); err != nil {
 		return fmt.Errorf("%s: %w", pathOf(f.to), err)
 	}
@@ -195,20 +198,20 @@ func (d *Disk) merge(into int) (*fill, error) {
 		return nil, refused(pathOf(base), "it is not open for writing")
 	}
 	for _, l := range above {
-		switch i := l.Image(); {
-		case i.Corrupt:
+		if l.Image().Corrupt {
 			return nil, refused(pathOf(l), "it is marked as corrupt: check and repair it first")
-		case i.Bitmaps > 0:
-			return nil, refused(pathOf(l), "it has %d persistent bitmaps, which a merge would make stale", i.Bitmaps)
 		}
 	}
 	from, err := NewStack(above...)
 	if err != nil {
 		return nil, err
 	}
-	f := &fill{to: to, from: from, except: NoLayer, view: d.stack}
+	f := &fill{to: to, from: from, except: NoLayer, view: d.stack, merged: above}
 	if into > 0 {
 		f.below = d.layers[into-1].Image().VirtualSize
+	}
+	if err := f.canKeepBitmaps(d.stack.Size()); err != nil {
+		return nil, err
 	}
 	return f, errors.Join(writable(to), f.checkResize(Node{Path: pathOf(above[len(above)-1]), Image: above[len(above)-1].Image()}))
 }

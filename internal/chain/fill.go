@@ -35,6 +35,8 @@ type fill struct {
 	size   int64         // that the disk will have, where the target has yet to be resized
 	done   func(n int64) // progress: bytes; may be nil
 
+	merged []Source // the layers whose data the target gets: their bitmaps go with it
+
 	unit          int64 // what rounds are counted in, in bytes: see counter
 	tried, shares bool  // whether copies share extents
 }

@@ -51,7 +51,7 @@ func (s *Store) measurePull(ctx context.Context, p *Pull) error {
 	}
 	f, err := p.fill(o, nil)
 	if err == nil && len(p.Between) > 0 {
-		err = writable(f.to)
+		err = errors.Join(f.canKeepBitmaps(p.Image.Image.VirtualSize), writable(f.to))
 	}
 	if err == nil {
 		p.Amount, err = f.measure(ctx)
@@ -75,7 +75,7 @@ func (p *Pull) fill(o *opened, done func(int64)) (*fill, error) {
 	if err := from.LookForHoles(len(p.Between)); err != nil { // the image itself changes
 		return nil, err
 	}
-	f := &fill{to: to, from: from, except: len(p.Between), view: view, done: done}
+	f := &fill{to: to, from: from, except: len(p.Between), view: view, done: done, merged: o.of(p.Between...)}
 	if n := len(p.Below); n > 0 {
 		f.below = p.Below[n-1].Image.VirtualSize // what will show through holes
 	}
@@ -120,6 +120,9 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 		return err
 	}
 	if len(p.Between) > 0 {
+		if err := f.keepBitmaps(ctx); err != nil {
+			return err
+		}
 		if err := f.to.Prepare(); err != nil {
 			return fmt.Errorf("%s: %w", p.Image.Path, err)
 		}

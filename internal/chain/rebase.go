@@ -80,7 +80,7 @@ func (s *Store) measureRebase(ctx context.Context, r *Rebase) error {
 	}
 	f, err := r.fill(o, nil)
 	if err == nil {
-		err = errors.Join(writable(f.to), ctx.Err())
+		err = errors.Join(f.canKeepBitmaps(r.Image.Image.VirtualSize), writable(f.to), ctx.Err())
 	}
 	return errors.Join(err, o.Close())
 }
@@ -129,6 +129,9 @@ func (s *Store) rebase(ctx context.Context, r *Rebase, o *opened, done func(int6
 	}
 	to := r.link()
 	if err := checkBacking(f.to, r.Image, to); err != nil {
+		return err
+	}
+	if err := f.keepBitmaps(ctx); err != nil {
 		return err
 	}
 	if err := f.to.Prepare(); err != nil {

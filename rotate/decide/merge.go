@@ -198,10 +198,21 @@ func (b *builder) fact(disk *host.Disk, k int) string {
 		}
 	}
 	if disk.Branch || !b.d.State.Live() {
-		for _, l := range disk.Chain[k-1 : k+1] {
-			if l.Image != nil && l.Image.Bitmaps > 0 {
-				return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right", l.Path, l.Image.Bitmaps)
-			}
+		return bitmapsInTheWay(&disk.Chain[k-1], &disk.Chain[k])
+	}
+	return ""
+}
+
+// bitmapsInTheWay tells why the engine cannot keep the persistent bitmaps of two layers that
+// become one: only qcow2 has any, and their length is that of the disk.
+func bitmapsInTheWay(lower, upper *host.Layer) string {
+	for _, l := range []*host.Layer{lower, upper} {
+		if l.Image == nil || l.Image.Bitmaps == 0 {
+			continue
+		}
+		if lower.Format != "qcow2" || upper.Format != "qcow2" || lower.Size != upper.Size {
+			return fmt.Sprintf("%s has %d persistent bitmaps, which only a running guest keeps right as it becomes one with a layer of another format or size",
+				l.Path, l.Image.Bitmaps)
 		}
 	}
 	return ""

@@ -24,6 +24,10 @@ type Kit struct {
 	Check func(f vfs.File) error
 	// OneSize tells that the size of an image cannot change.
 	OneSize bool
+	// Mark, if not nil, gives an image that holds data already a bitmap of what changes
+	// from then on, and Dirty tells what of the disk that says.
+	Mark  func(f vfs.File) error
+	Dirty func(f vfs.File) (func(off int64) bool, error)
 	// Base tells that images of this format can only be bases.
 	Base bool
 }

@@ -44,6 +44,48 @@ func (f *forest) grow(k Kit, name, on string, r *rand.Rand, size int64) {
 	f.put(k, path(name), l)
 	f.kit[path(name)] = k
 	f.views[path(name)] = l.over(f.views[f.below[path(name)]])
+	f.mark(k, path(name))
+}
+
+// mark gives an image its bitmap.
+func (f *forest) mark(k Kit, path string) {
+	f.t.Helper()
+	if k.Mark == nil {
+		return
+	}
+	file, err := f.fs.Open(path, true)
+	f.must(err)
+	f.must(k.Mark(file))
+}
+
+// marked wants in the bitmaps of images that get another content all that reads otherwise
+// than when they were made.
+func (f *forest) marked(op Operation) error {
+	for name := range op.Becomes {
+		p := path(name)
+		k := f.kit[p]
+		if k.Dirty == nil || !f.there(name) {
+			continue
+		}
+		now, err := f.read(name)
+		if err != nil {
+			return err
+		}
+		file, err := f.fs.Open(p, false)
+		if err != nil {
+			return err
+		}
+		dirty, err := k.Dirty(file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+		for off := 0; off < len(now); off += 512 {
+			if !bytes.Equal(now[off:off+512], f.views[p][off:off+512]) && !dirty(int64(off)) {
+				return fmt.Errorf("%s: byte %d has changed, and the bitmap does not say so", p, off)
+			}
+		}
+	}
+	return nil
 }
 
 // An Operation is something done to a chain base ← a ← b ← c, with d beside c.
@@ -230,7 +272,7 @@ func (f *forest) during(op Operation) error {
 			return errors.New(why)
 		}
 	}
-	return f.sound()
+	return errors.Join(f.sound(), f.marked(op))
 }
 
 func (f *forest) there(name string) bool {
