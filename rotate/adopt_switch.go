@@ -151,7 +151,7 @@ func (s *adopt) finishSwitched(ctx context.Context, p decide.Plan, o decide.Adop
 }
 
 func replaceStep(r *host.Replacement) decide.Step {
-	return decide.Step{Op: decide.OpRedefine, Snapshot: r.Snapshot, Reason: "libvirt lists it as an external snapshot"}
+	return decide.Step{Op: decide.OpRedefine, Snapshot: r.Snapshot, Reason: decide.ReasonExternal}
 }
 
 // kept tells of the images that stay.

@@ -17,6 +17,9 @@ type AdoptOptions struct {
 	Plan       bool // only tell what would be done
 }
 
+// ReasonExternal is why the metadata of an adopted snapshot is redefined.
+const ReasonExternal = "libvirt lists it as an external snapshot"
+
 // An Adoption is a plan of how the internal snapshots of a domain become layers. Snapshots
 // that libvirt lists keep their names and their parents; those that only an image knows are
 // listed from then on.
@@ -66,6 +69,15 @@ func (d *AdoptedDisk) ChainTo(i int) []host.Layer {
 		all = append(all, host.Layer{Path: l.Path, Format: l.Format, Kind: l.Kind, Volume: l.Volume})
 	}
 	return append(all, up...)
+}
+
+// below is what the i-th layer is built on, or "".
+func (d *AdoptedDisk) below(i int) string {
+	chain := d.ChainTo(i)
+	if len(chain) < 2 {
+		return ""
+	}
+	return chain[len(chain)-2].Path
 }
 
 // AdoptCommand is what makes layers of a domain's internal snapshots.
@@ -207,19 +219,16 @@ func (a *Adoption) steps(b *builder) {
 		d := &a.Disks[i]
 		for k := range d.Layers {
 			l := &d.Layers[k]
-			on := d.ChainTo(l.On)
-			step := Step{Op: OpUnfold, Snapshot: l.Snapshot, Disk: d.Target, Path: l.Path, Bytes: l.Bytes, Reason: "a copy of the state inside " + d.Image().Path + ", compared with it"}
-			if len(on) > 0 {
-				step.Base = on[len(on)-1].Path
-			}
-			b.add(step)
+			b.add(Step{Op: OpUnfold, Snapshot: l.Snapshot, Disk: d.Target, Path: l.Path, Base: d.below(k), Bytes: l.Bytes,
+				Reason: "a copy of the state inside " + d.Image().Path + ", compared with it"})
 		}
 	}
 	for i := range a.Disks {
-		b.add(Step{Op: OpSwitch, Disk: a.Disks[i].Target, Base: a.Disks[i].Image().Path, Path: a.Disks[i].Active(), Reason: "the guest starts from the layers"})
+		d := &a.Disks[i]
+		b.add(Step{Op: OpSwitch, Disk: d.Target, Base: d.below(len(d.Layers) - 1), Path: d.Active(), Reason: "the guest starts from the layers"})
 	}
 	for i := range a.Snapshots {
-		b.add(Step{Op: OpRedefine, Snapshot: a.Snapshots[i].Snapshot, Reason: "libvirt lists it as an external snapshot"})
+		b.add(Step{Op: OpRedefine, Snapshot: a.Snapshots[i].Snapshot, Reason: ReasonExternal})
 	}
 }
 
