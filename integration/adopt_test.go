@@ -249,7 +249,7 @@ func (b *bed) everyPlaceOfAdoption(what string, step int, dom *string, n *int, w
 			b.oldStateIsWhole(*dom, *want)
 			continue
 		}
-		b.rotate("run", "--now", *dom).wantExit(b.t, 3)
+		b.rotate("run", "--now", *dom).wantExit(b.t, 4)
 		b.rotate("adopt", "--internal", *dom).wantExit(b.t, 0)
 		b.wantSums(place, b.outsideSums(*dom), *want)
 		b.rotate("run", "--now", *dom).wantExit(b.t, 0)
@@ -278,7 +278,7 @@ func TestWhatIsNotAdoptedByHand(t *testing.T) {
 	b.rotate("adopt", "g1").wantExit(t, 2)
 	b.rotate("adopt", "--internal", "nobody").wantExit(t, 2)
 	b.virsh("snapshot-create-as", "g1", "outside", "--disk-only")
-	wantText(t, b.rotate("adopt", "--internal", "g1").wantExit(t, 3), "snapshot outside is an external one")
+	wantText(t, b.rotate("adopt", "--internal", "g1").wantExit(t, 4), "snapshot outside is an external one")
 	b.virsh("snapshot-delete", "g1", "outside", "--metadata")
 	for _, d := range b.disks("g1") {
 		b.qemuImg("commit", "-q", "-d", d.Path)
@@ -290,7 +290,7 @@ func TestWhatIsNotAdoptedByHand(t *testing.T) {
 		t.Fatalf("the tree is\n%s", now)
 	}
 	b.qemuImg("snapshot", "-d", "two", b.disk("g1", "vdb").Path)
-	wantText(t, b.rotate("adopt", "--internal", "g1").wantExit(t, 3), "has none of that name", filepath.Base(b.disk("g1", "vdb").Path))
+	wantText(t, b.rotate("adopt", "--internal", "g1").wantExit(t, 4), "has none of that name", filepath.Base(b.disk("g1", "vdb").Path))
 	b.virsh("snapshot-delete", "g1", "two", "--metadata")
 	b.rotate("adopt", "--internal", "g1").wantExit(t, 0)
 	if names := b.snapshotNames("g1"); !slices.Equal(slices.Sorted(slices.Values(names)), []string{"alone", "branch", "one", "two"}) {

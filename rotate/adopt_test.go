@@ -177,7 +177,9 @@ func TestWhatIsNotAdopted(t *testing.T) {
 		}, host.CodeInternal, "snapshot outside is an external one"},
 		"a name that the image has not": {func(h *hosttest.Host, web *hosttest.Domain) { web.Snapshots[0].Name = "renamed" },
 			host.CodeInternal, `has none of that name (it has "first")`},
-		"a name that the image has twice": {func(h *hosttest.Host, web *hosttest.Domain) { h.Hold(h.Img("data.qcow2"), "second", hosttest.Hour(11), 0) },
+		"a name that the image has twice": {func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Hold(h.Img("data.qcow2"), "second", hosttest.Hour(11), 0)
+		},
 			host.CodeInternal, `2 internal snapshots with the name "second"`},
 		"another image": {func(h *hosttest.Host, web *hosttest.Domain) {
 			web.Snapshots[0].Disks[1].State = []string{h.Img("left.raw")}
@@ -193,7 +195,9 @@ func TestWhatIsNotAdopted(t *testing.T) {
 		"metadata beyond us":     {func(h *hosttest.Host, web *hosttest.Domain) { web.BeyondUs = true }, host.CodeMetadata, "does not know"},
 		"a configuration beyond us": {func(h *hosttest.Host, web *hosttest.Domain) { web.Oddities = "configuration" },
 			host.CodeMetadata, "does not know"},
-		"no space": {func(h *hosttest.Host, web *hosttest.Domain) { h.Space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil } }, host.CodeNoSpace, "all layers are made before"},
+		"no space": {func(h *hosttest.Host, web *hosttest.Domain) {
+			h.Space = func(string) (vfs.Space, error) { return vfs.Space{FS: 1, Total: 100 << 30}, nil }
+		}, host.CodeNoSpace, "all layers are made before"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, web := inside(t)
@@ -218,10 +222,12 @@ func TestWhatIsNotAdopted(t *testing.T) {
 // Whatever happens to the host amid it, nothing is switched that has changed.
 func TestWhatChangesAmidAnAdoption(t *testing.T) {
 	for name, change := range map[string]func(h *hosttest.Host, web *hosttest.Domain){
-		"the guest is started":       func(_ *hosttest.Host, web *hosttest.Domain) { web.State = host.Running },
-		"a start is under way":       func(h *hosttest.Host, _ *hosttest.Domain) { h.Starting = true },
-		"a snapshot is deleted":      func(_ *hosttest.Host, web *hosttest.Domain) { web.Snapshots = web.Snapshots[:3] },
-		"a snapshot is taken":        func(h *hosttest.Host, web *hosttest.Domain) { web.Snapshots = append(web.Snapshots, host.Snapshot{Name: "new"}) },
+		"the guest is started":  func(_ *hosttest.Host, web *hosttest.Domain) { web.State = host.Running },
+		"a start is under way":  func(h *hosttest.Host, _ *hosttest.Domain) { h.Starting = true },
+		"a snapshot is deleted": func(_ *hosttest.Host, web *hosttest.Domain) { web.Snapshots = web.Snapshots[:3] },
+		"a snapshot is taken": func(h *hosttest.Host, web *hosttest.Domain) {
+			web.Snapshots = append(web.Snapshots, host.Snapshot{Name: "new"})
+		},
 		"a description is changed":   func(_ *hosttest.Host, web *hosttest.Domain) { web.Snapshots[0].Description = "other" },
 		"the disk is another image":  func(h *hosttest.Host, web *hosttest.Domain) { other(h, web) },
 		"the engine finds something": func(h *hosttest.Host, _ *hosttest.Domain) { h.EngineRefuses = os.ErrInvalid },
@@ -311,5 +317,42 @@ func oldStateIsWhole(h *hosttest.Host, t *testing.T, web *hosttest.Domain) {
 		if n := len(h.Load(h.Img(image)).States); n < 3 {
 			t.Fatalf("%s has %d internal snapshots", image, n)
 		}
+	}
+}
+
+// adoptionCutOff is a host on which one died before the guest was on the layers.
+func adoptionCutOff(t *testing.T) (*hosttest.Host, *Rotator) {
+	h, _ := inside(t)
+	r := rotator(h, rule(2))
+	if !dieWith(h, r, func() { _, _ = r.Adopt(t.Context(), "web", decide.AdoptOptions{}) }, func(place string) bool { return place == "layers made" }) {
+		t.Fatal("nothing died")
+	}
+	return h, rotator(h, rule(2))
+}
+
+// What doctor says keeps the states where it can be done, and names the command.
+func TestDoctorNamesTheAdoption(t *testing.T) {
+	remedy := func(h *hosttest.Host, code string) string {
+		t.Helper()
+		w := see(h, t)
+		for _, f := range decide.Diagnose(w, []string{"web"}, rotator(h, rule(2)).Match(decide.Guests(w)), h.Now) {
+			if f.Code == code {
+				return f.Remedy
+			}
+		}
+		t.Errorf("doctor does not tell %s", code)
+		return ""
+	}
+	h, web := inside(t)
+	if got := remedy(h, host.CodeInternal); !strings.HasSuffix(got, ": virt-rotate adopt --internal web") {
+		t.Error(got)
+	}
+	h.Foreign(web, "outside", 11)
+	if got := remedy(h, host.CodeInternal); strings.Contains(got, "adopt") || !strings.Contains(got, "if it is not needed: ") {
+		t.Error(got)
+	}
+	h, _ = adoptionCutOff(t)
+	if got := remedy(h, host.CodeAdoption); got != "virt-rotate adopt --internal web" {
+		t.Error(got)
 	}
 }
