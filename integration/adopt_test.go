@@ -210,53 +210,80 @@ func (b *bed) offInside(dom string) sums {
 	return b.insideSums(dom)
 }
 
-// An adoption that is killed anywhere has left libvirt with all internal snapshots, to which it
-// goes back, or is finished by the same command.
+// An adoption that is killed before the guest is on the layers has left libvirt with all
+// internal snapshots, and the next one begins anew.
 func TestKillAtEveryBoundaryOfAnAdoption(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(keepThree)
-	n := 1
-	want := b.offInside("g1")
-	for what, step := range map[string]int{"boundary": 4, "write": 17} {
-		dom := fmt.Sprint("g", n)
-		halves := map[bool]int{}
-		places := b.everyPlaceOfAdoption(what, step, &dom, &n, &want, halves)
-		b.wantSums("in the end", b.outsideSums(dom), want)
-		if places < 20 || halves[false] == 0 || what == "boundary" && halves[true] == 0 {
-			t.Errorf("%d places of %s, %v", places, what, halves)
+	for what, dom := range map[string]string{"boundary": "g1", "write": "g2"} {
+		want := b.offInside(dom)
+		step := map[string]int{"boundary": 4, "write": 29}[what]
+		if everyPlace() {
+			step = 1
 		}
-		n++
-		want = b.offInside(fmt.Sprint("g", n))
+		n := 1
+		for ; ; n += step {
+			place := b.dieAt(what, n, "adopt", "--internal", dom)
+			t.Logf("%s %d: %s", what, n, place)
+			if place == "" || b.onLayers(dom) {
+				break
+			}
+			b.oldStateIsWhole(dom, want)
+		}
+		b.finishesAdoption(dom, want)
+		if n < 35 {
+			t.Errorf("%d places of %s", n, what)
+		}
 	}
 }
 
-// everyPlaceOfAdoption kills at one place after the other; what is on the layers by then is
-// finished, and another guest takes its place.
-func (b *bed) everyPlaceOfAdoption(what string, step int, dom *string, n *int, want *sums, halves map[bool]int) int {
+// One that is killed afterwards is finished, also if libvirt has forgotten a snapshot just then.
+func TestKillAtEveryBoundaryWhileMetadataIsReplaced(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(keepThree)
+	for i, place := range []string{"on the layers", "before redefine", "after redefine", "metadata replaced"} {
+		dom := fmt.Sprint("g", i)
+		want := b.offInside(dom)
+		if at := b.dieAt("boundary", place, "adopt", "--internal", dom); at != place || !b.onLayers(dom) {
+			t.Fatalf("died at %q", at)
+		}
+		b.rotate("run", "--now", dom).wantExit(t, 4)
+		switch place {
+		case "before redefine":
+			b.virsh("snapshot-delete", dom, "one", "--metadata")
+		case "after redefine":
+			b.start(dom)
+		}
+		b.finishesAdoption(dom, want)
+	}
+}
+
+// onLayers tells whether the guest starts from what was made.
+func (b *bed) onLayers(dom string) bool {
 	b.t.Helper()
-	if everyPlace() {
-		step = 1
+	return strings.Contains(b.disk(dom, "vda").Path, ".gen1.")
+}
+
+// finishesAdoption adopts once more, and sees that nothing is left to do.
+func (b *bed) finishesAdoption(dom string, want sums) {
+	b.t.Helper()
+	b.rotate("adopt", "--internal", dom).wantExit(b.t, 0)
+	if b.domState(dom) == "running" {
+		want = maps.Clone(want)
+		delete(want, "")
 	}
-	for at := 1; ; at += step {
-		place := b.dieAt(what, at, "adopt", "--internal", *dom)
-		if place == "" {
-			return at
+	b.wantSums("in the end", b.outsideSums(dom), want)
+	for _, s := range b.snapshots(dom) {
+		if parent := map[string]string{"two": "one", "branch": "one", "alone": "branch"}[s.Name]; s.Parent != parent {
+			b.t.Errorf("%s descends from %q, not from %q", s.Name, s.Parent, parent)
 		}
-		b.t.Logf("%s %d: %s", what, at, place)
-		switched := strings.Contains(b.disk(*dom, "vda").Path, ".gen1.")
-		if halves[switched]++; !switched {
-			b.oldStateIsWhole(*dom, *want)
-			continue
-		}
-		b.rotate("run", "--now", *dom).wantExit(b.t, 4)
-		b.rotate("adopt", "--internal", *dom).wantExit(b.t, 0)
-		b.wantSums(place, b.outsideSums(*dom), *want)
-		b.rotate("run", "--now", *dom).wantExit(b.t, 0)
-		*n++
-		*dom = fmt.Sprint("g", *n)
-		*want = b.offInside(*dom)
 	}
+	if made, err := filepath.Glob(filepath.Join(filepath.Dir(b.disk(dom, "vda").Path), dom+"-vd?.*.qcow2")); err != nil || len(made) != 9 {
+		b.t.Errorf("%d files: %q %v", len(made), made, err)
+	}
+	b.rotate("run", "--now", dom).wantExit(b.t, 0)
 }
 
 // oldStateIsWhole sees that libvirt goes back to internal snapshots, and to the present again.

@@ -356,3 +356,37 @@ func TestDoctorNamesTheAdoption(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Nor does a call that fails cost anything, before or after its effect.
+func TestACallThatFailsInAnAdoption(t *testing.T) {
+	for n := 1; ; n++ {
+		h, web := inside(t)
+		count, at := 0, ""
+		h.Event = func(what string) error {
+			if count++; count == n {
+				at = what
+				return os.ErrDeadlineExceeded
+			}
+			return nil
+		}
+		p, err := rotator(h, rule(2)).Adopt(t.Context(), "web", decide.AdoptOptions{})
+		h.Event = func(string) error { return nil }
+		if count < n {
+			if n < 60 {
+				t.Errorf("only %d calls", n)
+			}
+			return
+		}
+		checkData(h, t)
+		if !strings.Contains(web.Disks[0].Active().Path, "gen1") {
+			oldStateIsWhole(h, t, web)
+		}
+		if p := adopts(h, t, decide.AdoptOptions{}); p.Error != "" || len(p.Refused) > 0 || treeOf(h, web) != insideAdopted {
+			t.Fatalf("call %d, %q (%v, %s): %+v", n, at, err, p.Error, p)
+		}
+		checkData(h, t)
+		if left := filesOf(h, t); len(left) != 15 || len(see(h, t).Intents) > 0 {
+			t.Fatalf("call %d, %q (%s): %v", n, at, p.Error, h.Short(left))
+		}
+	}
+}

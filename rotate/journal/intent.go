@@ -40,6 +40,14 @@ type Intent struct {
 	Broken   string    `json:"-"` // why the file could not be read: what it protects is not known
 }
 
+// layout is the version of what the intent says.
+func (in *Intent) layout() int {
+	if in.Adoption != nil {
+		return adoptionVersion
+	}
+	return intentVersion
+}
+
 // Explains tells whether metadata that contradicts the chain is the run's own
 // doing: when the intent was written, all of it agreed. libvirt 9 changes the
 // children of a snapshot that goes as if its layer had been merged.
@@ -122,9 +130,7 @@ func (j Journal) Write(in Intent) error {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}
-	if in.Version = intentVersion; in.Adoption != nil {
-		in.Version = adoptionVersion
-	}
+	in.Version = in.layout()
 	data, err := json.MarshalIndent(in, "", "  ")
 	if err != nil {
 		return err
@@ -194,7 +200,7 @@ func (j Journal) Read(uuid string) (*Intent, error) {
 	if err := json.Unmarshal(data, in); err != nil {
 		return nil, fmt.Errorf("%s: intent of an earlier run: %w", j.path(uuid), err)
 	}
-	if in.Version != intentVersion && in.Version != adoptionVersion || in.UUID != uuid {
+	if in.Version != in.layout() || in.UUID != uuid {
 		return nil, fmt.Errorf("%s: intent of version %d for %q: not one of this version of virt-rotate",
 			j.path(uuid), in.Version, in.UUID)
 	}
