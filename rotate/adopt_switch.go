@@ -10,6 +10,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
 // switchOver lets the domain start from the layers, all disks at once. The images are locked:
@@ -193,11 +194,18 @@ func (s *adopt) replaceAll(ctx context.Context, domain string) error {
 			return err
 		}
 	}
-	if err := s.verify(ctx, domain); err != nil {
+	if err := errors.Join(s.verify(ctx, domain), s.keepImages(d)); err != nil {
 		return err
 	}
 	s.boundary("metadata replaced")
 	return s.endIntent(d)
+}
+
+// keepImages sees that no record says that one of the images may go.
+func (s *adopt) keepImages(d *host.Domain) error {
+	return s.saveReleased(d, slices.DeleteFunc(slices.Clone(s.w.Released[d.UUID]), func(f journal.File) bool {
+		return slices.Contains(s.in.Adoption.Images, f.Path)
+	}))
 }
 
 // others are snapshots that somebody has taken since the domain is on the layers, on one of

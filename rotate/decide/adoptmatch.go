@@ -65,6 +65,10 @@ func (a *Adoption) matchDisk(b *builder, s *host.Snapshot, sd *host.SnapshotDisk
 		return
 	}
 	d := a.disk(sd.Target)
+	if code, path, detail := host.ChainProblem(disk); d == nil && code != "" {
+		b.refuse(code, path, detail)
+		return
+	}
 	if d == nil {
 		b.refuse(host.CodeInternal, disk.Active().Path, fmt.Sprintf("libvirt lists snapshot %s, but the image has no internal snapshots; %s", s.Name, forget))
 		return
