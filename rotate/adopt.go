@@ -224,7 +224,7 @@ func (s *adopt) unmake(ctx context.Context, domain string) error {
 	if in == nil || in.Adoption == nil || in.Adoption.Switched(d) {
 		return nil
 	}
-	if err := decide.MayUnmake(s.w, d, in.Adoption); err != nil {
+	if err := decide.MayUnmake(s.w, in.Adoption); err != nil {
 		return fmt.Errorf("what was made for the layers is left as it is: %w", err)
 	}
 	for _, f := range slices.Backward(in.Adoption.Made) {

@@ -295,7 +295,7 @@ func KeptImage(w *observe.World, d *host.Domain, image *host.Layer) Kept {
 
 // MayUnmake tells what speaks against removing what an adoption has made that was interrupted
 // before the domain was on it; nil if nothing does.
-func MayUnmake(w *observe.World, d *host.Domain, a *journal.Adoption) error {
+func MayUnmake(w *observe.World, a *journal.Adoption) error {
 	for _, f := range a.Made {
 		left, there := w.Left[f.Path]
 		if !there || f.ID != (host.FileID{}) && f.ID != left.ID {
