@@ -237,25 +237,8 @@ func (u *unfolding) keepMemory(ctx context.Context, l *Unfolded, state *chain.St
 		return err
 	}
 	done := counted(state.MemorySize, func(done, total int64) { u.progress("memory", l.Memory, done, total) })
-	_, err = io.Copy(&memoryWriter{ctx, io.NewOffsetWriter(f, 0), done}, state.Memory)
-	if err == nil {
+	if err = state.WriteMemory(ctx, io.NewOffsetWriter(f, 0), done); err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close(), u.Store.FS.SyncDir(filepath.Dir(l.Memory)))
-}
-
-// A memoryWriter tells of what is written, and stops when ctx ends.
-type memoryWriter struct {
-	ctx  context.Context //nolint:containedctx // io.Copy has none
-	to   io.Writer
-	done func(n int64)
-}
-
-func (w *memoryWriter) Write(b []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := w.to.Write(b)
-	w.done(int64(n))
-	return n, err
 }
