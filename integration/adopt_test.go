@@ -335,3 +335,32 @@ func wantText(t *testing.T, r result, texts ...string) {
 		}
 	}
 }
+
+// libvirt's own revert and delete work on what was adopted, where it has them, and rotation goes
+// on after both.
+func TestLibvirtGoesBackToWhatWasAdopted(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	want := b.offInside("g1")
+	b.rotate("adopt", "--internal", "g1").wantExit(t, 0)
+	for _, name := range []string{"two", "one", "branch"} {
+		out, err := b.host.Virsh(t.Context(), "snapshot-revert", "g1", name)
+		if (err == nil) != b.libvirtReverts() {
+			t.Errorf("%v: %s", err, out)
+		}
+		if err == nil {
+			b.wantSums("gone back to "+name, b.outsideSums("g1"), sums{"": want[name]})
+		}
+		b.rotate("run", "--now", "g1").wantExit(t, 0)
+		b.wantSums("after that", b.outsideSums("g1"), sums{"one": want["one"], "two": want["two"], "branch": want["branch"], "alone": want["alone"]})
+	}
+	if !b.libvirtReverts() {
+		return
+	}
+	if out, err := b.host.Virsh(t.Context(), "snapshot-delete", "g1", "two"); err != nil { // the end of a branch, of which only a name is left
+		t.Errorf("%v: %s", err, out)
+	}
+	b.wantSums("after a delete", b.outsideSums("g1"), sums{"one": want["one"], "branch": want["branch"], "alone": want["alone"]})
+	b.rotate("run", "--now", "g1").wantExit(t, 0)
+}

@@ -249,7 +249,7 @@ func (u *Unfolding) writeMemory(ctx context.Context, l *Layer) (err error) {
 	show, end := u.Progress("memory", l.MemorySize)
 	defer end()
 	l.memory, err = Make(u.Store.FS, TempName(filepath.Dir(l.Memory)), writer{fill: func(f vfs.File) error {
-		if err := l.State.WriteMemory(ctx, io.NewOffsetWriter(f, 0), show); err != nil {
+		if err := l.WriteMemory(ctx, io.NewOffsetWriter(f, 0), show); err != nil {
 			return err
 		}
 		return f.Sync()
