@@ -16,7 +16,7 @@ import (
 func adoptCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "adopt", Usage: "make external snapshots of a guest's internal ones, so that it can be rotated",
-		ArgsUsage: "--internal DOMAIN", OnUsageError: term.UsageError,
+		ArgsUsage: "DOMAIN", OnUsageError: term.UsageError,
 		Flags: []cli.Flag{
 			term.OutputFlag(),
 			&cli.BoolFlag{Name: "internal", Usage: "of internal snapshots, which are inside the images"},
