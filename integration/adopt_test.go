@@ -168,6 +168,8 @@ func (b *bed) rotatesOn(want sums) {
 		b.t.Errorf("%d snapshots, want 3 and 3", n)
 	}
 	b.checkGuest("g1")
+	b.t.Logf("%s", b.rotate("tree", "g1"))
+	wantText(b.t, b.rotate("doctor").wantExit(b.t, 0), "nothing found")
 	b.destroy("g1")
 	for _, name := range []string{"running", "off", "branch"} {
 		b.rotate("restore", "g1", name).wantExit(b.t, 0)

@@ -41,7 +41,11 @@ func (r *Rotator) Adopt(ctx context.Context, domain string, o decide.AdoptOption
 		if in.Adoption.Switched(d) {
 			return s.finishSwitched(ctx, p, o), nil
 		}
-		if err := s.unmakeEarlier(ctx, domain, o); err != nil {
+		err := s.unmakeEarlier(ctx, domain, o)
+		if s.w.Domain(domain) == nil {
+			err = errors.Join(err, errGone)
+		}
+		if err != nil {
 			return s.ended(ctx, s.finish(ctx, p, err)), nil
 		}
 	}
