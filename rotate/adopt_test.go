@@ -335,6 +335,19 @@ func adoptionCutOff(t *testing.T) (*hosttest.Host, *Rotator) {
 	return h, rotator(h, rule(2))
 }
 
+// What does not come along is told beforehand.
+func TestWhatAnAdoptionLeavesBehindIsTold(t *testing.T) {
+	h, web := inside(t)
+	web.UEFI = true
+	for drop, want := range map[bool]string{false: "is kept in ", true: "stays in "} {
+		p := adopts(h, t, decide.AdoptOptions{Plan: true, DropMemory: drop})
+		told := strings.Join(p.Warnings, "\n")
+		if !strings.Contains(told, "UEFI variables") || strings.Count(told, "the saved memory of ") != 2 || strings.Count(told, want) != 2 {
+			t.Errorf("%s", told)
+		}
+	}
+}
+
 // No record lets an image go that an adoption has kept.
 func TestAnImageThatIsOnRecordStaysAfterAnAdoption(t *testing.T) {
 	h, web := inside(t)
