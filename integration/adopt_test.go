@@ -321,7 +321,13 @@ func TestWhatIsNotAdoptedByHand(t *testing.T) {
 	b.qemuImg("snapshot", "-d", "two", b.disk("g1", "vdb").Path)
 	wantText(t, b.rotate("adopt", "--internal", "g1").wantExit(t, 4), "has none of that name", filepath.Base(b.disk("g1", "vdb").Path))
 	b.virsh("snapshot-delete", "g1", "two", "--metadata")
-	b.rotate("adopt", "--internal", "g1").wantExit(t, 0)
+	var told struct {
+		Domains []struct{ Kept []struct{ Path string } }
+	}
+	b.rotate("adopt", "--internal", "--output=json", "g1").wantExit(t, 0).decode(t, &told)
+	if len(told.Domains) != 1 || len(told.Domains[0].Kept) != 2 {
+		t.Errorf("told: %+v", told)
+	}
 	if names := b.snapshotNames("g1"); !slices.Equal(slices.Sorted(slices.Values(names)), []string{"alone", "branch", "one", "two"}) {
 		t.Errorf("snapshots: %q", names) // one disk had it still
 	}
