@@ -446,7 +446,7 @@ func fromAScript(r *recipe) {
 
 func withInternalSnapshots(r *recipe) {
 	r.on(newDaemonBed(r.t), strings.Replace(recipePolicy, "last = 7", "last = 1", 1))
-	disk, layers := r.path("images/web-1.qcow2"), r.path("images/web-1")
+	disk := r.path("images/web-1.qcow2")
 	io := func(command string) {
 		run(r.t, r.path("images"), "qemu-io -f qcow2 -c '"+command+"' web-1.qcow2 >/dev/null")
 	}
@@ -461,22 +461,24 @@ func withInternalSnapshots(r *recipe) {
 	r.destroy("web-1")
 	io("write -P 3 512k 1M")
 	r.virsh("snapshot-create-as", "web-1", "branch")
-	r.wantSaid(r.rotate("plan", "web-1").String(), "internal")
+	r.wantSaid(r.rotate("plan", "web-1").String(), "virt-rotate adopt --internal web-1")
 	want := internalStates(r.t, disk)
-	r.wantSaid(r.types("virsh snapshot-list web-1 --tree\nvirt-rotate image unfold"), "web-1.branch.qcow2", "on web-1.before.qcow2", "is left behind")
-	r.types("for s in")
-	r.rotate("run", "--now", "web-1").wantExit(r.t, 0)
+	r.wantSaid(r.types("virsh snapshot-list web-1 --tree\nvirt-rotate adopt --internal --dry-run"), "web-1.branch.qcow2 on web-1.before.qcow2", "web-1.gen1.qcow2")
+	r.wantSaid(r.types("virt-rotate adopt --internal web-1\n"), "+- after", "web-1.before.memory")
 	r.rotate("run", "--now", "web-1").wantExit(r.t, 0)
 	for name, id := range map[string]string{"before": "1", "after": "2", "branch": "3"} {
-		if stateSHA(r.t, layers+"/web-1."+name+".qcow2", "") != want[id] {
+		if stateSHA(r.t, r.path("images/web-1."+name+".qcow2"), "") != want[id] {
 			r.t.Errorf("layer %s does not hold the state of the snapshot", name)
 		}
 	}
-	r.types("virt-rotate image convert")
-	if stateSHA(r.t, r.path("srv/back/before.qcow2"), "") != want["1"] {
-		r.t.Error("the disk of an old snapshot has another state")
+	r.types("rm ")
+	r.rotate("run", "--now", "web-1").wantExit(r.t, 0)
+	if n := len(r.snapshotNames("web-1")); n != 4 {
+		r.t.Errorf("%d snapshots, want 3 and 1", n)
 	}
-	if n := len(r.snapshotNames("web-1")); n != 1 {
-		r.t.Errorf("%d snapshots, want 1", n)
+	r.destroy("web-1")
+	r.rotate("restore", "web-1", "after").wantExit(r.t, 0)
+	if d := r.disk("web-1", "vda"); stateSHA(r.t, d.Path, "") != want["2"] {
+		r.t.Error("a restore to an adopted snapshot has another state")
 	}
 }

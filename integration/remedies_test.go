@@ -64,6 +64,7 @@ var unprinted = map[string]string{
 	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
 	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words",
+	"adoption": "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }
 
@@ -262,6 +263,7 @@ var looking = map[string]string{
 	"virt-rotate doctor": "virt-rotate doctor || true", "virt-rotate tree": "virt-rotate tree", "virt-rotate run": "virt-rotate run --now || true",
 	"virsh blockcommit": "", "qemu-img compare": "", "virt-rotate doctor DOMAIN": "virt-rotate doctor $D || true", "virt-rotate doctor --fix DOMAIN": "virt-rotate doctor --fix $D || true",
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
+	"virt-rotate adopt --internal": "virt-rotate adopt --internal $D", "qemu-img snapshot -l": "qemu-img snapshot -U -l $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
 	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",

@@ -192,7 +192,7 @@ func (c *checker) told(code string) bool {
 // checkUnfinished does not mind what a run that is at work has begun.
 func (c *checker) checkUnfinished(w *observe.World, d *host.Domain) {
 	in := w.Intents[d.UUID]
-	if in == nil || in.Broken != "" || c.past.Working {
+	if in == nil || in.Broken != "" || in.Adoption != nil || c.past.Working { // an adoption is refused as such
 		return
 	}
 	began := in.Started.UTC()

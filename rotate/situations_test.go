@@ -36,6 +36,7 @@ func situations() []situation {
 		}},
 		situation{code: host.CodeLeftover, host: leftoverInUse},
 		situation{code: host.CodeMethod, host: cannotGraft},
+		situation{code: host.CodeAdoption, host: adoptionCutOff},
 		situation{code: host.CodeRestart, host: func(t *testing.T) (*hosttest.Host, *Rotator) { h, _, r := missed(t); return h, r }},
 		situation{code: host.CodeStopped, host: stoppedInPivot},
 		situation{code: host.CodeDoubt, host: besideStrange},

@@ -19,6 +19,28 @@ type State struct {
 	MemorySize int64     // bytes
 }
 
+// WriteMemory writes the saved memory, tells of what is written, and stops when ctx ends.
+func (s *State) WriteMemory(ctx context.Context, to io.Writer, done func(n int64)) error {
+	_, err := io.Copy(&memoryWriter{ctx, to, done}, s.Memory)
+	return err
+}
+
+// A memoryWriter is what io.Copy writes to.
+type memoryWriter struct {
+	ctx  context.Context //nolint:containedctx // io.Copy has none
+	to   io.Writer
+	done func(n int64)
+}
+
+func (w *memoryWriter) Write(b []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := w.to.Write(b)
+	w.done(int64(n))
+	return n, err
+}
+
 // A sharing source knows what it has in common with another state of the same file.
 type sharing interface {
 	SharedWith(other Source, off, end int64) (shared bool, n int64, err error)

@@ -249,8 +249,7 @@ func (u *Unfolding) writeMemory(ctx context.Context, l *Layer) (err error) {
 	show, end := u.Progress("memory", l.MemorySize)
 	defer end()
 	l.memory, err = Make(u.Store.FS, TempName(filepath.Dir(l.Memory)), writer{fill: func(f vfs.File) error {
-		w := &progressWriter{ctx: ctx, to: io.NewOffsetWriter(f, 0), show: show}
-		if _, err := io.Copy(w, l.State.Memory); err != nil {
+		if err := l.WriteMemory(ctx, io.NewOffsetWriter(f, 0), show); err != nil {
 			return err
 		}
 		return f.Sync()
@@ -259,20 +258,4 @@ func (u *Unfolding) writeMemory(ctx context.Context, l *Layer) (err error) {
 		return err
 	}
 	return l.memory.Close()
-}
-
-// A progressWriter tells of what is written, and stops when ctx ends.
-type progressWriter struct {
-	ctx  context.Context //nolint:containedctx // io.Copy has none
-	to   io.Writer
-	show func(n int64)
-}
-
-func (w *progressWriter) Write(b []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := w.to.Write(b)
-	w.show(int64(n))
-	return n, err
 }

@@ -7,6 +7,18 @@ import (
 	"github.com/virt-rotate/virt-rotate/qcow2"
 )
 
+// States are the internal snapshots of an open image, in the order of their table.
+func States(src chain.Source) ([]chain.State, error) {
+	f, err := Named(src.Image().Format)
+	if err != nil {
+		return nil, err
+	}
+	if f.States == nil {
+		return nil, chain.ErrNoStates
+	}
+	return f.States(src)
+}
+
 // qcow2States are the internal snapshots of an open image, in the order of their table.
 func qcow2States(src chain.Source) ([]chain.State, error) {
 	m, ok := src.(*qcow2.Image)

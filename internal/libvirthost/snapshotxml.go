@@ -69,7 +69,7 @@ func readSnapshot(text string, v *volumes) (host.Snapshot, error) {
 }
 
 func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk, v *volumes) host.SnapshotDisk {
-	sd := host.SnapshotDisk{Target: disk.Name}
+	sd := host.SnapshotDisk{Target: disk.Name, Internal: disk.Snapshot == "internal"}
 	if disk.Snapshot == "external" {
 		overlay := layerAt(disk.Source)
 		v.locate(&overlay)
@@ -83,6 +83,9 @@ func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk, v *vo
 	if stored := x.Domain.disk(disk.Name); stored != nil {
 		layers, cut := readChain(stored, v)
 		sd.State, sd.Cut = layerPaths(layers), cut
+		if n := len(layers); n > 0 {
+			sd.Format = layers[n-1].Format
+		}
 	}
 	if stored := x.Inactive.disk(disk.Name); stored != nil {
 		layers, _ := readChain(stored, v)

@@ -175,6 +175,9 @@ func told(found []Finding, r Refusal) bool {
 
 func intentFinding(d *host.Domain, in *journal.Intent) Finding {
 	began := in.Started.Format("2006-01-02 15:04:05")
+	if in.Adoption != nil {
+		return FindingOf(d, Refusal{host.CodeAdoption, "", "the adoption of its internal snapshots, of " + began + ", was interrupted"})
+	}
 	if in.Quiesce && len(in.Files()) == 0 {
 		return Finding{Code: FindIntent, Detail: "the run of " + began + " could not thaw the guest: its file systems may be frozen",
 			Remedy: "virsh domfsthaw " + d.Name + "; then virt-rotate run " + d.Name + " forgets about it"}

@@ -1,6 +1,7 @@
 package decide
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,6 +29,8 @@ func (s Step) String() string {
 		return "firmware " + s.Path
 	case OpStart:
 		return "start"
+	case OpUnfold:
+		return fmt.Sprintf("unfold %s of %s: %s", cmp.Or(s.Snapshot, "the present"), s.Disk, s.Path)
 	case OpSwitch:
 		return fmt.Sprintf("switch %s to %s", s.Disk, s.Base)
 	case OpRedefine:
@@ -93,6 +96,7 @@ const (
 	OpFirmware     Op = "firmware"  // UEFI variables and TPM state are copied with a snapshot, or go back with a restore
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
+	OpUnfold       Op = "unfold"    // of an adoption: a state inside an image becomes a layer
 )
 
 // A Step is one thing to do to a domain, with its reason.
@@ -106,6 +110,13 @@ type Step struct {
 	Path     string `json:"path,omitempty"` // the file that is created or deleted
 	Bytes    int64  `json:"bytes"`          // snapshot: space it may need; merge: data in the layers that go; delete-file: space given back
 	Reason   string `json:"reason"`
+}
+
+// A Kept is an image that stays though the domain has no use for it any more.
+type Kept struct {
+	Path   string `json:"path"`
+	Bytes  int64  `json:"bytes"`             // on disk
+	UsedBy string `json:"used-by,omitempty"` // what else needs it
 }
 
 // A Refusal says why something is not done.
@@ -140,6 +151,7 @@ type Plan struct {
 	Error   string     `json:"error,omitempty"`
 
 	Restores string `json:"restores,omitempty"` // of a restore: the snapshot that the domain goes back to
+	Kept     []Kept `json:"kept,omitempty"`     // of an adoption: the images with the internal snapshots, which stay as they were
 
 	Hooks    []Hook   `json:"hooks,omitempty"`    // what would be run, or was
 	Warnings []string `json:"warnings,omitempty"` // what is no failure, and will be one if nobody sees to it

@@ -10,6 +10,39 @@ import (
 
 // checkDomain refuses what must not be touched at all. It tells every reason.
 func (b *builder) checkDomain() {
+	b.checkGuest()
+	b.checkInternal()
+	b.checkTargets()
+	b.checkDisks()
+	b.checkDestroyed()
+}
+
+// checkInternal refuses a domain with internal snapshots, or one whose have become external
+// ones only in part.
+func (b *builder) checkInternal() {
+	d := b.d
+	if in := b.w.Intents[d.UUID]; in != nil && in.Adoption != nil {
+		b.refuse(host.CodeAdoption, "", "the adoption of its internal snapshots was interrupted: "+AdoptCommand(d.Name)+" finishes it")
+		return
+	}
+	i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Internal })
+	if i < 0 {
+		return
+	}
+	what := "delete it first"
+	if adoptable(d) {
+		what = AdoptCommand(d.Name) + " makes external ones of all"
+	}
+	b.refuse(host.CodeInternal, "", fmt.Sprintf("snapshot %s is an internal one: it and external snapshots do not mix; %s", d.Snapshots[i].Name, what))
+}
+
+// adoptable tells whether all snapshots of the domain are internal ones.
+func adoptable(d *host.Domain) bool {
+	return !slices.ContainsFunc(d.Snapshots, func(s host.Snapshot) bool { return !s.Internal })
+}
+
+// checkGuest refuses a domain for what it is, and not for its disks.
+func (b *builder) checkGuest() {
 	d := b.d
 	if b.w.Remote {
 		b.refuse(host.CodeRemote, "", "the connection is to another host: rotation needs the files; run virt-rotate there")
@@ -23,17 +56,11 @@ func (b *builder) checkDomain() {
 	if d.Transient {
 		b.refuse(host.CodeTransient, "", "the domain has no persistent configuration: its snapshots would be forgotten when it stops")
 	}
-	if i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Internal }); i >= 0 {
-		b.refuse(host.CodeInternal, "", fmt.Sprintf("snapshot %s is an internal one: it and external snapshots do not mix; delete it first", d.Snapshots[i].Name))
-	}
 	switch d.State {
 	case host.Running, host.Paused, host.ShutOff:
 	default:
 		b.refuse(host.CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
-	b.checkTargets()
-	b.checkDisks()
-	b.checkDestroyed()
 }
 
 // checkTargets refuses a domain with two disks of one target: which of them is meant by it

@@ -83,6 +83,7 @@ func domainRemedies(name string) map[string]string {
 		host.CodeStopped:      "docs/recovery.md says what to look at",
 		host.CodeLeftover:     "docs/recovery.md says what to look at",
 		host.CodeStale:        "virt-rotate doctor " + name + " tells which of the two files to look at",
+		host.CodeAdoption:     "virt-rotate adopt --internal " + name,
 		host.CodeIntent:       "virt-rotate run " + name + "; if its file cannot be read, docs/recovery.md",
 		host.CodeNoGuestAgent: "see to the guest agent, or say quiesce = \"auto\"",
 		host.CodeHook:         "see why the hook failed",
@@ -130,10 +131,14 @@ func diskRemedies(name, path, target string) map[string]string {
 	}
 }
 
+// internalRemedy keeps the states, where all snapshots are internal ones.
 func internalRemedy(d *host.Domain, r Refusal) string {
-	const keep = "; docs/recipes.md (A guest with internal snapshots) tells how to keep its state in a layer"
+	name, keep := host.Quoted(d.Name), "; docs/image.md (Internal snapshots as layers) tells how to keep its state in a layer"
+	if adoptable(d) && (r.Path == "" || slices.ContainsFunc(d.Disks, func(disk host.Disk) bool { return disk.Index(r.Path) == len(disk.Chain)-1 })) {
+		return "shut the guest down, and let them be external ones: " + AdoptCommand(d.Name)
+	}
 	if i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Internal }); i >= 0 && r.Path == "" {
-		return fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", host.Quoted(d.Name), host.Quoted(d.Snapshots[i].Name)) + keep
+		return fmt.Sprintf("if it is not needed: virsh snapshot-delete %s %s", name, host.Quoted(d.Snapshots[i].Name)) + keep
 	}
 	return "libvirt does not list it: qemu-img snapshot -l " + host.Quoted(r.Path) + " does; while the guest is off, qemu-img snapshot -d NAME " + host.Quoted(r.Path) + " deletes one that is not needed" + keep
 }

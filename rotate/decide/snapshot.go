@@ -95,22 +95,28 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 	return spec, b.reserveOverlays(spec)
 }
 
-// sharedDisk refuses a disk whose active image another domain has as its disk
-// too: started, that one would run on old data and overwrite the snapshot.
+// sharedDisk refuses a domain one of whose disks is shared.
 func (b *builder) sharedDisk() *Refusal {
 	for i := range b.disks {
-		disk := &b.disks[i]
-		if !b.covers(disk) {
-			continue
-		}
-		l := b.forest.Find(disk.Active().Key())
-		if l == nil {
-			continue
-		}
-		for _, who := range l.Keepers {
-			if who != observe.DiskKeeper(b.d.Name, disk.Target) {
-				return &Refusal{host.CodeShared, disk.Active().Path, "the image is also used by " + who + ", which a snapshot would leave on old data"}
+		if disk := &b.disks[i]; b.covers(disk) {
+			if r := b.sharedWith(disk); r != nil {
+				return r
 			}
+		}
+	}
+	return nil
+}
+
+// sharedWith refuses a disk whose active image another domain has as its disk
+// too: started, that one would run on old data and overwrite the snapshot.
+func (b *builder) sharedWith(disk *host.Disk) *Refusal {
+	l := b.forest.Find(disk.Active().Key())
+	if l == nil {
+		return nil
+	}
+	for _, who := range l.Keepers {
+		if who != observe.DiskKeeper(b.d.Name, disk.Target) {
+			return &Refusal{host.CodeShared, disk.Active().Path, "the image is also used by " + who + ", which a snapshot would leave on old data"}
 		}
 	}
 	return nil

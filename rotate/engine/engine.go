@@ -25,6 +25,12 @@ type Engine interface {
 	// Top and lets that build on what is below Base. No file goes. While all of them are locked, it calls then.
 	// The error is a *vfs.BusyError where somebody has one of the images open.
 	Merge(ctx context.Context, m Merge, progress func(done, total int64), then func() error) error
+	// States returns what states the last image of a chain holds, in the order of their dates,
+	// the active one last. It changes nothing.
+	States(ctx context.Context, chain []host.Layer) ([]host.InternalState, error)
+	// Unfold fills files that are there and empty with states of images, and compares each
+	// with its state. While nobody can write to the images, it calls then.
+	Unfold(ctx context.Context, u []Unfold, progress Progress, then func() error) error
 	// Graft builds, in files that are there and empty, what is to take the place of
 	// the upper layers of a running guest's disk, which it only reads.
 	Graft(ctx context.Context, g Graft) error
@@ -53,6 +59,8 @@ type Native struct {
 	// NewOverlay writes an overlay without data into an empty file, with the features
 	// of the image at like, if that is not "".
 	NewOverlay func(f vfs.File, like string, size int64, backing, format string) error
+	// Internal are the internal snapshots of an open image.
+	Internal func(chain.Source) ([]chain.State, error)
 }
 
 // Overlay makes the empty file at path an overlay on below.

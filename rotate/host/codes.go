@@ -7,6 +7,7 @@ const (
 	CodeTransient      = "transient"          // no persistent configuration
 	CodeManagedSave    = "managed-save"       // a saved state refers to the chain
 	CodeInternal       = "internal-snapshots" // snapshots inside the images
+	CodeAdoption       = "adoption"           // one of internal snapshots was interrupted
 	CodeBlockJob       = "block-job"          // somebody else's job runs
 	CodeNetworkDisk    = "network-disk"
 	CodeVolumeDisk     = "volume-disk"

@@ -67,6 +67,11 @@ type Records interface {
 	// persistent configuration, or Reinstate what is in that of the snapshot, where one
 	// is named. It changes nothing.
 	RehearseConfig(ctx context.Context, domain, snapshot string) error
+	// Externals returns what the metadata of snapshots is and what it is to be once their
+	// states are layers. It changes nothing; what could not be kept is an error.
+	Externals(ctx context.Context, domain string, snapshots []External) ([]Replacement, error)
+	// Replace forgets the metadata of a snapshot and writes it as it is to be.
+	Replace(ctx context.Context, domain string, r Replacement) error
 }
 
 // Guests are asked for snapshots, and to stop.

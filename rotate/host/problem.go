@@ -52,7 +52,7 @@ func imageProblem(l *Layer) (code, detail string) {
 	case l.Image.DataFile:
 		return CodeDataFile, "the image keeps its data in another file"
 	case l.Image.Snapshots > 0:
-		return CodeInternal, fmt.Sprintf("the image holds %s, which do not mix with external ones: qemu-img snapshot -l lists them, -d deletes one while the guest is off", Plural(l.Image.Snapshots, "internal snapshot"))
+		return CodeInternal, fmt.Sprintf("the image holds %s, which do not mix with external ones: qemu-img snapshot -l lists them; virt-rotate adopt --internal makes external ones of them, where there are no others yet", Plural(l.Image.Snapshots, "internal snapshot"))
 	}
 	return "", ""
 }

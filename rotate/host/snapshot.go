@@ -20,6 +20,8 @@ type SnapshotDisk struct {
 	Target   string
 	Overlay  string   // the file that came into being with the snapshot; "" when the disk was left out
 	State    []string // the disk's chain in the stored configuration, base first: its last is the layer with the state
+	Format   string   `json:",omitempty"` // of the last of State, in the stored configuration
+	Internal bool     `json:",omitempty"` // the state is inside the image that is the last of State
 	Inactive []string // the same in the stored persistent configuration, where there is one
 	Reverted string   `json:",omitempty"` // the file on its state that libvirt's own revert has made, where the guest went back to it last
 	Cut      bool     // State goes on below its first entry: the metadata does not list the whole chain

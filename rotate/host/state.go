@@ -49,7 +49,7 @@ func StateOf(d *Domain, sd *SnapshotDisk) string {
 type StateLayer struct {
 	Target  string
 	Path    string
-	Format  string   // as libvirt has it; "" for a layer that is in no disk's chain any more
+	Format  string   // as libvirt has it, in a disk's chain or with the snapshot; "" where it does not say
 	Chain   []string // paths of what it builds on, as far as that is known, base first
 	Written bool     // the disk writes to it: it does not hold the state for long
 }
@@ -65,6 +65,9 @@ func (d *Domain) States(s *Snapshot) []StateLayer {
 			continue
 		}
 		state := StateLayer{Target: sd.Target, Path: path, Chain: sd.State}
+		if n := len(sd.State); n > 0 && sd.State[n-1] == path {
+			state.Format = sd.Format
+		}
 		if disk := DiskOf(d, sd.Target); disk != nil {
 			if k := disk.Index(path); k >= 0 {
 				state.Format, state.Chain = disk.Chain[k].Format, Paths(disk.Chain[:k])

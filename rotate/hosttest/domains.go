@@ -31,10 +31,11 @@ type Image struct {
 	Backing       string `json:",omitempty"`
 	BackingFormat string `json:",omitempty"`
 	Blocks        Blocks
-	Internal      int  `json:",omitempty"`
-	Encrypted     bool `json:",omitempty"`
-	DataFile      bool `json:",omitempty"`
-	Corrupt       bool `json:",omitempty"`
+	Internal      int     `json:",omitempty"` // how many internal snapshots, where it does not matter which
+	States        []State `json:",omitempty"` // internal snapshots, in the order of their dates
+	Encrypted     bool    `json:",omitempty"`
+	DataFile      bool    `json:",omitempty"`
+	Corrupt       bool    `json:",omitempty"`
 }
 
 // A Host simulates a libvirt host over real files in a temporary directory.
@@ -207,7 +208,7 @@ func (h *Host) Inspect(path, format string) (chain.Image, error) {
 	}
 	return chain.Image{
 		Format: i.Format, VirtualSize: i.Size, Backing: i.Backing, BackingFormat: i.BackingFormat,
-		Snapshots: i.Internal, Encrypted: i.Encrypted, DataFile: i.DataFile, Corrupt: i.Corrupt, Blank: len(i.Blocks) == 0,
+		Snapshots: i.Internal + len(i.States), Encrypted: i.Encrypted, DataFile: i.DataFile, Corrupt: i.Corrupt, Blank: len(i.Blocks) == 0,
 	}, nil
 }
 

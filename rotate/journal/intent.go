@@ -13,8 +13,13 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
-// intentVersion is the layout of the intent files; another one is refused.
-const intentVersion = 1
+// intentVersion is the layout of the intent files; another one is refused. One with an
+// adoption has a version of its own: what knows nothing of these would think it had nothing
+// left to do.
+const (
+	intentVersion   = 1
+	adoptionVersion = 2
+)
 
 // An Intent is what a run is about to do to one domain and what could not be
 // seen in the world afterwards: which files it creates and which it will
@@ -28,11 +33,20 @@ type Intent struct {
 	Paused  bool      `json:"paused,omitempty"`  // the guest may be paused, and not by anybody else
 	Created []File    `json:"created,omitempty"` // overlays of a snapshot that is being taken
 	// Firmware is the file that is being written with the firmware's state of that snapshot.
-	Firmware *File    `json:"firmware,omitempty"`
-	Drops    []string `json:"drops,omitempty"` // snapshots whose metadata goes
-	Merges   []Merge  `json:"merges,omitempty"`
-	Garbage  []File   `json:"garbage,omitempty"` // layers that nobody kept
-	Broken   string   `json:"-"`                 // why the file could not be read: what it protects is not known
+	Firmware *File     `json:"firmware,omitempty"`
+	Drops    []string  `json:"drops,omitempty"` // snapshots whose metadata goes
+	Merges   []Merge   `json:"merges,omitempty"`
+	Garbage  []File    `json:"garbage,omitempty"` // layers that nobody kept
+	Adoption *Adoption `json:"adoption,omitempty"`
+	Broken   string    `json:"-"` // why the file could not be read: what it protects is not known
+}
+
+// layout is the version of what the intent says.
+func (in *Intent) layout() int {
+	if in.Adoption != nil {
+		return adoptionVersion
+	}
+	return intentVersion
 }
 
 // Explains tells whether metadata that contradicts the chain is the run's own
@@ -117,7 +131,7 @@ func (j Journal) Write(in Intent) error {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}
-	in.Version = intentVersion
+	in.Version = in.layout()
 	data, err := json.MarshalIndent(in, "", "  ")
 	if err != nil {
 		return err
@@ -187,7 +201,7 @@ func (j Journal) Read(uuid string) (*Intent, error) {
 	if err := json.Unmarshal(data, in); err != nil {
 		return nil, fmt.Errorf("%s: intent of an earlier run: %w", j.path(uuid), err)
 	}
-	if in.Version != intentVersion || in.UUID != uuid {
+	if in.Version != in.layout() || in.UUID != uuid {
 		return nil, fmt.Errorf("%s: intent of version %d for %q: not one of this version of virt-rotate",
 			j.path(uuid), in.Version, in.UUID)
 	}

@@ -155,6 +155,9 @@ func (in *Intent) Files() []File {
 	if in.Firmware != nil {
 		files = append(files, *in.Firmware)
 	}
+	if in.Adoption != nil {
+		files = append(files, in.Adoption.Made...)
+	}
 	for _, m := range in.Merges {
 		files = append(files, m.Gone...)
 		if m.Graft != nil {

@@ -144,6 +144,13 @@ func stepText(steps []decide.Step) string {
 		return fmt.Sprintf("%s: %s into %s (%s, %s)", s.Disk, filepath.Base(s.From()), filepath.Base(s.Into()), s.Method, host.Bytes(s.Bytes))
 	case decide.OpEndCopy:
 		return s.Disk
+	case decide.OpUnfold:
+		return fmt.Sprintf("%s: %s%s (%s)", s.Disk, filepath.Base(s.Path), onText(s.Base), host.Bytes(s.Bytes))
+	case decide.OpSwitch:
+		if s.Snapshot != "" { // of a restore
+			return s.Snapshot
+		}
+		return s.Disk + ": " + filepath.Base(s.Path) + onText(s.Base)
 	case decide.OpFirmware:
 		return filepath.Base(s.Path)
 	case decide.OpDeleteFile:
@@ -155,14 +162,31 @@ func stepText(steps []decide.Step) string {
 		if s.Snapshot == "" {
 			return fmt.Sprintf("persistent configuration of %s: %s", s.Disk, s.Base)
 		}
-		n := 0
-		for n < len(steps) && steps[n].Op == decide.OpRedefine {
-			n++
-		}
-		if n > 1 {
-			return fmt.Sprintf("metadata of %s … %s: the chain below them has changed", s.Snapshot, steps[n-1].Snapshot)
-		}
-		return "metadata of " + s.Snapshot + ": the chain below it has changed"
+		return "metadata of " + redefinedText(steps)
 	}
 	return s.Snapshot
+}
+
+// redefinedText names the snapshots of a row of redefinitions, and tells why.
+func redefinedText(steps []decide.Step) string {
+	n := 0
+	for n < len(steps) && steps[n].Op == decide.OpRedefine {
+		n++
+	}
+	names, why, adopted := steps[0].Snapshot, "the chain below it has changed", "libvirt lists it as an external snapshot"
+	if n > 1 {
+		names, why, adopted = names+" … "+steps[n-1].Snapshot, "the chain below them has changed", "libvirt lists them as external snapshots"
+	}
+	if steps[0].Reason == decide.ReasonExternal {
+		why = adopted
+	}
+	return names + ": " + why
+}
+
+// onText names what a new layer is built on.
+func onText(base string) string {
+	if base == "" {
+		return ""
+	}
+	return " on " + filepath.Base(base)
 }

@@ -6,7 +6,7 @@ import "github.com/virt-rotate/virt-rotate/rotate/observe"
 func Reports() map[string]any {
 	return map[string]any{
 		"plan": PlanReport{}, "plan-simulate": simulationReport{}, "run": PlanReport{}, "restore": PlanReport{},
-		"snapshot": PlanReport{}, "delete": PlanReport{}, "prune": PlanReport{}, "pin": pinReport{}, "unpin": pinReport{},
+		"snapshot": PlanReport{}, "delete": PlanReport{}, "prune": PlanReport{}, "adopt": PlanReport{}, "pin": pinReport{}, "unpin": pinReport{},
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
 		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},

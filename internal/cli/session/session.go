@@ -46,7 +46,7 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	r := &rotate.Rotator{
 		Host:     host,
 		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
-		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS)},
+		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
 		Match:    f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
 	return &Session{f, host, r}, nil
