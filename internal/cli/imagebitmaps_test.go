@@ -151,3 +151,53 @@ func TestABackupByABitmapOverAMergeIsTheDisk(t *testing.T) {
 		t.Errorf("%d blocks: %v", len(changed), changed)
 	}
 }
+
+// What image bitmap does is what qemu-img bitmap does, line by line.
+func TestBitmapsByHandAsQEMU(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	shell(t, dir, `
+		qemu-img create -q -f qcow2 ours.qcow2 16M
+		qemu-img create -q -f qcow2 other.qcow2 16M
+		qemu-img bitmap --add other.qcow2 there
+		qemu-io -f qcow2 -c "write 3M 200k" other.qcow2 >/dev/null
+		cp ours.qcow2 theirs.qcow2`)
+	for _, line := range []string{
+		"--add %s a", "--add --disable -g 4096 %s b", "--merge there -b other.qcow2 -F qcow2 %s a", "--merge a %s b", "--enable %s b",
+		"--clear %s a", "--add --merge b -g 1M %s c", "--disable %s c", "--remove %s a",
+	} {
+		if out := must(t, append([]string{"image", "bitmap"}, strings.Fields(fmt.Sprintf(line, "ours.qcow2"))...)...); out != "" {
+			t.Errorf("%s: %q", line, out)
+		}
+		if _, errs, code := qemuImg(t, append([]string{"bitmap"}, strings.Fields(fmt.Sprintf(line, "theirs.qcow2"))...)...); code != 0 {
+			t.Fatal(errs)
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			if list, _, _ := qemuImg(t, "info", "--output=json", "theirs.qcow2"); !strings.Contains(list, `"name": "`+name+`"`) {
+				continue
+			}
+			if got, want := dirtyIn(t, "ours.qcow2", name), dirtyIn(t, "theirs.qcow2", name); !slices.Equal(got, want) {
+				t.Errorf("%s: %s is %v, not %v", line, name, got, want)
+			}
+		}
+		shell(t, dir, `qemu-img check -q ours.qcow2
+			test "$(qemu-img info ours.qcow2 | grep -A30 bitmaps: | grep -c name:)" = "$(qemu-img info theirs.qcow2 | grep -A30 bitmaps: | grep -c name:)"`)
+	}
+	if out := must(t, "image", "bitmap", "--output=json", "--disable", "ours.qcow2", "b"); !strings.Contains(out, `"granularity": 4096`) {
+		t.Errorf("%s", out)
+	}
+	before := treeSum(t, dir)
+	for line, want := range map[string]string{
+		"ours.qcow2 b": "want --add", "--remove --add ours.qcow2 b": "--remove goes with nothing else", "--enable --disable ours.qcow2 b": "contradict",
+		"-g 4k --clear ours.qcow2 b": "-g goes with", "-b other.qcow2 --clear ours.qcow2 b": "-b goes with", "--add -g zwei ours.qcow2 d": "-g zwei",
+		"--add ours.qcow2 b": "already", "--add -g 3000 ours.qcow2 d": "power of two", "--remove ours.qcow2 x": "no bitmap", "--merge x ours.qcow2 b": "no bitmap",
+		"--merge b -b missing.qcow2 ours.qcow2 b": "missing.qcow2",
+	} {
+		if _, errs, code := call(t, append([]string{"image", "bitmap"}, strings.Fields(line)...)...); code == 0 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s", line, code, errs)
+		}
+	}
+	if after := treeSum(t, dir); after != before {
+		t.Errorf("files differ: %s", after)
+	}
+}
