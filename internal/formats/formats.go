@@ -22,9 +22,10 @@ import (
 // A Format is what can be done with images of one kind. What is nil or false cannot.
 type Format struct {
 	chain.Format
-	Extension string // of the names of its files, with the dot
-	Overlays  bool   // images can have backing files
-	Packs     bool   // clusters can be compressed
+	Extension string       // of the names of its files, with the dot
+	Overlays  bool         // images can have backing files
+	Packs     bool         // clusters can be compressed
+	Rooms     []chain.Room // that can be made for what is not written yet
 
 	// Details reads what info tells of this kind only; size is that of the file.
 	Details func(r io.ReaderAt, size int64) (Details, error)

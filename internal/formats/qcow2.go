@@ -22,6 +22,7 @@ func qcow2Format() Format {
 		Extension: ".qcow2",
 		Overlays:  true,
 		Packs:     true,
+		Rooms:     []chain.Room{chain.RoomMetadata, chain.RoomFalloc, chain.RoomFull},
 		Details:   qcow2Details,
 		Check:     checkQcow2,
 		Compact:   compactQcow2,

@@ -17,6 +17,7 @@ func rawFormat() Format {
 			Inspect: inspectRaw,
 		},
 		Extension: ".raw",
+		Rooms:     []chain.Room{chain.RoomFalloc, chain.RoomFull},
 		Details:   func(io.ReaderAt, int64) (Details, error) { return Details{}, nil },
 		New:       func() Maker { return rawMaker{} },
 		Options:   []string{"size"},

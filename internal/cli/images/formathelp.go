@@ -6,6 +6,7 @@ const (
 	CreateFormatHelp  = "`FORMAT` of the new image: raw, qcow2 or vhd"
 	ConvertFormatHelp = "`FORMAT` of the new image: raw, qcow2 or vhd (default: raw, with --chain qcow2)"
 	ExportFormatHelp  = "`FORMAT` of the new file: qcow2, raw or vhd"
+	RoomHelp          = "`MODE` of what is new: off; metadata (of qcow2), falloc or full"
 	BackingFormatHelp = "-F qcow2, -F vhd or -F raw"
 
 	CreateOptionsHelp = `Options of qcow2 images: size,
