@@ -9,6 +9,9 @@ import (
 // sparseGranule is how many zeros in a row are worth being left out, in bytes.
 const sparseGranule = 4096
 
+// sampleBytes is how much of a granule is looked at before all of it is read.
+const sampleBytes = 512
+
 // ConvertOptions say how an image is copied into a new one.
 type ConvertOptions struct {
 	// Sparse looks for zeros in data and leaves them out; with RawOnly only in data
@@ -94,11 +97,30 @@ func (s *sparse) at(x Found) (want bool, n int64, err error) {
 	if s.buf == nil {
 		s.buf = make([]byte, max(1<<20, s.granule))
 	}
+	if n, err := s.sampled(x); n > 0 || err != nil {
+		return true, n, err
+	}
 	b := s.buf[:min(int64(len(s.buf)), x.Length)]
 	if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset); err != nil {
 		return false, 0, err
 	}
 	return s.split(b)
+}
+
+// sampled tells how much from the beginning of x on is not zeros, by the first bytes of each
+// granule: most data need not be read for that. It may be more that is not.
+func (s *sparse) sampled(x Found) (n int64, err error) {
+	for n < x.Length {
+		b := s.buf[:min(sampleBytes, x.Length-n)]
+		if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset+n); err != nil {
+			return 0, err
+		}
+		if AllZero(b) {
+			break
+		}
+		n += min(s.granule, x.Length-n)
+	}
+	return n, nil
 }
 
 // mark is fill.zeroed.

@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -282,12 +283,7 @@ type opened struct {
 func (s *Store) openAll(nodes []Node, how func(Node) access) (*opened, error) {
 	o := &opened{map[vfs.ID]Source{}}
 	sorted := slices.Clone(nodes)
-	slices.SortFunc(sorted, func(a, b Node) int {
-		if a.Info.ID.Dev != b.Info.ID.Dev {
-			return cmpUint(a.Info.ID.Dev, b.Info.ID.Dev)
-		}
-		return cmpUint(a.Info.ID.Ino, b.Info.ID.Ino)
-	})
+	slices.SortFunc(sorted, func(a, b Node) int { return cmpID(a.Info.ID, b.Info.ID) })
 	for _, n := range sorted {
 		if err := s.openOne(o, n, how(n)); err != nil {
 			return nil, errors.Join(err, o.Close())
@@ -296,14 +292,11 @@ func (s *Store) openAll(nodes []Node, how func(Node) access) (*opened, error) {
 	return o, nil
 }
 
-func cmpUint(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+func cmpID(a, b vfs.ID) int {
+	if c := cmp.Compare(a.Dev, b.Dev); c != 0 {
+		return c
 	}
-	return 0
+	return cmp.Compare(a.Ino, b.Ino)
 }
 
 // A sharedFS knows of file systems that other hosts have, too.

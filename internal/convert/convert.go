@@ -9,6 +9,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A Conversion is one image that is to be made out of others.
@@ -21,6 +22,9 @@ type Conversion struct {
 	Format *formats.Format
 	New    formats.New
 	Maker  formats.Maker
+	Old    *Old // what it takes the place of; nil: nothing may be there
+	Into   *chain.Into // what is written over; nil: an image is made
+	Room   chain.Room
 	Verify bool // compare it with the source before it gets its name
 
 	Bytes int64  // of data: at most, before; copied, after
@@ -88,7 +92,7 @@ func (v *Converter) Convert(ctx context.Context, all []*Conversion) (err error) 
 func NameAll(all []*Conversion, err error) error {
 	for _, c := range all {
 		if err == nil {
-			err = c.Made.rename(c.Path)
+			err = c.name()
 		}
 	}
 	if err == nil {
@@ -102,8 +106,22 @@ func NameAll(all []*Conversion, err error) error {
 	return err
 }
 
+// name gives the image its name.
+func (c *Conversion) name() error {
+	switch {
+	case c.Into != nil:
+		return nil
+	case c.Old != nil:
+		return c.Old.replace(c.Made)
+	}
+	return c.Made.rename(c.Path)
+}
+
 // makeOne makes one image beside its place.
 func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)) error {
+	if c.Into != nil {
+		return v.into(ctx, c, done)
+	}
 	to, err := v.Begin(c)
 	if err != nil {
 		return err
@@ -114,6 +132,9 @@ func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)
 	} else {
 		err = v.Store.Convert(ctx, c.Nodes, to, options, done)
 	}
+	if err == nil {
+		err = chain.MakeRoom(ctx, to, c.Room, 0, nil)
+	}
 	return errors.Join(err, to.Close())
 }
 
@@ -122,6 +143,11 @@ func (v *Converter) Begin(c *Conversion) (to chain.Target, err error) {
 	c.Made, err = Make(v.Store.FS, TempName(filepath.Dir(c.Path)), c.Maker, c.New)
 	if err != nil {
 		return nil, err
+	}
+	if c.Old != nil {
+		if err := vfs.TakeAttributes(c.Made.path, c.Path); err != nil {
+			return nil, err
+		}
 	}
 	src, err := c.Format.Open(c.Made.file, nil)
 	if err != nil {

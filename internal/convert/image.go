@@ -24,6 +24,7 @@ type Image struct {
 	path string
 	id   vfs.ID
 	file vfs.File // open, until it is closed or taken over
+	kept bool     // it has taken the place of another file, which is gone
 }
 
 // Make creates an empty image at path, where nothing may be yet.
@@ -35,7 +36,7 @@ func Make(fsys vfs.FS, path string, m formats.Maker, o formats.New) (*Image, err
 	if err != nil {
 		return nil, err
 	}
-	n := &Image{fsys, path, vfs.ID{}, f}
+	n := &Image{fs: fsys, path: path, file: f}
 	info, err := f.Stat()
 	n.id = info.ID
 	if err == nil {
@@ -63,12 +64,15 @@ func (n *Image) Close() error {
 	return err
 }
 
-// Discard removes the file.
+// Discard removes the file, unless nothing else would be left under its name.
 func (n *Image) Discard() error {
 	var err error
 	if n.file != nil {
 		err = n.file.Close()
 		n.file = nil
+	}
+	if n.kept {
+		return err
 	}
 	return errors.Join(err, n.fs.RemoveExact(n.path, n.id))
 }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
@@ -17,14 +18,21 @@ func convertCommand(e *term.Env) *cli.Command {
 		Flags: append(images.WriteFlags(), images.FormatFlag(),
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ConvertFormatHelp},
 			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
-			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`: leave them out, in raw and qcow2 sources (default: in raw ones)", Value: "4k", DefaultText: " "},
+			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`, and by default: leave them out", Value: "4k", DefaultText: " "},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
-			optionsFlag(), images.AllowFlag()),
+			&cli.BoolFlag{Name: "no-create", Aliases: []string{"n"}, Usage: "write into NEWFILE, an image or device that is there and large enough"},
+			&cli.BoolFlag{Name: "target-is-zero", Usage: "with -n: NEWFILE reads as zeros already"},
+			optionsFlag(), images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag()),
 		Description: `The new image is written under a temporary name, made durable and then renamed: it
-is there whole or not at all. Options are those of image create.
+is there whole or not at all. A file that is there stays whole until then, and gives
+the new one its owner and mode; it is left alone if anybody uses it, or another image
+builds on it. With -n, and on a device, what is there is written over in place: what
+is zeros is discarded, where zeros are read then, and what lies behind the end of the
+disk stays. Options are those of image create.
 
    virt-rotate image convert -f raw -O qcow2 web.img web.qcow2
    virt-rotate image convert -c -O qcow2 -o compression_type=zstd web.qcow2 backup.qcow2
+   virt-rotate image convert -n -O raw web.qcow2 /dev/vg0/web
    virt-rotate image convert --chain web.snap3.qcow2 newdir
 
 ` + images.ExitHelp,
@@ -33,7 +41,7 @@ is there whole or not at all. Options are those of image create.
 }
 
 func convertImage(r *images.Run) error {
-	r.Hint = ": what was begun is removed, and the source is as it was"
+	r.Hint = ": what was begun is removed, and what was there is as it was"
 	format, o, err := convertOptions(r)
 	if err != nil {
 		return err
@@ -49,12 +57,20 @@ func convertImage(r *images.Run) error {
 	if r.Bool("chain") {
 		return convertChain(r, nodes, path, format, o)
 	}
-	if err := convert.CheckFree(r.Store.FS, path); err != nil {
-		return err
-	}
 	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
 	c.New.Size = images.Top(nodes).Image.VirtualSize
-	return r.Convert([]*convert.Conversion{c})
+	if overwrites(r, path, format) {
+		return convertInto(r, c)
+	}
+	return convertNew(r, c)
+}
+
+// convertNew makes a new image, in the place of an old file if there is one.
+func convertNew(r *images.Run, c *convert.Conversion) (err error) {
+	if c.Old, err = convert.HoldOld(r.Store, c.Path, c.Nodes, r.StringSlice("scan")); err != nil {
+		return err
+	}
+	return errors.Join(r.Convert([]*convert.Conversion{c}), c.Old.Release())
 }
 
 // convertOptions are format and options of what is made.
@@ -75,6 +91,9 @@ func convertOptions(r *images.Run) (*formats.Format, *images.Options, error) {
 	}
 	if r.Bool("compress") && !format.Packs {
 		return nil, nil, term.Usagef("-c: images of format %s cannot be compressed", name)
+	}
+	if err := checkInPlace(r); err != nil {
+		return nil, nil, err
 	}
 	o, err := optionsOf(r, format)
 	if err == nil && (o.Sized || o.Backing != "" || o.BackingFormat != "") {
