@@ -47,6 +47,9 @@ type Store struct {
 	// Locate, if not nil, turns a name in the header of the image at path into one that
 	// is to be followed in its place, as in a repository that was copied elsewhere.
 	Locate func(path, name string) string
+	// Torn, if not nil, lets images be read that another process writes to, and is told of
+	// each: what is read of it can be of several moments. All others are locked.
+	Torn func(path string)
 	// RealPath resolves symbolic links; nil where there are none.
 	RealPath func(path string) (string, error)
 }
@@ -345,7 +348,7 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	if how == toWrite {
 		mode = vfs.LockWrite
 	}
-	if err := f.Lock(mode); err != nil {
+	if err := s.Lock(f, mode); err != nil {
 		return nil, err
 	}
 	if err := s.sameAs(f, n); err != nil {
@@ -362,6 +365,17 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	return src, nil
 }
 
+// Lock locks an image, unless it is only to be read, and Torn allows that it is written to.
+func (s *Store) Lock(f vfs.File, mode vfs.LockMode) error {
+	err := f.Lock(mode)
+	var busy *vfs.BusyError
+	if mode == vfs.LockRead && s.Torn != nil && errors.As(err, &busy) {
+		s.Torn(f.Path())
+		return nil
+	}
+	return err
+}
+
 // openData opens and locks the file that n keeps its data in. It must be in a
 // directory that was allowed by name: an image could hand out any file beside it.
 func (s *Store) openData(n Node, name string) (io.ReaderAt, int64, error) {
@@ -374,7 +388,7 @@ func (s *Store) openData(n Node, name string) (io.ReaderAt, int64, error) {
 		return nil, 0, err
 	}
 	var size int64
-	if err = f.Lock(vfs.LockRead); err == nil {
+	if err = s.Lock(f, vfs.LockRead); err == nil {
 		size, err = f.Size()
 	}
 	if err != nil {

@@ -16,7 +16,7 @@ func checkCommand(e *term.Env) *cli.Command {
 		Name: "check", Usage: "look for inconsistencies in an image, and repair them",
 		ArgsUsage: "FILE", OnUsageError: images.CheckUsageError,
 		Flags: []cli.Flag{
-			term.OutputFlag(), images.FormatFlag(),
+			term.OutputFlag(), images.FormatFlag(), images.ShareFlag(),
 			&cli.StringFlag{Name: "repair", Aliases: []string{"r"}, Usage: "repair `WHAT`: leaks, or all"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
 		},
@@ -44,6 +44,9 @@ func checkImage(r *images.Run) error {
 	if err != nil {
 		return err
 	}
+	if repair != formats.RepairNone && r.Bool("force-share") {
+		return term.Usagef("-U is for reading only: an image that is repaired is nobody else's")
+	}
 	n, err := r.Store.Node(r.Arg(0), r.Format())
 	if err != nil {
 		return err
@@ -56,7 +59,7 @@ func checkImage(r *images.Run) error {
 		fmt.Fprintf(r.Err, "virt-rotate: %s: images of format %s cannot be checked\n", term.Printable(r.Arg(0)), format.Name)
 		return &term.ExitError{Code: images.ExitNotCheckable}
 	}
-	res, err := images.CheckFile(r.Store.FS, n.Path, repair, format.Check)
+	res, err := images.CheckFile(r.Store, n.Path, repair, format.Check)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func compareCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "strict", Aliases: []string{"s"}, Usage: "sizes and allocation must be the same, too"},
 			&cli.BoolFlag{Name: "progress", Aliases: []string{"p"}, Usage: "show progress each second, also when it goes to a log"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
-			images.AllowFlag(),
+			images.AllowFlag(), images.ShareFlag(),
 		},
 		Description: `Images of different sizes are identical if the longer one has only zeros more.
 

@@ -22,7 +22,7 @@ func convertCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
 			&cli.BoolFlag{Name: "no-create", Aliases: []string{"n"}, Usage: "write into NEWFILE, an image or device that is there and large enough"},
 			&cli.BoolFlag{Name: "target-is-zero", Usage: "with -n: NEWFILE reads as zeros already"},
-			optionsFlag(), images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag()),
+			optionsFlag(), images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag(), images.ShareFlag()),
 		Description: `The new image is written under a temporary name, made durable and then renamed: it
 is there whole or not at all. A file that is there stays whole until then, and gives
 the new one its owner and mode; it is left alone if anybody uses it, or another image

@@ -30,7 +30,7 @@ func convertChain(r *images.Run, nodes []chain.Node, dir string, format *formats
 	if r.Bool("dry-run") {
 		return r.Convert(all)
 	}
-	release, err := convert.Hold(r.Store.FS, nodes)
+	release, err := convert.Hold(r.Store, nodes)
 	if err != nil {
 		return err
 	}

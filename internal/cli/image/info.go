@@ -20,7 +20,7 @@ func infoCommand(e *term.Env) *cli.Command {
 		Flags: []cli.Flag{
 			term.OutputFlag(), images.FormatFlag(), images.AllowFlag(),
 			&cli.BoolFlag{Name: "backing-chain", Usage: "also tell it of all images below"},
-			&cli.BoolFlag{Name: "force-share", Aliases: []string{"U"}, Usage: "as in qemu-img; nothing is ever locked here", Hidden: true},
+			&cli.BoolFlag{Name: "force-share", Aliases: []string{"U"}, Usage: "as in qemu-img; nothing is ever locked here"},
 		},
 		Description: `Only headers are read, and nothing is locked. JSON keys are those of qemu-img.
 

@@ -3,7 +3,9 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,6 +22,8 @@ type Run struct {
 	Moved int64  // bytes copied; once it is not 0, an image has been changed
 	Hint  string // what is to be said after an interruption
 	Ended int    // the exit status then
+
+	told []string // images of which it was said that they are written to
 }
 
 // Action wraps what an image command does: with from least to most arguments.
@@ -44,7 +48,20 @@ func Action(e *term.Env, least, most int, do func(r *Run) error) cli.ActionFunc 
 
 // NewRun is a command on images to which backing names lead in the directories of allow, too.
 func NewRun(e *term.Env, c *cli.Context, allow []string) *Run {
-	return &Run{Env: e, Context: c, Store: formats.Store(e.FS, allow), Ended: term.ExitFailed}
+	r := &Run{Env: e, Context: c, Store: formats.Store(e.FS, allow), Ended: term.ExitFailed}
+	if c.Bool("force-share") {
+		r.Store.Torn = r.torn
+	}
+	return r
+}
+
+// torn tells, once of each image, what reading it is worth while somebody writes to it.
+func (r *Run) torn(path string) {
+	if slices.Contains(r.told, path) {
+		return
+	}
+	r.told = append(r.told, path)
+	fmt.Fprintf(r.Err, "virt-rotate: %s: another process writes to it: what is read of it can be of several moments, or fail\n", term.Printable(path))
 }
 
 // Ctx ends when the program is told to stop.
