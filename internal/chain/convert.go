@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // sparseGranule is how many zeros in a row are worth being left out, in bytes.
@@ -21,8 +22,20 @@ type ConvertOptions struct {
 	// Own copies what the layer itself has, zeros included, and not what it
 	// builds on.
 	Own bool
+	// State is the one of the uppermost image that is copied; nil: what the guest sees now.
+	State func(image Source) (Source, error)
 	// Layers is how many of the highest layers Own copies; 0 means one.
 	Layers int
+}
+
+// of puts the state that is copied in the place of its image.
+func (c *ConvertOptions) of(layers []Source) ([]Source, error) {
+	if c.State == nil {
+		return layers, nil
+	}
+	top := len(layers) - 1
+	state, err := c.State(layers[top])
+	return append(slices.Clone(layers[:top]), state), err
 }
 
 func (c *ConvertOptions) layers() int { return max(1, c.Layers) }
@@ -58,6 +71,10 @@ func (f *fill) fresh(ctx context.Context, done func(int64)) error {
 }
 
 func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
+	layers, err := c.of(layers)
+	if err != nil {
+		return nil, err
+	}
 	view, err := NewStack(layers...)
 	if err != nil {
 		return nil, err

@@ -18,11 +18,14 @@ type Conversion struct {
 	Own    bool         // only what the last one has itself
 	Layers int          // and those below it, so many in all; 0: one
 
+	// State is the one that is converted; nil: what the guest sees now.
+	State func(image chain.Source) (chain.Source, error)
+
 	Path   string // of the new image
 	Format *formats.Format
 	New    formats.New
 	Maker  formats.Maker
-	Old    *Old // what it takes the place of; nil: nothing may be there
+	Old    *Old        // what it takes the place of; nil: nothing may be there
 	Into   *chain.Into // what is written over; nil: an image is made
 	Room   chain.Room
 	Verify bool // compare it with the source before it gets its name
@@ -49,6 +52,10 @@ type Converter struct {
 // Measure counts the data that there is to copy.
 func (v *Converter) Measure(ctx context.Context, all []*Conversion) error {
 	for _, c := range all {
+		if c.State != nil {
+			c.Bytes = c.New.Size // at most
+			continue
+		}
 		err := v.Store.Map(ctx, c.Nodes, 0, math.MaxInt64, func(m chain.Mapping) error {
 			if m.Data && !m.Zero && (!c.Own || m.Depth < max(1, c.Layers)) {
 				c.Bytes += m.Length
@@ -126,7 +133,7 @@ func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)
 	if err != nil {
 		return err
 	}
-	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers}
+	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers, State: c.State}
 	if packer, ok := to.(chain.Packer); ok && v.Compress {
 		err = v.Store.Compress(ctx, c.Nodes, packer, options, done)
 	} else {

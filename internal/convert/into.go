@@ -30,6 +30,6 @@ func (v *Converter) into(ctx context.Context, c *Conversion, done func(int64)) e
 	if err != nil {
 		return err
 	}
-	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly}
+	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, State: c.State}
 	return errors.Join(v.Store.ConvertInto(ctx, c.Nodes, c.Into, options, done), claim.Close())
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/imgerr"
@@ -39,6 +40,11 @@ type Format struct {
 
 	// States are the internal snapshots of an open image, and read it: it stays open.
 	States func(src chain.Source) ([]chain.State, error)
+
+	// TakeSnapshot makes an internal snapshot, DeleteSnapshot gives the one at a place of
+	// Details.Snapshots up, and RevertTo goes back to it. The file is locked by the caller.
+	TakeSnapshot             func(f vfs.File, name string, now time.Time) error
+	DeleteSnapshot, RevertTo func(f vfs.File, at int) error
 
 	// New is a new image to be, as it is by default. Options are the names of those that
 	// create takes with -o, Options of all formats among them.

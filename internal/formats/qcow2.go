@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -28,7 +29,18 @@ func qcow2Format() Format {
 		Compact:   compactQcow2,
 		CompactTo: compactQcow2To,
 		States:    qcow2States,
-		New:       func() Maker { return &qcow2Maker{} },
+
+		TakeSnapshot: func(f vfs.File, name string, now time.Time) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.TakeSnapshot(name, now) })
+		},
+		DeleteSnapshot: func(f vfs.File, at int) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.DeleteSnapshot(at) })
+		},
+		RevertTo: func(f vfs.File, at int) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.RevertTo(at) })
+		},
+
+		New: func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
 			"compression_type", "backing_file", "backing_fmt"},
 		BuildsOn: qcow2BuildsOn,

@@ -19,6 +19,7 @@ func convertCommand(e *term.Env) *cli.Command {
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ConvertFormatHelp},
 			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
 			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`, and by default: leave them out", Value: "4k", DefaultText: " "},
+			&cli.StringFlag{Name: "snapshot", Aliases: []string{"l"}, Usage: "convert the internal snapshot `SNAPSHOT`, a name or an ID, or snapshot.id=ID,snapshot.name=NAME"},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
 			&cli.BoolFlag{Name: "no-create", Aliases: []string{"n"}, Usage: "write into NEWFILE, an image or device that is there and large enough"},
 			&cli.BoolFlag{Name: "target-is-zero", Usage: "with -n: NEWFILE reads as zeros already"},
@@ -55,10 +56,18 @@ func convertImage(r *images.Run) error {
 		return err
 	}
 	if r.Bool("chain") {
+		if r.IsSet("snapshot") {
+			return term.Usagef("--chain keeps layers, and an internal snapshot is none: image unfold makes layers of all")
+		}
 		return convertChain(r, nodes, path, format, o)
 	}
 	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
 	c.New.Size = images.Top(nodes).Image.VirtualSize
+	if r.IsSet("snapshot") {
+		if err := pickState(r, c); err != nil {
+			return err
+		}
+	}
 	if overwrites(r, path, format) {
 		return convertInto(r, c)
 	}

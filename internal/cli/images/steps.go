@@ -48,6 +48,10 @@ func opTexts() map[string]opText {
 		"relink":  {"relink", "relinked"},
 		"delete":  {"delete", "deleted"},
 
+		"snapshot-create": {"snapshot", "snapshot"},
+		"snapshot-apply":  {"revert", "reverted"},
+		"snapshot-delete": {"delete", "deleted"},
+
 		"leave-out": {"leave out", "left out"},
 	}
 }
