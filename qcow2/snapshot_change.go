@@ -3,6 +3,7 @@ package qcow2
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -84,8 +85,7 @@ func (m *Image) DeleteSnapshot(i int) error {
 	}
 	h := m.h
 	h.Snapshots--
-	rest := append(entries[:i:i], entries[i+1:]...)
-	if h.SnapshotsOffset, err = m.placeTable(joinEntries(rest)); err == nil {
+	if h.SnapshotsOffset, err = m.placeTable(joinEntries(slices.Delete(entries, i, i+1))); err == nil {
 		err = m.switchTables(h)
 	}
 	if err == nil {

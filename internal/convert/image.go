@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -52,6 +53,24 @@ func Make(fsys vfs.FS, path string, m formats.Maker, o formats.New) (*Image, err
 
 func alreadyThere(path string) error {
 	return &chain.RefusedError{Path: path, Reason: "it is there already: it is left as it is"}
+}
+
+// Finish makes room for what is not written yet, and then name and content durable.
+func (n *Image) Finish(ctx context.Context, format *formats.Format, room chain.Room) error {
+	if room != chain.RoomNone {
+		src, err := format.Open(n.file, nil)
+		if err != nil {
+			return err
+		}
+		to, ok := src.(chain.Target)
+		if !ok {
+			return fmt.Errorf("%s: images of format %s cannot be written", n.path, format.Name)
+		}
+		if err := errors.Join(to.Prepare(), chain.MakeRoom(ctx, to, room, 0, nil)); err != nil {
+			return err
+		}
+	}
+	return n.Close()
 }
 
 // Close makes name and content durable.

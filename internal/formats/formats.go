@@ -41,6 +41,10 @@ type Format struct {
 	// States are the internal snapshots of an open image, and read it: it stays open.
 	States func(src chain.Source) ([]chain.State, error)
 
+	// BitmapsSize is what the persistent bitmaps of an image take in one with clusters of
+	// that size; nil where it cannot have any.
+	BitmapsSize func(r io.ReaderAt, size, cluster int64) (*int64, error)
+
 	// TakeSnapshot makes an internal snapshot, DeleteSnapshot gives the one at a place of
 	// Details.Snapshots up, and RevertTo goes back to it. The file is locked by the caller.
 	TakeSnapshot             func(f vfs.File, name string, now time.Time) error

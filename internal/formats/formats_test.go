@@ -21,7 +21,7 @@ func TestFormatsAreFoundByTheirNamesAndQEMUs(t *testing.T) {
 
 // Options of all formats are no maker's; all others are.
 func TestEachOptionHasSomebodyWhoTakesIt(t *testing.T) {
-	common := []string{"size", "backing_file", "backing_fmt"}
+	common := []string{"size", "preallocation", "backing_file", "backing_fmt"}
 	values := []string{"on", "64k", "1.1", "16", "zlib", "fixed"}
 	for _, f := range All() {
 		for _, key := range f.Options {

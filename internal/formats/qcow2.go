@@ -30,6 +30,8 @@ func qcow2Format() Format {
 		CompactTo: compactQcow2To,
 		States:    qcow2States,
 
+		BitmapsSize: bitmapsQcow2,
+
 		TakeSnapshot: func(f vfs.File, name string, now time.Time) error {
 			return changeQcow2(f, func(m *qcow2.Image) error { return m.TakeSnapshot(name, now) })
 		},
@@ -42,7 +44,7 @@ func qcow2Format() Format {
 
 		New: func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
-			"compression_type", "backing_file", "backing_fmt"},
+			"compression_type", "preallocation", "backing_file", "backing_fmt"},
 		BuildsOn: qcow2BuildsOn,
 		Layer:    qcow2Layer,
 	}
@@ -190,8 +192,8 @@ func (m *qcow2Maker) Text(n New, size int64) string {
 	if o.RefcountBits == 0 {
 		o.RefcountBits = defaultBits
 	}
-	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s compression_type=%s size=%d",
-		o.ClusterSize, onOff(o.ExtendedL2), compressionName(o.CompressionType), size)
+	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s%s compression_type=%s size=%d",
+		o.ClusterSize, onOff(o.ExtendedL2), roomText(n), compressionName(o.CompressionType), size)
 	if m.compat != "" {
 		text += " compat=" + m.compat
 	}

@@ -28,3 +28,11 @@ func (f *Format) Room(name string) (chain.Room, error) {
 
 // RoomName is what qemu-img calls that kind of room.
 func RoomName(r chain.Room) string { return roomNames()[r] }
+
+// roomText is what qemu-img create writes of it.
+func roomText(n New) string {
+	if n.Room == chain.RoomNone {
+		return ""
+	}
+	return " preallocation=" + RoomName(n.Room)
+}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/convert"
@@ -61,7 +62,7 @@ func convertImage(r *images.Run) error {
 		}
 		return convertChain(r, nodes, path, format, o)
 	}
-	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker}
+	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker, Room: o.Room}
 	c.New.Size = images.Top(nodes).Image.VirtualSize
 	if r.IsSet("snapshot") {
 		if err := pickState(r, c); err != nil {
@@ -105,6 +106,9 @@ func convertOptions(r *images.Run) (*formats.Format, *images.Options, error) {
 		return nil, nil, err
 	}
 	o, err := optionsOf(r, format)
+	if err == nil && o.Room != chain.RoomNone && (r.Bool("compress") || r.Bool("chain")) {
+		err = term.Usagef("-o preallocation: an image that is compressed, or a layer of a chain, has room for what it is to have itself only")
+	}
 	if err == nil && (o.Sized || o.Backing != "" || o.BackingFormat != "") {
 		err = term.Usagef("-o: size, backing_file and backing_fmt are those of the source")
 	}

@@ -11,7 +11,8 @@ const (
 
 	CreateOptionsHelp = `Options of qcow2 images: size,
 cluster_size, compat (0.10 or 1.1), refcount_bits, extended_l2, lazy_refcounts,
-compression_type (zlib or zstd), backing_file, backing_fmt; of VHDs: size, subformat
+compression_type (zlib or zstd), preallocation (off, metadata, falloc or full),
+backing_file, backing_fmt; of raw disks: size, preallocation; of VHDs: size, subformat
 (dynamic or fixed), force_size (always on), backing_file, backing_fmt. A VHD with a
 backing file is a differencing disk, on a VHD or a raw disk.`
 
