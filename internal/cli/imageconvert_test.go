@@ -218,7 +218,7 @@ cp packed.qcow2 cut.qcow2; truncate -s 400k cut.qcow2`)
 		{"--chain -O raw top.qcow2 new", "cannot have a backing file", term.ExitUsage},
 		{"-c top.qcow2 new", "cannot be compressed", term.ExitUsage},
 		{"-S x top.qcow2 new", "-S x", term.ExitUsage},
-		{"-O qcow2 -o size=1M top.qcow2 new", "those of the source", term.ExitUsage},
+		{"-O qcow2 -o size=1M top.qcow2 new", "the size of the source", term.ExitUsage},
 		{"-O vmdk top.qcow2 new", "vmdk", term.ExitUsage},
 		{"far.raw new", "-f raw", term.ExitRefused},
 		{"-O qcow2 cut.qcow2 new", "cut.qcow2", term.ExitFailed},

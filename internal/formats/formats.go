@@ -45,6 +45,9 @@ type Format struct {
 	// that size; nil where it cannot have any.
 	BitmapsSize func(r io.ReaderAt, size, cluster int64) (*int64, error)
 
+	// Amend changes what an image is, and not what the guest reads. The file is locked.
+	Amend func(f vfs.File, a Amendment) error
+
 	// TakeSnapshot makes an internal snapshot, DeleteSnapshot gives the one at a place of
 	// Details.Snapshots up, and RevertTo goes back to it. The file is locked by the caller.
 	TakeSnapshot             func(f vfs.File, name string, now time.Time) error

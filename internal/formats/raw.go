@@ -47,4 +47,6 @@ func (rawMaker) Create(f vfs.File, n New) error {
 	return f.Sync()
 }
 
-func (rawMaker) Text(n New, size int64) string { return fmt.Sprintf("fmt=raw size=%d", size) + roomText(n) }
+func (rawMaker) Text(n New, size int64) string {
+	return fmt.Sprintf("fmt=raw size=%d", size) + roomText(n)
+}

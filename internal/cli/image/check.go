@@ -15,11 +15,11 @@ func checkCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "look for inconsistencies in an image, and repair them",
 		ArgsUsage: "FILE", OnUsageError: images.CheckUsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(), images.FormatFlag(), images.ShareFlag(),
 			&cli.StringFlag{Name: "repair", Aliases: []string{"r"}, Usage: "repair `WHAT`: leaks, or all"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
-		},
+		}, images.SourceCompat()...),
 		Description: `The backing files are not looked at. JSON keys are those of qemu-img.
 
    virt-rotate image check web.qcow2

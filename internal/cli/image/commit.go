@@ -18,9 +18,9 @@ func commitCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "commit", Usage: "merge an overlay into what it builds on, and delete it",
 		ArgsUsage: "OVERLAY", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(), images.FormatFlag(),
+		Flags: append(append(images.WriteFlags(), images.TargetCompat()...), images.FormatFlag(), images.RateFlag(),
 			&cli.StringFlag{Name: "base", Aliases: []string{"b"}, Usage: "merge into `BASE`, further down the chain, with all between"},
-			&cli.BoolFlag{Name: "keep", Usage: "do not delete what was merged"},
+			&cli.BoolFlag{Name: "keep", Aliases: []string{"d"}, Usage: "do not delete what was merged"},
 			images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag()),
 		Description: `The base gets all that the overlay has, images on the overlay build on the base
 from then on, and the overlay is deleted (--keep leaves it). Refused if any other

@@ -16,10 +16,12 @@ func convertCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "convert", Usage: "copy a disk into a new image, of whatever format",
 		ArgsUsage: "FILE NEWFILE", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(), images.FormatFlag(),
+		Flags: append(append(images.WriteFlags(), convertCompat()...), images.FormatFlag(), images.RateFlag(),
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: images.ConvertFormatHelp},
 			&cli.BoolFlag{Name: "compress", Aliases: []string{"c"}, Usage: "compress the data"},
 			&cli.StringFlag{Name: "sparse", Aliases: []string{"S"}, Usage: "0: copy zeros that are data, too; any other `SIZE`, and by default: leave them out", Value: "4k", DefaultText: " "},
+			&cli.StringFlag{Name: "backing", Aliases: []string{"B"}, Usage: "the new image builds on `BACKING`, which FILE builds on, and has only what FILE has itself"},
+			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of BACKING"},
 			&cli.StringFlag{Name: "snapshot", Aliases: []string{"l"}, Usage: "convert the internal snapshot `SNAPSHOT`, a name or an ID, or snapshot.id=ID,snapshot.name=NAME"},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
 			&cli.BoolFlag{Name: "no-create", Aliases: []string{"n"}, Usage: "write into NEWFILE, an image or device that is there and large enough"},
@@ -64,6 +66,11 @@ func convertImage(r *images.Run) error {
 	}
 	c := &convert.Conversion{Nodes: nodes, Path: path, Format: format, New: o.New, Maker: o.Maker, Room: o.Room}
 	c.New.Size = images.Top(nodes).Image.VirtualSize
+	if o.Backing != "" {
+		if err := onBacking(r, c); err != nil {
+			return err
+		}
+	}
 	if r.IsSet("snapshot") {
 		if err := pickState(r, c); err != nil {
 			return err
@@ -109,8 +116,22 @@ func convertOptions(r *images.Run) (*formats.Format, *images.Options, error) {
 	if err == nil && o.Room != chain.RoomNone && (r.Bool("compress") || r.Bool("chain")) {
 		err = term.Usagef("-o preallocation: an image that is compressed, or a layer of a chain, has room for what it is to have itself only")
 	}
-	if err == nil && (o.Sized || o.Backing != "" || o.BackingFormat != "") {
-		err = term.Usagef("-o: size, backing_file and backing_fmt are those of the source")
+	if err == nil && o.Sized {
+		err = term.Usagef("-o size: the new disk has the size of the source; image resize changes it")
+	}
+	if err == nil {
+		err = backingOptions(r, o, format)
 	}
 	return format, o, err
+}
+
+// convertCompat are hidden options of qemu-img convert: copies are made by the kernel, several
+// at once and in any order, whatever is said.
+func convertCompat() []cli.Flag {
+	return append(append(images.TargetCompat(), images.SourceCompat()[0]),
+		&cli.BoolFlag{Name: "copy-offload", Aliases: []string{"C"}, Hidden: true},
+		&cli.BoolFlag{Name: "out-of-order", Aliases: []string{"W"}, Hidden: true},
+		&cli.StringFlag{Name: "coroutines", Aliases: []string{"m"}, Hidden: true},
+		&cli.BoolFlag{Name: "target-image-opts", Hidden: true},
+		&cli.BoolFlag{Name: "salvage", Hidden: true})
 }

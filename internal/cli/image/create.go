@@ -17,7 +17,7 @@ func createCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "make an empty image; an existing file is left alone",
 		ArgsUsage: "FILE [SIZE]", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(),
+		Flags: append(append(images.WriteFlags(), images.TargetCompat()[1]),
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: images.CreateFormatHelp, Value: "raw"},
 			&cli.StringFlag{Name: "backing", Aliases: []string{"b"}, Usage: "build on `FILE`; a relative name counts from the directory of the new image"},
 			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the backing file; it must be told with -b"},

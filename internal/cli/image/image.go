@@ -23,12 +23,12 @@ func Command(e *term.Env) *cli.Command {
 		Description: description, HideHelpCommand: true,
 		Subcommands: []*cli.Command{
 			infoCommand(e), mapCommand(e), checkCommand(e), compareCommand(e), measureCommand(e),
-			createCommand(e), convertCommand(e), resizeCommand(e), snapshotCommand(e), compactCommand(e), unfoldCommand(e),
+			createCommand(e), convertCommand(e), amendCommand(e), resizeCommand(e), snapshotCommand(e), compactCommand(e), unfoldCommand(e),
 			commitCommand(e), pullCommand(e), rebaseCommand(e),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return term.Usagef("image %q: want info, map, check, compare, measure, create, convert, resize, snapshot, compact, unfold, commit, pull or rebase", c.Args().First())
+				return term.Usagef("image %q: want info, map, check, compare, measure, create, convert, amend, resize, snapshot, compact, unfold, commit, pull or rebase", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

@@ -17,13 +17,13 @@ func measureCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "measure", Usage: "tell how large the file of a new image would be",
 		ArgsUsage: "[FILE]", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(), images.FormatFlag(),
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new image: raw or qcow2", Value: "raw", DefaultText: "raw"},
 			&cli.StringFlag{Name: "size", Usage: "measure an empty disk of `SIZE`, and no FILE"},
 			&cli.StringFlag{Name: "snapshot", Aliases: []string{"l"}, Usage: "measure the internal snapshot `SNAPSHOT` of FILE"},
 			optionsFlag(), images.AllowFlag(), images.ShareFlag(),
-		},
+		}, images.SourceCompat()...),
 		Description: `Of FILE with all that it builds on, as image convert would copy it: the size that is
 required, and the one once the guest has written to all of its disk. Clusters that
 take part of a disk, and tables for all of it, are counted as qemu-img counts them: it

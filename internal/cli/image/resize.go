@@ -16,7 +16,7 @@ func resizeCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "resize", Usage: "let a disk become larger or smaller",
 		ArgsUsage: "FILE [+|-]SIZE", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(), images.FormatFlag(),
+		Flags: append(append(images.WriteFlags(), images.TargetCompat()...), images.FormatFlag(),
 			&cli.BoolFlag{Name: "shrink", Usage: "the disk may become smaller: what lies beyond the new end is lost"},
 			&cli.StringFlag{Name: "preallocation", Usage: images.RoomHelp},
 			images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag()),

@@ -18,7 +18,7 @@ func snapshotCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "snapshot", Usage: "list, take, delete or go back to snapshots within a qcow2 image",
 		ArgsUsage: "FILE", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(), images.FormatFlag(), images.ShareFlag(),
 			&cli.BoolFlag{Name: "list", Aliases: []string{"l"}, Usage: "list them (the default)"},
 			&cli.StringFlag{Name: "create", Aliases: []string{"c"}, Usage: "take one, `NAME`, of the disk as it is"},
@@ -27,7 +27,7 @@ func snapshotCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
 			images.ScanFlag(), images.IgnoreFlag(),
-		},
+		}, images.SourceCompat()...),
 		Description: `Internal snapshots are in the image itself: they are no layers, and have nothing to do
 with those that virt-rotate keeps for guests. The guest has to be off. At a crash
 every state is as it was, or as it is to be. SNAPSHOT is a name, for --apply also an

@@ -23,6 +23,7 @@ type Run struct {
 	Hint  string // what is to be said after an interruption
 	Ended int    // the exit status then
 
+	rate int64    // bytes that may be copied in a second; 0 for any
 	told []string // images of which it was said that they are written to
 }
 
@@ -40,7 +41,14 @@ func Action(e *term.Env, least, most int, do func(r *Run) error) cli.ActionFunc 
 				return err
 			}
 		}
+		if err := checkCompat(c); err != nil {
+			return err
+		}
 		r := NewRun(e, c, c.StringSlice("allow"))
+		var err error
+		if r.rate, err = rateOf(c); err != nil {
+			return err
+		}
 		r.Store.Ignore = c.StringSlice("ignore")
 		return term.OneLine(r.Outcome(do(r)))
 	}
@@ -84,10 +92,25 @@ func (r *Run) Progress(what string, total int64) (done func(n int64), end func()
 		p.Every = time.Second
 	}
 	show := p.Copying(what, total)
+	start, copied := time.Now(), int64(0)
 	return func(n int64) {
 		r.Moved += n
 		show(n)
+		if copied += n; r.rate > 0 {
+			r.rest(time.Until(start.Add(time.Duration(float64(copied) / float64(r.rate) * float64(time.Second)))))
+		}
 	}, p.End
+}
+
+// rest waits, unless the program is told to stop.
+func (r *Run) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-r.Ctx().Done():
+	}
 }
 
 // Outcome turns the error of a command that writes into what is to be said.

@@ -44,6 +44,7 @@ func opTexts() map[string]opText {
 		"merge":   {"merge", "merged"},
 		"pull":    {"pull", "pulled"},
 		"rebase":  {"rebase", "rebased"},
+		"amend":   {"amend", "amended"},
 		"resize":  {"resize", "resized"},
 		"relink":  {"relink", "relinked"},
 		"delete":  {"delete", "deleted"},
