@@ -68,9 +68,15 @@ func refused(path, format string, args ...any) error {
 }
 
 // UnknownFormatError says that a file carries no format's magic.
-type UnknownFormatError struct{ Path string }
+type UnknownFormatError struct {
+	Path   string
+	Format string // of QEMU's, if it carries the magic of one that is not worked on
+}
 
 func (e *UnknownFormatError) Error() string {
+	if e.Format != "" {
+		return fmt.Sprintf("%s: it is a %s image, which virt-rotate does not read; qemu-img convert -f %s -O qcow2 makes one of it that it does", e.Path, e.Format, e.Format)
+	}
 	return e.Path + ": its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)"
 }
 
@@ -104,7 +110,11 @@ func (s *Store) probe(f vfs.File) (*Format, error) {
 			return &s.Formats[i], err
 		}
 	}
-	return nil, &UnknownFormatError{f.Path()}
+	g, err := GlanceAt(f)
+	if err != nil || g.Format == "qcow2" || g.Format == "vhd" {
+		g.Format = ""
+	}
+	return nil, &UnknownFormatError{f.Path(), g.Format}
 }
 
 // Node looks at the image at path. Without a format it is taken for what its

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,11 @@ func (e *NameError) Error() string {
 	for _, f := range All() {
 		names = append(names, f.Name)
 	}
-	return fmt.Sprintf("%q is not a format that virt-rotate reads and writes (%s)", e.Name, strings.Join(names, ", "))
+	hint := ""
+	if slices.Contains([]string{"vmdk", "vdi", "vhdx", "qcow", "qed", "parallels"}, e.Name) {
+		hint = "; qemu-img convert makes an image of another format of one, or one of another"
+	}
+	return fmt.Sprintf("%q is not a format that virt-rotate reads and writes (%s)%s", e.Name, strings.Join(names, ", "), hint)
 }
 
 // Named finds a format by its name, or by the one that QEMU has for it.

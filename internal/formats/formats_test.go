@@ -14,7 +14,7 @@ func TestFormatsAreFoundByTheirNamesAndQEMUs(t *testing.T) {
 	}
 	var unknown *NameError
 	_, err := Named("vdi")
-	if !errors.As(err, &unknown) || err.Error() != `"vdi" is not a format that virt-rotate reads and writes (qcow2, vhd, raw)` {
+	if !errors.As(err, &unknown) || err.Error() != `"vdi" is not a format that virt-rotate reads and writes (qcow2, vhd, raw); qemu-img convert makes an image of another format of one, or one of another` {
 		t.Error(err)
 	}
 }

@@ -58,8 +58,10 @@ func looksRaw(r *images.Run, c *convert.Conversion) error {
 	n, err := r.Store.Node(c.Path, "")
 	var unknown *chain.UnknownFormatError
 	switch {
-	case errors.As(err, &unknown):
+	case errors.As(err, &unknown) && unknown.Format == "":
 		return nil
+	case errors.As(err, &unknown):
+		return &chain.RefusedError{Path: c.Path, Reason: fmt.Sprintf("it is a %s image: say -O raw to write over all of it", unknown.Format)}
 	case err != nil:
 		return err
 	}
