@@ -67,12 +67,7 @@ func (s *Store) openInto(nodes []Node, to *Into) (*opened, error) {
 	}
 	slices.SortFunc(all, func(a, b Node) int { return cmpID(a.Info.ID, b.Info.ID) })
 	all = slices.CompactFunc(all, func(a, b Node) bool { return a.Info.ID == b.Info.ID })
-	o, err := s.openAll(append(all, to.Image), func(n Node) access {
-		if n.Info.ID == to.Image.Info.ID {
-			return toWrite
-		}
-		return toRead
-	})
+	o, err := s.openAll(append(all, to.Image), writing(to.Image))
 	if err != nil {
 		return nil, err
 	}

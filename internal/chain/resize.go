@@ -86,12 +86,7 @@ func (r *Resizing) all() []Node { return append(slices.Clone(r.Below), r.Image) 
 // reads the same at every crash point; a crash leaves the old size or the new one. Once
 // ctx ends, no more room is made: the disk has its size then.
 func (s *Store) Resize(ctx context.Context, r *Resizing, done func(n int64)) error {
-	o, err := s.openAll(r.all(), func(n Node) access {
-		if n.Info.ID == r.Image.Info.ID {
-			return toWrite
-		}
-		return toRead
-	})
+	o, err := s.openAll(r.all(), writing(r.Image))
 	if err != nil {
 		return err
 	}

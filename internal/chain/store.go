@@ -286,6 +286,16 @@ const (
 	toWrite
 )
 
+// writing lets one image be written to, and all others only be read.
+func writing(one Node) func(Node) access {
+	return func(n Node) access {
+		if n.Info.ID == one.Info.ID {
+			return toWrite
+		}
+		return toRead
+	}
+}
+
 // opened are images that are open and locked, by node.
 type opened struct {
 	sources map[vfs.ID]Source

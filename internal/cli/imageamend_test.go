@@ -36,12 +36,7 @@ func TestAmendThatIsRefusedChangesNothing(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	shell(t, dir, stated)
-	before := treeSum(t, dir)
-	for _, c := range []struct {
-		line string
-		code int
-		want string
-	}{
+	wantUnchanged(t, dir, "amend", []refusal{
 		{"web.qcow2", term.ExitUsage, "wants -o"},
 		{"-o size=9M web.qcow2", term.ExitUsage, "image resize"},
 		{"-o cluster_size=4k web.qcow2", term.ExitUsage, "image convert makes a copy"},
@@ -51,15 +46,7 @@ func TestAmendThatIsRefusedChangesNothing(t *testing.T) {
 		{"-f raw -o compat=1.1 disk.raw", term.ExitRefused, "nothing that could be amended"},
 		{"--dry-run -o compat=1.1 old.qcow2", term.ExitDone, ""},
 		{"--dry-run -o compat=0.10 web.qcow2", term.ExitRefused, "a copy can be"},
-	} {
-		_, errs, code := call(t, append([]string{"image", "amend"}, strings.Fields(c.line)...)...)
-		if code != c.code || !strings.Contains(errs, c.want) || strings.Count(errs, "\n") > 1 {
-			t.Errorf("%s: exit %d, %q; want exit %d, %q", c.line, code, errs, c.code, c.want)
-		}
-		if after := treeSum(t, dir); after != before {
-			t.Fatalf("%s: files differ:\n%s\nbefore:\n%s", c.line, after, before)
-		}
-	}
+	})
 }
 
 func TestConvertOntoTheSameBackingFile(t *testing.T) {

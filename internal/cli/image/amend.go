@@ -30,11 +30,7 @@ changed by image resize, the backing file by image rebase.
 
 func amendImage(r *images.Run) error {
 	r.Hint = ": the image is as it was, or as it is to be"
-	n, err := r.Store.Node(r.Arg(0), r.Format())
-	if err != nil {
-		return err
-	}
-	format, err := formats.Named(n.Image.Format)
+	n, format, err := r.Image()
 	if err != nil {
 		return err
 	}

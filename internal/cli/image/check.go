@@ -47,11 +47,7 @@ func checkImage(r *images.Run) error {
 	if repair != formats.RepairNone && r.Bool("force-share") {
 		return term.Usagef("-U is for reading only: an image that is repaired is nobody else's")
 	}
-	n, err := r.Store.Node(r.Arg(0), r.Format())
-	if err != nil {
-		return err
-	}
-	format, err := formats.Named(n.Image.Format)
+	n, format, err := r.Image()
 	if err != nil {
 		return err
 	}

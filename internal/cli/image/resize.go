@@ -89,11 +89,7 @@ func newSize(text string) (func(now int64) int64, error) {
 }
 
 func planResize(r *images.Run, size func(now int64) int64) (*chain.Resizing, error) {
-	n, err := r.Store.Node(r.Arg(0), r.Format())
-	if err != nil {
-		return nil, err
-	}
-	format, err := formats.Named(n.Image.Format)
+	n, format, err := r.Image()
 	if err != nil {
 		return nil, err
 	}

@@ -64,10 +64,7 @@ func snapshotImage(r *images.Run) error {
 		return err
 	}
 	j := &snapshotJob{Run: r}
-	if j.node, err = r.Store.Node(r.Arg(0), r.Format()); err != nil {
-		return err
-	}
-	if j.format, err = formats.Named(j.node.Image.Format); err != nil {
+	if j.node, j.format, err = r.Image(); err != nil {
 		return err
 	}
 	if what == "list" {

@@ -127,6 +127,15 @@ func (r *Run) Outcome(err error) error {
 	return err
 }
 
+// Image looks at the image that is the first argument, and finds its format.
+func (r *Run) Image() (n chain.Node, f *formats.Format, err error) {
+	if n, err = r.Store.Node(r.Arg(0), r.Format()); err != nil {
+		return n, nil, err
+	}
+	f, err = formats.Named(n.Image.Format)
+	return n, f, err
+}
+
 // Chain lists the image at path and all below it, base first.
 func (r *Run) Chain(path, format string) ([]chain.Node, error) {
 	return r.Store.Chain(path, format)
