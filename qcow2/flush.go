@@ -120,6 +120,7 @@ func (m *Image) ensureLength(n int64) error {
 	if err != nil || info.IsBlock || info.Size >= n {
 		return err
 	}
+	m.size = max(m.size, n) // a cluster that ended with the file may be whole now
 	return m.f.Truncate(n)
 }
 

@@ -20,6 +20,9 @@ func (h *Header) check() error {
 }
 
 func (h *Header) checkVersion() error {
+	if h.Version == 1 {
+		return unsupported("version 1, of the format qcow; qemu-img convert -f qcow -O qcow2 makes one of it that is read")
+	}
 	if h.Version != 2 && h.Version != 3 {
 		return unsupported(fmt.Sprintf("version %d", h.Version))
 	}

@@ -34,12 +34,23 @@ var errNotPrepared = errors.New("qcow2: the image is not prepared for writing")
 
 // Prepare verifies the structure of the whole image and refuses what could not
 // be changed without loss. It clears autoclear bits that it does not know.
-func (m *Image) Prepare() error {
+func (m *Image) Prepare() error { return m.prepare(m.Writable()) }
+
+// PrepareSnapshots is Prepare for what is done to internal snapshots alone. The data stays
+// as it is, and persistent bitmaps stay right.
+func (m *Image) PrepareSnapshots() error {
+	data := *m
+	data.h.Bitmaps = 0
+	return m.prepare(data.Writable())
+}
+
+// prepare does it, unless the image is refused.
+func (m *Image) prepare(refused error) error {
 	if m.w != nil {
 		return m.w.broken
 	}
-	if err := m.Writable(); err != nil {
-		return err
+	if refused != nil {
+		return refused
 	}
 	if err := verify(m.f, m.h); err != nil {
 		return err
@@ -54,15 +65,14 @@ func (m *Image) Prepare() error {
 	}
 	refs.device = info.IsBlock
 	m.w = &writer{refs: refs}
-	kept := uint64(0)
+	h := m.h
+	h.Autoclear = 0
 	if m.h.HasBitmaps() {
-		kept = autoclearBitmaps
+		h.Autoclear = autoclearBitmaps & m.h.Autoclear
 	}
-	if m.h.Autoclear&^kept == 0 {
+	if h.Autoclear == m.h.Autoclear {
 		return nil
 	}
-	h := m.h
-	h.Autoclear &= kept
 	return m.writeHeader(h)
 }
 

@@ -190,10 +190,11 @@ func (b *bench) readFiles() (map[string]*images.Content, error) {
 type state struct {
 	disks   map[string]*images.Content // what the guest reads in each image; nil: anything
 	format  map[string]string
-	on      map[string]string // what each image builds on
-	names   map[string]string // and how it names that, where it is new
-	changed map[string]bool   // files that may have changed
-	leaks   bool              // leaked clusters are no fault
+	on      map[string]string          // what each image builds on
+	names   map[string]string          // and how it names that, where it is new
+	changed map[string]bool            // files that may have changed
+	snaps   map[string]*images.Content // of internal snapshots that are new, by "file@snapshot"
+	leaks   bool                       // leaked clusters are no fault
 	// interrupted: journals and unfinished files are no fault, images in gone may be
 	// there or not, and names may be the old or the new ones.
 	interrupted bool
@@ -312,7 +313,7 @@ func (b *bench) checkImage(ctx context.Context, s *state, name string) error {
 	if err := checkOurs(path, r); err != nil {
 		return err
 	}
-	if old := b.tree.Find(name); old != images.None && b.snapshots(old) == 0 && s.on[name] == b.before().on[name] {
+	if old := b.tree.Find(name); old != images.None && b.snapshots(old) == 0 && len(s.snaps) == 0 && s.on[name] == b.before().on[name] {
 		return nil // nothing more to see: that saves a process
 	}
 	info, err := images.QemuInfo(ctx, path, "qcow2")
@@ -324,6 +325,9 @@ func (b *bench) checkImage(ctx context.Context, s *state, name string) error {
 	}
 	for _, snap := range info.Snapshots {
 		want := b.snaps[name+"@"+snap.Name]
+		if want == nil {
+			want = s.snaps[name+"@"+snap.Name]
+		}
 		if want == nil {
 			continue
 		}

@@ -109,6 +109,10 @@ var directed = []struct {
 	{"a raw base that ends within a sector", row(
 		raw(64*kib, fill(0, 64*kib), "!resize -q -f raw --shrink * 50000"),
 		layer(128*kib, "cluster_size=4k", "write -s $P/p2 49152 512"))},
+	{"an image whose last cluster ends with the file, and that grows", row(
+		layer(205312, "cluster_size=1024", "write -s $P/p2 100864 20992"),
+		layer(202752, "cluster_size=256k,extended_l2=on", "write -P 1 0 202752", "write -z 69120 133632"),
+		layer(241152, "cluster_size=64k", "write -s $P/p3 0 241152"))},
 	{"preallocated clusters", row(
 		layer(2*mib+512, "cluster_size=64k,preallocation=metadata", "write -z 0 512k", "write -s $P/p1 512k 4k"),
 		layer(0, "cluster_size=64k,extended_l2=on,preallocation=metadata", "write -z 1M 32k", "write -s $P/p2 1536k 2k"),

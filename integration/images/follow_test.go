@@ -15,6 +15,10 @@ func (b *bench) follow(o *op) (err error) {
 	if o.Kind == "write" {
 		s.disks[b.tree.Layers[o.Layer].Name] = o.written
 	}
+	maps.Copy(b.snaps, s.snaps)
+	if o.Kind == "drop" {
+		delete(b.snaps, b.tree.Layers[o.Layer].Name+"@"+o.Snap)
+	}
 	next, was := &images.Tree{}, []*images.Content{}
 	names := slices.Sorted(maps.Keys(s.disks))
 	for len(next.Layers) < len(names) {

@@ -15,7 +15,8 @@ import (
 // An op is one operation of the engine on a tree of images: pure data.
 type op struct {
 	// commit, pull, rebase, relink (rebase of the name only), convert, copy (convert
-	// keeping the chain), compare; write is QEMU's
+	// keeping the chain), compare, resize; into writes over an image; take, drop
+	// and revert are about internal snapshots; write is QEMU's
 	Kind     string
 	Layer    int  // the top of a commit, the image of the others
 	Base     int  // what it is merged into, pulled to, rebased to, compared with
@@ -30,12 +31,15 @@ type op struct {
 	// Die is the share of its changes of files after which all further ones fail, as
 	// if the process were dead; negative for not at all.
 	Die     float64
+	Size    int64      // of a resize
+	Room    chain.Room // of one that grows
+	Snap    string     // the internal snapshot
 	Writes  []images.Write
 	written *images.Content
 	Recover bool // what was interrupted is finished by Recover, not by doing it again
 }
 
-var kinds = []string{"commit", "commit", "commit", "pull", "pull", "rebase", "rebase", "relink", "write", "convert", "copy", "compare"}
+var kinds = []string{"commit", "commit", "commit", "pull", "pull", "rebase", "rebase", "relink", "write", "convert", "copy", "compare", "resize", "resize", "into", "take", "drop", "revert"}
 
 // randomOp picks an operation that the tree can have.
 func randomOp(rng *rand.Rand, b *bench) op {
@@ -91,6 +95,20 @@ func (o *op) pickBase(rng *rand.Rand, b *bench) bool {
 	case "write":
 		o.Writes = images.Writes(rng, b.was[o.Layer].Size)
 		return len(t.Children(o.Layer)) == 0
+	case "resize":
+		o.Size = images.Near(rng, b.was[o.Layer].Size)
+		if o.Size > b.was[o.Layer].Size {
+			o.Room = chain.Room(max(0, rng.IntN(6)-2))
+		}
+		if t.Layers[o.Layer].Format == "raw" && o.Room == chain.RoomMetadata {
+			o.Room = chain.RoomFalloc
+		}
+		return o.refusal(b) == "" || rng.IntN(20) == 0
+	case "into":
+		o.Base = rng.IntN(len(t.Layers))
+		return o.fitsInto(b)
+	case "take", "drop", "revert":
+		return o.pickSnapshot(rng, b)
 	case "compare":
 		o.Base = rng.IntN(len(t.Layers))
 	}
@@ -139,6 +157,17 @@ func (o *op) run(ctx context.Context, fs vfs.FS, b *bench, done func(n, of int64
 		return s.Relink(b.path(o.Layer), b.tree.Layers[o.Layer].Format, name, format)
 	case "convert":
 		return o.convert(ctx, s, b, done)
+	case "resize":
+		p, err := s.PlanResize(chain.ResizeRequest{Path: b.path(o.Layer), Format: b.tree.Layers[o.Layer].Format,
+			Size: func(int64) int64 { return o.Size }, Room: o.Room, Scan: b.dirs()})
+		if err != nil {
+			return err
+		}
+		return s.Resize(ctx, p, func(n int64) { done(n, o.Size-b.was[o.Layer].Size) })
+	case "into":
+		return o.into(ctx, s, b, done)
+	case "take", "drop", "revert":
+		return o.changeSnapshots(fs, b)
 	case "copy":
 		return o.copyChain(ctx, s, b, done)
 	}

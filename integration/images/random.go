@@ -199,6 +199,9 @@ func (m *maker) options(k *kind, overlay bool) string {
 	return strings.Join(o, ",")
 }
 
+// Near is a size for a disk of so many bytes to become, often in the same cluster.
+func Near(rng *rand.Rand, size int64) int64 { return (&maker{rng: rng}).near(size) }
+
 // A Write is a command of qemu-io and what it changes, in bytes.
 type Write struct {
 	Command   string

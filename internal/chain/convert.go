@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // sparseGranule is how many zeros in a row are worth being left out, in bytes.
 const sparseGranule = 4096
+
+// sampleBytes is how much of a granule is looked at before all of it is read.
+const sampleBytes = 512
 
 // ConvertOptions say how an image is copied into a new one.
 type ConvertOptions struct {
@@ -18,8 +22,20 @@ type ConvertOptions struct {
 	// Own copies what the layer itself has, zeros included, and not what it
 	// builds on.
 	Own bool
+	// State is the one of the uppermost image that is copied; nil: what the guest sees now.
+	State func(image Source) (Source, error)
 	// Layers is how many of the highest layers Own copies; 0 means one.
 	Layers int
+}
+
+// of puts the state that is copied in the place of its image.
+func (c *ConvertOptions) of(layers []Source) ([]Source, error) {
+	if c.State == nil {
+		return layers, nil
+	}
+	top := len(layers) - 1
+	state, err := c.State(layers[top])
+	return append(slices.Clone(layers[:top]), state), err
 }
 
 func (c *ConvertOptions) layers() int { return max(1, c.Layers) }
@@ -55,6 +71,10 @@ func (f *fill) fresh(ctx context.Context, done func(int64)) error {
 }
 
 func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
+	layers, err := c.of(layers)
+	if err != nil {
+		return nil, err
+	}
 	view, err := NewStack(layers...)
 	if err != nil {
 		return nil, err
@@ -94,11 +114,30 @@ func (s *sparse) at(x Found) (want bool, n int64, err error) {
 	if s.buf == nil {
 		s.buf = make([]byte, max(1<<20, s.granule))
 	}
+	if n, err := s.sampled(x); n > 0 || err != nil {
+		return true, n, err
+	}
 	b := s.buf[:min(int64(len(s.buf)), x.Length)]
 	if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset); err != nil {
 		return false, 0, err
 	}
 	return s.split(b)
+}
+
+// sampled tells how much from the beginning of x on is not zeros, by the first bytes of each
+// granule: most data need not be read for that. It may be more that is not.
+func (s *sparse) sampled(x Found) (n int64, err error) {
+	for n < x.Length {
+		b := s.buf[:min(sampleBytes, x.Length-n)]
+		if _, err := s.from.layers[x.Layer].ReadAt(b, x.Offset+n); err != nil {
+			return 0, err
+		}
+		if AllZero(b) {
+			break
+		}
+		n += min(s.granule, x.Length-n)
+	}
+	return n, nil
 }
 
 // mark is fill.zeroed.

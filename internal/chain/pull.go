@@ -91,12 +91,7 @@ func (s *Store) Pull(ctx context.Context, p *Pull, done func(n int64)) error {
 // PullAnd is Pull with something that is to be done once the image builds on its new
 // base, and while all of the images are still locked.
 func (s *Store) PullAnd(ctx context.Context, p *Pull, done func(n int64), then func() error) error {
-	o, err := s.openAll(p.all(), func(n Node) access {
-		if n.Info.ID == p.Image.Info.ID {
-			return toWrite
-		}
-		return toRead
-	})
+	o, err := s.openAll(p.all(), writing(p.Image))
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,9 @@ func (r *Raw) Extent(off, end int64) (Extent, error) {
 	if err != nil {
 		return Extent{}, err
 	}
+	if start >= r.length {
+		start = r.size // nothing but a hole, and what fills up the last sector
+	}
 	if start > off {
 		return Extent{off, min(start, end) - off, Zero, off}, nil
 	}

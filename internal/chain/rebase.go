@@ -110,12 +110,7 @@ func (r *Rebase) fill(o *opened, done func(int64)) (*fill, error) {
 // Rebase carries out a plan. A crash or cancelling leaves the image as the guest
 // sees it; the same rebase goes on.
 func (s *Store) Rebase(ctx context.Context, r *Rebase, done func(n int64)) error {
-	o, err := s.openAll(r.all(), func(n Node) access {
-		if n.Info.ID == r.Image.Info.ID {
-			return toWrite
-		}
-		return toRead
-	})
+	o, err := s.openAll(r.all(), writing(r.Image))
 	if err != nil {
 		return err
 	}

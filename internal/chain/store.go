@@ -1,6 +1,7 @@
 package chain
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -46,6 +47,9 @@ type Store struct {
 	// Locate, if not nil, turns a name in the header of the image at path into one that
 	// is to be followed in its place, as in a repository that was copied elsewhere.
 	Locate func(path, name string) string
+	// Torn, if not nil, lets images be read that another process writes to, and is told of
+	// each: what is read of it can be of several moments. All others are locked.
+	Torn func(path string)
 	// RealPath resolves symbolic links; nil where there are none.
 	RealPath func(path string) (string, error)
 }
@@ -64,9 +68,15 @@ func refused(path, format string, args ...any) error {
 }
 
 // UnknownFormatError says that a file carries no format's magic.
-type UnknownFormatError struct{ Path string }
+type UnknownFormatError struct {
+	Path   string
+	Format string // of QEMU's, if it carries the magic of one that is not worked on
+}
 
 func (e *UnknownFormatError) Error() string {
+	if e.Format != "" {
+		return fmt.Sprintf("%s: it is a %s image, which virt-rotate does not read; qemu-img convert -f %s -O qcow2 makes one of it that it does", e.Path, e.Format, e.Format)
+	}
 	return e.Path + ": its format cannot be told from what is in it; name it with -f (a raw disk: -f raw)"
 }
 
@@ -100,7 +110,11 @@ func (s *Store) probe(f vfs.File) (*Format, error) {
 			return &s.Formats[i], err
 		}
 	}
-	return nil, &UnknownFormatError{f.Path()}
+	g, err := GlanceAt(f)
+	if err != nil || g.Format == "qcow2" || g.Format == "vhd" {
+		g.Format = ""
+	}
+	return nil, &UnknownFormatError{f.Path(), g.Format}
 }
 
 // Node looks at the image at path. Without a format it is taken for what its
@@ -273,6 +287,16 @@ const (
 	toWrite
 )
 
+// writing lets one image be written to, and all others only be read.
+func writing(one Node) func(Node) access {
+	return func(n Node) access {
+		if n.Info.ID == one.Info.ID {
+			return toWrite
+		}
+		return toRead
+	}
+}
+
 // opened are images that are open and locked, by node.
 type opened struct {
 	sources map[vfs.ID]Source
@@ -283,12 +307,7 @@ type opened struct {
 func (s *Store) openAll(nodes []Node, how func(Node) access) (*opened, error) {
 	o := &opened{map[vfs.ID]Source{}}
 	sorted := slices.Clone(nodes)
-	slices.SortFunc(sorted, func(a, b Node) int {
-		if a.Info.ID.Dev != b.Info.ID.Dev {
-			return cmpUint(a.Info.ID.Dev, b.Info.ID.Dev)
-		}
-		return cmpUint(a.Info.ID.Ino, b.Info.ID.Ino)
-	})
+	slices.SortFunc(sorted, func(a, b Node) int { return cmpID(a.Info.ID, b.Info.ID) })
 	for _, n := range sorted {
 		if err := s.openOne(o, n, how(n)); err != nil {
 			return nil, errors.Join(err, o.Close())
@@ -297,14 +316,11 @@ func (s *Store) openAll(nodes []Node, how func(Node) access) (*opened, error) {
 	return o, nil
 }
 
-func cmpUint(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+func cmpID(a, b vfs.ID) int {
+	if c := cmp.Compare(a.Dev, b.Dev); c != 0 {
+		return c
 	}
-	return 0
+	return cmp.Compare(a.Ino, b.Ino)
 }
 
 // A sharedFS knows of file systems that other hosts have, too.
@@ -353,7 +369,7 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	if how == toWrite {
 		mode = vfs.LockWrite
 	}
-	if err := f.Lock(mode); err != nil {
+	if err := s.Lock(f, mode); err != nil {
 		return nil, err
 	}
 	if err := s.sameAs(f, n); err != nil {
@@ -370,6 +386,17 @@ func (s *Store) openLocked(f vfs.File, n Node, how access) (Source, error) {
 	return src, nil
 }
 
+// Lock locks an image, unless it is only to be read, and Torn allows that it is written to.
+func (s *Store) Lock(f vfs.File, mode vfs.LockMode) error {
+	err := f.Lock(mode)
+	var busy *vfs.BusyError
+	if mode == vfs.LockRead && s.Torn != nil && errors.As(err, &busy) {
+		s.Torn(f.Path())
+		return nil
+	}
+	return err
+}
+
 // openData opens and locks the file that n keeps its data in. It must be in a
 // directory that was allowed by name: an image could hand out any file beside it.
 func (s *Store) openData(n Node, name string) (io.ReaderAt, int64, error) {
@@ -382,7 +409,7 @@ func (s *Store) openData(n Node, name string) (io.ReaderAt, int64, error) {
 		return nil, 0, err
 	}
 	var size int64
-	if err = f.Lock(vfs.LockRead); err == nil {
+	if err = s.Lock(f, vfs.LockRead); err == nil {
 		size, err = f.Size()
 	}
 	if err != nil {

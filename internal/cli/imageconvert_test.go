@@ -96,8 +96,7 @@ func checkConverted(t *testing.T, line, want string) {
 	}
 }
 
-// Zeros that are data are looked for in raw sources; in qcow2 ones, which have
-// flags for zeros, only where -S says so.
+// Zeros that are data are left out, unless -S 0 says that they are to be kept.
 func TestConvertLeavesZerosOutWhereItIsTold(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
@@ -107,7 +106,7 @@ qemu-img convert -f qcow2 -O raw -S 0 a raw`)
 		args   string
 		sparse bool
 	}{
-		{"-f qcow2 a", false}, {"-f qcow2 -S 4k a", true}, {"-f qcow2 -S 0 a", false},
+		{"-f qcow2 a", true}, {"-f qcow2 -S 4k a", true}, {"-f qcow2 -S 0 a", false},
 		{"-f raw raw", true}, {"-f raw -S 4k raw", true}, {"-f raw -S 0 raw", false},
 	} {
 		must(t, append(append([]string{"image", "convert", "-O", "qcow2"}, strings.Fields(c.args)...), "new")...)
@@ -194,22 +193,32 @@ func TestLayersWithOneNameAreNumbered(t *testing.T) {
 
 func TestConvertRefusesAndLeavesNothing(t *testing.T) {
 	dir := newSources(t)
-	shell(t, dir, `mkdir full void; touch full/x; ln -s nowhere link
+	shell(t, dir, `mkdir full void; touch full/x; ln -s nowhere link; touch once; ln once twice; truncate -s 1000 small
 cp packed.qcow2 cut.qcow2; truncate -s 400k cut.qcow2`)
 	before := treeSum(t, dir)
 	for _, c := range []struct {
 		line, want string
 		code       int
 	}{
-		{"top.qcow2 base.qcow2", "it is there already", term.ExitRefused},
-		{"top.qcow2 link", "it is there already", term.ExitRefused},
-		{"top.qcow2 void", "it is there already", term.ExitRefused},
+		{"top.qcow2 base.qcow2", "it is an image that is read", term.ExitRefused},
+		{"-f raw far.raw base.qcow2", "over.qcow2: it builds on ", term.ExitRefused},
+		{"top.qcow2 link", "it is a symbolic link", term.ExitRefused},
+		{"top.qcow2 twice", "it has 2 names", term.ExitRefused},
+		{"top.qcow2 void", "it is a directory", term.ExitRefused},
+		{"-n -O raw top.qcow2 small", "it has 1024 bytes", term.ExitRefused},
+		{"-n -O raw top.qcow2 base.qcow2", "it has 3014656 bytes", term.ExitRefused},
+		{"-n -O qcow2 tight.qcow2 base.qcow2", "over.qcow2: it builds on ", term.ExitRefused},
+		{"-n odd.qcow2 packed.qcow2", "-O does not say so", term.ExitRefused},
+		{"-n -O raw odd.qcow2 gone", "gone", term.ExitFailed},
+		{"-n -c -O qcow2 odd.qcow2 packed.qcow2", "--compress is for new images", term.ExitUsage},
+		{"-n -O qcow2 -o compat=1.1 odd.qcow2 packed.qcow2", "--options is for new images", term.ExitUsage},
+		{"--target-is-zero odd.qcow2 new", "goes with -n", term.ExitUsage},
 		{"--chain top.qcow2 full", "not empty", term.ExitRefused},
 		{"--chain top.qcow2 far.raw", "not a directory", term.ExitRefused},
 		{"--chain -O raw top.qcow2 new", "cannot have a backing file", term.ExitUsage},
 		{"-c top.qcow2 new", "cannot be compressed", term.ExitUsage},
 		{"-S x top.qcow2 new", "-S x", term.ExitUsage},
-		{"-O qcow2 -o size=1M top.qcow2 new", "those of the source", term.ExitUsage},
+		{"-O qcow2 -o size=1M top.qcow2 new", "the size of the source", term.ExitUsage},
 		{"-O vmdk top.qcow2 new", "vmdk", term.ExitUsage},
 		{"far.raw new", "-f raw", term.ExitRefused},
 		{"-O qcow2 cut.qcow2 new", "cut.qcow2", term.ExitFailed},

@@ -37,6 +37,8 @@ func TestCreateMakesWhatQemuImgMakes(t *testing.T) {
 		"-f qcow2 -b base.qcow2 -F qcow2 x 1M", "-f qcow2 -o compat=0.10 -b base.qcow2 -F qcow2 x 9M", "-f qcow2 -b base.raw -F raw x",
 		"-f qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 x", "-f qcow2 -u -b gone.qcow2 -F qcow2 x 7M",
 		"-f qcow2 -b " + filepath.Join(dir, "base.qcow2") + " -F qcow2 x", "-f raw x 3M", "x 1001",
+		"-f qcow2 -o preallocation=metadata x 64M", "-f qcow2 -o preallocation=falloc,cluster_size=4k x 3M", "-f qcow2 -o preallocation=full,extended_l2=on x 3M",
+		"-f raw -o preallocation=falloc x 3M", "-f raw -o preallocation=full x 3M",
 	} {
 		args := append([]string{"create"}, strings.Fields(line)...)
 		want, errs, code := qemuImg(t, args...)
@@ -68,6 +70,9 @@ func checkCreated(t *testing.T, line string) {
 			t.Errorf("%s: %d bytes, want %d", line, info.Size(), want.Size())
 		}
 		return
+	}
+	if a, b := mustStat(t, "x"), mustStat(t, "theirs"); strings.Contains(line, "preallocation") && a.Size() != b.Size() {
+		t.Errorf("%s: %d bytes, want %d", line, a.Size(), b.Size())
 	}
 	if got, want := infoOf(t, "x"), infoOf(t, "theirs"); !equalJSON(got, want) {
 		t.Errorf("%s: %v, want %v", line, got, want)
@@ -102,6 +107,8 @@ func TestCreateLeavesNothingWhenItFails(t *testing.T) {
 	}{
 		{"-f qcow2 base.qcow2 1M", term.ExitRefused, "base.qcow2: it is there already"},
 		{"-f raw link 1M", term.ExitRefused, "link: it is there already"},
+		{"-f qcow2 -o preallocation=most x 1M", term.ExitUsage, "off, metadata, falloc, full"},
+		{"-f qcow2 -o preallocation=full -b base.qcow2 -F qcow2 x", term.ExitUsage, "builds on another one"},
 		{"-f qcow2 x", term.ExitUsage, "how large"},
 		{"-f qcow2 x 1Q", term.ExitUsage, "1Q"},
 		{"-f qcow2 x -1", term.ExitUsage, "-1"},

@@ -50,8 +50,8 @@ func reorder(app *cli.App, args []string) ([]string, error) {
 	return slices.Concat(out, words[n:], rest), nil
 }
 
-// isNumber tells whether what follows a dash is a number: -1 is the latest snapshot.
-func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
+// isNumber tells whether what follows a dash is a number: -1 is the latest snapshot, -1.5G less.
+func isNumber(s string) bool { return s != "" && s[0] >= '0' && s[0] <= '9' }
 
 // commandOf is the first word that is neither a flag of the program nor its value.
 func commandOf(app *cli.App, args []string) string {

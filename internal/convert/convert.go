@@ -9,6 +9,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A Conversion is one image that is to be made out of others.
@@ -17,10 +18,16 @@ type Conversion struct {
 	Own    bool         // only what the last one has itself
 	Layers int          // and those below it, so many in all; 0: one
 
+	// State is the one that is converted; nil: what the guest sees now.
+	State func(image chain.Source) (chain.Source, error)
+
 	Path   string // of the new image
 	Format *formats.Format
 	New    formats.New
 	Maker  formats.Maker
+	Old    *Old        // what it takes the place of; nil: nothing may be there
+	Into   *chain.Into // what is written over; nil: an image is made
+	Room   chain.Room
 	Verify bool // compare it with the source before it gets its name
 
 	Bytes int64  // of data: at most, before; copied, after
@@ -45,6 +52,10 @@ type Converter struct {
 // Measure counts the data that there is to copy.
 func (v *Converter) Measure(ctx context.Context, all []*Conversion) error {
 	for _, c := range all {
+		if c.State != nil {
+			c.Bytes = c.New.Size // at most
+			continue
+		}
 		err := v.Store.Map(ctx, c.Nodes, 0, math.MaxInt64, func(m chain.Mapping) error {
 			if m.Data && !m.Zero && (!c.Own || m.Depth < max(1, c.Layers)) {
 				c.Bytes += m.Length
@@ -88,7 +99,7 @@ func (v *Converter) Convert(ctx context.Context, all []*Conversion) (err error) 
 func NameAll(all []*Conversion, err error) error {
 	for _, c := range all {
 		if err == nil {
-			err = c.Made.rename(c.Path)
+			err = c.name()
 		}
 	}
 	if err == nil {
@@ -102,17 +113,34 @@ func NameAll(all []*Conversion, err error) error {
 	return err
 }
 
+// name gives the image its name.
+func (c *Conversion) name() error {
+	switch {
+	case c.Into != nil:
+		return nil
+	case c.Old != nil:
+		return c.Old.replace(c.Made)
+	}
+	return c.Made.rename(c.Path)
+}
+
 // makeOne makes one image beside its place.
 func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)) error {
+	if c.Into != nil {
+		return v.into(ctx, c, done)
+	}
 	to, err := v.Begin(c)
 	if err != nil {
 		return err
 	}
-	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers}
+	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers, State: c.State}
 	if packer, ok := to.(chain.Packer); ok && v.Compress {
 		err = v.Store.Compress(ctx, c.Nodes, packer, options, done)
 	} else {
 		err = v.Store.Convert(ctx, c.Nodes, to, options, done)
+	}
+	if err == nil {
+		err = chain.MakeRoom(ctx, to, c.Room, 0, nil)
 	}
 	return errors.Join(err, to.Close())
 }
@@ -122,6 +150,11 @@ func (v *Converter) Begin(c *Conversion) (to chain.Target, err error) {
 	c.Made, err = Make(v.Store.FS, TempName(filepath.Dir(c.Path)), c.Maker, c.New)
 	if err != nil {
 		return nil, err
+	}
+	if c.Old != nil {
+		if err := vfs.TakeAttributes(c.Made.path, c.Path); err != nil {
+			return nil, err
+		}
 	}
 	src, err := c.Format.Open(c.Made.file, nil)
 	if err != nil {

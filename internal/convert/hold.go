@@ -8,7 +8,7 @@ import (
 )
 
 // Hold keeps anybody from writing to the images until they are released.
-func Hold(fsys vfs.FS, nodes []chain.Node) (release func() error, err error) {
+func Hold(s *chain.Store, nodes []chain.Node) (release func() error, err error) {
 	var files []vfs.File
 	release = func() error {
 		var err error
@@ -18,12 +18,12 @@ func Hold(fsys vfs.FS, nodes []chain.Node) (release func() error, err error) {
 		return err
 	}
 	for _, n := range nodes {
-		f, err := fsys.Open(n.Path, false)
+		f, err := s.FS.Open(n.Path, false)
 		if err != nil {
 			return nil, errors.Join(err, release())
 		}
 		files = append(files, f)
-		if err := f.Lock(vfs.LockRead); err != nil {
+		if err := s.Lock(f, vfs.LockRead); err != nil {
 			return nil, errors.Join(err, release())
 		}
 	}

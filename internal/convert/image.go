@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -24,6 +25,7 @@ type Image struct {
 	path string
 	id   vfs.ID
 	file vfs.File // open, until it is closed or taken over
+	kept bool     // it has taken the place of another file, which is gone
 }
 
 // Make creates an empty image at path, where nothing may be yet.
@@ -35,7 +37,7 @@ func Make(fsys vfs.FS, path string, m formats.Maker, o formats.New) (*Image, err
 	if err != nil {
 		return nil, err
 	}
-	n := &Image{fsys, path, vfs.ID{}, f}
+	n := &Image{fs: fsys, path: path, file: f}
 	info, err := f.Stat()
 	n.id = info.ID
 	if err == nil {
@@ -53,6 +55,24 @@ func alreadyThere(path string) error {
 	return &chain.RefusedError{Path: path, Reason: "it is there already: it is left as it is"}
 }
 
+// Finish makes room for what is not written yet, and then name and content durable.
+func (n *Image) Finish(ctx context.Context, format *formats.Format, room chain.Room) error {
+	if room != chain.RoomNone {
+		src, err := format.Open(n.file, nil)
+		if err != nil {
+			return err
+		}
+		to, ok := src.(chain.Target)
+		if !ok {
+			return fmt.Errorf("%s: images of format %s cannot be written", n.path, format.Name)
+		}
+		if err := errors.Join(to.Prepare(), chain.MakeRoom(ctx, to, room, 0, nil)); err != nil {
+			return err
+		}
+	}
+	return n.Close()
+}
+
 // Close makes name and content durable.
 func (n *Image) Close() error {
 	err := n.file.Close()
@@ -63,12 +83,15 @@ func (n *Image) Close() error {
 	return err
 }
 
-// Discard removes the file.
+// Discard removes the file, unless nothing else would be left under its name.
 func (n *Image) Discard() error {
 	var err error
 	if n.file != nil {
 		err = n.file.Close()
 		n.file = nil
+	}
+	if n.kept {
+		return err
 	}
 	return errors.Join(err, n.fs.RemoveExact(n.path, n.id))
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -14,8 +15,9 @@ import (
 type New struct {
 	Size                   int64 // bytes that the guest sees
 	Backing, BackingFormat string
-	ID                     string // of the image, of Format.NewID; "": a random one, where images have one
-	ParentID               string // of the backing file, if it has an identity
+	ID                     string     // of the image, of Format.NewID; "": a random one, where images have one
+	Room                   chain.Room // for what is not written yet; the maker leaves it to chain.MakeRoom
+	ParentID               string     // of the backing file, if it has an identity
 }
 
 // A Maker makes one new image, and knows what only images of its format can be told.

@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/imgerr"
@@ -22,9 +24,10 @@ import (
 // A Format is what can be done with images of one kind. What is nil or false cannot.
 type Format struct {
 	chain.Format
-	Extension string // of the names of its files, with the dot
-	Overlays  bool   // images can have backing files
-	Packs     bool   // clusters can be compressed
+	Extension string       // of the names of its files, with the dot
+	Overlays  bool         // images can have backing files
+	Packs     bool         // clusters can be compressed
+	Rooms     []chain.Room // that can be made for what is not written yet
 
 	// Details reads what info tells of this kind only; size is that of the file.
 	Details func(r io.ReaderAt, size int64) (Details, error)
@@ -38,6 +41,18 @@ type Format struct {
 
 	// States are the internal snapshots of an open image, and read it: it stays open.
 	States func(src chain.Source) ([]chain.State, error)
+
+	// BitmapsSize is what the persistent bitmaps of an image take in one with clusters of
+	// that size; nil where it cannot have any.
+	BitmapsSize func(r io.ReaderAt, size, cluster int64) (*int64, error)
+
+	// Amend changes what an image is, and not what the guest reads. The file is locked.
+	Amend func(f vfs.File, a Amendment) error
+
+	// TakeSnapshot makes an internal snapshot, DeleteSnapshot gives the one at a place of
+	// Details.Snapshots up, and RevertTo goes back to it. The file is locked by the caller.
+	TakeSnapshot             func(f vfs.File, name string, now time.Time) error
+	DeleteSnapshot, RevertTo func(f vfs.File, at int) error
 
 	// New is a new image to be, as it is by default. Options are the names of those that
 	// create takes with -o, Options of all formats among them.
@@ -69,7 +84,11 @@ func (e *NameError) Error() string {
 	for _, f := range All() {
 		names = append(names, f.Name)
 	}
-	return fmt.Sprintf("%q is not a format that virt-rotate reads and writes (%s)", e.Name, strings.Join(names, ", "))
+	hint := ""
+	if slices.Contains([]string{"vmdk", "vdi", "vhdx", "qcow", "qed", "parallels"}, e.Name) {
+		hint = "; qemu-img convert makes an image of another format of one, or one of another"
+	}
+	return fmt.Sprintf("%q is not a format that virt-rotate reads and writes (%s)%s", e.Name, strings.Join(names, ", "), hint)
 }
 
 // Named finds a format by its name, or by the one that QEMU has for it.

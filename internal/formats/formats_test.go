@@ -14,14 +14,14 @@ func TestFormatsAreFoundByTheirNamesAndQEMUs(t *testing.T) {
 	}
 	var unknown *NameError
 	_, err := Named("vdi")
-	if !errors.As(err, &unknown) || err.Error() != `"vdi" is not a format that virt-rotate reads and writes (qcow2, vhd, raw)` {
+	if !errors.As(err, &unknown) || err.Error() != `"vdi" is not a format that virt-rotate reads and writes (qcow2, vhd, raw); qemu-img convert makes an image of another format of one, or one of another` {
 		t.Error(err)
 	}
 }
 
 // Options of all formats are no maker's; all others are.
 func TestEachOptionHasSomebodyWhoTakesIt(t *testing.T) {
-	common := []string{"size", "backing_file", "backing_fmt"}
+	common := []string{"size", "preallocation", "backing_file", "backing_fmt"}
 	values := []string{"on", "64k", "1.1", "16", "zlib", "fixed"}
 	for _, f := range All() {
 		for _, key := range f.Options {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -22,14 +23,29 @@ func qcow2Format() Format {
 		Extension: ".qcow2",
 		Overlays:  true,
 		Packs:     true,
+		Rooms:     []chain.Room{chain.RoomMetadata, chain.RoomFalloc, chain.RoomFull},
 		Details:   qcow2Details,
 		Check:     checkQcow2,
 		Compact:   compactQcow2,
 		CompactTo: compactQcow2To,
 		States:    qcow2States,
-		New:       func() Maker { return &qcow2Maker{} },
+
+		BitmapsSize: bitmapsQcow2,
+		Amend:       amendQcow2,
+
+		TakeSnapshot: func(f vfs.File, name string, now time.Time) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.TakeSnapshot(name, now) })
+		},
+		DeleteSnapshot: func(f vfs.File, at int) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.DeleteSnapshot(at) })
+		},
+		RevertTo: func(f vfs.File, at int) error {
+			return changeQcow2(f, func(m *qcow2.Image) error { return m.RevertTo(at) })
+		},
+
+		New: func() Maker { return &qcow2Maker{} },
 		Options: []string{"size", "cluster_size", "compat", "refcount_bits", "extended_l2", "lazy_refcounts",
-			"compression_type", "backing_file", "backing_fmt"},
+			"compression_type", "preallocation", "backing_file", "backing_fmt"},
 		BuildsOn: qcow2BuildsOn,
 		Layer:    qcow2Layer,
 	}
@@ -178,8 +194,8 @@ func (m *qcow2Maker) Text(n New, size int64) string {
 	if o.RefcountBits == 0 {
 		o.RefcountBits = defaultBits
 	}
-	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s compression_type=%s size=%d",
-		o.ClusterSize, onOff(o.ExtendedL2), compressionName(o.CompressionType), size)
+	text := fmt.Sprintf("fmt=qcow2 cluster_size=%d extended_l2=%s%s compression_type=%s size=%d",
+		o.ClusterSize, onOff(o.ExtendedL2), roomText(n), compressionName(o.CompressionType), size)
 	if m.compat != "" {
 		text += " compat=" + m.compat
 	}

@@ -17,9 +17,10 @@ func rawFormat() Format {
 			Inspect: inspectRaw,
 		},
 		Extension: ".raw",
+		Rooms:     []chain.Room{chain.RoomFalloc, chain.RoomFull},
 		Details:   func(io.ReaderAt, int64) (Details, error) { return Details{}, nil },
 		New:       func() Maker { return rawMaker{} },
-		Options:   []string{"size"},
+		Options:   []string{"size", "preallocation"},
 		Layer: func(_ string, info vfs.Info) (chain.Image, error) {
 			return chain.Image{Format: "raw", VirtualSize: info.Size}, nil
 		},
@@ -46,4 +47,6 @@ func (rawMaker) Create(f vfs.File, n New) error {
 	return f.Sync()
 }
 
-func (rawMaker) Text(_ New, size int64) string { return fmt.Sprintf("fmt=raw size=%d", size) }
+func (rawMaker) Text(n New, size int64) string {
+	return fmt.Sprintf("fmt=raw size=%d", size) + roomText(n)
+}

@@ -70,5 +70,5 @@ func Fits(t testing.TB, args []string, output string) {
 
 // likeQemuImg tells whether the command prints what qemu-img prints.
 func likeQemuImg(args []string) bool {
-	return args[0] == "image" && len(args) > 1 && slices.Contains([]string{"info", "map", "check"}, args[1])
+	return args[0] == "image" && len(args) > 1 && slices.Contains([]string{"info", "map", "check", "measure"}, args[1])
 }

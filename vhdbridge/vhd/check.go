@@ -255,25 +255,43 @@ func (c *checker) checkGaps() error {
 	if c.info.IsBlock {
 		return nil
 	}
-	length := c.m.head.bitmapBytes() + c.m.head.blockSize
-	used := c.m.regions()
-	for n, e := range c.image.bat {
-		if e != unused && int64(n) < c.res.TotalBlocks {
-			used = append(used, region{int64(e) * sectorSize, int64(e)*sectorSize + length, ""})
+	for _, g := range c.m.gaps(c.image.bat) {
+		if err := c.checkGap(g.from, g.to); err != nil {
+			return err
 		}
 	}
-	used = append(used, region{c.m.limit(), c.m.size, ""})
+	return nil
+}
+
+// gaps are the stretches of the file, as long as a block at least, that nothing of the
+// disk uses.
+func (m *meta) gaps(bat []uint32) (gaps []region) {
+	length := m.head.bitmapBytes() + m.head.blockSize
+	used := m.regions()
+	for n, e := range bat[:min(int64(len(bat)), m.head.blocks(m.foot.size))] {
+		if e != unused {
+			used = append(used, region{int64(e) * sectorSize, int64(e)*sectorSize + length, fmt.Sprint("block ", n)})
+		}
+	}
+	used = append(used, region{m.limit(), m.size, "the footer"})
 	slices.SortFunc(used, func(a, b region) int { return int(min(max(a.from-b.from, -1), 1)) })
 	at := int64(0)
 	for _, r := range used {
 		if r.from-at >= length {
-			if err := c.checkGap(at, r.from); err != nil {
-				return err
-			}
+			gaps = append(gaps, region{at, r.from, ""})
 		}
 		at = max(at, r.to)
 	}
-	return nil
+	return gaps
+}
+
+// punchGap makes a hole of the whole blocks of a file system in a gap.
+func punchGap(f vfs.File, g region) error {
+	from, to := roundUp(g.from, dataAlign), g.to&^(dataAlign-1)
+	if from >= to {
+		return nil
+	}
+	return f.Punch(from, to-from)
 }
 
 func (c *checker) checkGap(from, to int64) error {
@@ -303,7 +321,7 @@ func (c *checker) release() error {
 func (c *checker) mend(repair Repair) error {
 	if c.m.end != endInUse { // where others may be writing, nothing is cut or punched
 		for _, g := range c.gaps {
-			if err := c.f.Punch(roundUp(g.from, dataAlign), g.to&^(dataAlign-1)-roundUp(g.from, dataAlign)); err != nil {
+			if err := punchGap(c.f, g); err != nil {
 				return err
 			}
 		}

@@ -43,9 +43,11 @@ func (i *Image) shrink(size int64) error {
 	if err := i.setSize(size); err != nil {
 		return err
 	}
-	length := i.m.head.bitmapBytes() + i.m.head.blockSize
-	for _, at := range gone {
-		if err := i.f.Punch(at, length); err != nil {
+	if !gone || i.device {
+		return nil
+	}
+	for _, g := range i.m.gaps(i.bat) {
+		if err := punchGap(i.f, g); err != nil {
 			return err
 		}
 	}
@@ -87,38 +89,36 @@ func (i *Image) grow(size, below int64) error {
 	return i.setSize(size)
 }
 
-// giveUpFrom makes holes of everything from size on, durably, and returns where the
-// blocks of the disk were that go. What the table has beyond the disk means nothing,
-// and can lead anywhere: only the entries go.
-func (i *Image) giveUpFrom(size int64) (gone []int64, err error) {
+// giveUpFrom makes holes of everything from size on, durably, and tells whether blocks
+// of the disk go. What the table has beyond the disk means nothing, and can lead
+// anywhere: only the entries go.
+func (i *Image) giveUpFrom(size int64) (gone bool, err error) {
 	disk := i.m.head.blocks(i.size)
 	var blocks []int64
 	for n := i.m.head.blocks(size); n < int64(len(i.bat)); n++ {
 		if i.bat[n] == unused {
 			continue
 		}
-		if blocks = append(blocks, n); n < disk {
-			gone = append(gone, int64(i.bat[n])*sectorSize)
-		}
+		blocks, gone = append(blocks, n), gone || n < disk
 		i.bat[n] = unused
 		delete(i.bitmaps, n)
 	}
 	bits, err := i.tail(size)
 	if err != nil || bits == nil && len(blocks) == 0 {
-		return nil, err
+		return false, err
 	}
 	if err := i.forgetFull(size / i.m.head.blockSize); err != nil {
-		return nil, err
+		return false, err
 	}
 	if bits != nil {
 		n := size / i.m.head.blockSize
 		if _, err := i.f.WriteAt(bits, int64(i.bat[n])*sectorSize); err != nil {
-			return nil, err
+			return false, err
 		}
 		i.bitmaps[n] = bits
 	}
 	if err := i.writeEntries(blocks); err != nil {
-		return nil, err
+		return false, err
 	}
 	return gone, i.f.Sync()
 }

@@ -138,7 +138,7 @@ func (x *wholeExport) hold(s *session.Session, l *exportLook) error {
 	if err != nil {
 		return err
 	}
-	release, err := convert.Hold(x.Store.FS, l.nodes())
+	release, err := convert.Hold(x.Store, l.nodes())
 	if err != nil {
 		return errors.Join(err, reading.End())
 	}

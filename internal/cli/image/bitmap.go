@@ -17,7 +17,7 @@ func bitmapCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "bitmap", Usage: "change a persistent bitmap of an image",
 		ArgsUsage: "IMAGE BITMAP", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(), images.FormatFlag(),
 			&cli.BoolFlag{Name: "remove", Usage: "drop it; also one that a program has left behind unsaved"},
 			&cli.BoolFlag{Name: "add", Usage: "make it, enabled, without a bit set"},
@@ -28,7 +28,7 @@ func bitmapCommand(e *term.Env) *cli.Command {
 			&cli.StringSliceFlag{Name: "merge", Usage: "set all that is set in bitmap `SOURCE`; may be repeated"},
 			&cli.StringFlag{Name: "source-file", Aliases: []string{"b"}, Usage: "SOURCE is in this `IMAGE`"},
 			&cli.StringFlag{Name: "source-format", Aliases: []string{"F"}, Usage: "its `FORMAT`: qcow2, which is the one that has bitmaps"},
-		},
+		}, images.SourceCompat()...),
 		Description: `Bitmaps tell backup programs what has changed. Several changes at once are done in the
 order of the options above, all or none: a crash leaves the bitmaps as they were, or as
 they are to be. image info lists them.

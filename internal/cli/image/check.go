@@ -15,11 +15,11 @@ func checkCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "look for inconsistencies in an image, and repair them",
 		ArgsUsage: "FILE", OnUsageError: images.CheckUsageError,
-		Flags: []cli.Flag{
-			term.OutputFlag(), images.FormatFlag(),
+		Flags: append([]cli.Flag{
+			term.OutputFlag(), images.FormatFlag(), images.ShareFlag(),
 			&cli.StringFlag{Name: "repair", Aliases: []string{"r"}, Usage: "repair `WHAT`: leaks, or all"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
-		},
+		}, images.SourceCompat()...),
 		Description: `The backing files are not looked at. JSON keys are those of qemu-img.
 
    virt-rotate image check web.qcow2
@@ -44,19 +44,18 @@ func checkImage(r *images.Run) error {
 	if err != nil {
 		return err
 	}
-	n, err := r.Store.Node(r.Arg(0), r.Format())
+	if repair != formats.RepairNone && r.Bool("force-share") {
+		return term.Usagef("-U is for reading only: an image that is repaired is nobody else's")
+	}
+	n, format, err := r.Image()
 	if err != nil && (repair != formats.RepairAll || !formats.Restorable(err)) {
 		return hinted(err)
-	}
-	format, err := formats.Named(n.Image.Format)
-	if err != nil {
-		return err
 	}
 	if format.Check == nil {
 		fmt.Fprintf(r.Err, "virt-rotate: %s: images of format %s cannot be checked\n", term.Printable(r.Arg(0)), format.Name)
 		return &term.ExitError{Code: images.ExitNotCheckable}
 	}
-	res, err := images.CheckFile(r.Store.FS, n.Path, repair, format.Check)
+	res, err := images.CheckFile(r.Store, n.Path, repair, format.Check)
 	if err != nil {
 		return err
 	}

@@ -18,12 +18,10 @@ func commitCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "commit", Usage: "merge an overlay into what it builds on, and delete it",
 		ArgsUsage: "OVERLAY", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(), images.FormatFlag(),
+		Flags: append(append(images.WriteFlags(), images.TargetCompat()...), images.FormatFlag(), images.RateFlag(),
 			&cli.StringFlag{Name: "base", Aliases: []string{"b"}, Usage: "merge into `BASE`, further down the chain, with all between"},
-			&cli.BoolFlag{Name: "keep", Usage: "do not delete what was merged"},
-			&cli.StringSliceFlag{Name: "scan", Usage: "images in `DIR` and below it may build on the layers concerned; may be repeated"},
-			&cli.StringSliceFlag{Name: "ignore", Usage: "`FILE`, or what is below that directory, does not build on the layers concerned, though that cannot be seen; may be repeated"},
-			images.AllowFlag()),
+			&cli.BoolFlag{Name: "keep", Aliases: []string{"d"}, Usage: "do not delete what was merged"},
+			images.ScanFlag(), images.IgnoreFlag(), images.AllowFlag()),
 		Description: `The base gets all that the overlay has, images on the overlay build on the base
 from then on, and the overlay is deleted (--keep leaves it). Refused if any other
 image builds on a layer that changes, or may do so: in the directories of the layers,

@@ -55,11 +55,7 @@ func compactImage(r *images.Run) error {
 	if zeros != "yes" && zeros != "no" {
 		return term.Usagef("--zeros %s: want yes or no", zeros)
 	}
-	n, err := r.Store.Node(r.Arg(0), r.Format())
-	if err != nil {
-		return err
-	}
-	format, err := formats.Named(n.Image.Format)
+	n, format, err := r.Image()
 	if err != nil {
 		return err
 	}

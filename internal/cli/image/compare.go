@@ -31,15 +31,15 @@ func compareCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "compare", Usage: "tell whether guests read the same from two images",
 		ArgsUsage: "FILE1 FILE2", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(),
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "`FORMAT` of the first image"},
 			&cli.StringFlag{Name: "second-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the second image"},
 			&cli.BoolFlag{Name: "strict", Aliases: []string{"s"}, Usage: "sizes and allocation must be the same, too"},
 			&cli.BoolFlag{Name: "progress", Aliases: []string{"p"}, Usage: "show progress each second, also when it goes to a log"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "tell nothing but errors"},
-			images.AllowFlag(),
-		},
+			images.AllowFlag(), images.ShareFlag(),
+		}, images.SourceCompat()...),
 		Description: `Images of different sizes are identical if the longer one has only zeros more.
 
    virt-rotate image compare -f raw web.img web.qcow2

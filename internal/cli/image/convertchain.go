@@ -30,7 +30,7 @@ func convertChain(r *images.Run, nodes []chain.Node, dir string, format *formats
 	if r.Bool("dry-run") {
 		return r.Convert(all)
 	}
-	release, err := convert.Hold(r.Store.FS, nodes)
+	release, err := convert.Hold(r.Store, nodes)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func chainConversions(nodes []chain.Node, dir string, format *formats.Format, o 
 	names := chainNames(nodes, format.Extension)
 	var all []*convert.Conversion
 	for i, n := range nodes {
-		c := &convert.Conversion{Nodes: nodes[:i+1], Own: true, Path: filepath.Join(dir, names[i]), Format: format, New: o.New, Maker: o.Maker}
+		c := &convert.Conversion{Nodes: nodes[:i+1], Own: true, Path: filepath.Join(dir, names[i]), Format: format, New: o.New, Maker: o.Maker, Room: o.Room}
 		c.New.Size = n.Image.VirtualSize
 		if format.NewID != nil {
 			c.New.ID = format.NewID()

@@ -17,7 +17,7 @@ func createCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "make an empty image; an existing file is left alone",
 		ArgsUsage: "FILE [SIZE]", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(),
+		Flags: append(append(images.WriteFlags(), images.TargetCompat()[1]),
 			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: images.CreateFormatHelp, Value: "raw"},
 			&cli.StringFlag{Name: "backing", Aliases: []string{"b"}, Usage: "build on `FILE`; a relative name counts from the directory of the new image"},
 			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the backing file; it must be told with -b"},
@@ -75,7 +75,7 @@ func createImage(r *images.Run) error {
 		if err != nil {
 			return err
 		}
-		if err := n.Close(); err != nil {
+		if err := n.Finish(r.Ctx(), format, o.Room); err != nil {
 			return errors.Join(err, n.Discard())
 		}
 	}
@@ -126,6 +126,8 @@ func checkBacking(o *images.Options, format *formats.Format) error {
 		return nil
 	case o.Backing == "":
 		return term.Usagef("-F goes with -b")
+	case o.Room != chain.RoomNone:
+		return term.Usagef("-o preallocation: an image that builds on another one has room for what it is to have itself only")
 	case !format.Overlays:
 		return term.Usagef("images of format %s cannot have a backing file", format.Name)
 	case o.BackingFormat == "":

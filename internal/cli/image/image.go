@@ -22,13 +22,13 @@ func Command(e *term.Env) *cli.Command {
 		Name: "image", Usage: "look at, check, convert and merge images that no guest uses", OnUsageError: term.UsageError,
 		Description: description, HideHelpCommand: true,
 		Subcommands: []*cli.Command{
-			infoCommand(e), mapCommand(e), checkCommand(e), compareCommand(e),
-			createCommand(e), convertCommand(e), compactCommand(e), unfoldCommand(e),
+			infoCommand(e), mapCommand(e), checkCommand(e), compareCommand(e), measureCommand(e),
+			createCommand(e), convertCommand(e), amendCommand(e), resizeCommand(e), snapshotCommand(e), compactCommand(e), unfoldCommand(e),
 			commitCommand(e), pullCommand(e), rebaseCommand(e), bitmapCommand(e),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return term.Usagef("image %q: want info, map, check, compare, create, convert, compact, unfold, commit, pull, rebase or bitmap", c.Args().First())
+				return term.Usagef("image %q: want info, map, check, compare, measure, create, convert, amend, resize, snapshot, compact, unfold, commit, pull, rebase or bitmap", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

@@ -17,11 +17,11 @@ func infoCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "info", Usage: "tell what an image says of itself; running guests do not matter",
 		ArgsUsage: "FILE", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			term.OutputFlag(), images.FormatFlag(), images.AllowFlag(),
 			&cli.BoolFlag{Name: "backing-chain", Usage: "also tell it of all images below"},
-			&cli.BoolFlag{Name: "force-share", Aliases: []string{"U"}, Usage: "as in qemu-img; nothing is ever locked here", Hidden: true},
-		},
+			&cli.BoolFlag{Name: "force-share", Aliases: []string{"U"}, Usage: "as in qemu-img; nothing is ever locked here"},
+		}, images.SourceCompat()...),
 		Description: `Only headers are read, and nothing is locked. JSON keys are those of qemu-img.
 
    virt-rotate image info --backing-chain --output=json web.qcow2

@@ -17,11 +17,11 @@ func mapCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "map", Usage: "tell which parts of a disk are where in its chain",
 		ArgsUsage: "FILE", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{
-			term.OutputFlag(), images.FormatFlag(), images.AllowFlag(),
+		Flags: append([]cli.Flag{
+			term.OutputFlag(), images.FormatFlag(), images.AllowFlag(), images.ShareFlag(),
 			&cli.StringFlag{Name: "start-offset", Aliases: []string{"s"}, Usage: "begin at byte `OFFSET` of the disk"},
 			&cli.StringFlag{Name: "max-length", Aliases: []string{"l"}, Usage: "tell of `BYTES` at most"},
-		},
+		}, images.SourceCompat()...),
 		Description: `Depth 0 is FILE, 1 its backing file, and so on.
 
    virt-rotate image map --output=json web.qcow2

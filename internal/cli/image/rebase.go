@@ -12,7 +12,7 @@ func rebaseCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "rebase", Usage: "let an image build on another one; the guest sees the same",
 		ArgsUsage: "IMAGE", OnUsageError: term.UsageError,
-		Flags: append(images.WriteFlags(), images.FormatFlag(),
+		Flags: append(append(images.WriteFlags(), append(images.TargetCompat(), images.SourceCompat()[0])...), images.FormatFlag(),
 			&cli.StringFlag{Name: "backing", Aliases: []string{"b"}, Usage: "the new backing `FILE`, as the header will name it; \"\" for none"},
 			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of the new backing file; it must be told"},
 			&cli.BoolFlag{Name: "unsafe", Aliases: []string{"u"}, Usage: "only write the name into the header: for a backing file that was moved"},

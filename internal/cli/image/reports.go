@@ -7,7 +7,7 @@ import "github.com/virt-rotate/virt-rotate/internal/cli/images"
 func Reports() map[string]any {
 	steps := images.Report{}
 	return map[string]any{
-		"image-bitmap": BitmapReport{}, "image-commit": steps, "image-compact": CompactReport{}, "image-compare": CompareReport{}, "image-convert": steps, "image-create": steps,
-		"image-pull": steps, "image-unfold": UnfoldReport{}, "image-rebase": steps, "export": steps,
+		"image-amend": steps, "image-bitmap": BitmapReport{}, "image-commit": steps, "image-compact": CompactReport{}, "image-compare": CompareReport{}, "image-convert": steps, "image-create": steps,
+		"image-pull": steps, "image-resize": steps, "image-snapshot": SnapshotReport{}, "image-unfold": UnfoldReport{}, "image-rebase": steps, "export": steps,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -43,16 +44,16 @@ func CheckOutcome(err error) error {
 }
 
 // CheckFile checks an image, locked for as long as that takes.
-func CheckFile(fs vfs.FS, path string, repair formats.Repair, check func(vfs.File, formats.Repair) (formats.CheckResult, error)) (res formats.CheckResult, err error) {
+func CheckFile(s *chain.Store, path string, repair formats.Repair, check func(vfs.File, formats.Repair) (formats.CheckResult, error)) (res formats.CheckResult, err error) {
 	mode := vfs.LockRead
 	if repair != formats.RepairNone {
 		mode = vfs.LockWrite
 	}
-	f, err := fs.Open(path, repair != formats.RepairNone)
+	f, err := s.FS.Open(path, repair != formats.RepairNone)
 	if err != nil {
 		return res, err
 	}
-	if err = f.Lock(mode); err == nil {
+	if err = s.Lock(f, mode); err == nil {
 		if res, err = check(f, repair); err != nil {
 			err = fmt.Errorf("%s: %w", path, err)
 		}

@@ -3,8 +3,9 @@ package images
 import "github.com/virt-rotate/virt-rotate/internal/convert"
 
 // Converter carries conversions out as --sparse and --compress say, where a command has them.
+// Where it has not, zeros are looked for in raw disks only, which have no flags for them.
 func (r *Run) Converter() *convert.Converter {
-	return &convert.Converter{Store: r.Store, Sparse: r.String("sparse") != "0", RawOnly: !r.IsSet("sparse"),
+	return &convert.Converter{Store: r.Store, Sparse: r.String("sparse") != "0", RawOnly: r.String("sparse") == "",
 		Compress: r.Bool("compress"), Progress: r.Progress}
 }
 
@@ -16,7 +17,9 @@ func (r *Run) Convert(all []*convert.Conversion) error {
 	}
 	if !r.Bool("dry-run") {
 		if err := v.Convert(r.Ctx(), all); err != nil {
-			r.Moved = 0 // what was changed is gone again
+			if all[0].Into == nil {
+				r.Moved = 0 // what was changed is gone again
+			}
 			return err
 		}
 	}
@@ -26,7 +29,18 @@ func (r *Run) Convert(all []*convert.Conversion) error {
 func convertSteps(all []*convert.Conversion) []Step {
 	var steps []Step
 	for _, c := range all {
-		steps = append(steps, Step{Op: "convert", Path: c.Source().Path, Target: c.Path, Bytes: &c.Bytes, Note: c.Format.Name})
+		steps = append(steps, Step{Op: "convert", Path: c.Source().Path, Target: c.Path, Bytes: &c.Bytes, Note: c.Format.Name + placeOf(c)})
 	}
 	return steps
+}
+
+// placeOf tells of what the image takes the place of.
+func placeOf(c *convert.Conversion) string {
+	switch {
+	case c.Into != nil:
+		return ", in place"
+	case c.Old != nil:
+		return ", in place of the file that was there"
+	}
+	return ""
 }

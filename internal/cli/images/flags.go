@@ -22,6 +22,21 @@ func AllowFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "allow", Usage: "backing files may be in `DIR`, too; may be repeated"}
 }
 
+// ScanFlag and IgnoreFlag are of commands that ask who builds on an image.
+func ScanFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "scan", Usage: "images in `DIR` and below it may build on the layers concerned; may be repeated"}
+}
+
+// IgnoreFlag is --ignore; see ScanFlag.
+func IgnoreFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "ignore", Usage: "`FILE`, or what is below that directory, does not build on the layers concerned, though that cannot be seen; may be repeated"}
+}
+
+// ShareFlag is -U of commands that read images.
+func ShareFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "force-share", Aliases: []string{"U"}, Usage: "read images that another process writes to, too: what is read can be of several moments"}
+}
+
 // WriteFlags are those of all commands that write.
 func WriteFlags() []cli.Flag {
 	return []cli.Flag{

@@ -11,11 +11,13 @@ type Options struct {
 	Maker formats.Maker
 	Sized bool  // Size was told
 	Told  int64 // the size that was told, not yet in sectors
+
+	format *formats.Format
 }
 
 // DefaultOptions are those of an image of whose options nothing was said.
 func DefaultOptions(format *formats.Format) *Options {
-	return &Options{Maker: format.New()}
+	return &Options{Maker: format.New(), format: format}
 }
 
 // Set takes over one of -o.
@@ -24,6 +26,8 @@ func (o *Options) Set(key, v string) (err error) {
 	case "size":
 		o.Size, err = formats.ParseSize(v)
 		o.Sized = true
+	case "preallocation":
+		o.Room, err = o.format.Room(v)
 	case "backing_file":
 		o.Backing = v
 	case "backing_fmt":

@@ -3,7 +3,9 @@ package images
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -20,6 +22,9 @@ type Run struct {
 	Moved int64  // bytes copied; once it is not 0, an image has been changed
 	Hint  string // what is to be said after an interruption
 	Ended int    // the exit status then
+
+	rate int64    // bytes that may be copied in a second; 0 for any
+	told []string // images of which it was said that they are written to
 }
 
 // Action wraps what an image command does: with from least to most arguments.
@@ -36,7 +41,14 @@ func Action(e *term.Env, least, most int, do func(r *Run) error) cli.ActionFunc 
 				return err
 			}
 		}
+		if err := checkCompat(c); err != nil {
+			return err
+		}
 		r := NewRun(e, c, c.StringSlice("allow"))
+		var err error
+		if r.rate, err = rateOf(c); err != nil {
+			return err
+		}
 		r.Store.Ignore = c.StringSlice("ignore")
 		return term.OneLine(r.Outcome(do(r)))
 	}
@@ -44,7 +56,20 @@ func Action(e *term.Env, least, most int, do func(r *Run) error) cli.ActionFunc 
 
 // NewRun is a command on images to which backing names lead in the directories of allow, too.
 func NewRun(e *term.Env, c *cli.Context, allow []string) *Run {
-	return &Run{Env: e, Context: c, Store: formats.Store(e.FS, allow), Ended: term.ExitFailed}
+	r := &Run{Env: e, Context: c, Store: formats.Store(e.FS, allow), Ended: term.ExitFailed}
+	if c.Bool("force-share") {
+		r.Store.Torn = r.torn
+	}
+	return r
+}
+
+// torn tells, once of each image, what reading it is worth while somebody writes to it.
+func (r *Run) torn(path string) {
+	if slices.Contains(r.told, path) {
+		return
+	}
+	r.told = append(r.told, path)
+	fmt.Fprintf(r.Err, "virt-rotate: %s: another process writes to it: what is read of it can be of several moments, or fail\n", term.Printable(path))
 }
 
 // Ctx ends when the program is told to stop.
@@ -67,10 +92,25 @@ func (r *Run) Progress(what string, total int64) (done func(n int64), end func()
 		p.Every = time.Second
 	}
 	show := p.Copying(what, total)
+	start, copied := time.Now(), int64(0)
 	return func(n int64) {
 		r.Moved += n
 		show(n)
+		if copied += n; r.rate > 0 {
+			r.rest(time.Until(start.Add(time.Duration(float64(copied) / float64(r.rate) * float64(time.Second)))))
+		}
 	}, p.End
+}
+
+// rest waits, unless the program is told to stop.
+func (r *Run) rest(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-r.Ctx().Done():
+	}
 }
 
 // Outcome turns the error of a command that writes into what is to be said.
@@ -85,6 +125,16 @@ func (r *Run) Outcome(err error) error {
 		return &term.ExitError{Code: term.ExitFailed, Err: err}
 	}
 	return err
+}
+
+// Image looks at the image that is the first argument, and finds its format.
+func (r *Run) Image() (n chain.Node, f *formats.Format, err error) {
+	n, err = r.Store.Node(r.Arg(0), r.Format())
+	if n.Image.Format == "" {
+		return n, nil, err
+	}
+	f, unknown := formats.Named(n.Image.Format)
+	return n, f, errors.Join(err, unknown)
 }
 
 // Chain lists the image at path and all below it, base first.

@@ -44,8 +44,14 @@ func opTexts() map[string]opText {
 		"merge":   {"merge", "merged"},
 		"pull":    {"pull", "pulled"},
 		"rebase":  {"rebase", "rebased"},
+		"amend":   {"amend", "amended"},
+		"resize":  {"resize", "resized"},
 		"relink":  {"relink", "relinked"},
 		"delete":  {"delete", "deleted"},
+
+		"snapshot-create": {"snapshot", "snapshot"},
+		"snapshot-apply":  {"revert", "reverted"},
+		"snapshot-delete": {"delete", "deleted"},
 
 		"leave-out": {"leave out", "left out"},
 	}

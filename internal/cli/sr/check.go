@@ -69,7 +69,7 @@ func checkNode(r *images.Run, n *vhdbridge.Node) nodeCheck {
 	if err != nil || format.Check == nil {
 		return c
 	}
-	res, err := images.CheckFile(r.Store.FS, n.Path, formats.RepairNone, format.Check)
+	res, err := images.CheckFile(r.Store, n.Path, formats.RepairNone, format.Check)
 	if err != nil {
 		c.Error = err.Error()
 		return c

@@ -190,7 +190,7 @@ func makeLayers(r *images.Run, all []*convert.Conversion, groups []vhdbridge.Gro
 			}
 		}
 	}
-	release, err := convert.Hold(r.Store.FS, nodes)
+	release, err := convert.Hold(r.Store, nodes)
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,10 @@ func IsRefusal(err error) bool {
 	var busy *vfs.BusyError
 	var kind *vfs.KindError
 	var changed *vfs.ChangedError
+	var claimed *vfs.ClaimedError
 	var local *vfs.LocalLocksError
 	var unknown *chain.UnknownFormatError
 	var destroyed *decide.DestroyedError
 	return errors.As(err, &refused) || errors.As(err, &destroyed) || errors.As(err, &unknown) || errors.As(err, &busy) || errors.As(err, &kind) ||
-		errors.As(err, &changed) || errors.As(err, &local) || formats.Unsupported(err) || errors.Is(err, xva.ErrNotXVA)
+		errors.As(err, &changed) || errors.As(err, &local) || errors.As(err, &claimed) || formats.Unsupported(err) || errors.Is(err, xva.ErrNotXVA)
 }
