@@ -264,7 +264,7 @@ var looking = map[string]string{
 	"virsh blockcommit": "", "qemu-img compare": "", "virt-rotate doctor DOMAIN": "virt-rotate doctor $D || true", "virt-rotate doctor --fix DOMAIN": "virt-rotate doctor --fix $D || true",
 	"qemu-img info --backing-chain": "qemu-img info -U --backing-chain $L3", "qemu-img info": "qemu-img info -U $L3", "qemu-img map": "qemu-img map -U $L3",
 	"virt-rotate adopt --internal": "virt-rotate adopt --internal $D", "qemu-img snapshot -l": "qemu-img snapshot -U -l $L3",
-	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
+	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "virsh resume DOMAIN": "virsh suspend $D && virsh resume $D", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
 	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",
 	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
