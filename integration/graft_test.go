@@ -74,6 +74,7 @@ func TestRotationByGrafts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := sharingBed(t, newBed, c.fstype)
+			b.logsOnFailure("g1")
 			b.writePolicy(graftThree)
 			b.boot(guest.Spec{Name: "g1", Disks: c.disks})
 			b.rotations("g1", 3)
