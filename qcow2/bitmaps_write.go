@@ -22,7 +22,7 @@ func (e *BitmapEdit) write() error {
 		}
 	}
 	directory := e.directory()
-	at, err := e.m.writeRow(directory)
+	at, err := e.m.placeTable(directory)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (m *Image) writeBits(b *editedBitmap) error {
 		}
 		binary.BigEndian.PutUint64(entries[8*i:], entry)
 	}
-	at, err := m.writeRow(entries)
+	at, err := m.placeTable(entries)
 	b.table = table{offset: at, count: n, entryLen: 8, maxLen: maxBitmapTable * 8}
 	return err
 }
@@ -87,27 +87,8 @@ func (m *Image) writeBitCluster(part []byte) (entry uint64, err error) {
 	case len(bytes.TrimLeft(part, "\xff")) == 0 && int64(len(part)) == m.cluster():
 		return bitmapEntryOnes, nil
 	}
-	at, err := m.writeRow(part)
+	at, err := m.placeTable(part)
 	return uint64(at), err
-}
-
-// writeRow writes b into clusters of its own, and returns their offset; 0 for nothing.
-func (m *Image) writeRow(b []byte) (int64, error) {
-	if len(b) == 0 {
-		return 0, nil
-	}
-	n := roundUp(int64(len(b)), m.cluster()) >> m.clusterBits
-	c, err := m.w.refs.takeRow(n)
-	if err != nil {
-		return 0, err
-	}
-	padded := make([]byte, n<<m.clusterBits)
-	copy(padded, b)
-	if err := m.f.Reserve(c<<m.clusterBits, int64(len(padded))); err != nil {
-		return 0, err
-	}
-	_, err = m.f.WriteAt(padded, c<<m.clusterBits)
-	return c << m.clusterBits, err
 }
 
 // directory is the new directory.

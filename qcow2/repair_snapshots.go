@@ -34,7 +34,7 @@ func (r *restorer) restoreSnapshots() error {
 	if r.left && r.lost.refcounts {
 		return unsupported(fmt.Sprintf("repair of an image that has lost its refcount table and %d of %d snapshots, whose clusters would be free then", int(r.snapshots)-len(found), r.snapshots))
 	}
-	at, ok := r.room(tableLen(found))
+	at, ok := r.room(int64(len(joinEntries(found))))
 	if !ok {
 		return malformed(offSnapshotsTable, "snapshots_offset", "the table is damaged, and there is no place for a new one")
 	}
@@ -110,14 +110,6 @@ func (r *restorer) unused(cluster int64) (bool, error) {
 
 // A snapshotEntry is one of a snapshot table, with as much extra data as its version wants.
 type snapshotEntry = []byte
-
-// tableLen is how many bytes a table of entries takes.
-func tableLen(entries []snapshotEntry) (n int64) {
-	for _, e := range entries {
-		n = roundUp(n, extAlign) + int64(len(e))
-	}
-	return n
-}
 
 // entriesAt reads the entries that make sense at an offset, up to as many as there should be.
 func (r *restorer) entriesAt(at int64) (found []snapshotEntry) {
@@ -224,12 +216,9 @@ func (r *restorer) writeSnapshots(entries []snapshotEntry, start int64) error {
 	if len(entries) == 0 {
 		return r.leadTo(0, 0)
 	}
-	b := make([]byte, roundUp(tableLen(entries), r.l.cluster()))
-	n := int64(0)
-	for _, e := range entries {
-		n = roundUp(n, extAlign)
-		n += int64(copy(b[n:], e))
-	}
+	table := joinEntries(entries)
+	b := make([]byte, roundUp(int64(len(table)), r.l.cluster()))
+	copy(b, table)
 	if err := r.f.Reserve(at, int64(len(b))); err != nil {
 		return err
 	}

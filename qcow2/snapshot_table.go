@@ -89,7 +89,8 @@ func (m *Image) newSnapshot(name string, now time.Time) (Snapshot, error) {
 	return s, nil
 }
 
-// placeTable writes a table behind all that is in use; nothing refers to it yet.
+// placeTable writes a table, or what one leads to, behind all that is in use; nothing refers to it
+// yet. Nothing has the offset 0.
 func (m *Image) placeTable(b []byte) (off int64, err error) {
 	if len(b) == 0 {
 		return 0, nil
@@ -98,6 +99,9 @@ func (m *Image) placeTable(b []byte) (off int64, err error) {
 	copy(whole, b)
 	first, err := m.w.refs.takeRow(int64(len(whole)) >> m.clusterBits)
 	if err != nil {
+		return 0, err
+	}
+	if err := m.f.Reserve(first<<m.clusterBits, int64(len(whole))); err != nil {
 		return 0, err
 	}
 	_, err = m.f.WriteAt(whole, first<<m.clusterBits)
