@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 	"github.com/virt-rotate/virt-rotate/internal/termtest"
@@ -44,7 +45,10 @@ func TestSnapshotsOfARealGuestByWhatTheyAre(t *testing.T) {
 	b := newDaemonBed(t)
 	b.writePolicy(keepThree)
 	b.boot(guest.Spec{Name: "g1"})
-	b.rotations("g1", 3)
+	for range 3 {
+		b.rotations("g1", 1)
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) // a name that another begins with has no prefix of its own
+	}
 	names := b.snapshotNames("g1")
 	before := b.keptStates("g1")
 	for text, want := range map[string]string{"latest": names[2], "-2": names[1], "oldest": names[0], names[1][:len(names[1])-1]: names[1]} {
