@@ -287,7 +287,7 @@ func TestAGuestBootsFromAConvertedChain(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	b.define(guest.Spec{Name: "g1"})
-	boot, err := os.ReadFile(b.path("g1.boot"))
+	boot, err := os.ReadFile(b.path("boot/g1.boot"))
 	must(t, err)
 	must(t, os.Mkdir(b.path("sr"), 0o755))
 	old := bytes.Repeat([]byte{0xF4}, srSize) // it would halt
@@ -301,7 +301,7 @@ func TestAGuestBootsFromAConvertedChain(t *testing.T) {
 		t.Fatalf("%v, %v", chain, err)
 	}
 	xml := b.virsh("dumpxml", "--inactive", "g1")
-	raw := regexp.MustCompile(`(?s)type='raw'([^>]*)/>(\s*)<source file='` + regexp.QuoteMeta(b.path("g1.boot")) + `'`)
+	raw := regexp.MustCompile(`(?s)type='raw'([^>]*)/>(\s*)<source file='` + regexp.QuoteMeta(b.path("boot/g1.boot")) + `'`)
 	changed := raw.ReplaceAllString(xml, "type='qcow2'$1/>$2<source file='"+converted+"'")
 	if changed == xml {
 		t.Fatalf("no boot disk in %s", xml)
@@ -309,7 +309,7 @@ func TestAGuestBootsFromAConvertedChain(t *testing.T) {
 	file := b.path("g1.xml")
 	must(t, os.WriteFile(file, []byte(changed), 0o600))
 	b.virsh("define", file)
-	must(t, os.Rename(b.path("g1.boot"), b.path("g1.boot.away")))
+	must(t, os.Rename(b.path("boot/g1.boot"), b.path("boot/g1.boot.away")))
 	b.start("g1")
 	b.waitWrites("g1", 50)
 	b.checkGuest("g1")

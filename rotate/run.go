@@ -74,6 +74,7 @@ type Rotator struct {
 	StartPatience time.Duration
 
 	storages storageLocks
+	latest   latestView
 	crash    func(place string) // tests let a run die here; nil in a real one
 }
 
@@ -288,19 +289,27 @@ func (r *domainRun) again(ctx context.Context, name string) (decide.Plan, error)
 
 // look renews the view of the domain, and of the whole host when that is older than age.
 func (r *domainRun) look(ctx context.Context, name string, age time.Duration) error {
-	var w *observe.World
-	var err error
-	if now := r.Clock(); now.Sub(r.seen) > age || now.Before(r.seen) {
-		w, err = r.Observer.Observe(ctx)
-		r.seen = now
-	} else {
-		w, err = r.Observer.Again(ctx, r.w, name)
-	}
+	w, err := r.lookAround(ctx, name, age)
 	if err == nil {
 		r.w = w
 		r.tellFaults(w.FaultsOf(name)...)
 	}
 	return err
+}
+
+// lookAround takes what another domain's run has seen of the host, if that is not older than
+// age: with hundreds of guests each would else look at all the others.
+func (r *domainRun) lookAround(ctx context.Context, name string, age time.Duration) (*observe.World, error) {
+	if !fresh(r.seen, r.Clock(), age) {
+		w, seen, mine, err := r.latest.within(r.Clock, age, func() (*observe.World, error) { return r.Observer.Observe(ctx) })
+		if err != nil {
+			return nil, err
+		}
+		if r.w, r.seen = w, seen; mine {
+			return w, nil
+		}
+	}
+	return r.Observer.Again(ctx, r.w, name)
 }
 
 // finish turns the last plan into the report of the run.

@@ -51,6 +51,9 @@ func run(ctx context.Context) error {
 	if slices.Contains(os.Args[1:], "graft") {
 		return grafts(ctx, binary)
 	}
+	if slices.Contains(os.Args[1:], "guests") {
+		return manyGuests(ctx, binary)
+	}
 	fmt.Println("| what | virt-rotate | virsh | ratio |")
 	fmt.Println("|---|---|---|---|")
 	if err := onDaemon(ctx, binary, rotation); err != nil {

@@ -90,7 +90,9 @@ func (h *Host) Spec(name string) Spec {
 	return h.domains[name]
 }
 
-func (h *Host) bootDisk(name string) string { return filepath.Join(h.dir, name+".boot") }
+// bootDisk is where a guest's boot disk lies: apart from everything else, since the directory
+// of an image is searched for others that build on it, and all below it.
+func (h *Host) bootDisk(name string) string { return filepath.Join(h.dir, bootDir, name+".boot") }
 
 // SerialLog is the file that a guest's dots go to.
 func (h *Host) SerialLog(name string) string { return filepath.Join(h.dir, name+".serial") }

@@ -43,6 +43,7 @@ const (
 	capsDir   = "cache/qemu/capabilities"
 	pidDir    = "run/qemu"
 	imagesDir = "images"
+	bootDir   = "boot"
 )
 
 // maxDir is in bytes: UNIX socket names end at 107, and libvirt puts
@@ -88,7 +89,7 @@ func prepareHost(dir, uri string, turn sync.Locker, cpu int, caps map[string][]b
 	if err := errors.Join(checkDir(dir), reapGuests()); err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"", filepath.Dir(confFile), capsDir, imagesDir} {
+	for _, sub := range []string{"", filepath.Dir(confFile), capsDir, imagesDir, bootDir} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -28,6 +29,22 @@ const releasedVersion = 1
 
 func releasedPath(stateDir, uuid string) string {
 	return filepath.Join(stateDir, "released", uuid+".json")
+}
+
+// OnRecord lists the UUIDs of the domains that have a record, be it of released layers or of
+// what is lost: of the others there is nothing to read.
+func OnRecord(stateDir string) (map[string]bool, error) {
+	uuids := map[string]bool{}
+	for _, dir := range []string{filepath.Dir(releasedPath(stateDir, "")), filepath.Dir(lostPath(stateDir, ""))} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			uuids[strings.TrimSuffix(e.Name(), ".json")] = true
+		}
+	}
+	return uuids, nil
 }
 
 // LoadReleased reads the record of a domain. None, or one that cannot be

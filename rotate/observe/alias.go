@@ -68,5 +68,8 @@ func (a *aliases) actual(path string) string {
 		}
 		a.dirs[dir] = to
 	}
+	if to == dir && len(path) > len(dir) && path[:len(dir)] == dir {
+		return path // as a rule; this is asked of every file in every directory
+	}
 	return filepath.Join(to, filepath.Base(path))
 }

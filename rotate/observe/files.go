@@ -16,6 +16,9 @@ import (
 type looker struct {
 	inspect chain.Inspector
 	headers *headerCache
+	stats   *statCache
+	stat    func(path string) (vfs.Info, error) // what stats remembers
+	lists   vfs.Lister
 	spaceAt func(dir string) (vfs.Space, error)
 	locks   func(path string) (string, error)
 	ask     func(path string) (vfs.Use, error) // who has an image open
@@ -27,9 +30,12 @@ type looker struct {
 }
 
 func newLooker(o *Observer) *looker {
-	k := &looker{o.Inspect, o.cache(), o.Probes.SpaceAt, o.Probes.LocksStayLocal, vfs.AskUse, map[string]host.Layer{}, map[string]bool{}, o.Scan, nil, nil}
+	k := &looker{o.Inspect, o.cache(), &o.stats, vfs.Stat, &o.lists, o.Probes.SpaceAt, o.Probes.LocksStayLocal, vfs.AskUse, map[string]host.Layer{}, map[string]bool{}, o.Scan, nil, nil}
 	if k.spaceAt == nil {
 		k.spaceAt = vfs.SpaceAt
+	}
+	if o.Probes.Stat != nil {
+		k.stat = o.Probes.Stat
 	}
 	if k.locks == nil {
 		k.locks = vfs.LocksStayLocal

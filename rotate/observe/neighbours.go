@@ -110,7 +110,7 @@ func exists(path string) bool {
 // stranger inspects an image that is in no chain. One that is, under another
 // name, and what is no file at all, are as good as nothing.
 func (k *looker) stranger(w *World, path string) (chain.Image, error) {
-	info, err := vfs.Stat(path)
+	info, err := k.glance(path)
 	var kind *vfs.KindError
 	if errors.As(err, &kind) || err == nil && k.chained[host.LayerKey(info.ID, path)] {
 		return chain.Image{}, nil
@@ -150,7 +150,7 @@ func (w *World) known(path string) bool {
 // dangling notes an image whose backing file is not here: on another host, which has
 // the storage in another place, the name may mean one of our layers.
 func (k *looker) dangling(w *World, path, name string) {
-	if !exists(name) {
+	if !k.leads(name) {
 		k.strange(w, Strange{Path: path, Names: filepath.Base(name),
 			Reason: fmt.Sprintf("it builds on %s, which is not here, and a layer here has that name: another host may have this storage in that place", name)})
 	}

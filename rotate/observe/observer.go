@@ -34,6 +34,9 @@ type Observer struct {
 
 	loadOnce sync.Once
 	headers  *headerCache
+
+	stats statCache
+	lists vfs.ListCache
 }
 
 // Probes are what an Observer asks the system. Nil, or zero, is the real thing; tests have
@@ -41,6 +44,7 @@ type Observer struct {
 type Probes struct {
 	SpaceAt        func(dir string) (vfs.Space, error) // nil: vfs.SpaceAt
 	StorageOf      func(dir string) string             // nil: the top of the file system, unless that is the system's
+	Stat           func(path string) (vfs.Info, error) // of images beside the layers; nil: vfs.Stat
 	CanClone       func(dir string) error              // nil: vfs.CanClone
 	LocksStayLocal func(path string) (string, error)   // nil: vfs.LocksStayLocal
 	Settle         time.Duration                       // how long libvirt is given to notice the end of a job; 0: SettleTime
@@ -59,6 +63,7 @@ func (o *Observer) Save() error { return o.cache().save() }
 // the directories where those lie. It changes nothing.
 func (o *Observer) Observe(ctx context.Context) (*World, error) {
 	return o.settled(ctx, func() (*World, error) {
+		o.stats.forget()
 		domains, err := o.Host.Domains(ctx)
 		if err != nil {
 			return nil, err
@@ -71,7 +76,8 @@ func (o *Observer) Observe(ctx context.Context) (*World, error) {
 	})
 }
 
-// Again looks at one domain afresh and takes the others from w.
+// Again looks at one domain afresh and takes the others from w. What it says of images beside
+// the domain's is no older than neighbourAge; such an image that is new is always seen.
 func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, error) {
 	return o.settled(ctx, func() (*World, error) {
 		fresh, err := o.Host.Domains(ctx, name)
@@ -101,10 +107,16 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 		return nil, err
 	}
 	w.Readers = journal.Readers(o.StateDir)
+	recorded, err := journal.OnRecord(o.StateDir)
+	if err != nil {
+		return nil, err
+	}
 	for i := range domains {
 		w.Faults = append(w.Faults, domains[i].Faults...)
 		domains[i].Snapshots = host.InOrderTaken(domains[i].Snapshots)
-		w.recall(o.StateDir, domains[i].UUID)
+		if recorded[domains[i].UUID] {
+			w.recall(o.StateDir, domains[i].UUID)
+		}
 	}
 	look := newLooker(o)
 	look.ask = ask
@@ -117,12 +129,12 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 		o.leftFiles(w)
 	}
 	w.plant()
+	for i := range fresh {
+		w.learn(&domains[i])
+	}
 	if !w.Remote {
 		o.stateChains(w, len(fresh))
 		look.neighbours(w, o)
-	}
-	for i := range fresh {
-		w.learn(&domains[i])
 	}
 	w.noteChains()
 	w.looking = false

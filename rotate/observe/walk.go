@@ -122,7 +122,7 @@ func exceeds(dir string, limits vfs.Limits, ignore *ignored) bool {
 func (k *looker) below(w *World, dir string, limits vfs.Limits, whole bool, done map[string]bool) bool {
 	walked := map[string]bool{dir: true}
 	limits.Skip = func(sub string) bool { return k.ignore.has(sub) || vfs.HoldsDevices(sub) }
-	for found, err := range vfs.Below(vfs.OS(), dir, limits) {
+	for found, err := range vfs.Below(k.lists, dir, limits) {
 		var bound *vfs.BoundError
 		if errors.As(err, &bound) && whole {
 			return false // it has become too much meanwhile
@@ -136,7 +136,7 @@ func (k *looker) below(w *World, dir string, limits vfs.Limits, whole bool, done
 		if w.looksAt(filepath.Dir(found.Path)) {
 			w.Taken[found.Path] = true
 			if host.IsOverlay(found.Path) {
-				w.place(found.Path) // doctor looks for orphans
+				k.place(w, found.Path) // doctor looks for orphans
 			}
 		}
 		if found.Type&fs.ModeDevice == 0 {
