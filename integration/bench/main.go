@@ -1,9 +1,8 @@
 // Command bench measures virt-rotate against the same work done by virsh, in
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
-// ratios and figures as Markdown. It needs root: libvirtd runs privately. With the
-// argument "images" it leaves libvirt out, and a further word chooses the tasks that
-// have it in their name; with "scan" it only looks at many images, with "graft" it
-// only merges under a running guest.
+// ratios and figures as Markdown. It needs root: libvirtd runs privately. An argument
+// chooses one part of it: rotation, plan, scan, guests, graft, images. After "images", which
+// leaves libvirt out, a further word chooses the tasks that have it in their name.
 package main
 
 import (
@@ -39,36 +38,46 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(os.Args[1:], "warm") {
+	word := ""
+	if len(os.Args) > 1 {
+		word = os.Args[1]
+	}
+	switch word {
+	case "warm":
 		return warm()
+	case "images":
+		return images(ctx, binary, strings.Join(os.Args[2:], " "))
 	}
-	if i := slices.Index(os.Args, "images"); i > 0 {
-		return images(ctx, binary, strings.Join(os.Args[i+1:], " "))
+	found := false
+	for _, p := range parts {
+		if word == "" || word == p.word {
+			found = true
+			if err := p.measure(ctx, binary); err != nil {
+				return err
+			}
+		}
 	}
-	if slices.Contains(os.Args[1:], "scan") {
-		return onDaemon(ctx, binary, manyImages)
+	if !found {
+		return fmt.Errorf("nothing is called %q", word)
 	}
-	if slices.Contains(os.Args[1:], "graft") {
-		return grafts(ctx, binary)
-	}
-	if slices.Contains(os.Args[1:], "guests") {
-		return manyGuests(ctx, binary)
-	}
-	fmt.Println("| what | virt-rotate | virsh | ratio |")
-	fmt.Println("|---|---|---|---|")
-	if err := onDaemon(ctx, binary, rotation); err != nil {
-		return err
-	}
-	if err := onDaemon(ctx, binary, manyDomains); err != nil {
-		return err
-	}
-	if err := onDaemon(ctx, binary, manyImages); err != nil {
-		return err
-	}
-	if err := grafts(ctx, binary); err != nil {
-		return err
-	}
-	return images(ctx, binary, "")
+	return nil
+}
+
+// parts are what can be measured alone, in the order of a whole run.
+var parts = []struct {
+	word    string
+	measure func(ctx context.Context, binary string) error
+}{
+	{"rotation", withDaemon(rotation)},
+	{"plan", withDaemon(manyDomains)},
+	{"scan", withDaemon(manyImages)},
+	{"guests", manyGuests},
+	{"graft", grafts},
+	{"images", func(ctx context.Context, binary string) error { return images(ctx, binary, "") }},
+}
+
+func withDaemon(measure func(context.Context, *bench) error) func(context.Context, string) error {
+	return func(ctx context.Context, binary string) error { return onDaemon(ctx, binary, measure) }
 }
 
 // onDaemon runs a measurement on a libvirtd of its own.
@@ -144,6 +153,7 @@ func rotation(ctx context.Context, b *bench) error {
 			ours, theirs = append(ours, mine), append(theirs, other)
 		}
 	}
+	head()
 	row("rotation of a small overlay", median(ours), median(theirs))
 	return nil
 }
@@ -210,10 +220,13 @@ func manyDomains(ctx context.Context, b *bench) error {
 		}
 		lists = append(lists, took)
 	}
+	head()
 	row("plan of 200 shut-off domains, chains of 10, 9 snapshots each (virsh: domstats --block --backing)", median(times), median(lists))
 	fmt.Printf("\nPeak memory of that plan: %.0f MiB.\n", float64(peak)/1024)
 	return nil
 }
+
+func head() { fmt.Print("\n| what | virt-rotate | virsh | ratio |\n|---|---|---|---|\n") }
 
 func row(what string, ours, theirs time.Duration) {
 	fmt.Printf("| %s | %s | %s | %.2f |\n", what, ours.Round(time.Millisecond), theirs.Round(time.Millisecond), float64(ours)/float64(theirs))
