@@ -19,6 +19,7 @@ const (
 type hostCopy struct {
 	to, from int64
 	n        int64
+	gaps     int64 // bytes of n that only lie between what is to be copied: see bridge
 	dst, src vfs.File
 }
 
@@ -49,6 +50,7 @@ func joinCopies(copies []hostCopy) []hostCopy {
 	for _, c := range copies {
 		if k := len(out) - 1; k >= 0 && out[k].goesOn(c) {
 			out[k].n += c.n
+			out[k].gaps += c.gaps
 		} else {
 			out = append(out, c)
 		}
@@ -75,8 +77,11 @@ func (c hostCopy) run(ctx context.Context, told chan<- int64) error {
 		if shared {
 			chunk = max(chunk, 1<<40)
 		}
-		told <- n
 		at += n
+		if at == c.n {
+			n -= c.gaps
+		}
+		told <- n
 	}
 	return nil
 }

@@ -47,8 +47,9 @@ type round struct {
 	read   []Piece   // to be read from the view
 	zeros  []Piece
 	packed []sourced
-	bytes  int64 // of data, read and packed
-	read64 int64 // bytes of read
+	copied []hostCopy // of data, already
+	bytes  int64      // of data, read and packed
+	read64 int64      // bytes of read
 	units  int64
 }
 
@@ -329,7 +330,11 @@ func (f *fill) copyData(ctx context.Context, r *round) error {
 	if err != nil {
 		return err
 	}
-	return copyAll(ctx, f.pair(r.data, placed), f.told)
+	copies := f.pair(r.data, placed)
+	if f.shares {
+		copies = bridge(copies, r.copied, f.to)
+	}
+	return copyAll(ctx, copies, f.told)
 }
 
 // Shareable tells whether n bytes at off of a host file can share their extents with
@@ -362,7 +367,8 @@ func (f *fill) try(r *round) error {
 		return err
 	}
 	f.tried = len(placed) == 1 // in pieces they may be too small
-	for _, c := range f.pair([]sourced{s}, placed) {
+	r.copied = f.pair([]sourced{s}, placed)
+	for _, c := range r.copied {
 		shared, err := c.dst.Copy(c.to, c.src, c.from, c.n)
 		if err != nil {
 			return err

@@ -1,7 +1,10 @@
 package vhd
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
+	"io"
 	"maps"
 	"slices"
 )
@@ -50,6 +53,7 @@ func (i *Image) flush() error {
 		}
 	}
 	clear(i.w.placed)
+	i.w.fresh, i.w.scratch, i.w.strewn = nil, i.end, false
 	i.forgetSome()
 	return i.noteFull(filled)
 }
@@ -65,7 +69,7 @@ func (i *Image) forgetSome() {
 func (i *Image) writeBitmaps(order []int64, fresh bool) error {
 	for _, n := range order {
 		b := i.w.placed[n]
-		if b.fresh != fresh {
+		if b.fresh != fresh || b.isThere() {
 			continue
 		}
 		if _, err := i.f.WriteAt(b.bits, b.at); err != nil {
@@ -73,6 +77,16 @@ func (i *Image) writeBitmaps(order []int64, fresh bool) error {
 		}
 	}
 	return nil
+}
+
+// isThere tells whether a copy has brought the bitmap along.
+func (b *block) isThere() bool {
+	if b.copyOf == nil {
+		return false
+	}
+	there := make([]byte, len(b.bits))
+	n, err := b.copyOf.ReadAt(there, b.copyAt)
+	return n == len(there) && (err == nil || errors.Is(err, io.EOF)) && bytes.Equal(there, b.bits)
 }
 
 // writeEntries writes the sectors of the table that have the entries of these

@@ -1,11 +1,14 @@
 package vhd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A writer is what an Image needs to be changed. The order of writes follows from
@@ -13,8 +16,11 @@ import (
 // may lose space, never data.
 type writer struct {
 	placed  map[int64]*block // what Flush will show
+	fresh   []*block         // those of them that are new, in the order of the file
 	bits    []byte           // of the batmap; nil if there is none
 	sharing bool             // what is placed will share extents
+	scratch int64            // from here on, nothing in the file shows before Flush
+	strewn  bool             // something may be there that no bit of a bitmap tells
 	broken  error            // after it, what is in memory and on disk may differ
 }
 
@@ -23,6 +29,9 @@ type block struct {
 	at    int64 // of its bitmap in the file
 	fresh bool  // the table does not have it yet
 	bits  []byte
+	// copyOf, unless it is nil, is the file whose bytes at copyAt its bitmap has now.
+	copyOf vfs.File
+	copyAt int64
 }
 
 var (
@@ -66,8 +75,22 @@ func (i *Image) start() error {
 		return err
 	}
 	i.holes = nil
-	i.w = &writer{placed: map[int64]*block{}}
+	i.w = &writer{placed: map[int64]*block{}, scratch: i.end}
 	return nil
+}
+
+// Scratch tells of what lies between the blocks that are new, and in them. A bitmap that
+// comes along need not be written if it is the right one: Flush sees to that.
+func (i *Image) Scratch(off, n int64, src vfs.File, from int64) bool {
+	if i.w == nil || off < i.w.scratch || off+n > i.end {
+		return false
+	}
+	i.w.strewn = true
+	k, _ := slices.BinarySearchFunc(i.w.fresh, off, func(b *block, off int64) int { return cmp.Compare(b.at, off) })
+	for ; k < len(i.w.fresh) && i.w.fresh[k].at+i.m.head.bitmapBytes() <= off+n; k++ {
+		i.w.fresh[k].copyOf, i.w.fresh[k].copyAt = src, from+i.w.fresh[k].at-off
+	}
+	return true
 }
 
 func (i *Image) ready() error {
@@ -136,7 +159,7 @@ func (i *Image) Zero(off, n int64) error {
 		return err
 	}
 	for _, p := range pieces {
-		if i.w.placed[p.Offset/i.m.head.blockSize].fresh {
+		if i.w.placed[p.Offset/i.m.head.blockSize].fresh && !i.w.strewn {
 			continue // nothing has been written there
 		}
 		if err := i.f.Punch(p.Host, p.Length); err != nil {
@@ -182,6 +205,7 @@ func (i *Image) place(parts []chain.Piece, data bool) ([]chain.Piece, error) {
 		for _, n := range added {
 			delete(i.w.placed, n)
 		}
+		i.w.fresh = i.w.fresh[:len(i.w.fresh)-len(added)]
 		return nil, err
 	}
 	for _, p := range parts {
@@ -211,6 +235,7 @@ func (i *Image) blockFor(n int64, end *int64) (b *block, fresh bool, err error) 
 	}
 	b = &block{at: at, fresh: true, bits: make([]byte, i.m.head.bitmapBytes())}
 	i.w.placed[n] = b
+	i.w.fresh = append(i.w.fresh, b)
 	return b, true, nil
 }
 
@@ -256,6 +281,9 @@ func (i *Image) reserve(parts []chain.Piece, added []int64, data bool) error {
 		}
 	}
 	for _, n := range added {
+		if i.w.sharing {
+			break // most come with the data
+		}
 		if err := i.f.Reserve(i.w.placed[n].at, i.m.head.bitmapBytes()); err != nil {
 			return err
 		}
