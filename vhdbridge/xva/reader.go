@@ -30,6 +30,8 @@ type Reader struct {
 	last int64           // number of its last chunk; -1 before the first
 	off  int64           // bytes of it that are known, holes included
 	buf  []byte
+
+	*salvage // nil: what is wrong is an error
 }
 
 // A Chunk is a piece of a disk. Between chunks there are zeros.
@@ -110,7 +112,12 @@ func (x *Reader) broken(member string, err error) error {
 func (x *Reader) Next() (Chunk, error) {
 	for x.err == nil {
 		var c Chunk
-		if c, x.err = x.next(); x.err == nil && len(c.Data) > 0 {
+		if x.salvage != nil {
+			c, x.err = x.nextWhole()
+		} else {
+			c, x.err = x.next()
+		}
+		if x.err == nil && len(c.Data) > 0 {
 			return c, nil
 		}
 	}
@@ -174,7 +181,7 @@ func (x *Reader) begin(name string, d *Disk) error {
 		return err
 	}
 	if x.seen[d.ID] {
-		return x.malformed(name, "the disk %s has ended before", d.ID)
+		return x.malformed(name, "the disk %s has ended before%s", d.ID, d.who())
 	}
 	x.seen[d.ID] = true
 	x.disk, x.last, x.off = d, -1, 0
@@ -186,7 +193,7 @@ func (x *Reader) finish() error {
 	if x.disk == nil || x.off == x.disk.Size {
 		return nil
 	}
-	return x.malformed("", "the disk %s ends at byte %d of %d: it is cut off", x.disk.ID, x.off, x.disk.Size)
+	return x.malformed("", "the disk %s ends at byte %d of %d: it is cut off%s", x.disk.ID, x.off, x.disk.Size, x.disk.who())
 }
 
 // chunk finds out where a chunk belongs, reads and verifies it.
@@ -207,7 +214,19 @@ func (x *Reader) chunk(h *tar.Header, number int64) (Chunk, error) {
 		return Chunk{}, x.broken(h.Name, err)
 	}
 	x.last, x.off = number, end
-	return Chunk{x.disk, off, b}, x.verify(h.Name, b)
+	if err := x.verify(h.Name, b); err != nil {
+		return Chunk{}, x.inDisk(err, off, h.Size)
+	}
+	return Chunk{x.disk, off, b}, nil
+}
+
+// inDisk tells, of a chunk that is damaged, what is lost with it.
+func (x *Reader) inDisk(err error, off, n int64) error {
+	var bad *FormatError
+	if errors.As(err, &bad) {
+		bad.Reason += fmt.Sprintf("; bytes %d to %d are lost%s", off, off+n-1, x.disk.who())
+	}
+	return err
 }
 
 // room is n bytes that the next call overwrites; n was checked.
@@ -236,14 +255,8 @@ func (x *Reader) verify(name string, b []byte) error {
 	if err != nil {
 		return x.broken(name, err)
 	}
-	var want string
-	switch {
-	case h.Typeflag == tar.TypeReg && h.Name == name+xxhashSuffix:
-		want = hex.EncodeToString(binary.BigEndian.AppendUint64(nil, xxhash.Sum64(b)))
-	case h.Typeflag == tar.TypeReg && h.Name == name+sha1Suffix:
-		sum := sha1.Sum(b) //nolint:gosec // see above
-		want = hex.EncodeToString(sum[:])
-	default:
+	want, ok := sumFor(h, name, b)
+	if !ok {
 		return x.malformed(name, "its checksum does not follow, but %q", h.Name)
 	}
 	if h.Size > maxChecksum {
@@ -259,6 +272,19 @@ func (x *Reader) verify(name string, b []byte) error {
 	return nil
 }
 
+// sumFor is the checksum that b should have by the member h; false if h is not the
+// checksum of the chunk of that name.
+func sumFor(h *tar.Header, name string, b []byte) (sum string, ok bool) {
+	switch {
+	case h.Typeflag == tar.TypeReg && h.Name == name+xxhashSuffix:
+		return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, xxhash.Sum64(b))), true
+	case h.Typeflag == tar.TypeReg && h.Name == name+sha1Suffix:
+		sum := sha1.Sum(b) //nolint:gosec // see above
+		return hex.EncodeToString(sum[:]), true
+	}
+	return "", false
+}
+
 // end sees that nothing is missing and nothing follows. Reading on to the very end
 // has a decompressor verify its own checksums.
 func (x *Reader) end() error {
@@ -267,7 +293,7 @@ func (x *Reader) end() error {
 	}
 	for _, d := range x.vm.Disks {
 		if d.attached && !x.seen[d.ID] {
-			return x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks", d.ID)
+			return x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks%s", d.ID, d.who())
 		}
 	}
 	b := x.room(32 << 10)
