@@ -316,3 +316,26 @@ func TestSRLeavesTheMemoryOfAGuestOut(t *testing.T) {
 	}
 	must(t, "sr", "convert", "sr", "--to", "memory", "--vdi", "suspended")
 }
+
+// Copies of logical volumes call their parents as the device mapper does. They are read so,
+// and a merge finds who builds on a layer.
+func TestImageCommandsKnowNamesOfTheDeviceMapper(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const mapped = "VG_XenStorage--0a--1b-VHD--base"
+	must(t, "image", "create", "-f", "vhd", mapped, "8M")
+	shell(t, ".", "qemu-io -f vpc -c 'write -q -P 1 0 1M' "+mapped)
+	for _, leaf := range []string{"VHD-one", "VHD-two"} {
+		must(t, "image", "create", "-f", "vhd", "-b", mapped, "-F", "vhd", leaf)
+	}
+	shell(t, ".", "mv "+mapped+" VHD-base")
+	for _, leaf := range []string{"VHD-one", "VHD-two"} {
+		must(t, "image", "convert", "-f", "vhd", "-O", "raw", leaf, leaf+".raw")
+		if guestSum(t, "raw", leaf+".raw") != guestSum(t, "vpc", "VHD-base") {
+			t.Errorf("%s reads otherwise than its base", leaf)
+		}
+	}
+	code, _, errs := try(t, "image", "commit", "-f", "vhd", "VHD-one")
+	if code != term.ExitRefused || !strings.Contains(errs, "VHD-two: it builds on a layer that the merge would change") {
+		t.Errorf("%d %s", code, errs)
+	}
+}
