@@ -12,11 +12,13 @@ import (
 func MappedVolume(name string) (group, volume string, ok bool) {
 	const dash = "\x00" // no name has it
 	parts := strings.Split(strings.ReplaceAll(name, "--", dash), "-")
-	if len(parts) != 2 || parts[0] == "" || parts[1] == "" {
+	if len(parts) != 2 || !isVolumeName(parts[0]) || !isVolumeName(parts[1]) {
 		return "", "", false
 	}
 	return strings.ReplaceAll(parts[0], dash, "-"), strings.ReplaceAll(parts[1], dash, "-"), true
 }
+
+func isVolumeName(name string) bool { return name != "" && name != "." && name != ".." }
 
 // mappedName is the inverse of MappedVolume.
 func mappedName(group, volume string) string {

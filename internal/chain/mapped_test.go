@@ -19,6 +19,7 @@ func TestNamesOfTheDeviceMapper(t *testing.T) {
 		"plain":                   nil,
 		"-a":                      nil,
 		"a-":                      nil,
+		"..-passwd":               nil,
 		"VHD-a-b":                 nil,
 	} {
 		group, volume, ok := MappedVolume(name)

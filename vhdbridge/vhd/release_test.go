@@ -42,7 +42,10 @@ func TestReleaseSurvivesPowerLoss(t *testing.T) {
 				}
 			})
 			f := run.file("disk")
-			l.must(errors.Join(Release(f), f.Close()))
+			run.must(errors.Join(Release(f), f.Close()))
+			if r := (&lab{t, run.mem.Crash(0)}).check("disk", RepairNone); r.ProblemCount > 0 {
+				t.Errorf("it was not durable: %+v", r.Problems)
+			}
 			for _, mem := range append(after, run.mem) {
 				states++
 				crash := &lab{t, mem}

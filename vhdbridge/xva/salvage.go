@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -222,12 +221,14 @@ func (x *Reader) wrongSum(name string, b []byte) (reason string, err error) {
 		x.pending = h
 		return "its checksum does not follow", nil
 	}
-	got, err := io.ReadAll(io.LimitReader(x.tar, maxChecksum+1))
-	if x.in.err != nil {
-		return "", x.in.err
+	if is, whole := x.text(); !whole || !strings.EqualFold(is, want) {
+		reason = "wrong checksum: the data has " + want
 	}
-	if err != nil || !strings.EqualFold(string(got), want) {
-		return fmt.Sprintf("wrong checksum: the data has %s", want), nil
-	}
-	return "", nil
+	return reason, x.in.err
+}
+
+// text is what a small member has, unless the archive is damaged within it.
+func (x *Reader) text() (text string, whole bool) {
+	b, err := io.ReadAll(io.LimitReader(x.tar, maxChecksum+1))
+	return string(b), err == nil
 }
