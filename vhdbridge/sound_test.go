@@ -217,11 +217,25 @@ func TestWhatIsPlannedIsDone(t *testing.T) {
 			if text := fmt.Sprint(p.Spoiled, p.Doubts); !strings.Contains(text, c.said) {
 				t.Errorf("%q is not said: %s", c.said, text)
 			}
+			if name != "a node is locked" && c.free == 0 {
+				marksAreSteps(t, r, p)
+			}
 			done, failed, err := b.Run(t.Context(), r, p)
 			if err != nil || len(failed) > 0 || len(done) != len(p.Steps) {
 				t.Errorf("done %+v, failed %+v, %v", done, failed, err)
 			}
 		})
+	}
+}
+
+// marksAreSteps wants each node that the scan has marked to be one that goes.
+func marksAreSteps(t *testing.T, r *Repository, p *Plan) {
+	t.Helper()
+	for _, n := range r.Nodes {
+		goes := slices.ContainsFunc(p.Steps, func(s Step) bool { return slices.Contains(s.Nodes, n.Name) })
+		if (n.LeafCoalesceable || n.Coalesceable || n.Garbage) && !goes {
+			t.Errorf("%s is marked, and stays", n.Name)
+		}
 	}
 }
 

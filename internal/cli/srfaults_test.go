@@ -339,3 +339,26 @@ func TestImageCommandsKnowNamesOfTheDeviceMapper(t *testing.T) {
 		t.Errorf("%d %s", code, errs)
 	}
 }
+
+// What a collector was interrupted in is undone first: a dry run says so.
+func TestSRDryRunTellsWhatIsUndone(t *testing.T) {
+	sample(t, "04b-leaf-coalesce")
+	sums := sumsOf(t)
+	var scan sr.ScanReport
+	decodeJSON(t, must(t, "sr", "scan", "--output=json", "sr"), &scan)
+	name, parent := leafOf(t, &scan)
+	shell(t, "sr", "mv "+name+" OLD_"+name+"; mv "+parent+" "+name+"; printf "+strings.TrimSuffix(parent, ".vhd")+" > leaf_"+strings.TrimSuffix(name, ".vhd"))
+	if code, out, _ := try(t, "sr", "scan", "sr"); code != term.ExitSome || !strings.Contains(out, "virt-rotate sr coalesce finishes or undoes it") || strings.Contains(out, "leaf-coalesceable") {
+		t.Errorf("scan: %d %s", code, out)
+	}
+	before := dirSums(t, "sr")
+	if out := must(t, "sr", "coalesce", "--dry-run", "sr"); !strings.Contains(out, "undo the leaf coalesce of "+strings.TrimSuffix(name, ".vhd")) || !slices.Equal(dirSums(t, "sr"), before) {
+		t.Error(out)
+	}
+	if out := must(t, "sr", "coalesce", "--leaf", "sr"); !strings.Contains(out, "undid the leaf coalesce of ") || !strings.Contains(out, "coalesced leaf "+name) {
+		t.Error(out)
+	}
+	if ownSum(t, "sr/"+name) != sums[name] {
+		t.Error("the leaf reads otherwise")
+	}
+}

@@ -63,6 +63,7 @@ func (x *Reader) header() (*tar.Header, error) {
 		x.pending = nil
 		return h, nil
 	}
+	before := x.archive.n
 	h, err := x.tar.Next()
 	if err == nil {
 		return h, nil
@@ -70,12 +71,13 @@ func (x *Reader) header() (*tar.Header, error) {
 	if x.in.err != nil {
 		return nil, x.in.err
 	}
-	reason := "the archive is damaged here"
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		reason = "the file ends here: it is cut off"
-	}
-	if !errors.Is(err, io.EOF) {
-		x.gap = reason
+	ended := errors.Is(err, io.EOF) && x.archive.n-before >= endBlocks
+	switch {
+	case ended:
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		x.gap = "the file ends here: it is cut off"
+	default:
+		x.gap = "the archive is damaged here"
 	}
 	return x.resync()
 }
@@ -106,6 +108,7 @@ func (x *Reader) resync() (*tar.Header, error) {
 // sum of all bytes with blanks in the checksum's place.
 const (
 	blockSize = 512
+	endBlocks = 2 * blockSize // of zeros, at the end of an archive
 	nameLen   = 100
 	offSum    = 148
 	sumLen    = 8

@@ -160,6 +160,12 @@ func TestSalvageGivesUpWhatItCannotPlace(t *testing.T) {
 	if err != nil || len(holes) == 0 || !holes[len(holes)-1].Whole {
 		t.Errorf("%v, %v", places(holes), err)
 	}
+	b = xvatest.Tar(whole())
+	b[bytes.Index(b, append([]byte("Ref:10/00000001"), 0))+3] ^= 0x55
+	_, holes, err = salvaged(bytes.NewReader(b[:bytes.Index(b, append([]byte("Ref:10/00000009"), 0))]))
+	if err != nil || len(holes) < 2 || !strings.Contains(holes[1].Reason, "would tell whether") {
+		t.Errorf("%+v, %v", holes, err)
+	}
 }
 
 // Wherever an archive is written over or cut off: what is handed out is right, or told.
