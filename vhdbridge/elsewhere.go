@@ -76,22 +76,33 @@ func (a Attachment) Elsewhere(r *Repository, now time.Time, detached bool) error
 	if detached {
 		return nil
 	}
-	return &UndetachedError{r.Dir, how, len(r.Journals)}
+	return &UndetachedError{r.Dir, how, r.signs()}
 }
 
 // An UndetachedError asks for somebody's word that no other host uses a repository.
 type UndetachedError struct {
 	Dir, How string
-	journals int
+	signs    []string // of a host that may be at work
 }
 
 func (e *UndetachedError) Error() string {
 	text := fmt.Sprintf("%s: it is %s: whether one has it attached cannot be seen here; detach it from every XenServer host (xe pbd-unplug), "+
 		"or shut down all guests that have disks in it, and say so with --detached", e.Dir, e.How)
-	if e.journals > 0 {
-		text += "; there are journals of a collector, which may be at work"
+	for _, sign := range e.signs {
+		text += "; " + sign
 	}
 	return text
+}
+
+// signs are what a host leaves that is at work, or has crashed.
+func (r *Repository) signs() (signs []string) {
+	if len(r.Journals) > 0 {
+		signs = append(signs, "there are journals of a collector, which may be at work")
+	}
+	if open, err := filepath.Glob(filepath.Join(r.Dir, ".nfs*")); err == nil && len(open) > 0 {
+		signs = append(signs, filepath.Base(open[0])+" is a file that a client of NFS has deleted and still has open, or had when it crashed")
+	}
+	return signs
 }
 
 // Unwrap makes it a refusal.

@@ -50,6 +50,12 @@ func TestOtherHostsAreAskedFor(t *testing.T) {
 		}
 		must(t, here.Elsewhere(r, now, true))
 	}
+	must(t, os.WriteFile(filepath.Join(dir, ".nfs0001"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "relink_x"), []byte("1"), 0o600))
+	age(time.Hour)
+	if err := here.Elsewhere(scan(t, vfs.OS(), dir), now, false); err == nil || !strings.Contains(err.Error(), "journals of a collector") || !strings.Contains(err.Error(), ".nfs0001 is a file") {
+		t.Errorf("%v", err)
+	}
 	must(t, os.WriteFile(exports, []byte(filepath.Join(dir, "below")+"\t*(rw)\n"+strings.TrimSuffix(dir, "blank")+"\t*(rw)\n"), 0o600))
 	must(t, here.Elsewhere(r, now, false))
 }

@@ -76,6 +76,9 @@ func (n *Node) Odd() string {
 	if reason := n.unreadable(); reason != "" {
 		return reason
 	}
+	if n.twin != "" {
+		return "it is the same file as " + n.twin + ": one of the two is a link"
+	}
 	if n.Named != "" {
 		return fmt.Sprintf("it calls its parent %s, which is here as %s, by its UUID; rename that, or: virt-rotate image rebase -u -F %s -b %s %s",
 			n.Named, n.Parent, n.Format, n.Parent, n.Path)

@@ -60,14 +60,20 @@ func (f *finder) named(n *Node) *Node {
 	return nil
 }
 
-// below is where the parent lies if n names a file in a directory below; "" if it is not
-// there. A node of that name in the directory itself is another file.
-func (f *finder) below(n *Node) string {
+// elsewhere is where the parent lies if n names a file in a directory below, or, where no
+// UUID tells, in any other; "" if it is not there. A node of that name is another file.
+func (f *finder) elsewhere(n *Node) string {
 	path := filepath.Clean(n.backing)
-	if filepath.IsAbs(path) || !strings.Contains(path, "/") {
+	_, _, mapped := chain.MappedVolume(filepath.Base(path))
+	switch {
+	case filepath.IsAbs(path) && (n.wants != "" || mapped):
+		return ""
+	case !filepath.IsAbs(path):
+		path = filepath.Join(f.dir, path)
+	}
+	if filepath.Dir(path) == f.dir {
 		return ""
 	}
-	path = filepath.Join(f.dir, path)
 	if info, err := f.fsys.Stat(path); err != nil || f.byName[n.Parent] != nil && f.byName[n.Parent].id == info.ID {
 		return ""
 	}
@@ -76,15 +82,19 @@ func (f *finder) below(n *Node) string {
 
 // parent finds what n builds on. With an error it is what n calls so, if that is there.
 func (f *finder) parent(n *Node) (*Node, error) {
-	if place := f.below(n); place != "" {
-		return nil, &MissingParentError{n.Parent, "it is " + place}
-	}
 	named := f.named(n)
 	reason := ""
 	if named != nil {
-		if reason = n.unlike(named); reason == "" {
-			return named, nil
-		}
+		reason = n.unlike(named)
+	}
+	if named != nil && reason == "" && n.wants != "" {
+		return named, nil
+	}
+	if place := f.elsewhere(n); place != "" {
+		return nil, &MissingParentError{n.Parent, "it is " + place}
+	}
+	if named != nil && reason == "" {
+		return named, nil
 	}
 	if n.wants == "" {
 		return named, f.unfound(n, named, reason)
@@ -165,6 +175,7 @@ func (r *Repository) plant(fsys vfs.FS) {
 		}
 	}
 	r.noteDoubles(f)
+	r.noteTwins()
 	for _, l := range r.forest.Roots() {
 		setDepth(f.byName, l, 1)
 	}
@@ -178,6 +189,22 @@ func (r *Repository) noteDoubles(f *finder) {
 			if n.wants != "" && c != n && c.Name != n.Parent {
 				r.doubt("%s has the UUID of the parent of %s, as %s has; move the wrong one away", c.Name, n.Name, n.Parent)
 			}
+		}
+	}
+}
+
+// noteTwins notes nodes that are one file under two names: a change of the one would be one of
+// the other.
+func (r *Repository) noteTwins() {
+	first := map[vfs.ID]*Node{}
+	for _, n := range r.Nodes {
+		other := first[n.id]
+		switch {
+		case n.id == (vfs.ID{}): // it could not be opened
+		case other == nil:
+			first[n.id] = n
+		default:
+			n.twin, other.twin = other.Name, n.Name
 		}
 	}
 }

@@ -117,6 +117,16 @@ func TestNothingIsGarbageWhileANodeIsNotUnderstood(t *testing.T) {
 			must(t, os.Remove(filepath.Join(dir, "base.vhd")))
 			write(t, dir, "base")
 		}, "sub/base.vhd", false},
+		"a base under two names": {func(t testing.TB, dir string) {
+			must(t, os.Symlink("base.vhd", filepath.Join(dir, "alias.vhd")))
+			relinkTo(t, dir, "leaf.vhd", "alias.vhd", formatVHD, uuidOf(t, filepath.Join(dir, "base.vhd")))
+		}, "it is the same file as alias.vhd", false},
+		"a raw parent in another directory": {func(t testing.TB, dir string) {
+			away := filepath.Join(t.TempDir(), "disk.raw")
+			must(t, os.WriteFile(away, make([]byte, oddSize), 0o600))
+			must(t, os.WriteFile(filepath.Join(dir, "disk.raw"), make([]byte, oddSize), 0o600))
+			relinkTo(t, dir, "leaf.vhd", away, formatRaw, "")
+		}, "not in the repository: it is /", false},
 		"a raw parent that is gone": {func(t testing.TB, dir string) { relinkTo(t, dir, "leaf.vhd", "lost.raw", formatRaw, "") }, "its parent lost.raw is not in the repository", false},
 		"a VHD for a raw parent":    {func(t testing.TB, dir string) { relinkTo(t, dir, "leaf.vhd", "base.vhd", formatRaw, "") }, "made on a disk of format raw", false},
 	} {

@@ -62,6 +62,7 @@ type Node struct {
 	link    bool   // its name is a symbolic link
 	journal bool   // that its leaf coalesce was interrupted is on record
 	used    string // another file that builds on it
+	twin    string // another node that is the same file
 	name    nodeName
 	id      vfs.ID
 	onDisk  int64 // bytes of storage

@@ -162,7 +162,8 @@ func TestSalvageGivesUpWhatItCannotPlace(t *testing.T) {
 	}
 	b = xvatest.Tar(whole())
 	b[bytes.Index(b, append([]byte("Ref:10/00000001"), 0))+3] ^= 0x55
-	_, holes, err = salvaged(bytes.NewReader(b[:bytes.Index(b, append([]byte("Ref:10/00000009"), 0))]))
+	end := bytes.Index(b, append([]byte("Ref:10/00000009"), 0))
+	_, holes, err = salvaged(bytes.NewReader(b[:end]))
 	if err != nil || len(holes) < 2 || !strings.Contains(holes[1].Reason, "would tell whether") {
 		t.Errorf("%+v, %v", holes, err)
 	}

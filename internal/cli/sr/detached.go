@@ -20,11 +20,15 @@ func detachedFlag() cli.Flag {
 // askDetached sees that no other host works on what is about to be changed. At a terminal
 // it asks whether that is so.
 func askDetached(r *images.Run, repo *vhdbridge.Repository, o vhdbridge.Options) error {
+	here := vhdbridge.ThisHost()
+	if how, err := here.Shared(repo.Dir); how == "" {
+		return err
+	}
 	p, err := repo.Plan(r.Store.FS, o)
 	if err != nil || len(p.Steps)+len(repo.Journals) == 0 {
 		return err
 	}
-	err = vhdbridge.ThisHost().Elsewhere(repo, r.Clock(), r.Bool("detached"))
+	err = here.Elsewhere(repo, r.Clock(), r.Bool("detached"))
 	var undetached *vhdbridge.UndetachedError
 	if !errors.As(err, &undetached) || !canAsk(r) {
 		return err
