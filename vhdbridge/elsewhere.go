@@ -99,8 +99,11 @@ func (r *Repository) signs() (signs []string) {
 	if len(r.Journals) > 0 {
 		signs = append(signs, "there are journals of a collector, which may be at work")
 	}
-	if open, err := filepath.Glob(filepath.Join(r.Dir, ".nfs*")); err == nil && len(open) > 0 {
-		signs = append(signs, filepath.Base(open[0])+" is a file that a client of NFS has deleted and still has open, or had when it crashed")
+	entries, _ := os.ReadDir(r.Dir) // what is not seen is no sign
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".nfs") {
+			return append(signs, e.Name()+" is a file that a client of NFS has deleted and still has open, or had when it crashed")
+		}
 	}
 	return signs
 }

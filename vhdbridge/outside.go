@@ -13,7 +13,7 @@ import (
 // lookAround looks for files of the directory, and below it, that are no nodes by their
 // names but images that build on nodes: copies, or leaves that were renamed by hand.
 func (r *Repository) lookAround(fsys vfs.FS, others []string, readers map[string]Reader) {
-	if vfs.HoldsDevices(r.Dir) {
+	if len(r.Nodes) == 0 || vfs.HoldsDevices(r.Dir) {
 		return
 	}
 	for _, name := range others {
@@ -23,11 +23,17 @@ func (r *Repository) lookAround(fsys vfs.FS, others []string, readers map[string
 	for found, err := range vfs.Below(fsys, r.Dir, limits) {
 		switch {
 		case err != nil:
-			r.Unseen = append(r.Unseen, Spoiled{Node: found.Path, Reason: fmt.Sprintf("images in it could build on any node, and it cannot be looked through: %v", err)})
+			r.hides(found.Path, fmt.Sprintf("images in it could build on any node, and it cannot be looked through: %v", err))
 		case filepath.Dir(found.Path) != r.Dir:
 			r.lookAt(fsys, found.Path, readers)
 		}
 	}
+}
+
+// hides notes what may build on any node.
+func (r *Repository) hides(path, reason string) {
+	r.Unseen = append(r.Unseen, Spoiled{Node: path, Reason: reason})
+	r.doubt("%s: %s", path, reason)
 }
 
 // lookAt notes a file that builds on a node, or could.
@@ -44,7 +50,7 @@ func (r *Repository) lookAt(fsys vfs.FS, path string, readers map[string]Reader)
 		err = errors.Join(r.lookInto(fsys, f, readers), f.Close())
 	}
 	if err != nil && unreadable(err) {
-		r.Unseen = append(r.Unseen, Spoiled{Node: path, Reason: fmt.Sprintf("it could build on any node, and cannot be read: %v", err)})
+		r.hides(path, fmt.Sprintf("it could build on any node, and cannot be read: %v", err))
 	} else if err != nil {
 		r.doubt("%s could build on a node, and cannot be read: %v; move it away if it does not", path, err)
 	}

@@ -26,9 +26,9 @@ type Disk struct {
 	attached bool // it must be in the archive
 }
 
-// who tells which disk it is, for people, at the end of an error.
+// who tells which disk it is, for people.
 func (d *Disk) who() string {
-	text := fmt.Sprintf("; it is the disk %q (%s)", d.Name, d.UUID)
+	text := fmt.Sprintf("the disk %q (%s)", d.Name, d.UUID)
 	if d.Snapshot != "" {
 		text += fmt.Sprintf(" of the snapshot %q", d.Snapshot)
 	}

@@ -91,7 +91,7 @@ func (x *Reader) readDescriptor() error {
 }
 
 func (x *Reader) malformed(member, format string, args ...any) error {
-	return &FormatError{x.archive.n, member, fmt.Sprintf(format, args...)}
+	return &FormatError{Offset: x.archive.n, Member: member, Reason: fmt.Sprintf(format, args...)}
 }
 
 // broken tells an input that cannot be read from one that is wrong.
@@ -102,9 +102,28 @@ func (x *Reader) broken(member string, err error) error {
 	case x.in.err != nil:
 		return x.in.err
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return x.malformed(member, "the file ends here: it is cut off")
+		return x.of(x.disk, x.malformed(member, "the file ends here: it is cut off"), x.behind())
 	}
-	return x.malformed(member, "%v", err)
+	return x.of(x.disk, x.malformed(member, "%v", err), x.behind())
+}
+
+// behind tells how far the reading has come.
+func (x *Reader) behind() string {
+	if x.last < 0 {
+		return "all of it is lost"
+	}
+	return fmt.Sprintf("what comes behind chunk %d is lost", x.last)
+}
+
+// of adds to an error which disk it is about, if any, and what of it is lost.
+func (x *Reader) of(d *Disk, err error, lost string) error {
+	var bad *FormatError
+	if d != nil && errors.As(err, &bad) && bad.Disk == "" {
+		if bad.Disk = d.who(); lost != "" {
+			bad.Disk = lost + "; it is " + bad.Disk
+		}
+	}
+	return err
 }
 
 // Next returns the next chunk, its checksum verified. At the end, once every disk was
@@ -151,7 +170,8 @@ func (x *Reader) next() (Chunk, error) {
 	if err := x.begin(h.Name, d); err != nil {
 		return Chunk{}, err
 	}
-	return x.chunk(h, number)
+	c, err := x.chunk(h, number)
+	return c, x.of(d, err, "")
 }
 
 func (x *Reader) find(id string) *Disk {
@@ -181,7 +201,7 @@ func (x *Reader) begin(name string, d *Disk) error {
 		return err
 	}
 	if x.seen[d.ID] {
-		return x.malformed(name, "the disk %s has ended before%s", d.ID, d.who())
+		return x.malformed(name, "the disk %s has ended before", d.ID)
 	}
 	x.seen[d.ID] = true
 	x.disk, x.last, x.off = d, -1, 0
@@ -193,7 +213,7 @@ func (x *Reader) finish() error {
 	if x.disk == nil || x.off == x.disk.Size {
 		return nil
 	}
-	return x.malformed("", "the disk %s ends at byte %d of %d: it is cut off%s", x.disk.ID, x.off, x.disk.Size, x.disk.who())
+	return x.of(x.disk, x.malformed("", "the disk %s ends at byte %d of %d: it is cut off", x.disk.ID, x.off, x.disk.Size), "")
 }
 
 // chunk finds out where a chunk belongs, reads and verifies it.
@@ -215,18 +235,9 @@ func (x *Reader) chunk(h *tar.Header, number int64) (Chunk, error) {
 	}
 	x.last, x.off = number, end
 	if err := x.verify(h.Name, b); err != nil {
-		return Chunk{}, x.inDisk(err, off, h.Size)
+		return Chunk{}, x.of(x.disk, err, fmt.Sprintf("bytes %d to %d are lost", off, end-1))
 	}
 	return Chunk{x.disk, off, b}, nil
-}
-
-// inDisk tells, of a chunk that is damaged, what is lost with it.
-func (x *Reader) inDisk(err error, off, n int64) error {
-	var bad *FormatError
-	if errors.As(err, &bad) {
-		bad.Reason += fmt.Sprintf("; bytes %d to %d are lost%s", off, off+n-1, x.disk.who())
-	}
-	return err
 }
 
 // room is n bytes that the next call overwrites; n was checked.
@@ -293,7 +304,7 @@ func (x *Reader) end() error {
 	}
 	for _, d := range x.vm.Disks {
 		if d.attached && !x.seen[d.ID] {
-			return x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks%s", d.ID, d.who())
+			return x.of(&d, x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks", d.ID), "")
 		}
 	}
 	b := x.room(32 << 10)
