@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // judge applies the three rules. A visible node is kept for its VDI. A raw disk has
@@ -80,8 +81,7 @@ func (n *Node) Odd() string {
 		return "it is the same file as " + n.twin + ": one of the two is a link"
 	}
 	if n.Named != "" {
-		return fmt.Sprintf("it calls its parent %s, which is here as %s, by its UUID; rename that, or: virt-rotate image rebase -u -F %s -b %s %s",
-			n.Named, n.Parent, n.Format, n.Parent, n.Path)
+		return fmt.Sprintf("it calls its parent %s, which is here as %s, by its UUID; rename that, or: %s", n.Named, n.Parent, n.rebase(n.Format, n.Parent))
 	}
 	return ""
 }
@@ -116,14 +116,14 @@ func (n *Node) Fixed() string {
 	case n.noEnd && n.layer.Active:
 		return "its end has no footer, as while a tapdisk adds blocks or after it crashed; " + n.release()
 	case n.used != "":
-		return n.used + " builds on it, and is no node by its name"
+		return n.used + " builds on it, and is no node by its name; move it away if nobody needs it"
 	}
 	return ""
 }
 
 // release is the remedy for a node that a host seems to have in use.
 func (n *Node) release() string {
-	return "if no host uses it: virt-rotate sr repair --not-in-use " + filepath.Dir(n.Path)
+	return "if no host uses it: virt-rotate sr repair --not-in-use " + vfs.Quoted(filepath.Dir(n.Path))
 }
 
 // DeviceReason is why logical volumes are only read.

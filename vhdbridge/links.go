@@ -127,13 +127,18 @@ func (n *Node) unlike(p *Node) string {
 		return "" // nothing is known; the damage stands in the way of all else
 	case n.wants != p.uuid && n.wants != "":
 		return fmt.Sprintf("it was made on the image %s, and its parent %s is another one, %s; put the right one there, or, if that is as it should be: "+
-			"virt-rotate image rebase -u -F %s -b %s %s", n.wants, p.Name, told(p.uuid), p.Format, p.Path, n.Path)
+			"%s", n.wants, p.Name, told(p.uuid), n.rebase(p.Format, p.Name))
 	case n.backingFormat == "":
-		return fmt.Sprintf("it does not say the format of its parent %s; say it with: virt-rotate image rebase -u -F %s -b %s %s", p.Name, p.Format, p.Name, n.Path)
+		return fmt.Sprintf("it does not say the format of its parent %s; say it with: %s", p.Name, n.rebase(p.Format, p.Name))
 	case formatOf(n.backingFormat) != p.Format:
 		return fmt.Sprintf("it was made on a disk of format %s, and its parent %s is none", n.backingFormat, p.Name)
 	}
 	return ""
+}
+
+// rebase is the command that says what a node builds on.
+func (n *Node) rebase(format, name string) string {
+	return fmt.Sprintf("virt-rotate image rebase -u -F %s -b %s %s", format, vfs.Quoted(name), vfs.Quoted(n.Path))
 }
 
 func told(uuid string) string {

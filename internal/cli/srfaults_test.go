@@ -103,6 +103,29 @@ qemu-img create -q -f qcow2 -b good.qcow2 -F qcow2 twin.qcow2`)
 	}
 }
 
+// A node that somebody writes to is left out, by a dry run as well.
+func TestSRConvertLeavesOutWhatIsLocked(t *testing.T) {
+	sample(t, "02-branch")
+	name, _ := leafOf(t)
+	f, err := vfs.OS().Open("sr/"+name, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Lock(vfs.LockWrite); err != nil {
+		t.Fatal(err)
+	}
+	for _, dry := range []string{"--dry-run", "--quiet"} {
+		code, _, errs := try(t, "sr", "convert", "sr", "--to", "out", dry)
+		if code != term.ExitSome || !strings.Contains(errs, name+" was left out: ") || !strings.Contains(errs, "another process") {
+			t.Errorf("%s: %d %s", dry, code, errs)
+		}
+	}
+	if made := namesIn(t, "out"); len(made) < 3 || slices.Contains(made, strings.TrimSuffix(name, ".vhd")+".qcow2") {
+		t.Errorf("made %q", made)
+	}
+}
+
 // markPacked writes over the first compressed cluster, which is behind the tables.
 func markPacked(t *testing.T, path string) {
 	t.Helper()
@@ -127,9 +150,7 @@ func markPacked(t *testing.T, path string) {
 func TestSRRemedyForAParentWithAnotherName(t *testing.T) {
 	sample(t, "04b-leaf-coalesce")
 	sums := sumsOf(t)
-	var scan sr.ScanReport
-	decodeJSON(t, must(t, "sr", "scan", "--output=json", "sr"), &scan)
-	name, parent := leafOf(t, &scan)
+	name, parent := leafOf(t)
 	shell(t, "sr", "mv "+parent+" restored.vhd")
 	code, out, _ := try(t, "sr", "scan", "sr")
 	if code != term.ExitSome || !strings.Contains(out, "[parent by UUID]") || strings.Contains(out, "[garbage]") {
@@ -159,8 +180,10 @@ func TestSRRemedyForAParentWithAnotherName(t *testing.T) {
 }
 
 // leafOf is a visible node that builds on another.
-func leafOf(t *testing.T, scan *sr.ScanReport) (name, parent string) {
+func leafOf(t *testing.T) (name, parent string) {
 	t.Helper()
+	var scan sr.ScanReport
+	decodeJSON(t, must(t, "sr", "scan", "--output=json", "sr"), &scan)
 	for _, n := range scan.Nodes {
 		if n.Parent != nil && !n.Hidden {
 			return n.Name, *n.Parent
@@ -189,9 +212,7 @@ func withoutLock(sums []string) []string {
 // nothing is changed until somebody says that it is as it should be.
 func TestSRTellsOfAWrongParent(t *testing.T) {
 	sample(t, "04b-leaf-coalesce")
-	var scan sr.ScanReport
-	decodeJSON(t, must(t, "sr", "scan", "--output=json", "sr"), &scan)
-	_, parent := leafOf(t, &scan)
+	_, parent := leafOf(t)
 	shell(t, "sr", "rm "+parent)
 	must(t, "image", "create", "-f", "vhd", "sr/"+parent, "8M")
 	before := dirSums(t, "sr")
@@ -344,9 +365,7 @@ func TestImageCommandsKnowNamesOfTheDeviceMapper(t *testing.T) {
 func TestSRDryRunTellsWhatIsUndone(t *testing.T) {
 	sample(t, "04b-leaf-coalesce")
 	sums := sumsOf(t)
-	var scan sr.ScanReport
-	decodeJSON(t, must(t, "sr", "scan", "--output=json", "sr"), &scan)
-	name, parent := leafOf(t, &scan)
+	name, parent := leafOf(t)
 	shell(t, "sr", "mv "+name+" OLD_"+name+"; mv "+parent+" "+name+"; printf "+strings.TrimSuffix(parent, ".vhd")+" > leaf_"+strings.TrimSuffix(name, ".vhd"))
 	if code, out, _ := try(t, "sr", "scan", "sr"); code != term.ExitSome || !strings.Contains(out, "virt-rotate sr coalesce finishes or undoes it") || strings.Contains(out, "leaf-coalesceable") {
 		t.Errorf("scan: %d %s", code, out)

@@ -148,3 +148,46 @@ func TestRoomOfAVolumeIsNoLeak(t *testing.T) {
 		l.parsed("disk")
 	}
 }
+
+// FuzzRelease: what is released can be read, needs no more of it, and reads as before if it
+// could be read; what is refused has not changed. A look at it agrees with opening it.
+func FuzzRelease(f *testing.F) {
+	for _, image := range seeds(f) {
+		f.Add(image)
+		f.Add(image[:max(0, len(image)-footerLen)])
+		f.Add(append(image[:max(0, len(image)-footerLen):len(image)], bytes.Repeat([]byte{inUseByte}, footerLen)...))
+	}
+	f.Fuzz(func(t *testing.T, image []byte) {
+		l := newLab(t)
+		file, err := l.mem.Create(l.path("disk"), 0o600)
+		l.must(err)
+		_, err = file.WriteAt(image, 0)
+		l.must(err)
+		view, readable := l.view("disk")
+		if _, err := Look(file, int64(len(image))); readable && err != nil {
+			t.Fatalf("it can be opened, and not be looked at: %v", err)
+		}
+		needed, err := NeedsRelease(file, int64(len(image)))
+		if again := Release(file); (again == nil) != (err == nil) {
+			t.Fatalf("%v, then %v", err, again)
+		}
+		if err != nil || !needed {
+			if !bytes.Equal(l.bytes("disk"), image) {
+				t.Fatal("it was changed")
+			}
+			return
+		}
+		size, err := file.Size()
+		l.must(err)
+		if needed, err := NeedsRelease(file, size); needed || err != nil {
+			t.Fatalf("needed once more: %v, %v", needed, err)
+		}
+		now, ok := l.view("disk")
+		if readable && (!ok || !bytes.Equal(now, view)) {
+			t.Fatal("it reads something else")
+		}
+		if s, err := Open(file); err != nil {
+			t.Fatalf("%v %v", s, err)
+		}
+	})
+}

@@ -25,13 +25,19 @@ func Look(r io.ReaderAt, size int64) (Survey, error) {
 	if err != nil {
 		return s, err
 	}
-	for _, e := range bat[:m.head.blocks(m.foot.size)] {
-		if e != unused {
-			s.Allocated++
-		}
-	}
+	s.Allocated = m.allocated(bat)
 	_, err = m.checkBlocks(bat, func(bad *FormatError) error { return bad })
 	return s, err
+}
+
+// allocated counts the blocks of the disk that the table has.
+func (m *meta) allocated(bat []uint32) (blocks int64) {
+	for _, e := range bat[:m.head.blocks(m.foot.size)] {
+		if e != unused {
+			blocks++
+		}
+	}
+	return blocks
 }
 
 // remains are the names in the sound parts of a damaged image.

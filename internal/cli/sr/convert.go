@@ -223,19 +223,20 @@ func makeLayers(r *images.Run, all []*convert.Conversion, whole bool) error {
 	if err == nil && whole {
 		err = firstError(all)
 	}
-	if err != nil || r.Bool("dry-run") {
+	if err != nil {
 		return err
 	}
 	return fillLayers(r, v, all, whole)
 }
 
-// fillLayers writes the images, and the directory for them.
+// fillLayers writes the images, and the directory for them. A dry run sees whether the nodes
+// can be held.
 func fillLayers(r *images.Run, v *convert.Converter, all []*convert.Conversion, whole bool) error {
 	release, err := convert.HoldSound(r.Ctx(), r.Store, all)
 	if err == nil && whole {
 		err = firstError(all)
 	}
-	if err == nil && slices.ContainsFunc(all, func(c *convert.Conversion) bool { return c.Err == nil }) {
+	if err == nil && !r.Bool("dry-run") && slices.ContainsFunc(all, func(c *convert.Conversion) bool { return c.Err == nil }) {
 		if err = os.MkdirAll(r.String("to"), 0o711); err == nil {
 			err = v.ConvertSound(r.Ctx(), all)
 		}
