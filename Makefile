@@ -82,6 +82,7 @@ fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzCompact -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./qcow2
 	$(GO) test -run '^$$' -fuzz FuzzReadHeaders -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCheck -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
+	$(GO) test -run '^$$' -fuzz FuzzRelease -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./vhdbridge/vhd
 	$(GO) test -run '^$$' -fuzz FuzzCommitVHD -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 	$(GO) test -run '^$$' -fuzz 'FuzzCommit$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/chain/chaintest
 

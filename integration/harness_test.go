@@ -26,7 +26,7 @@ import (
 
 // tools must be installed: a missing one fails the tests.
 var tools = []string{
-	"age", "as", "go", "ld", "libvirtd", "losetup", "mkfs.ext4", "mkfs.xfs", "mount", "nbdfuse", "qemu-img", "qemu-io",
+	"age", "as", "bindfs", "go", "ld", "libvirtd", "losetup", "mkfs.ext4", "mkfs.xfs", "mount", "nbdfuse", "qemu-img", "qemu-io",
 	"qemu-system-x86_64", "restic", "swtpm_setup", "taskset", "umount", "unshare", "virsh", "virt-install",
 }
 

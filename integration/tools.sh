@@ -9,7 +9,7 @@
 set -eu
 
 missing=
-for tool in virsh libvirtd qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs mkfs.btrfs losetup gcc xz virt-install swtpm_setup tmux zsh fish git make restic age nbdfuse nbdcopy guestfish mkntfs lvm debugfs fdisk sfdisk mandoc groff; do
+for tool in virsh libvirtd bindfs qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 mkfs.xfs mkfs.btrfs losetup gcc xz virt-install swtpm_setup tmux zsh fish git make restic age nbdfuse nbdcopy guestfish mkntfs lvm debugfs fdisk sfdisk mandoc groff; do
 	PATH=$PATH:/usr/sbin:/sbin command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
 done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
@@ -45,7 +45,7 @@ install_debian() {
 	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
 		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils apparmor \
 		virtinst ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base >&2
+		restic age bindfs libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base >&2
 	kernel_there || as_root apt-get install -y -qq --no-install-recommends linux-image-cloud-amd64 >&2 ||
 		as_root apt-get install -y -qq --no-install-recommends linux-image-virtual >&2 # of Ubuntu
 }
@@ -54,7 +54,7 @@ install_fedora() {
 	as_root dnf install -y -q libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
 		qemu-system-x86-core qemu-img e2fsprogs xfsprogs btrfs-progs util-linux gcc glibc-devel xz \
 		virt-install edk2-ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base >&2
+		restic age bindfs nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base >&2
 	kernel_there || as_root dnf install -y -q kernel-core >&2
 }
 

@@ -19,11 +19,12 @@ type Attachment struct {
 	Proc      string // /proc
 	Inventory string // the file that every XenServer host has
 	Locks     string // where the storage manager has its locks, a directory for each repository
+	Exports   string // what the kernel's NFS server exports
 }
 
 // ThisHost is the host that the program runs on.
 func ThisHost() Attachment {
-	return Attachment{"/proc", "/etc/xensource-inventory", "/var/lock/sm"}
+	return Attachment{"/proc", "/etc/xensource-inventory", "/var/lock/sm", "/var/lib/nfs/etab"}
 }
 
 // Refuse returns a *chain.RefusedError if the repository is in use, or could be: on a

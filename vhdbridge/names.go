@@ -42,7 +42,7 @@ func parseName(file string) (nodeName, bool) {
 	}
 	if n.format == "" {
 		n.ext = filepath.Ext(file)
-		n.format, n.vdi = fileFormats[n.ext], strings.TrimSuffix(file, n.ext)
+		n.format, n.vdi = fileFormats[strings.ToLower(n.ext)], strings.TrimSuffix(file, n.ext)
 	}
 	if n.format == "" || n.vdi == "" || strings.HasPrefix(file, ".") {
 		return nodeName{}, false
@@ -87,17 +87,4 @@ func parseJournal(file string) (Journal, bool) {
 		return j, true
 	}
 	return Journal{}, false
-}
-
-// parentName finds the node that a locator's path means. Locators of logical volumes
-// hold names of the device mapper, in which each dash is doubled.
-func parentName(path string) string {
-	name := filepath.Base(path)
-	for prefix := range volumePrefixes {
-		mapped := strings.ReplaceAll(prefix, "-", "--")
-		if i := strings.LastIndex(name, "-"+mapped); i >= 0 && strings.HasPrefix(name, "VG_XenStorage--") {
-			return strings.ReplaceAll(name[i+1:], "--", "-")
-		}
-	}
-	return name
 }

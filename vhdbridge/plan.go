@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -16,6 +17,7 @@ type Options struct {
 	VDIs    []string // only the chains of these; none means all
 	Leaf    bool     // leaves are merged, too
 	Garbage bool     // garbage is deleted
+	Free    int64    // bytes that the file system has free; 0: not asked for
 }
 
 // An Op is what a step does.
@@ -48,13 +50,20 @@ type Plan struct {
 	Steps []Step
 	// Spoiled are the trees that are left alone, by the name of a node, with the reason.
 	Spoiled []Spoiled
+	// Doubts are why no garbage is deleted, if there is any and it was asked for.
+	Doubts []string
 }
 
-// A Spoiled tree has a node that cannot be judged.
+// A Spoiled node keeps its tree from being changed, or is not converted.
 type Spoiled struct {
 	Node   string `json:"node"`
 	Reason string `json:"reason"`
+
+	fine bool // there is nothing wrong with it
 }
+
+// Fine tells that nothing is wrong with a node that is left out.
+func (s *Spoiled) Fine() bool { return s.fine }
 
 // ErrNoSuchVDI says that a VDI was named that the repository does not have.
 var ErrNoSuchVDI = errors.New("no such VDI")
@@ -65,20 +74,39 @@ func (r *Repository) Plan(fsys vfs.FS, o Options) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Spoiled: r.spoiledList()}
+	p := &Plan{Spoiled: r.spoiledList(wanted)}
 	spoiled := r.spoiled()
-	b := &planner{r: r, fsys: fsys, o: o, forest: r.forest.Clone(), wanted: wanted, p: p}
+	b := &planner{r: r, fsys: fsys, o: o, forest: r.forest.Clone(), wanted: wanted, p: p, free: o.Free}
+	if o.Garbage && wanted == nil && r.Unneeded() {
+		p.Doubts = r.Doubts
+	}
 	roots := r.forest.Roots()
 	slices.SortStableFunc(roots, func(a, c *chain.Layer) int { return cmp.Compare(height(c), height(a)) })
 	for _, l := range roots {
 		if spoiled[l] {
 			continue
 		}
-		if err := b.tree(l.Key); err != nil {
+		err := b.tree(l.Key)
+		var short *noRoomError
+		if errors.As(err, &short) {
+			p.Spoiled, err = append(p.Spoiled, Spoiled{Node: short.node, Reason: short.Error()}), nil
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// A noRoomError ends the plan of a tree.
+type noRoomError struct {
+	node       string
+	step       Step
+	need, free int64
+}
+
+func (e *noRoomError) Error() string {
+	return fmt.Sprintf("merging %s into it can need %d bytes, and %d are free", strings.Join(e.step.Nodes, ", "), e.need, e.free)
 }
 
 // wanted are the nodes of the chains of the VDIs; nil means all.
@@ -99,21 +127,21 @@ func (r *Repository) wanted(vdis []string) (map[string]bool, error) {
 	return wanted, nil
 }
 
-func (r *Repository) spoiledList() []Spoiled {
-	list := []Spoiled{}
+// spoiledList are the nodes for which a tree is left alone, of those that are wanted.
+func (r *Repository) spoiledList(wanted map[string]bool) []Spoiled {
+	list := append([]Spoiled{}, r.Unseen...)
 	for _, n := range r.Nodes {
+		reason := n.Fixed()
+		if reason == "" || n.journal && n.Err == nil || wanted != nil && !wanted[n.Name] && !n.blind {
+			continue
+		}
 		switch {
 		case n.blind:
-			list = append(list, Spoiled{n.Name, n.Err.Error() + "; it may build on any node: nothing is changed"})
-		case n.lost:
-			list = append(list, Spoiled{n.Name, n.Err.Error() + "; what it builds on is not known: no garbage is deleted"})
-		case n.Err != nil:
-			list = append(list, Spoiled{n.Name, n.Err.Error()})
-		case n.InUse:
-			list = append(list, Spoiled{n.Name, "a tapdisk has it open, or crashed while it had"})
-		case n.name.old:
-			list = append(list, Spoiled{n.Name, "the collector was interrupted while it gave its name to its parent, and there is no journal of that"})
+			reason += "; it may build on any node: nothing is changed"
+		case r.lacks(n):
+			reason += "; no tree is changed that could have it"
 		}
+		list = append(list, Spoiled{Node: n.Name, Reason: reason})
 	}
 	return list
 }
@@ -134,6 +162,7 @@ type planner struct {
 	forest *chain.Forest
 	wanted map[string]bool
 	p      *Plan
+	free   int64                // bytes that are left after the steps so far; 0: not known
 	merged map[string][]*Node   // what a node has taken in so far, itself not counted
 	grown  map[string]int64     // and by how much it can have grown
 	named  map[string]bool      // nodes that have got a leaf's name
@@ -252,6 +281,10 @@ func (b *planner) leaves(l *chain.Layer, tree string) error {
 		return nil
 	}
 	parent := l.Parent
+	if taken := b.r.taken(b.r.node(parent), b.r.node(l)); taken != "" {
+		b.p.Spoiled = append(b.p.Spoiled, Spoiled{Node: l.Key, Reason: "its leaf cannot be merged: " + taken + " is there already; move it away if nobody needs it"})
+		return nil
+	}
 	step := Step{Op: OpLeaf, tree: tree, Reason: "only this VDI needs what is below; its parent gets its name"}
 	if err := b.merge(step, parent, []*chain.Layer{l}); err != nil {
 		return err
@@ -259,6 +292,16 @@ func (b *planner) leaves(l *chain.Layer, tree string) error {
 	b.take(l)
 	b.named[parent.Key] = true
 	return nil
+}
+
+// taken is a node with a name that merging leaf into base would need; "" if there is none.
+func (r *Repository) taken(base, leaf *Node) string {
+	for _, name := range []string{leaf.name.oldName(), base.name.with(leaf.VDI)} {
+		if n := r.Node(name); n != nil && n != leaf && n.Name == name {
+			return name
+		}
+	}
+	return ""
 }
 
 // merge fills in the figures of a merge and adds it.
@@ -282,8 +325,21 @@ func (b *planner) merge(s Step, into *chain.Layer, run []*chain.Layer) error {
 	s.Space = max(0, grows-b.grown[into.Key])
 	b.grown[into.Key] = grows
 	s.Freed = max(0, s.Freed-s.Space)
+	if b.free > 0 && s.Space > b.free {
+		return &noRoomError{base.Name, s, s.Space, b.free}
+	}
 	b.add(s)
 	return nil
 }
 
-func (b *planner) add(s Step) { b.p.Steps = append(b.p.Steps, s) }
+// add adds a step and counts what is free after it.
+func (b *planner) add(s Step) {
+	b.p.Steps = append(b.p.Steps, s)
+	if b.free == 0 {
+		return
+	}
+	b.free = max(1, b.free-s.Space)
+	for _, name := range s.Nodes {
+		b.free += b.r.Node(name).onDisk
+	}
+}

@@ -11,7 +11,8 @@ import (
 // in hidden ones.
 const extHidden = 0x76617465
 
-// ReadQcow2 is the Reader of the qcow2 nodes of XCP-ng: the header and the flag.
+// ReadQcow2 is the Reader of the qcow2 nodes of XCP-ng: the header, the flag and the
+// tables.
 func ReadQcow2(f vfs.File) (Facts, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -23,14 +24,28 @@ func ReadQcow2(f vfs.File) (Facts, error) {
 	}
 	facts := Facts{Image: h.Image()}
 	facts.Allocated = min(info.Allocated, facts.Image.VirtualSize)
-	flag := hiddenFlag(&h)
-	if flag == 0 {
-		return facts, nil
+	if flag := hiddenFlag(&h); flag != 0 {
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], flag); err != nil {
+			return facts, err
+		}
+		facts.Hidden = b[0] != 0
 	}
-	var b [1]byte
-	_, err = f.ReadAt(b[:], flag)
-	facts.Hidden = b[0] != 0
-	return facts, err
+	return facts, readTables(f, info.Size)
+}
+
+// readTables goes through all tables of the image, in which anything can be wrong.
+func readTables(f vfs.File, size int64) error {
+	image, err := qcow2.NewReader(f, size, nil)
+	if err != nil {
+		return err
+	}
+	for _, err := range qcow2.Extents(image) {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // hiddenFlag is where the flag is in the file; 0: it has none.

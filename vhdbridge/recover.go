@@ -27,11 +27,30 @@ func (b *Bridge) Recover(r *Repository) (done []string, err error) {
 	return done, nil
 }
 
+// Interrupted tells what Recover would do.
+func (r *Repository) Interrupted() (texts []string) {
+	for _, j := range r.Journals {
+		switch {
+		case j.Kind != "leaf":
+		case r.swapped(j):
+			texts = append(texts, "finish the leaf coalesce of "+j.VDI)
+		default:
+			texts = append(texts, "undo the leaf coalesce of "+j.VDI)
+		}
+	}
+	return texts
+}
+
+// swapped tells whether the parent has the name of the leaf, which is gone.
+func (r *Repository) swapped(j Journal) bool {
+	return r.Node(j.Parent) == nil && r.oldNode(j.VDI) == nil
+}
+
 // recoverLeaf undoes the swap while the parent or the old leaf is there, and finishes
 // it otherwise.
 func (b *Bridge) recoverLeaf(r *Repository, j Journal) (string, error) {
 	parent, old, now := r.Node(j.Parent), r.oldNode(j.VDI), r.Node(j.VDI)
-	if parent == nil && old == nil {
+	if r.swapped(j) {
 		if now == nil {
 			return "", fmt.Errorf("neither %s nor %s is there", j.VDI, j.Parent)
 		}

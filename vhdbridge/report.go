@@ -99,14 +99,12 @@ func (n *Node) marks() string {
 		mark string
 	}{
 		{n.Coalesceable, "coalesceable"}, {n.LeafCoalesceable, "leaf-coalesceable"}, {n.Garbage, "garbage"}, {n.InUse, "in use"},
-		{n.name.old, "old leaf"}, {n.Depth >= ChainLimit, fmt.Sprintf("depth %d", n.Depth)},
+		{n.name.old, "old leaf"}, {n.Memory, "memory of a guest"}, {n.Err != nil && n.Parent != "" && n.layer.Parent == nil, "orphan"},
+		{n.Err != nil, "wrong"}, {n.Named != "", "parent by UUID"}, {n.Depth >= ChainLimit, fmt.Sprintf("depth %d", n.Depth)},
 	} {
 		if m.is {
 			marks = append(marks, m.mark)
 		}
-	}
-	if n.Err != nil {
-		marks = append(marks, n.Err.Error())
 	}
 	if len(marks) == 0 {
 		return ""

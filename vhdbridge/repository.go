@@ -23,6 +23,13 @@ type Repository struct {
 	Nodes    []*Node // by name
 	Journals []Journal
 	Warnings []string // what is odd but harms no tree
+	// Doubts are why nothing is garbage, though nothing visible builds on it: a node that is
+	// not understood may need it.
+	Doubts []string
+
+	// Unseen is what is beside the nodes, cannot be read, and may build on any of them: nothing
+	// is changed.
+	Unseen []Spoiled
 
 	forest *chain.Forest
 }
@@ -32,8 +39,10 @@ type Node struct {
 	Name, Path, VDI string
 	Format          string
 	Parent          string // file name; "" for a base
+	Named           string // what the node calls its parent, if that is not the file's name
 	Hidden          bool
 	InUse           bool // a tapdisk writes to it, or has crashed while it did
+	Memory          bool // it holds the memory of a suspended guest: no disk
 	VirtualSize     int64
 	PhysicalSize    int64     // length of the file or device
 	Allocated       int64     // data that the node has itself
@@ -47,18 +56,20 @@ type Node struct {
 
 	Device bool // a block device: it cannot grow
 
-	lost  bool // its parent is not known: any node could be that
-	blind bool // and it may be sound: it just could not be read
-	name  nodeName
-	id    vfs.ID
-	layer *chain.Layer
-}
+	blind   bool   // it may be sound and build on any node: it just could not be read
+	noEnd   bool   // there is no footer at the end of the file
+	corrupt bool   // as the image says
+	link    bool   // its name is a symbolic link
+	journal bool   // that its leaf coalesce was interrupted is on record
+	used    string // another file that builds on it
+	twin    string // another node that is the same file
+	name    nodeName
+	id      vfs.ID
+	onDisk  int64 // bytes of storage
+	layer   *chain.Layer
 
-// A MissingParentError says that a node builds on something that is not there.
-type MissingParentError struct{ Parent string }
-
-func (e *MissingParentError) Error() string {
-	return "orphan: its parent " + e.Parent + " is not in the repository"
+	uuid, wants            string // of the image and of its parent; "" where the format has none
+	backing, backingFormat string // of the parent, as the header has them
 }
 
 // Facts are what a node's header tells.
@@ -66,12 +77,14 @@ type Facts struct {
 	Image     chain.Image
 	Hidden    bool
 	InUse     bool
+	NoEnd     bool // the end of the file has no footer, as while a tapdisk adds blocks
+	Memory    bool
 	Allocated int64 // bytes of data
 	Created   time.Time
 }
 
-// A Reader reads the facts of an image from its header. With an error it returns the
-// backing name alone, if that could be read.
+// A Reader reads the facts of an image from its header. With an error it returns of them
+// what could be read.
 type Reader func(f vfs.File) (Facts, error)
 
 // Scan reads the headers of all nodes in dir. Readers are those of the formats, by
@@ -83,14 +96,21 @@ func Scan(fsys vfs.FS, dir string, readers map[string]Reader) (*Repository, erro
 		return nil, err
 	}
 	r := &Repository{Dir: dir}
+	var others []string
 	for _, name := range names {
 		if j, ok := parseJournal(name); ok {
 			r.addJournal(fsys, j)
 		} else if n, ok := parseName(name); ok {
 			r.Nodes = append(r.Nodes, readNode(fsys, dir, n, readers))
+		} else {
+			others = append(others, name)
 		}
 	}
-	r.plant()
+	for _, n := range r.Nodes {
+		n.journal = n.name.old && slices.ContainsFunc(r.Journals, func(j Journal) bool { return j.Kind == "leaf" && j.VDI == n.VDI })
+	}
+	r.plant(fsys)
+	r.lookAround(fsys, others, readers)
 	r.judge()
 	return r, nil
 }
@@ -114,14 +134,17 @@ func (r *Repository) addJournal(fsys vfs.FS, j Journal) {
 
 func readNode(fsys vfs.FS, dir string, name nodeName, readers map[string]Reader) *Node {
 	n := &Node{Name: name.file, Path: filepath.Join(dir, name.file), VDI: name.vdi, Format: name.format, name: name}
+	var kind *vfs.KindError
+	if _, err := fsys.Lstat(n.Path); errors.As(err, &kind) {
+		n.link = true
+	}
 	f, err := fsys.Open(n.Path, false)
 	if err != nil {
 		n.Err = err
 	} else {
 		n.Err = errors.Join(n.read(f, readers[name.format]), f.Close())
 	}
-	n.lost = n.Err != nil && n.Parent == ""
-	n.blind = n.lost && unreadable(n.Err)
+	n.blind = n.Err != nil && n.Parent == "" && unreadable(n.Err)
 	return n
 }
 
@@ -137,26 +160,17 @@ func (n *Node) read(f vfs.File, read Reader) error {
 	if err != nil {
 		return err
 	}
-	n.PhysicalSize, n.Device, n.id = info.Size, info.IsBlock, info.ID
-	if info.Links > 1 && !info.IsBlock {
-		return fmt.Errorf("it has %d names (hard links)", info.Links)
-	}
+	n.PhysicalSize, n.Device, n.id, n.onDisk = info.Size, info.IsBlock, info.ID, info.Allocated
 	if read == nil {
 		return fmt.Errorf("format %s is not one that can be read here", n.Format)
 	}
 	facts, err := read(f)
-	if err != nil {
-		if facts.Image.Backing != "" {
-			n.Parent = parentName(facts.Image.Backing)
-		}
-		return err
-	}
-	n.VirtualSize, n.Hidden, n.InUse, n.Allocated = facts.Image.VirtualSize, facts.Hidden, facts.InUse, facts.Allocated
-	n.Created = facts.Created
-	if facts.Image.Backing != "" {
-		n.Parent = parentName(facts.Image.Backing)
-	}
+	n.take(&facts)
 	switch {
+	case err != nil:
+		return err
+	case info.Links > 1 && !info.IsBlock:
+		return fmt.Errorf("it has %d names (hard links)", info.Links)
 	case facts.Image.Encrypted:
 		return errors.New("its data is encrypted")
 	case facts.Image.Snapshots > 0:
@@ -165,8 +179,16 @@ func (n *Node) read(f vfs.File, read Reader) error {
 	return nil
 }
 
-// Locate finds the parent that a header of the repository names, for chain.Store.
-func Locate(_, name string) string { return "./" + parentName(name) }
+// take notes what the image tells.
+func (n *Node) take(f *Facts) {
+	n.VirtualSize, n.Hidden, n.InUse, n.Allocated = f.Image.VirtualSize, f.Hidden, f.InUse, f.Allocated
+	n.Created, n.Memory, n.noEnd, n.corrupt = f.Created, f.Memory, f.NoEnd, f.Image.Corrupt
+	n.uuid, n.wants = f.Image.ID, f.Image.BackingID
+	n.backing, n.backingFormat = f.Image.Backing, f.Image.BackingFormat
+	if n.backing != "" {
+		n.Parent = parentName(n.backing)
+	}
+}
 
 // Node finds a node by file name, or by VDI where that is not ambiguous; nil if there
 // is none.
@@ -184,88 +206,4 @@ func (r *Repository) Node(name string) *Node {
 		}
 	}
 	return found
-}
-
-// plant links the nodes by their parents' names.
-func (r *Repository) plant() {
-	r.forest = chain.NewForest()
-	byName := make(map[string]*Node, len(r.Nodes))
-	for _, n := range r.Nodes {
-		n.layer = r.forest.Add(n.Name, n.Path)
-		byName[n.Name] = n
-	}
-	for _, n := range r.Nodes {
-		if n.Parent == "" {
-			continue
-		}
-		parent := byName[n.Parent]
-		if parent == nil {
-			n.Err = errors.Join(n.Err, &MissingParentError{n.Parent})
-			continue
-		}
-		if err := r.forest.Link(n.layer, parent.layer); err != nil {
-			n.Err = errors.Join(n.Err, err)
-		}
-	}
-	for _, root := range r.forest.Roots() {
-		setDepth(byName, root, 1)
-	}
-}
-
-func setDepth(nodes map[string]*Node, l *chain.Layer, depth int) {
-	nodes[l.Key].Depth = depth
-	for _, c := range l.Children {
-		setDepth(nodes, c, depth+1)
-	}
-}
-
-// judge applies the three rules. A visible node is kept for its VDI. A raw disk has
-// no room for the flag: with children it counts as hidden, for no VDI that is in use
-// has any.
-func (r *Repository) judge() {
-	for _, n := range r.Nodes {
-		if n.Format == formatRaw && len(n.layer.Children) > 0 {
-			n.Hidden = true
-		}
-		n.layer.Keepers, n.layer.Active = nil, false
-		if !n.Hidden {
-			n.layer.Keep("VDI " + n.VDI)
-			n.layer.Active = len(n.layer.Children) == 0
-		}
-	}
-	spoiled := r.spoiled()
-	lost := slices.ContainsFunc(r.Nodes, func(n *Node) bool { return n.lost })
-	for _, n := range r.Nodes {
-		n.Garbage = n.layer.Unneeded() && !spoiled[root(n.layer)] && !lost
-	}
-	for _, n := range r.Nodes {
-		sound := !spoiled[root(n.layer)] && n.layer.Parent != nil
-		n.LeafCoalesceable = sound && n.layer.LeafCoalesceable()
-		n.Coalesceable = sound && n.Hidden && len(n.layer.Children) > 0 && n.layer.Parent.Coalesceable() && !n.Garbage
-	}
-}
-
-// spoiled are the roots of the trees in which a node is damaged, an orphan or in use;
-// all of them while a node cannot be read that may be sound and belong to any.
-func (r *Repository) spoiled() map[*chain.Layer]bool {
-	spoiled := r.unreadable()
-	if slices.ContainsFunc(r.Nodes, func(n *Node) bool { return n.blind }) {
-		for _, l := range r.forest.Roots() {
-			spoiled[l] = true
-		}
-	}
-	return spoiled
-}
-
-func root(l *chain.Layer) *chain.Layer {
-	for l.Parent != nil {
-		l = l.Parent
-	}
-	return l
-}
-
-// node returns the node of a layer.
-func (r *Repository) node(l *chain.Layer) *Node {
-	i, _ := slices.BinarySearchFunc(r.Nodes, l.Key, func(n *Node, name string) int { return strings.Compare(n.Name, name) })
-	return r.Nodes[i]
 }

@@ -150,7 +150,7 @@ func (b *Bridge) fits(r *Repository, s Step) error {
 func (b *Bridge) remove(r *Repository, name string) error {
 	n := r.Node(name)
 	if n.Device {
-		return &chain.RefusedError{Path: n.Path, Reason: "it is a device: logical volumes are removed by LVM's own tools"}
+		return &chain.RefusedError{Path: n.Path, Reason: DeviceReason}
 	}
 	return b.Store.FS.RemoveExact(n.Path, n.id)
 }
@@ -158,11 +158,7 @@ func (b *Bridge) remove(r *Repository, name string) error {
 // merge brings a run of nodes into the one below, in one pass.
 func (b *Bridge) merge(ctx context.Context, r *Repository, s Step) error {
 	top := r.Node(s.Nodes[len(s.Nodes)-1])
-	children := []string{}
-	for _, c := range s.children {
-		children = append(children, r.Node(c).Path)
-	}
-	m, err := b.plan(ctx, r, s, chain.CommitRequest{Children: children, Record: func() error { return b.recordMerged(r, s) }})
+	m, err := b.plan(ctx, r, s, chain.CommitRequest{Children: b.childPaths(r, s), Record: func() error { return b.recordMerged(r, s) }})
 	if err != nil {
 		return err
 	}
@@ -182,7 +178,7 @@ func (b *Bridge) merge(ctx context.Context, r *Repository, s Step) error {
 func (b *Bridge) plan(ctx context.Context, r *Repository, s Step, c chain.CommitRequest) (*chain.Merge, error) {
 	base, top := r.Node(s.Into), r.Node(s.Nodes[len(s.Nodes)-1])
 	if base.Device {
-		return nil, &chain.RefusedError{Path: base.Path, Reason: "it is a device: logical volumes cannot be made larger here; copy the repository to files, or convert it"}
+		return nil, &chain.RefusedError{Path: base.Path, Reason: DeviceReason}
 	}
 	c.Top, c.Format, c.Base, c.Unrecorded = top.Path, top.Format, base.Path, true
 	return b.Store.PlanCommit(ctx, c)

@@ -14,26 +14,43 @@ func ReadVHD(f vfs.File) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	i, err := vhd.ReadInfo(f, info.Size)
-	if err != nil {
-		facts := Facts{}
-		facts.Image.Backing, _ = vhd.FindParent(f, info.Size)
-		return facts, err
+	i, err := vhd.Look(f, info.Size)
+	if err != nil && i.Size == 0 { // what is left of a damaged one
+		return remains(&i), err
 	}
-	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse, Created: i.Created}
+	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse, Created: i.Created,
+		NoEnd: i.Type != vhd.Fixed && !i.EndFooter && !i.InUse, Allocated: i.Allocated * i.BlockSize}
 	if i.Type == vhd.Fixed {
 		facts.Allocated = i.Size
-		return facts, nil
 	}
-	blocks, err := vhd.ReadAllocated(f, info.Size)
-	facts.Allocated = blocks * i.BlockSize
+	if err != nil && facts.NoEnd { // its last block may end where nothing was written yet
+		if needed, tail := vhd.NeedsRelease(f, info.Size); needed && tail == nil {
+			facts.InUse, err = true, nil
+		}
+	}
+	if err == nil && i.Type == vhd.Dynamic && !i.Hidden && i.Allocated > 0 {
+		if image, err := vhd.NewReader(f, info.Size); err == nil {
+			facts.Memory = isMemory(image)
+		}
+	}
 	return facts, err
+}
+
+// remains are what a damaged image is called by others, and what it builds on.
+func remains(i *vhd.Survey) (facts Facts) {
+	if !i.UUID.IsZero() {
+		facts.Image.ID = i.UUID.String()
+	}
+	if facts.Image.Backing = i.ParentPath; i.ParentPath != "" && !i.ParentUUID.IsZero() {
+		facts.Image.BackingID, facts.Image.BackingFormat = i.ParentUUID.String(), formatVHD
+	}
+	return facts
 }
 
 // ReadRaw is the Reader of raw disks.
 func ReadRaw(f vfs.File) (Facts, error) {
 	info, err := f.Stat()
-	return Facts{Image: chain.Image{Format: formatRaw, VirtualSize: info.Size}, Allocated: info.Size}, err
+	return Facts{Image: chain.Image{Format: formatRaw, VirtualSize: info.Size}, Allocated: info.Size, Memory: err == nil && isMemory(f)}, err
 }
 
 // blockOverhead is what a block takes besides its data: a bitmap, and what keeps the

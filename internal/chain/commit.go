@@ -28,6 +28,8 @@ type CommitRequest struct {
 	// Record is called once the base has all of the data, before any image is told,
 	// in place of the journal. It goes with Unrecorded.
 	Record func() error
+	// Unmeasured leaves out how much there is to move: a rehearsal.
+	Unmeasured bool
 }
 
 // A Merge is the plan of a commit: pure data.
@@ -74,7 +76,7 @@ func (s *Store) PlanCommit(ctx context.Context, r CommitRequest) (*Merge, error)
 	if err != nil {
 		return nil, err
 	}
-	return m, s.measureCommit(ctx, m)
+	return m, s.measureCommit(ctx, m, r.Unmeasured)
 }
 
 // whereToLook notes where images on the layers may be.
@@ -186,7 +188,7 @@ func (m *Merge) all() []Node {
 
 // measureCommit fills in how much there is to move. Nothing is locked for longer
 // than that takes, and only as for reading.
-func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
+func (s *Store) measureCommit(ctx context.Context, m *Merge, rehearsal bool) error {
 	o, err := s.openAll(append(append(slices.Clone(m.Below), m.Base), m.Gone...), func(Node) access { return toRead })
 	if err != nil {
 		return err
@@ -198,7 +200,7 @@ func (s *Store) measureCommit(ctx context.Context, m *Merge) error {
 	if err == nil {
 		err = errors.Join(writable(f.to), f.checkResize(m.Top()))
 	}
-	if err == nil {
+	if err == nil && !rehearsal {
 		f.size = m.Top().Image.VirtualSize
 		m.Amount, err = f.measure(ctx)
 	}

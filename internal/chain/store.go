@@ -239,17 +239,13 @@ func (s *Store) plainPath(n Node, what, name string, roots []string) (string, er
 
 // named tells whether the caller has named the file itself, by this or by another name.
 func (s *Store) named(path, actual string) bool {
-	for _, name := range s.Named {
-		if filepath.Clean(name) == path {
-			return true
-		}
-		if s.RealPath != nil {
-			if to, err := s.RealPath(name); err == nil && to == actual {
-				return true
-			}
-		}
+	if slices.ContainsFunc(s.Named, func(name string) bool { return filepath.Clean(name) == path }) {
+		return true
 	}
-	return false
+	return s.RealPath != nil && slices.ContainsFunc(s.Named, func(name string) bool {
+		to, err := s.RealPath(name)
+		return err == nil && to == actual
+	})
 }
 
 func (s *Store) within(root, path string) bool {

@@ -168,7 +168,7 @@ func (q *search) vhd(f vfs.File) error {
 
 // backing notes what the image f, which has that backing name, builds on.
 func (q *search) backing(f vfs.File, format, name string) error {
-	file := BackingPath(f.Path(), name)
+	file := q.backingPath(f.Path(), name)
 	if file == "" && IsRemote(name) {
 		return nil
 	}
@@ -241,7 +241,7 @@ func isNothing(err error) bool {
 
 // buildsOn tells whether n builds on the file with that identity.
 func (s *Store) buildsOn(n Node, on vfs.ID) (bool, error) {
-	file := BackingPath(n.Path, n.Image.Backing)
+	file := s.backingPath(n.Path, n.Image.Backing)
 	if file == "" {
 		return false, nil
 	}

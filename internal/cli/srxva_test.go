@@ -277,3 +277,57 @@ func TestConvertOfAnExportWrongUsage(t *testing.T) {
 		t.Error("x was made")
 	}
 }
+
+// Of several VMs, and with snapshots, each disk is told under its own.
+func TestConvertOfAnExportTellsWhoseEachDiskIs(t *testing.T) {
+	t.Chdir(t.TempDir())
+	d := exportedDisks()
+	d[0].VM, d[1].VM = "Ref:1", "Ref:2"
+	machines := []xvatest.Machine{{ID: "Ref:2", Name: "monday", SnapshotOf: "Ref:1"}, {ID: "Ref:1", Name: "web"}, {ID: "Ref:3", Name: "db"}}
+	db := d[0]
+	db.ID, db.UUID, db.VM = "Ref:9", "99999999-2222-3333-4444-555555555555", "Ref:3"
+	writeTestFile(t, "all.xva", xvatest.Tar(xvatest.MembersOf(machines, false, append(d, db)...)))
+	out := must(t, "sr", "convert", "all.xva", "--to", "out")
+	for _, want := range []string{`disk "web root" of "web", device 0`, `disk "data" of the snapshot "monday" of "web", device 1`, `disk "web root" of "db"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s is missing: %s", want, out)
+		}
+	}
+}
+
+// One damaged chunk costs one MiB of one disk, if somebody says so; and before that it is
+// told which disk that is.
+func TestConvertOfADamagedExportSalvages(t *testing.T) {
+	m := newExport(t)
+	damaged := slices.Clone(m)
+	last := len(m) - 2
+	damaged[last].Data = slices.Clone(m[last].Data)
+	damaged[last].Data[100] ^= 4
+	writeTestFile(t, "bad.xva", xvatest.Tar(damaged))
+	_, errs, code := call(t, "sr", "convert", "bad.xva", "--to", "out")
+	for _, want := range []string{"Ref:7/00000017", `the disk "data" (` + xvaData + `) of "web"`, "bytes 17825792 to 17826303 are lost", "--salvage"} {
+		if code != term.ExitFailed || !strings.Contains(errs, want) {
+			t.Errorf("%s is missing: %d %s", want, code, errs)
+		}
+	}
+	out, errs, code := call(t, "sr", "convert", "bad.xva", "--to", "out", "--salvage", "--output", "json")
+	var did convertedJSON
+	decodeJSON(t, out, &did)
+	if code != term.ExitSome || len(did.Missing) != 1 || did.Missing[0].Disk != xvaData || did.Missing[0].Offset != 17<<20 || did.Missing[0].Length != 512 ||
+		!strings.Contains(errs, "are missing and read as zeros") {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
+	sameDisk(t, "qcow2", "root.raw", "out/"+xvaRoot+".qcow2")
+	writeTestFile(t, "holed.raw", make([]byte, 17<<20+512))
+	sameDisk(t, "qcow2", "holed.raw", "out/"+xvaData+".qcow2")
+
+	plain := xvatest.Tar(m)
+	writeTestFile(t, "cut.xva", plain[:2<<20])
+	_, errs, code = call(t, "sr", "convert", "cut.xva", "--to", "cut", "--salvage")
+	if made := namesIn(t, "cut"); code != term.ExitSome || !slices.Equal(made, []string{xvaRoot + ".qcow2"}) || !strings.Contains(errs, "no image was made") {
+		t.Errorf("%d %s %q", code, errs, made)
+	}
+	if _, errs, code := call(t, "sr", "convert", "web.xva", "--to", "whole", "--salvage"); code != 0 || errs != "" {
+		t.Errorf("%d %s", code, errs)
+	}
+}

@@ -30,6 +30,9 @@ type Conversion struct {
 	Room   chain.Room
 	Verify bool // compare it with the source before it gets its name
 
+	On  *Conversion // makes the image that this one builds on, if any
+	Err error       // why it could not be done, where others go on
+
 	Bytes int64  // of data: at most, before; copied, after
 	Made  *Image // under a temporary name, until it is named
 }

@@ -104,7 +104,7 @@ func Named(name string) (*Format, error) {
 // Store knows all formats. Backing names may lead to allow, besides the directory of the
 // image that the user names.
 func Store(fsys vfs.FS, allow []string) *chain.Store {
-	s := &chain.Store{FS: fsys, Allow: allow, RealPath: filepath.EvalSymlinks}
+	s := &chain.Store{FS: fsys, Allow: allow, RealPath: filepath.EvalSymlinks, Locate: chain.LocateVolumes(fsys)}
 	for _, f := range All() {
 		s.Formats = append(s.Formats, f.Format)
 	}

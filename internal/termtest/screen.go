@@ -59,3 +59,6 @@ func (s *Screen) Colours() string { return s.tmux("capture-pane", "-p", "-e") }
 
 // All is what the screen shows and what was scrolled away, with wrapped lines joined.
 func (s *Screen) All() string { return s.tmux("capture-pane", "-p", "-J", "-S", "-") }
+
+// Type sends a line, with the key that ends it.
+func (s *Screen) Type(line string) { s.tmux("send-keys", line, "Enter") }

@@ -2,8 +2,8 @@ package host
 
 import (
 	"fmt"
-	"regexp"
-	"strings"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Plural is "1 layer", "2 layers".
@@ -14,16 +14,8 @@ func Plural(n int, word string) string {
 	return fmt.Sprintf("%d %ss", n, word)
 }
 
-// plainWord is what a shell takes as it is.
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,-]+$`)
-
 // Quoted writes a word of a command so that a shell takes it for that word.
-func Quoted(word string) string {
-	if plainWord.MatchString(word) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-}
+func Quoted(word string) string { return vfs.Quoted(word) }
 
 // Bytes writes a number of bytes with a binary unit: "1.5 GiB".
 func Bytes(n int64) string {

@@ -101,12 +101,7 @@ func ReadAllocated(r io.ReaderAt, size int64) (blocks int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, e := range bat[:m.head.blocks(m.foot.size)] {
-		if e != unused {
-			blocks++
-		}
-	}
-	return blocks, nil
+	return m.allocated(bat), nil
 }
 
 // readTable returns the block allocation table, which is within the limit.

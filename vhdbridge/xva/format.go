@@ -76,13 +76,18 @@ type FormatError struct {
 	Offset int64  // in the archive after decompression, in bytes: where the member's data begins, or reading ended
 	Member string // "" where it is not about one
 	Reason string
+	Disk   string // which one it is about and what of it is lost, in words; "" where it is about none
 }
 
 func (e *FormatError) Error() string {
-	if e.Member == "" {
-		return fmt.Sprintf("xva: at byte %d: %s", e.Offset, e.Reason)
+	text := fmt.Sprintf("xva: at byte %d: %s", e.Offset, e.Reason)
+	if e.Member != "" {
+		text = fmt.Sprintf("xva: %s (at byte %d): %s", e.Member, e.Offset, e.Reason)
 	}
-	return fmt.Sprintf("xva: %s (at byte %d): %s", e.Member, e.Offset, e.Reason)
+	if e.Disk != "" {
+		text += "; " + e.Disk
+	}
+	return text
 }
 
 // As makes it one of the kinds that all formats share.

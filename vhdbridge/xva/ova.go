@@ -20,13 +20,28 @@ type Disk struct {
 	Used   int64  // bytes that it took in its repository; 0: not told
 	Device string // where the VM has it: "0" is its first disk; "" if it is not attached
 
+	VM       string // label of the VM that has it: any text; "" if none has
+	Snapshot string // label of the VM's snapshot that has it, if one does and not the VM itself
+
 	attached bool // it must be in the archive
+}
+
+// who tells which disk it is, for people.
+func (d *Disk) who() string {
+	text := fmt.Sprintf("the disk %q (%s)", d.Name, d.UUID)
+	if d.Snapshot != "" {
+		text += fmt.Sprintf(" of the snapshot %q", d.Snapshot)
+	}
+	if d.VM != "" {
+		text += fmt.Sprintf(" of %q", d.VM)
+	}
+	return text
 }
 
 // A VM is what ova.xml tells of the machine.
 type VM struct {
-	Name  string // its label: any text
-	Disks []Disk // in the order of ova.xml; CDs are left out
+	Name  string // its label: any text; of several VMs that of the first that is no snapshot
+	Disks []Disk // in the order of ova.xml, of all VMs and snapshots; CDs are left out
 }
 
 // value is one of XML-RPC (http://xmlrpc.com/spec.md). Numbers of xapi are strings.
@@ -126,13 +141,11 @@ func parseXML(b []byte) (*value, error) {
 
 // newVM picks out what the disks need.
 func newVM(objects []object) (VM, error) {
-	vm := VM{}
+	machines := machinesOf(objects)
+	vm := VM{Name: machines.first}
 	iso, drives := isoRepositories(objects), drivesOf(objects)
 	seen := map[string]string{}
 	for _, o := range objects {
-		if o.class == "VM" && vm.Name == "" {
-			vm.Name = o.field("name_label").text()
-		}
 		if o.class != "VDI" || iso[o.field("SR").text()] || drives[o.id] != nil && drives[o.id].disk == nil {
 			continue
 		}
@@ -148,6 +161,7 @@ func newVM(objects []object) (VM, error) {
 		}
 		if drive := drives[o.id]; drive != nil {
 			d.attached, d.Device = true, drive.disk.field("userdevice").text()
+			d.VM, d.Snapshot = machines.of(drive.disk.field("VM").text())
 		}
 		vm.Disks = append(vm.Disks, d)
 	}
@@ -178,11 +192,53 @@ func drivesOf(objects []object) map[string]*drive {
 		if drives[id] == nil {
 			drives[id] = &drive{}
 		}
-		if o.field("type").text() != "CD" {
+		if o.field("type").text() != "CD" && drives[id].disk == nil {
 			drives[id].disk = o.value
 		}
 	}
 	return drives
+}
+
+// machines are the VMs of an export, and their snapshots, which are VMs to xapi.
+type machines struct {
+	first string            // label of the first that is no snapshot
+	byID  map[string]*value // records
+}
+
+func machinesOf(objects []object) machines {
+	m := machines{byID: map[string]*value{}}
+	named := false
+	for _, o := range objects {
+		if o.class != "VM" {
+			continue
+		}
+		m.byID[o.id] = o.value
+		if snapshot := isSnapshot(o.value); len(m.byID) == 1 || !snapshot && !named {
+			m.first, named = o.field("name_label").text(), !snapshot
+		}
+	}
+	return m
+}
+
+func isSnapshot(vm *value) bool {
+	text := vm.field("is_a_snapshot").text()
+	return text == "1" || text == "true"
+}
+
+// of are the labels for the VM that a drive names: where it names none, there is but one.
+func (m *machines) of(id string) (vm, snapshot string) {
+	record := m.byID[id]
+	switch {
+	case record == nil:
+		return m.first, ""
+	case !isSnapshot(record):
+		return record.field("name_label").text(), ""
+	}
+	snapshot = record.field("name_label").text()
+	if whole := m.byID[record.field("snapshot_of").text()]; whole != nil {
+		return whole.field("name_label").text(), snapshot
+	}
+	return "", snapshot
 }
 
 // uuidPattern matters for safety: images are named after it.

@@ -30,6 +30,8 @@ type Reader struct {
 	last int64           // number of its last chunk; -1 before the first
 	off  int64           // bytes of it that are known, holes included
 	buf  []byte
+
+	*salvage // nil: what is wrong is an error
 }
 
 // A Chunk is a piece of a disk. Between chunks there are zeros.
@@ -89,7 +91,7 @@ func (x *Reader) readDescriptor() error {
 }
 
 func (x *Reader) malformed(member, format string, args ...any) error {
-	return &FormatError{x.archive.n, member, fmt.Sprintf(format, args...)}
+	return &FormatError{Offset: x.archive.n, Member: member, Reason: fmt.Sprintf(format, args...)}
 }
 
 // broken tells an input that cannot be read from one that is wrong.
@@ -100,9 +102,28 @@ func (x *Reader) broken(member string, err error) error {
 	case x.in.err != nil:
 		return x.in.err
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return x.malformed(member, "the file ends here: it is cut off")
+		return x.of(x.disk, x.malformed(member, "the file ends here: it is cut off"), x.behind())
 	}
-	return x.malformed(member, "%v", err)
+	return x.of(x.disk, x.malformed(member, "%v", err), x.behind())
+}
+
+// behind tells how far the reading has come.
+func (x *Reader) behind() string {
+	if x.last < 0 {
+		return "all of it is lost"
+	}
+	return fmt.Sprintf("what comes behind chunk %d is lost", x.last)
+}
+
+// of adds to an error which disk it is about, if any, and what of it is lost.
+func (x *Reader) of(d *Disk, err error, lost string) error {
+	var bad *FormatError
+	if d != nil && errors.As(err, &bad) && bad.Disk == "" {
+		if bad.Disk = d.who(); lost != "" {
+			bad.Disk = lost + "; it is " + bad.Disk
+		}
+	}
+	return err
 }
 
 // Next returns the next chunk, its checksum verified. At the end, once every disk was
@@ -110,7 +131,12 @@ func (x *Reader) broken(member string, err error) error {
 func (x *Reader) Next() (Chunk, error) {
 	for x.err == nil {
 		var c Chunk
-		if c, x.err = x.next(); x.err == nil && len(c.Data) > 0 {
+		if x.salvage != nil {
+			c, x.err = x.nextWhole()
+		} else {
+			c, x.err = x.next()
+		}
+		if x.err == nil && len(c.Data) > 0 {
 			return c, nil
 		}
 	}
@@ -144,7 +170,8 @@ func (x *Reader) next() (Chunk, error) {
 	if err := x.begin(h.Name, d); err != nil {
 		return Chunk{}, err
 	}
-	return x.chunk(h, number)
+	c, err := x.chunk(h, number)
+	return c, x.of(d, err, "")
 }
 
 func (x *Reader) find(id string) *Disk {
@@ -186,7 +213,7 @@ func (x *Reader) finish() error {
 	if x.disk == nil || x.off == x.disk.Size {
 		return nil
 	}
-	return x.malformed("", "the disk %s ends at byte %d of %d: it is cut off", x.disk.ID, x.off, x.disk.Size)
+	return x.of(x.disk, x.malformed("", "the disk %s ends at byte %d of %d: it is cut off", x.disk.ID, x.off, x.disk.Size), "")
 }
 
 // chunk finds out where a chunk belongs, reads and verifies it.
@@ -207,7 +234,10 @@ func (x *Reader) chunk(h *tar.Header, number int64) (Chunk, error) {
 		return Chunk{}, x.broken(h.Name, err)
 	}
 	x.last, x.off = number, end
-	return Chunk{x.disk, off, b}, x.verify(h.Name, b)
+	if err := x.verify(h.Name, b); err != nil {
+		return Chunk{}, x.of(x.disk, err, fmt.Sprintf("bytes %d to %d are lost", off, end-1))
+	}
+	return Chunk{x.disk, off, b}, nil
 }
 
 // room is n bytes that the next call overwrites; n was checked.
@@ -236,14 +266,8 @@ func (x *Reader) verify(name string, b []byte) error {
 	if err != nil {
 		return x.broken(name, err)
 	}
-	var want string
-	switch {
-	case h.Typeflag == tar.TypeReg && h.Name == name+xxhashSuffix:
-		want = hex.EncodeToString(binary.BigEndian.AppendUint64(nil, xxhash.Sum64(b)))
-	case h.Typeflag == tar.TypeReg && h.Name == name+sha1Suffix:
-		sum := sha1.Sum(b) //nolint:gosec // see above
-		want = hex.EncodeToString(sum[:])
-	default:
+	want, ok := sumFor(h, name, b)
+	if !ok {
 		return x.malformed(name, "its checksum does not follow, but %q", h.Name)
 	}
 	if h.Size > maxChecksum {
@@ -259,6 +283,19 @@ func (x *Reader) verify(name string, b []byte) error {
 	return nil
 }
 
+// sumFor is the checksum that b should have by the member h; false if h is not the
+// checksum of the chunk of that name.
+func sumFor(h *tar.Header, name string, b []byte) (sum string, ok bool) {
+	switch {
+	case h.Typeflag == tar.TypeReg && h.Name == name+xxhashSuffix:
+		return hex.EncodeToString(binary.BigEndian.AppendUint64(nil, xxhash.Sum64(b))), true
+	case h.Typeflag == tar.TypeReg && h.Name == name+sha1Suffix:
+		sum := sha1.Sum(b) //nolint:gosec // see above
+		return hex.EncodeToString(sum[:]), true
+	}
+	return "", false
+}
+
 // end sees that nothing is missing and nothing follows. Reading on to the very end
 // has a decompressor verify its own checksums.
 func (x *Reader) end() error {
@@ -267,7 +304,7 @@ func (x *Reader) end() error {
 	}
 	for _, d := range x.vm.Disks {
 		if d.attached && !x.seen[d.ID] {
-			return x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks", d.ID)
+			return x.of(&d, x.malformed("", "the disk %s is missing: the archive is cut off, or it holds no disks", d.ID), "")
 		}
 	}
 	b := x.room(32 << 10)

@@ -78,7 +78,7 @@ func TestReadsWhatXapiWrites(t *testing.T) {
 				if err != nil || !bytes.Equal(disks["Ref:10"], diskA().Content) || !bytes.Equal(disks["Ref:2"], diskB().Content) {
 					t.Errorf("%s, %s, sha %v: %v", name, how, sha, err)
 				}
-				want := []Disk{{"Ref:10", uuidA, "root <1>", 9<<20 + 512, 3 << 20, "0", true}, {"Ref:2", uuidB, "data", 4 << 20, 0, "1", true}}
+				want := []Disk{{"Ref:10", uuidA, "root <1>", 9<<20 + 512, 3 << 20, "0", "web & co", "", true}, {"Ref:2", uuidB, "data", 4 << 20, 0, "1", "web & co", "", true}}
 				if vm.Name != "web & co" || !slices.Equal(vm.Disks, want) {
 					t.Errorf("%s: %+v", name, vm)
 				}

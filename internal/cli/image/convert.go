@@ -45,6 +45,9 @@ disk stays. Options are those of image create.
 }
 
 func convertImage(r *images.Run) error {
+	if r.Bool("salvage") {
+		return term.Usagef("--salvage: an image that cannot be read in full is not copied as if it could; ddrescue copies what there is of a raw disk")
+	}
 	r.Hint = ": what was begun is removed, and what was there is as it was"
 	format, o, err := convertOptions(r)
 	if err != nil {

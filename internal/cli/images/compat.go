@@ -46,8 +46,6 @@ func checkCompat(c *cli.Context) error {
 		return term.Usagef("--image-opts: options of QEMU's drivers are not understood here; name the file, and its format with -f")
 	case c.IsSet("object"):
 		return term.Usagef("--object: encrypted images are not read or written here, so that there is no secret to be told")
-	case c.Bool("salvage"):
-		return term.Usagef("--salvage: an image that cannot be read in full is not copied as if it could; ddrescue copies what there is of a raw disk")
 	}
 	if text := c.String("coroutines"); text != "" {
 		if n, err := strconv.Atoi(text); err != nil || n < 1 || n > 16 {

@@ -23,10 +23,11 @@ func (r *Run) Convert(all []*convert.Conversion) error {
 			return err
 		}
 	}
-	return r.Steps(convertSteps(all))
+	return r.Steps(ConvertSteps(all))
 }
 
-func convertSteps(all []*convert.Conversion) []Step {
+// ConvertSteps are what is told of conversions.
+func ConvertSteps(all []*convert.Conversion) []Step {
 	var steps []Step
 	for _, c := range all {
 		steps = append(steps, Step{Op: "convert", Path: c.Source().Path, Target: c.Path, Bytes: &c.Bytes, Note: c.Format.Name + placeOf(c)})

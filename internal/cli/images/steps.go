@@ -26,11 +26,16 @@ type Report struct {
 
 // Steps prints what was done, or what would be done.
 func (r *Run) Steps(steps []Step) error {
+	return r.StepsAs(steps, func(p Report) any { return p })
+}
+
+// StepsAs is Steps of a command whose JSON has more.
+func (r *Run) StepsAs(steps []Step, with func(Report) any) error {
 	report := Report{r.Command.Name, r.Bool("dry-run"), steps}
 	if r.Bool("quiet") && r.String("output") == "human" {
 		return nil
 	}
-	return r.Print(r.Context, report, func(w io.Writer) { stepsText(w, report) })
+	return r.Print(r.Context, with(report), func(w io.Writer) { stepsText(w, report) })
 }
 
 // An opText says how a step is told: before, and after.

@@ -16,7 +16,10 @@ func checkCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "check every node of a repository",
 		ArgsUsage: "DIR", OnUsageError: images.CheckUsageError, Flags: []cli.Flag{term.OutputFlag()},
-		Description: "Each node is checked as image check does, without repairing anything; links between\nthem are checked, too.\n\n" + images.CheckHelp,
+		Description: `Each node is checked as image check does, without repairing anything. So are the links
+between them: that each parent is there, and is the image that the node was made on.
+
+` + images.CheckHelp,
 		Action: func(c *cli.Context) error {
 			return images.CheckOutcome(action(e, checkRepository)(c))
 		},
@@ -62,16 +65,16 @@ func checkRepository(r *images.Run, repo *vhdbridge.Repository) error {
 
 func checkNode(r *images.Run, n *vhdbridge.Node) nodeCheck {
 	c := nodeCheck{Name: n.Name}
-	if n.Err != nil {
-		c.Error = n.Err.Error()
-	}
+	c.Error = n.Odd()
 	format, err := formats.Named(n.Format)
 	if err != nil || format.Check == nil {
 		return c
 	}
 	res, err := images.CheckFile(r.Store, n.Path, formats.RepairNone, format.Check)
 	if err != nil {
-		c.Error = err.Error()
+		if c.Error == "" {
+			c.Error = err.Error()
+		}
 		return c
 	}
 	c.Check = &res
@@ -87,6 +90,6 @@ func checkedText(w io.Writer, c *nodeCheck) {
 		fmt.Fprintf(w, "%s: no errors\n", c.Name)
 	}
 	if c.Error != "" {
-		fmt.Fprintf(w, "%s: %s\n", c.Name, c.Error)
+		fmt.Fprintf(w, "%s: %s\n", term.Printable(c.Name), term.Printable(c.Error))
 	}
 }

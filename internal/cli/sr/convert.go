@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,18 +28,23 @@ func convertCommand(e *term.Env) *cli.Command {
 			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `[TARGET=]UUID`; may be repeated; TARGET is for --define"},
 			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
 			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
+			&cli.BoolFlag{Name: "salvage", Usage: "of a damaged XVA: make what is whole, and tell what is missing"},
 			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on; 64k of an XVA"}),
 		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
 clones and snapshots stays. Names of backing files are relative: DEST can be moved.
 Inner nodes that nobody needs are merged on the way. The repository is only read; it
-must not be in use.
+must not be in use. A node that is damaged, an orphan or in use is left out with what
+builds on it, and told; all else is made, and the exit status is 3. With --define all is
+made or nothing. The memory of suspended guests is left out, too.
 
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
 
 An XVA is what "xe vm-export" writes, compressed or not; - reads it from standard
-input. It is read once and never unpacked; each disk becomes DEST/UUID.qcow2. Every
-checksum is verified: unless all disks are there and right, nothing is left in DEST.
+input. It is read once and never unpacked; each disk becomes DEST/UUID.qcow2, and is told
+with the VM, or the snapshot of it, that has it. Every checksum is verified: unless all
+disks are there and right, nothing is left in DEST. With --salvage what is damaged reads
+as zeros, and is told with its place; the exit status is 3 then.
 
 ` + domainHelp + `
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
@@ -59,11 +65,20 @@ checksum is verified: unless all disks are there and right, nothing is left in D
 func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	r.Hint = ": what was begun is removed, and the repository is as it was"
 	format, o, err := repositoryTarget(r)
+	if err == nil && r.Bool("salvage") {
+		err = term.Usagef("--salvage is for exports (XVA): of a repository what is sound is made anyhow")
+	}
 	if err != nil {
 		return err
 	}
 	if err := vhdbridge.ThisHost().Refuse(repo); err != nil {
 		return err
+	}
+	if !repo.HasVDI() {
+		return &chain.RefusedError{Path: repo.Dir, Reason: vhdbridge.BaseCopiesOnly + "; there is nothing to convert"}
+	}
+	if fresh := vhdbridge.ThisHost().Fresh(repo, r.Clock()); fresh != "" {
+		fmt.Fprintf(r.Err, "virt-rotate: %s: %s; if a host has it attached, what is read of its disks is of several moments\n", term.Printable(repo.Dir), term.Printable(fresh))
 	}
 	d, err := domainOf(r, repo)
 	if err != nil {
@@ -80,7 +95,7 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 }
 
 // convertGroups makes the layers, and defines the domain on them that d is, if any.
-func convertGroups(r *images.Run, groups []vhdbridge.Group, spoiled []vhdbridge.Spoiled, format *formats.Format, o *images.Options, d *domain) error {
+func convertGroups(r *images.Run, groups []vhdbridge.Group, left []vhdbridge.Spoiled, format *formats.Format, o *images.Options, d *domain) error {
 	all, err := conversionsOf(r, groups, format, o, d)
 	if err != nil {
 		return err
@@ -90,21 +105,45 @@ func convertGroups(r *images.Run, groups []vhdbridge.Group, spoiled []vhdbridge.
 			return err
 		}
 	}
-	if len(all) > 0 {
-		if err := makeLayers(r, all, groups); err != nil {
-			return err
+	if err := makeLayers(r, all, d.wants()); err != nil {
+		return err
+	}
+	var sound []*convert.Conversion
+	for _, c := range all {
+		if c.Err == nil {
+			sound = append(sound, c)
+		} else {
+			left = append(left, vhdbridge.Spoiled{Node: filepath.Base(c.Source().Path), Reason: c.Err.Error()})
 		}
 	}
+	if err := printConverted(r, images.ConvertSteps(sound), left, nil); err != nil {
+		return err
+	}
+	layersText(r, groups, all)
 	if err := d.define(); err != nil {
 		return err
 	}
-	for _, s := range spoiled {
-		fmt.Fprintf(r.Err, "virt-rotate: the tree of %s was left out: %s\n", term.Printable(s.Node), s.Reason)
+	return tellLeft(r, len(sound), left)
+}
+
+// tellLeft says what was left out, and why.
+func tellLeft(r *images.Run, made int, left []vhdbridge.Spoiled) error {
+	wrong := 0
+	for i := range left {
+		if !left[i].Fine() {
+			wrong++
+		}
+		fmt.Fprintf(r.Err, "virt-rotate: %s was left out: %s\n", term.Printable(left[i].Node), term.Printable(left[i].Reason))
 	}
-	if len(spoiled) > 0 {
-		return &term.ExitError{Code: term.ExitSome}
+	switch {
+	case wrong == 0:
+		return nil
+	case r.Bool("dry-run"):
+		fmt.Fprintf(r.Err, "virt-rotate: %s can be made, %s left out for what is wrong with them\n", term.Plural(made, "image"), term.Plural(wrong, "node"))
+	default:
+		fmt.Fprintf(r.Err, "virt-rotate: %s made, %s left out for what is wrong with them\n", term.Plural(made, "image"), term.Plural(wrong, "node"))
 	}
-	return nil
+	return &term.ExitError{Code: term.ExitSome}
 }
 
 // repositoryTarget is the format of the new images and how they are made.
@@ -148,72 +187,92 @@ func setClusters(r *images.Run, o *images.Options) error {
 // conversionsOf is what is to be made of the groups.
 func conversionsOf(r *images.Run, groups []vhdbridge.Group, format *formats.Format, o *images.Options, d *domain) ([]*convert.Conversion, error) {
 	var all []*convert.Conversion
-	names := map[string]bool{}
+	names, of := map[string]bool{}, map[*vhdbridge.Node]*convert.Conversion{}
 	for _, g := range groups {
 		if r.Bool("flatten") && g.Node.Hidden {
 			continue
-		}
-		nodes, err := r.Store.Chain(g.Node.Path, g.Node.Format)
-		if err != nil {
-			return nil, err
 		}
 		name := d.Stem(g.Node) + format.Extension
 		if names[name] {
 			return nil, &chain.RefusedError{Path: g.Node.Path, Reason: "two nodes would become " + name}
 		}
 		names[name] = true
-		c := &convert.Conversion{Nodes: nodes, Path: filepath.Join(r.String("to"), name), Format: format, New: o.New, Maker: o.Maker}
+		c := &convert.Conversion{Path: filepath.Join(r.String("to"), name), Format: format, New: o.New, Maker: o.Maker}
 		c.New.Size = g.Node.VirtualSize
+		if c.Nodes, c.Err = r.Store.Chain(g.Node.Path, g.Node.Format); c.Err != nil {
+			c.Nodes = []chain.Node{{Path: g.Node.Path}}
+		}
 		if !r.Bool("flatten") {
 			c.Own, c.Layers = true, g.Layers
 			if g.Parent != nil {
+				c.On = of[g.Parent]
 				c.New.Backing, c.New.BackingFormat = d.Stem(g.Parent)+format.Extension, format.Name
 			}
 		}
+		of[g.Node] = c
 		all = append(all, c)
 	}
 	return all, nil
 }
 
-// makeLayers makes all images, while nobody can write to the nodes that they are made of.
-func makeLayers(r *images.Run, all []*convert.Conversion, groups []vhdbridge.Group) error {
-	if r.Bool("dry-run") {
-		return r.Convert(all)
+// makeLayers makes all images that can be, while nobody can write to the nodes that they
+// are made of. With all, one that cannot be made is an error, and none is left.
+func makeLayers(r *images.Run, all []*convert.Conversion, whole bool) error {
+	v := r.Converter()
+	err := v.MeasureSound(r.Ctx(), all)
+	if err == nil && whole {
+		err = firstError(all)
 	}
-	seen := map[string]bool{}
-	var nodes []chain.Node
-	for _, c := range all {
-		for _, n := range c.Nodes {
-			if !seen[n.Path] {
-				seen[n.Path] = true
-				nodes = append(nodes, n)
-			}
-		}
-	}
-	release, err := convert.Hold(r.Store, nodes)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.String("to"), 0o711); err != nil {
-		return errors.Join(err, release())
+	return fillLayers(r, v, all, whole)
+}
+
+// fillLayers writes the images, and the directory for them. A dry run sees whether the nodes
+// can be held.
+func fillLayers(r *images.Run, v *convert.Converter, all []*convert.Conversion, whole bool) error {
+	release, err := convert.HoldSound(r.Ctx(), r.Store, all)
+	if err == nil && whole {
+		err = firstError(all)
 	}
-	err = errors.Join(r.Convert(all), release())
-	if err == nil {
-		layersText(r, groups)
+	if err == nil && !r.Bool("dry-run") && slices.ContainsFunc(all, func(c *convert.Conversion) bool { return c.Err == nil }) {
+		if err = os.MkdirAll(r.String("to"), 0o711); err == nil {
+			err = v.ConvertSound(r.Ctx(), all)
+		}
 	}
-	return err
+	if err == nil && whole {
+		err = firstError(all)
+	}
+	if err != nil {
+		r.Moved = 0 // what was changed is gone again
+	}
+	return errors.Join(err, release())
+}
+
+// firstError is that of the first image that could not be made.
+func firstError(all []*convert.Conversion) error {
+	for _, c := range all {
+		if c.Err != nil {
+			return c.Err
+		}
+	}
+	return nil
 }
 
 // layersText says what hangs together.
-func layersText(r *images.Run, groups []vhdbridge.Group) {
-	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") {
+func layersText(r *images.Run, groups []vhdbridge.Group, all []*convert.Conversion) {
+	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") || r.Bool("dry-run") {
 		return
 	}
 	depth := map[*vhdbridge.Node]int{}
-	for _, g := range groups {
+	for i, g := range groups {
+		if all[i].Err != nil {
+			continue
+		}
 		if g.Parent != nil {
 			depth[g.Node] = depth[g.Parent] + 1
 		}
-		fmt.Fprintf(r.Out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), g.Node.VDI)
+		fmt.Fprintf(r.Out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), term.Printable(g.Node.VDI))
 	}
 }

@@ -88,6 +88,9 @@ func domainOf(r *images.Run, repo *vhdbridge.Repository) (d *domain, err error) 
 	return d, nil
 }
 
+// wants tells whether there is a domain, which needs all that is converted.
+func (d *domain) wants() bool { return d.name != "" || d.print != nil }
+
 // findDisks takes --vdi apart.
 func (d *domain) findDisks(repo *vhdbridge.Repository) error {
 	for i, text := range d.all {

@@ -26,6 +26,9 @@ type node struct {
 	LeafCoalesceable bool    `json:"leaf-coalesceable"`
 	Garbage          bool    `json:"garbage"`
 	InUse            bool    `json:"in-use"`
+	Memory           bool    `json:"memory"`                             // of a suspended guest
+	NamedParent      *string `json:"named-parent" jsonschema:"nullable"` // what the node calls its parent, if that is another name
+	Fixed            *string `json:"fixed" jsonschema:"nullable"`        // why nothing in its tree is changed
 	Error            *string `json:"error" jsonschema:"nullable"`
 }
 
@@ -36,6 +39,7 @@ type ScanReport struct {
 	Journals []vhdbridge.Journal `json:"journals"`
 	Totals   vhdbridge.Totals    `json:"totals"`
 	Warnings []string            `json:"warnings"`
+	Doubts   []string            `json:"doubts"` // for which nothing is garbage
 }
 
 func scanCommand(e *term.Env) *cli.Command {
@@ -44,7 +48,10 @@ func scanCommand(e *term.Env) *cli.Command {
 		ArgsUsage: "DIR", OnUsageError: term.UsageError, Flags: []cli.Flag{term.OutputFlag()},
 		Description: `A tree is drawn as in the storage manager's log: * marks hidden nodes, whose own
 content no VDI needs; then virtual/physical/allocated size. Headers and tables are
-read, no data; nothing is changed.
+read, no data but the first bytes of a disk, which tell the memory of a suspended guest;
+nothing is changed. What is wrong with a node is told below the trees, with what to do
+about it. Of a directory with repositories below it, as an NFS server exports them, these
+are named.
 
 ` + exitHelp,
 		Action: action(e, scanRepository),
@@ -56,20 +63,16 @@ func scanRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if err != nil {
 		return err
 	}
-	report := ScanReport{Path: repo.Dir, Nodes: []node{}, Journals: repo.Journals, Totals: totals, Warnings: repo.Warnings}
-	if report.Journals == nil {
-		report.Journals = []vhdbridge.Journal{}
-	}
-	if report.Warnings == nil {
-		report.Warnings = []string{}
-	}
-	spoiled := false
+	report := ScanReport{Path: repo.Dir, Nodes: []node{}, Totals: totals,
+		Journals: append([]vhdbridge.Journal{}, repo.Journals...),
+		Warnings: append([]string{}, repo.Warnings...), Doubts: append([]string{}, repo.Doubts...)}
+	wrong := len(repo.Unseen) > 0
 	for _, n := range repo.Nodes {
 		report.Nodes = append(report.Nodes, nodeJSON(n))
-		spoiled = spoiled || n.Err != nil
+		wrong = wrong || n.Odd() != ""
 	}
 	err = r.Print(r.Context, report, func(w io.Writer) { scanText(w, repo, &totals) })
-	if err == nil && spoiled {
+	if err == nil && wrong {
 		err = &term.ExitError{Code: term.ExitSome}
 	}
 	return err
@@ -78,15 +81,19 @@ func scanRepository(r *images.Run, repo *vhdbridge.Repository) error {
 func nodeJSON(n *vhdbridge.Node) node {
 	j := node{Name: n.Name, Path: n.Path, Format: n.Format, Hidden: n.Hidden, VirtualSize: n.VirtualSize,
 		PhysicalSize: n.PhysicalSize, Allocated: n.Allocated, Depth: n.Depth, Coalesceable: n.Coalesceable,
-		LeafCoalesceable: n.LeafCoalesceable, Garbage: n.Garbage, InUse: n.InUse}
-	if n.Parent != "" {
-		j.Parent = &n.Parent
-	}
+		LeafCoalesceable: n.LeafCoalesceable, Garbage: n.Garbage, InUse: n.InUse, Memory: n.Memory,
+		Parent: ifAny(n.Parent), NamedParent: ifAny(n.Named), Fixed: ifAny(n.Fixed())}
 	if n.Err != nil {
-		text := n.Err.Error()
-		j.Error = &text
+		j.Error = ifAny(n.Err.Error())
 	}
 	return j
+}
+
+func ifAny(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
 }
 
 func scanText(w io.Writer, repo *vhdbridge.Repository, t *vhdbridge.Totals) {
@@ -110,6 +117,39 @@ func scanText(w io.Writer, repo *vhdbridge.Repository, t *vhdbridge.Totals) {
 		fmt.Fprintf(w, "interrupted: %s of %s; sr coalesce finishes or undoes it\n", j.Kind, j.VDI)
 	}
 	for _, text := range repo.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", text)
+		fmt.Fprintf(w, "warning: %s\n", term.Printable(text))
+	}
+	wrongText(w, repo)
+}
+
+// wrongText says what keeps trees from being changed, and what keeps garbage.
+func wrongText(w io.Writer, repo *vhdbridge.Repository) {
+	for _, u := range repo.Unseen {
+		fmt.Fprintf(w, "wrong: %s: %s\n", term.Printable(u.Node), term.Printable(u.Reason))
+	}
+	devices := 0
+	for _, n := range repo.Nodes {
+		switch reason := n.Fixed(); {
+		case reason == vhdbridge.DeviceReason:
+			devices++
+		case n.Odd() != "":
+			fmt.Fprintf(w, "wrong: %s: %s\n", term.Printable(n.Name), term.Printable(reason))
+		case reason != "":
+			fmt.Fprintf(w, "not coalesced: the tree of %s: %s\n", term.Printable(n.Name), term.Printable(reason))
+		}
+		if n.Memory {
+			fmt.Fprintf(w, "no disk: %s: %s\n", term.Printable(n.Name), vhdbridge.MemoryReason)
+		}
+	}
+	if devices > 0 {
+		fmt.Fprintf(w, "not coalesced: %s: %s\n", term.Plural(devices, "device"), vhdbridge.DeviceReason)
+	}
+	for _, text := range repo.Doubts {
+		if repo.Unneeded() {
+			fmt.Fprintf(w, "no garbage: %s\n", term.Printable(text))
+		}
+	}
+	if !repo.HasVDI() {
+		fmt.Fprintln(w, vhdbridge.BaseCopiesOnly)
 	}
 }

@@ -1,13 +1,8 @@
 package sr
 
 import (
-	"path/filepath"
-
 	"github.com/urfave/cli/v2"
-	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
-	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
 const exitHelp = `Exit status:
@@ -32,33 +27,14 @@ own tree only.
 // Command is sr, with its subcommands.
 func Command(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "sr", Usage: "look at, check, coalesce and convert XenServer storage repositories", OnUsageError: term.UsageError,
+		Name: "sr", Usage: "look at, check, coalesce, convert and repair XenServer storage repositories", OnUsageError: term.UsageError,
 		Description: description, HideHelpCommand: true,
-		Subcommands: []*cli.Command{scanCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e)},
+		Subcommands: []*cli.Command{scanCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e), repairCommand(e)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return term.Usagef("sr %q: want scan, check, coalesce or convert", c.Args().First())
+				return term.Usagef("sr %q: want scan, check, coalesce, convert or repair", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
 	}
-}
-
-// action wraps what an sr command does with the repository that is its argument.
-func action(e *term.Env, do func(r *images.Run, repo *vhdbridge.Repository) error) cli.ActionFunc {
-	return images.Action(e, 1, 1, func(r *images.Run) error {
-		dir, err := filepath.Abs(r.Arg(0))
-		if err != nil {
-			return err
-		}
-		r.Store.Locate = vhdbridge.Locate
-		repo, err := vhdbridge.Scan(r.Store.FS, dir, vhdbridge.Readers())
-		if err != nil {
-			return err
-		}
-		if len(repo.Nodes) == 0 {
-			return &chain.RefusedError{Path: dir, Reason: "no node of a storage repository is there"}
-		}
-		return do(r, repo)
-	})
 }

@@ -58,7 +58,14 @@ func convertExport(r *images.Run) (err error) {
 			return err
 		}
 	}
-	return r.Steps(p.steps())
+	if err := printConverted(r, p.steps(), nil, p.lost); err != nil {
+		return err
+	}
+	if len(p.lost) > 0 {
+		tellMissing(r, p.lost)
+		return &term.ExitError{Code: term.ExitSome}
+	}
+	return nil
 }
 
 // exportTarget is repositoryTarget for disks that are whole already.
@@ -97,6 +104,7 @@ type xvaRun struct {
 	all    []*convert.Conversion          // in the order of ova.xml
 	of     map[string]*convert.Conversion // by the disk's id; those that are wanted
 	disks  map[*convert.Conversion]xva.Disk
+	lost   []missing // with --salvage
 }
 
 // plan decides what becomes of each disk, and sees that there is room. Length is that of
@@ -158,13 +166,11 @@ func (p *xvaRun) make() error {
 	err = p.fill(done)
 	end()
 	for _, c := range p.all {
-		if c.Made == nil && err == nil && p.IsSet("vdi") {
+		if c.Made == nil && err == nil && p.IsSet("vdi") && !p.Bool("salvage") {
 			err = fmt.Errorf("it holds no data of the disk %s", p.disks[c].UUID)
 		}
 	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", p.name, err)
-	}
+	err = p.whole(err)
 	if err = convert.NameAll(p.begun(), err); err == nil {
 		return nil
 	}
@@ -173,6 +179,37 @@ func (p *xvaRun) make() error {
 		err = errors.Join(err, notThere(os.Remove(p.dest)))
 	}
 	return err
+}
+
+// whole tells what to do about an export that is damaged, and drops images that cannot be
+// used.
+func (p *xvaRun) whole(err error) error {
+	var bad *xva.FormatError
+	if errors.As(err, &bad) {
+		err = fmt.Errorf("%w; with --salvage all that is whole is made", err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	for _, c := range p.all {
+		if c.Err != nil && c.Made != nil {
+			err = errors.Join(err, c.Made.Discard())
+			c.Made = nil
+		}
+	}
+	return err
+}
+
+// miss notes what an export has lost of a disk that is wanted.
+func (p *xvaRun) miss(h xva.Hole) {
+	c := p.of[h.Disk.ID]
+	if c == nil {
+		return
+	}
+	if h.Whole {
+		c.Err = errors.New(h.Reason)
+	}
+	p.lost = append(p.lost, missingOf(&h, c.Path))
 }
 
 // notThere leaves out that a directory is gone or holds what is not ours.
@@ -202,6 +239,9 @@ func (p *xvaRun) fill(done func(int64)) error {
 		}
 		return p.newSink(c)
 	}
+	if p.Bool("salvage") {
+		p.reader.Salvage(p.miss)
+	}
 	return p.reader.Extract(p.Ctx(), open, func(id string, n int64) {
 		p.of[id].Bytes += n
 		done(n)
@@ -228,22 +268,32 @@ func (p *xvaRun) newSink(c *convert.Conversion) (xva.Sink, error) {
 
 // steps says what became of each disk.
 func (p *xvaRun) steps() []images.Step {
-	vm := p.reader.VM().Name
 	var steps []images.Step
 	for _, c := range p.all {
-		d := p.disks[c]
-		note := fmt.Sprintf("%s; disk %q of %q", c.Format.Name, d.Name, vm)
-		if d.Device != "" {
-			note += ", device " + d.Device
-		}
 		if c.Made == nil && !p.Bool("dry-run") {
-			continue // told of, but not attached and not exported
+			continue // told of, but not attached and not exported; or lost
 		}
-		s := images.Step{Op: "convert", Path: p.name + ":" + d.ID, Target: c.Path, Note: note}
+		d := p.disks[c]
+		s := images.Step{Op: "convert", Path: p.name + ":" + d.ID, Target: c.Path, Note: c.Format.Name + "; " + owner(&d)}
 		if !p.Bool("dry-run") {
 			s.Bytes = &c.Bytes
 		}
 		steps = append(steps, s)
 	}
 	return steps
+}
+
+// owner says whose a disk is.
+func owner(d *xva.Disk) string {
+	text := fmt.Sprintf("disk %q", d.Name)
+	if d.Snapshot != "" {
+		text += fmt.Sprintf(" of the snapshot %q", d.Snapshot)
+	}
+	if d.VM != "" {
+		text += fmt.Sprintf(" of %q", d.VM)
+	}
+	if d.Device != "" {
+		text += ", device " + d.Device
+	}
+	return text
 }

@@ -4,6 +4,7 @@ package xvatest
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha1" //nolint:gosec // the format has it
 	"encoding/xml"
 	"fmt"
@@ -23,7 +24,11 @@ type Disk struct {
 	Drive          string // type of the VBD: "Disk", "CD"; "" for none
 	Used           int64
 	Content        []byte
+	VM             string // id of the VM that has it; "" for the first
 }
+
+// A Machine is a VM, or with SnapshotOf, the id of one, a snapshot of that.
+type Machine struct{ ID, Name, SnapshotOf string }
 
 // A Member is one of the archive.
 type Member struct {
@@ -32,15 +37,26 @@ type Member struct {
 	Type byte // of package tar; 0: a plain file
 }
 
-// Descriptor is ova.xml.
+// Descriptor is ova.xml of one VM.
 func Descriptor(vm string, disks ...Disk) Member {
+	return DescriptorOf([]Machine{{ID: "Ref:0", Name: vm}}, disks...)
+}
+
+// DescriptorOf is ova.xml of several VMs and snapshots.
+func DescriptorOf(machines []Machine, disks ...Disk) Member {
 	var objects strings.Builder
-	object(&objects, "VM", "Ref:0", "name_label", vm)
+	for _, m := range machines {
+		snapshot := "0"
+		if m.SnapshotOf != "" {
+			snapshot = "1"
+		}
+		object(&objects, "VM", m.ID, "name_label", m.Name, "is_a_snapshot", snapshot, "snapshot_of", m.SnapshotOf)
+	}
 	for i, d := range disks {
 		object(&objects, "VDI", d.ID, "uuid", d.UUID, "name_label", d.Name, "virtual_size", fmt.Sprint(len(d.Content)),
 			"physical_utilisation", fmt.Sprint(d.Used), "SR", "Ref:1000")
 		if d.Drive != "" {
-			object(&objects, "VBD", fmt.Sprintf("Ref:%d", 500+i), "VDI", d.ID, "type", d.Drive, "userdevice", d.Device)
+			object(&objects, "VBD", fmt.Sprintf("Ref:%d", 500+i), "VDI", d.ID, "VM", cmp.Or(d.VM, machines[0].ID), "type", d.Drive, "userdevice", d.Device)
 		}
 	}
 	object(&objects, "SR", "Ref:1000", "content_type", "user")
@@ -70,7 +86,12 @@ func Chunk(id string, number int, data []byte, sha bool) []Member {
 
 // Members is a whole export: chunks of zeros are left out but for the first and last.
 func Members(vm string, sha bool, disks ...Disk) []Member {
-	out := []Member{Descriptor(vm, disks...)}
+	return MembersOf([]Machine{{ID: "Ref:0", Name: vm}}, sha, disks...)
+}
+
+// MembersOf is Members of several VMs and snapshots.
+func MembersOf(machines []Machine, sha bool, disks ...Disk) []Member {
+	out := []Member{DescriptorOf(machines, disks...)}
 	var zeros [chunk]byte
 	for _, d := range disks {
 		if d.Drive == "CD" {

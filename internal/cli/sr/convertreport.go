@@ -1,0 +1,61 @@
+package sr
+
+import (
+	"fmt"
+
+	"github.com/virt-rotate/virt-rotate/internal/cli/images"
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/vhdbridge"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
+)
+
+// convertReport is the JSON of sr convert.
+type convertReport struct {
+	images.Report
+	LeftOut []vhdbridge.Spoiled `json:"left-out"` // nodes of which nothing was made
+	Missing []missing           `json:"missing"`  // of an export that is damaged (--salvage)
+}
+
+// missing is a stretch of a disk that an export has lost: it reads as zeros.
+type missing struct {
+	Disk   string  `json:"disk"` // UUID
+	Name   string  `json:"name"`
+	Image  *string `json:"image" jsonschema:"nullable"` // none where nothing of the disk could be used
+	Offset int64   `json:"offset"`
+	Length int64   `json:"length"`
+	Reason string  `json:"reason"`
+}
+
+// printConverted prints what was made, and in JSON what was not.
+func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing) error {
+	if steps == nil {
+		steps = []images.Step{}
+	}
+	return r.StepsAs(steps, func(p images.Report) any {
+		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...)}
+	})
+}
+
+// missingOf is a hole as it is told.
+func missingOf(h *xva.Hole, image string) missing {
+	m := missing{Disk: h.Disk.UUID, Name: h.Disk.Name, Offset: h.Offset, Length: h.Length, Reason: h.Reason}
+	if !h.Whole {
+		m.Image = &image
+	}
+	if h.Chunk != "" {
+		m.Reason = h.Chunk + ": " + m.Reason
+	}
+	return m
+}
+
+// tellMissing says what an export has lost.
+func tellMissing(r *images.Run, lost []missing) {
+	for _, m := range lost {
+		text := fmt.Sprintf("disk %q (%s): bytes %d to %d (%s) are missing and read as zeros: %s", m.Name, m.Disk, m.Offset, m.Offset+m.Length-1, host.Bytes(m.Length), m.Reason)
+		if m.Image == nil {
+			text = fmt.Sprintf("disk %q (%s): no image was made: %s", m.Name, m.Disk, m.Reason)
+		}
+		fmt.Fprintf(r.Err, "virt-rotate: %s\n", term.Printable(text))
+	}
+}
