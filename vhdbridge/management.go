@@ -147,3 +147,28 @@ func (v *Volumes) Management() (*Management, error) {
 	}
 	return nil, nil
 }
+
+// Name tells the repository what its VDIs are called, by UUID.
+func (r *Repository) Name(vdis map[string]VDI) {
+	for _, n := range r.Nodes {
+		if v, known := vdis[n.VDI]; known {
+			n.Known = &v
+		}
+	}
+}
+
+// called is what somebody who looks at the tree wants to know of a VDI: inner nodes have no
+// names of their own.
+func (n *Node) called() string {
+	if n.Known == nil || n.Hidden || n.Known.Name == "" {
+		return ""
+	}
+	text := fmt.Sprintf("  %q", n.Known.Name)
+	if n.Known.Snapshot {
+		text += ", snapshot"
+		if !n.Known.SnapshotTime.IsZero() {
+			text += " of " + n.Known.SnapshotTime.Format("2006-01-02 15:04") + " UTC"
+		}
+	}
+	return text
+}

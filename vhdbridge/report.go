@@ -62,7 +62,8 @@ func (t *Totals) add(steps []Step) {
 }
 
 // WriteTrees draws the trees as the storage manager's log does: * for hidden, the
-// beginning of the name, sizes virtual/physical/allocated, and marks.
+// beginning of the name, sizes virtual/physical/allocated, and marks; then what the VDI is
+// called, where that is known.
 func (r *Repository) WriteTrees(w io.Writer) {
 	for _, root := range r.forest.Roots() {
 		r.writeTree(w, root, "")
@@ -75,7 +76,7 @@ func (r *Repository) writeTree(w io.Writer, l *chain.Layer, indent string) {
 	if n.Hidden {
 		hidden = "*"
 	}
-	fmt.Fprintf(w, "%s%s%s(%s/%s/%s)%s\n", indent, hidden, shortName(n), size(n.VirtualSize), size(n.PhysicalSize), size(n.Allocated), n.marks())
+	fmt.Fprintf(w, "%s%s%s(%s/%s/%s)%s%s\n", indent, hidden, shortName(n), size(n.VirtualSize), size(n.PhysicalSize), size(n.Allocated), n.marks(), n.called())
 	for _, c := range l.Children {
 		r.writeTree(w, c, indent+"    ")
 	}

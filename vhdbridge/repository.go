@@ -55,6 +55,8 @@ type Node struct {
 	Err error
 
 	Device bool // a block device: it cannot grow
+	// Known is what the repository or its pool calls the VDI; nil where nobody has told.
+	Known *VDI
 
 	blind   bool   // it may be sound and build on any node: it just could not be read
 	noEnd   bool   // there is no footer at the end of the file

@@ -116,6 +116,7 @@ func TestARepositoryOnAPhysicalVolume(t *testing.T) {
 		if n == nil || n.Err != nil {
 			t.Fatalf("%s: %+v", want.LV, n)
 		}
+		want.Coalesceable, want.Leaf = false, false // there is nothing to be written to
 		vdi := m.VDIs[want.UUID]
 		have := volumeMeta{LV: n.Name, UUID: n.VDI, Name: vdi.Name, Description: vdi.Description, SHA256: sumOf(t, b, n),
 			Parent: want.Parent, Raw: n.Format == formatRaw, VirtualSize: n.VirtualSize, Size: n.PhysicalSize, Coalesceable: n.Coalesceable, Leaf: n.LeafCoalesceable,

@@ -15,7 +15,7 @@ import (
 func checkCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "check every node of a repository",
-		ArgsUsage: "DIR", OnUsageError: images.CheckUsageError, Flags: []cli.Flag{term.OutputFlag()},
+		ArgsUsage: "DIR|PV…", OnUsageError: images.CheckUsageError, Flags: []cli.Flag{term.OutputFlag()},
 		Description: `Each node is checked as image check does, without repairing anything. So are the links
 between them: that each parent is there, and is the image that the node was made on.
 

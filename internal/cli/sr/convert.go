@@ -21,7 +21,7 @@ import (
 func convertCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included, or images of an export (XVA)",
-		ArgsUsage: "DIR|FILE.xva|-", OnUsageError: term.UsageError,
+		ArgsUsage: "DIR|PV…|FILE.xva|-", OnUsageError: term.UsageError,
 		Flags: append(append(images.WriteFlags(), domainFlags()...),
 			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten or of an XVA", Value: "qcow2"},
@@ -48,6 +48,7 @@ as zeros, and is told with its place; the exit status is 3 then.
 
 ` + domainHelp + `
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert /dev/sdb --to /var/lib/libvirt/images
    virt-rotate sr convert web.xva --to /var/lib/libvirt/images
    curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks

@@ -14,20 +14,35 @@ import (
 
 // action wraps what an sr command does with the repository that is its argument.
 func action(e *term.Env, do func(r *images.Run, repo *vhdbridge.Repository) error) cli.ActionFunc {
-	return images.Action(e, 1, 1, func(r *images.Run) error {
+	return images.Action(e, 1, mostVolumes, func(r *images.Run) error {
 		dir, err := filepath.Abs(r.Arg(0))
 		if err != nil {
 			return err
 		}
-		repo, err := scan(r, dir)
-		if err != nil {
-			return err
+		if onVolumes(r, dir) {
+			return withVolumes(r, do)
 		}
-		if len(repo.Nodes) == 0 {
-			return noRepository(r, dir)
+		if r.Args().Len() > 1 {
+			return term.Usagef("%s: want one directory, or the physical volumes of one repository", r.Arg(1))
 		}
-		return do(r, repo)
+		return withRepository(r, dir, nil, do)
 	})
+}
+
+// withRepository does something with the repository in dir. Describe, if not nil, tells more of
+// it than its nodes do.
+func withRepository(r *images.Run, dir string, describe func(*vhdbridge.Repository), do func(r *images.Run, repo *vhdbridge.Repository) error) error {
+	repo, err := scan(r, dir)
+	if err != nil {
+		return err
+	}
+	if len(repo.Nodes) == 0 {
+		return noRepository(r, dir)
+	}
+	if describe != nil {
+		describe(repo)
+	}
+	return do(r, repo)
 }
 
 // scan reads the repository; what its nodes name is followed as in it, and all of them are

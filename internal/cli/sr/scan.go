@@ -3,6 +3,7 @@ package sr
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
@@ -11,8 +12,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
-// node is a node in JSON.
-type node struct {
+// A Node is a node in JSON.
+type Node struct {
 	Name             string  `json:"name"`
 	Path             string  `json:"path"`
 	Format           string  `json:"format"`
@@ -30,12 +31,34 @@ type node struct {
 	NamedParent      *string `json:"named-parent" jsonschema:"nullable"` // what the node calls its parent, if that is another name
 	Fixed            *string `json:"fixed" jsonschema:"nullable"`        // why nothing in its tree is changed
 	Error            *string `json:"error" jsonschema:"nullable"`
+	Known            *known  `json:"vdi,omitempty"`
+}
+
+// known is what the repository calls a VDI. Times are RFC 3339.
+type known struct {
+	Name         string `json:"name"`
+	Description  string `json:"description"`
+	Managed      bool   `json:"managed"`
+	Snapshot     bool   `json:"snapshot"`
+	SnapshotOf   string `json:"snapshot-of,omitempty"`
+	SnapshotTime string `json:"snapshot-time,omitempty"`
+}
+
+func knownJSON(v *vhdbridge.VDI) *known {
+	if v == nil {
+		return nil
+	}
+	k := &known{Name: v.Name, Description: v.Description, Managed: v.Managed, Snapshot: v.Snapshot, SnapshotOf: v.SnapshotOf}
+	if !v.SnapshotTime.IsZero() {
+		k.SnapshotTime = v.SnapshotTime.Format(time.RFC3339)
+	}
+	return k
 }
 
 // ScanReport is the JSON of sr scan.
 type ScanReport struct {
 	Path     string              `json:"path"`
-	Nodes    []node              `json:"nodes"`
+	Nodes    []Node              `json:"nodes"`
 	Journals []vhdbridge.Journal `json:"journals"`
 	Totals   vhdbridge.Totals    `json:"totals"`
 	Warnings []string            `json:"warnings"`
@@ -45,7 +68,7 @@ type ScanReport struct {
 func scanCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "scan", Usage: "show the trees of a repository, and what coalescing would give back",
-		ArgsUsage: "DIR", OnUsageError: term.UsageError, Flags: []cli.Flag{term.OutputFlag()},
+		ArgsUsage: "DIR|PV…", OnUsageError: term.UsageError, Flags: []cli.Flag{term.OutputFlag()},
 		Description: `A tree is drawn as in the storage manager's log: * marks hidden nodes, whose own
 content no VDI needs; then virtual/physical/allocated size. Headers and tables are
 read, no data but the first bytes of a disk, which tell the memory of a suspended guest;
@@ -63,7 +86,7 @@ func scanRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if err != nil {
 		return err
 	}
-	report := ScanReport{Path: repo.Dir, Nodes: []node{}, Totals: totals,
+	report := ScanReport{Path: repo.Dir, Nodes: []Node{}, Totals: totals,
 		Journals: append([]vhdbridge.Journal{}, repo.Journals...),
 		Warnings: append([]string{}, repo.Warnings...), Doubts: append([]string{}, repo.Doubts...)}
 	wrong := len(repo.Unseen) > 0
@@ -78,11 +101,11 @@ func scanRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	return err
 }
 
-func nodeJSON(n *vhdbridge.Node) node {
-	j := node{Name: n.Name, Path: n.Path, Format: n.Format, Hidden: n.Hidden, VirtualSize: n.VirtualSize,
+func nodeJSON(n *vhdbridge.Node) Node {
+	j := Node{Name: n.Name, Path: n.Path, Format: n.Format, Hidden: n.Hidden, VirtualSize: n.VirtualSize,
 		PhysicalSize: n.PhysicalSize, Allocated: n.Allocated, Depth: n.Depth, Coalesceable: n.Coalesceable,
 		LeafCoalesceable: n.LeafCoalesceable, Garbage: n.Garbage, InUse: n.InUse, Memory: n.Memory,
-		Parent: ifAny(n.Parent), NamedParent: ifAny(n.Named), Fixed: ifAny(n.Fixed())}
+		Parent: ifAny(n.Parent), NamedParent: ifAny(n.Named), Fixed: ifAny(n.Fixed()), Known: knownJSON(n.Known)}
 	if n.Err != nil {
 		j.Error = ifAny(n.Err.Error())
 	}

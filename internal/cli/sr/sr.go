@@ -15,7 +15,9 @@ const exitHelp = `Exit status:
 
 const description = `Storage repositories of XenServer and XCP-ng, detached from their hosts: directories
 of VHDs (UUID.vhd, UUID.raw, UUID.qcow2), or of logical volumes or copies of such
-(VHD-UUID, LV-UUID, QCOW2-UUID). A node that is damaged, an orphan or in use spoils its
+(VHD-UUID, LV-UUID, QCOW2-UUID). Scan, check and convert also take the physical volumes of
+a repository on LVM (PV), devices or copies of such in files, raw or qcow2: they need no LVM,
+and only read. A node that is damaged, an orphan or in use spoils its
 own tree only.
 
    virt-rotate sr scan /srv/sr

@@ -18,13 +18,13 @@ import (
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
 
-// isExport tells an export (XVA) from a repository, which is a directory.
+// isExport tells an export (XVA) from a repository, which is a directory, or physical volumes.
 func isExport(arg string) bool {
 	if arg == "-" {
 		return true
 	}
 	info, err := os.Stat(arg)
-	return err == nil && !info.IsDir()
+	return err == nil && !info.IsDir() && !isVolume(arg)
 }
 
 // convertExport makes an image of each disk of an export.
