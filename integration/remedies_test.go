@@ -63,7 +63,7 @@ var unprinted = map[string]string{
 	"no-guest-agent": "words", "hook": "words", "fault": "virsh dumpxml and virt-rotate plan look", "unreadable-image": "words", "comma-in-name": "words",
 	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
-	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words",
+	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words", "memory": "words",
 	"adoption": "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }

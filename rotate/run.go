@@ -175,6 +175,8 @@ type domainRun struct {
 	merged bool
 	// frozen tells that the guest may be frozen and could not be thawed.
 	frozen bool
+	// stood is how long the guest stood still for a snapshot with its memory.
+	stood time.Duration
 
 	start    time.Time
 	begun    bool // the first step, or the hook before it

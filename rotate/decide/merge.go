@@ -47,8 +47,8 @@ func (b *builder) drop(names []string) {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return
 	}
-	firmware, deletions := trial.droppedFirmware(names)
-	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: firmware})
+	files, deletions := trial.droppedFiles(names)
+	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: files})
 	for _, name := range names {
 		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name)})
 	}

@@ -56,8 +56,10 @@ func (b *builder) checkGuest() {
 	if d.Transient {
 		b.refuse(host.CodeTransient, "", "the domain has no persistent configuration: its snapshots would be forgotten when it stops")
 	}
-	switch d.State {
-	case host.Running, host.Paused, host.ShutOff:
+	switch {
+	case d.Busy != "":
+		b.refuse(host.CodeState, "", fmt.Sprintf("libvirt is at work on the guest (%s), and nothing is changed meanwhile", d.Busy))
+	case d.State == host.Running, d.State == host.Paused, d.State == host.ShutOff:
 	default:
 		b.refuse(host.CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}
