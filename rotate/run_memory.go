@@ -32,9 +32,10 @@ func (r *domainRun) makeMemoryFile(d *host.Domain, spec *host.SnapshotSpec, in *
 // the guest stood still for it.
 func (r *domainRun) snapshotWithMemory(ctx context.Context, domain string, spec *host.SnapshotSpec) error {
 	step := decide.Step{Op: decide.OpMemory, Snapshot: spec.Name, Path: spec.Memory.Path, Bytes: spec.Memory.Size}
+	progress := r.progress(domain, step)
 	return r.Host.SnapshotWithMemory(ctx, domain, *spec, host.MemoryEvents{
 		Pausing:  func() error { r.boundary("about to pause"); return nil },
-		Progress: r.progress(domain, step),
+		Progress: func(done, total int64) { progress(done, total); r.boundary("memory is written") },
 		Stood:    func(t time.Duration) { r.stood = t },
 	})
 }

@@ -47,7 +47,7 @@ func (b *builder) checkGuest() {
 	if b.w.Remote {
 		b.refuse(host.CodeRemote, "", "the connection is to another host: rotation needs the files; run virt-rotate there")
 	}
-	if d.Problem != "" {
+	if d.Problem != "" && d.Busy == "" { // in the middle of a snapshot libvirt's list of them cannot be read
 		b.refuse(host.CodeUnreadable, "", d.Problem)
 	}
 	if d.ManagedSave {
