@@ -17,12 +17,12 @@ import (
 // what gzip does: what is to happen while memory is written happens then.
 func (b *bed) slowMemory() (start func()) {
 	b.t.Helper()
-	real, err := exec.LookPath("gzip")
+	gzip, err := exec.LookPath("gzip")
 	must(b.t, err)
 	bin, begin := b.path("bin"), b.path("begin")
 	waits := b.path(waitsToSave)
 	must(b.t, os.MkdirAll(bin, 0o755))
-	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *d*) ;; *) : > '%s'; while ! [ -e '%s' ] && [ -d '%s' ]; do sleep 0.05; done ;; esac\nexec %s \"$@\"\n", waits, begin, bin, real)
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *d*) ;; *) : > '%s'; while ! [ -e '%s' ] && [ -d '%s' ]; do sleep 0.05; done ;; esac\nexec %s \"$@\"\n", waits, begin, bin, gzip)
 	must(b.t, os.WriteFile(filepath.Join(bin, "gzip"), []byte(script), 0o755))
 	conf, err := os.OpenFile(b.path("etc", "qemu.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	must(b.t, err)
@@ -254,6 +254,7 @@ func (c *boundaryCase) killWithMemory(b *bed, n int) string {
 		b.resumesAt("g1", name, was)
 		b.rotate("unpin", "g1", name).wantExit(b.t, 0)
 		b.rotate("delete", "g1", name).wantExit(b.t, 0)
+		b.rotations("g1", 4) // they clear away what the restore left
 	}
 	b.wantNoMemories()
 	b.noLeftovers("g1")

@@ -254,3 +254,35 @@ func (b *bed) filesIn(dir string) string {
 	}
 	return strings.Join(names, "\n")
 }
+
+// libvirt's own revert goes on from the memory, too, where libvirt can; rotation goes on after it, and the
+// file goes with the snapshot.
+func TestLibvirtGoesBackToASnapshotWithMemory(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
+	b.rotations("g1", 2)
+	b.rotate("snapshot", "--memory", "--name", "mine", "--pin", "g1").wantExit(t, 0)
+	was := b.keptStates("g1")["mine"]
+	b.rotations("g1", 4) // what is below is merged, and the metadata written anew
+	b.waitWrites("g1", 20)
+	b.destroy("g1")
+	if b.goBackByLibvirt("g1", "mine", "--running") {
+		b.await("the guest to go on", func() bool { return b.domState("g1") == "running" })
+		if n := b.bootReads("g1"); n != 0 {
+			t.Errorf("the guest has booted: it has read its boot disk %d times", n)
+		}
+	}
+	b.bring("g1", "running")
+	b.waitWrites("g1", 20)
+	b.checkGuest("g1")
+	b.same("g1", "mine", was)
+	b.rotations("g1", 3)
+	b.resumesAt("g1", "mine", was)
+	b.rotate("unpin", "g1", "mine").wantExit(t, 0)
+	b.rotations("g1", 5)
+	b.wantNoMemories()
+	b.checkGuest("g1")
+}

@@ -115,6 +115,28 @@ func TestMemoryIsKeptAndTheGuestGoesOnFromIt(t *testing.T) {
 	checkDone(h, t)
 }
 
+// The memory that another program has kept is gone back to likewise, and stays when its snapshot goes.
+func TestMemoryThatAnotherProgramHasKept(t *testing.T) {
+	h, web := withMemory(t)
+	takeMemory(t, h)
+	theirs := h.Img("theirs.save")
+	hosttest.Must(os.Rename(web.Snapshots[0].Memory, theirs))
+	web.Snapshots[0].Memory, web.Snapshots[0].Description = theirs, "before the upgrade"
+	h.Write(web, "vda", 3)
+	web.State = host.ShutOff
+	back(t, h, rotator(h, rule(3)), web, "mine", decide.RestoreOptions{})
+	if web.WentOn != theirs {
+		t.Errorf("it went on from %q", web.WentOn)
+	}
+	p := runAll(h, t, byHand(h, rule(3), decide.ByHand{Drop: []string{"mine"}, Foreign: true}))["web"]
+	if p.Error != "" || web.Snapshot("mine") != nil || !strings.Contains(p.Steps[0].Reason, "its memory stays in "+theirs) {
+		t.Errorf("%+v %s", p.Steps, p.Error)
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Error(err)
+	}
+}
+
 // The guest may boot from the disks all the same.
 func TestMemoryThatIsNotWanted(t *testing.T) {
 	for name, o := range map[string]decide.RestoreOptions{

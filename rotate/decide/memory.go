@@ -80,6 +80,15 @@ func memoryReason(m *host.MemorySpec) string {
 	return "the guest's memory; there is no room for what a guest that runs changes meanwhile, so it stands still until it is written"
 }
 
+// memoryStays tells of a memory that does not go with its snapshot, for the file is not named as ours are.
+func (b *builder) memoryStays(snapshot string) string {
+	path := b.original(snapshot).Memory
+	if path == "" || host.IsMemory(path) {
+		return ""
+	}
+	return "; its memory stays in " + path + ", which another program has made"
+}
+
 // planMemory lets the guest go on from the memory of the snapshot, if there is one and nothing speaks
 // against it.
 func (s *Restoration) planMemory(b *builder) {

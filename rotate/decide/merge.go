@@ -50,7 +50,7 @@ func (b *builder) drop(names []string) {
 	files, deletions := trial.droppedFiles(names)
 	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: files})
 	for _, name := range names {
-		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name)})
+		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name) + b.memoryStays(name)})
 	}
 	for i := range merges {
 		trial.add(mergeStep(&merges[i], names))
