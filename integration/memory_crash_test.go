@@ -128,17 +128,6 @@ func TestAHalfWrittenMemoryIsTakenBack(t *testing.T) {
 			}
 			must(b.t, b.daemon.StartDaemon())
 		},
-		"interrupted": func(b *bed, r *rotation) {
-			must(b.t, r.cmd.Process.Signal(syscall.SIGINT))
-			b.await("QEMU to end it", func() bool {
-				return strings.Contains(b.virsh("qemu-monitor-command", "g1", `{"execute":"query-migrate"}`), `"cancel`)
-			})
-			must(b.t, os.WriteFile(b.path("begin"), nil, 0o600)) // libvirt waits for gzip
-			if res := r.wait(); res.Exit != 130 && res.Exit != 1 {
-				b.t.Errorf("%v", res)
-			}
-			b.wantTakenBack("g1")
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -153,6 +142,7 @@ func TestAHalfWrittenMemoryIsTakenBack(t *testing.T) {
 
 func takenBack(b *bed, die func(*bed, *rotation)) {
 	b.t.Helper()
+	b.logsOnFailure("g1")
 	begin := b.slowMemory()
 	b.writePolicy(takesNone)
 	b.boot(guest.Spec{Name: "g1"})
@@ -163,6 +153,34 @@ func takenBack(b *bed, die func(*bed, *rotation)) {
 	b.wantTakenBack("g1")
 	begin()
 	b.rotate("snapshot", "--memory", "--name", "mine", "g1").wantExit(b.t, 0)
+	b.resumesAt("g1", "mine", b.keptStates("g1")["mine"])
+}
+
+// A run that is interrupted has libvirt end its work, where libvirt does not die of that; else it waits for its
+// end, and the snapshot is whole.
+func TestAnInterruptedSnapshotWithMemory(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	begin := b.slowMemory()
+	b.writePolicy(takesNone)
+	b.boot(guest.Spec{Name: "g1"})
+	r, _ := b.slowSnapshot("g1", b.path("images"))
+	must(t, r.cmd.Process.Signal(syscall.SIGINT))
+	major, minor := b.libvirtVersion()
+	ends := major < 11 || major == 11 && minor <= 3
+	if ends {
+		b.await("QEMU to end it", func() bool {
+			return strings.Contains(b.virsh("qemu-monitor-command", "g1", `{"execute":"query-migrate"}`), `"cancel`)
+		})
+	}
+	begin() // libvirt waits for gzip
+	if res := r.wait(); !strings.Contains(res.Stdout, "canceled") {
+		t.Errorf("%v", res)
+	}
+	if ends {
+		b.wantTakenBack("g1")
+		return
+	}
 	b.resumesAt("g1", "mine", b.keptStates("g1")["mine"])
 }
 
@@ -224,8 +242,8 @@ func TestKillAtEveryBoundaryOfASnapshotWithMemory(t *testing.T) {
 	t.Parallel()
 	disks := []guest.DiskSpec{{}, {Format: "raw"}}
 	for _, c := range []boundaryCase{
-		{name: "daemon", bed: newDaemonBed, disks: disks, last: 2, places: 8, step: 2},
-		{name: "embedded", bed: newBed, disks: disks, last: 2, places: 8, step: 3},
+		{name: "daemon", bed: newDaemonBed, disks: disks, last: 2, places: 8, step: 4},
+		{name: "embedded", bed: newBed, disks: disks, last: 2, places: 8, step: 6},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.everywhere(t, c.killWithMemory) })
 	}
@@ -254,7 +272,7 @@ func (c *boundaryCase) killWithMemory(b *bed, n int) string {
 		b.resumesAt("g1", name, was)
 		b.rotate("unpin", "g1", name).wantExit(b.t, 0)
 		b.rotate("delete", "g1", name).wantExit(b.t, 0)
-		b.rotations("g1", 4) // they clear away what the restore left
+		b.rotations("g1", 3) // they clear away what the restore left
 	}
 	b.wantNoMemories()
 	b.noLeftovers("g1")

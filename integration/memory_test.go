@@ -121,13 +121,13 @@ func fileSum(t *testing.T, path string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(text))
 }
 
-// tenByTurns4 is tenByTurns with a pinned snapshot beside the three.
+// tenByTurns4 is tenByTurns with a pinned snapshot beside the three, as often as ten says.
 func (b *bed) tenByTurns4(dom string) {
 	b.t.Helper()
-	for n := range 10 {
+	for n := range ten(false) {
 		b.waitWrites(dom, 20)
 		before := b.keptStates(dom)
-		if n%5 == 4 {
+		if n%5 == 3 {
 			b.bring(dom, "shut off")
 		}
 		b.rotateNow(dom)

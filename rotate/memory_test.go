@@ -364,21 +364,21 @@ func TestAGoingOnThatDiesAnywhere(t *testing.T) {
 // While libvirt is still at a snapshot whose run was killed, nothing is touched; it is finished or taken
 // back afterwards.
 func TestASnapshotThatLibvirtFinishesAlone(t *testing.T) {
-	for _, finishes := range []bool{true, false} {
+	for place, finishes := range map[string]bool{"end of memory": true, "end of pause": false} {
 		h, web := withMemory(t, 9)
-		if !dieAt(h, byHand(h, rule(3), keepsMemory()), "end of memory") {
+		if !dieAt(h, byHand(h, rule(3), keepsMemory()), place) {
 			t.Fatal("not reached")
 		}
 		web.Busy = "a snapshot"
-		files := filesOf(h, t)
+		files, state := filesOf(h, t), web.State
 		r := rotator(h, rule(3))
 		r.Options.NoSnapshot = true
-		if p := runAll(h, t, r)["web"]; !hasCode(&p, host.CodeState) || !slices.Equal(files, filesOf(h, t)) {
-			t.Errorf("%+v: %v", p, h.Short(filesOf(h, t)))
+		if p := runAll(h, t, r)["web"]; !hasCode(&p, host.CodeState) || !slices.Equal(files, filesOf(h, t)) || web.State != state {
+			t.Errorf("%+v: %v, the guest is %s and was %s", p, h.Short(filesOf(h, t)), web.State, state)
 		}
 		web.Busy = ""
 		if finishes {
-			spec := host.SnapshotSpec{Name: "mine", Description: host.Mark{Policy: "p"}.String(), Overlays: map[string]string{}, Memory: &host.MemorySpec{Path: memories(h)[0], Live: true}}
+			spec := host.SnapshotSpec{Name: "mine", Description: host.Mark{Policy: "p"}.String(), Overlays: map[string]string{}, Memory: &host.MemorySpec{Path: memories(h)[0], Live: true, Runs: true}}
 			for i := range web.Disks {
 				disk := &web.Disks[i]
 				spec.Overlays[disk.Target] = filepath.Join(h.Dir, "img", host.Stem(disk)+".mine-"+hosttest.Hour(12).Format(host.Stamp)+".qcow2")
@@ -393,5 +393,21 @@ func TestASnapshotThatLibvirtFinishesAlone(t *testing.T) {
 		checkDone(h, t)
 		checkMemories(h, t)
 		checkNoIntent(h, t)
+	}
+}
+
+// The memory of a snapshot names the chain of then, and is gone on from on that of its snapshot: in a directory
+// of [storage] scan it keeps nothing from being merged, as the state of a guest that was saved does.
+func TestTheMemoryOfASnapshotIsNoUserOfLayers(t *testing.T) {
+	for _, listed := range []bool{false, true} {
+		h, web := off(t, 9, 10, 11)
+		r := besideSaved(h, "<domain><devices><disk><source file='"+h.Img("web.qcow2")+"'/></disk></devices></domain>")
+		if listed {
+			web.Snapshots[2].Memory = h.Img("far/web.save")
+		}
+		p := runAll(h, t, r)["web"]
+		if merged := slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == decide.OpMerge && s.Base == h.Img("web.qcow2") }); merged != listed {
+			t.Errorf("listed: %v: %+v %+v", listed, p.Steps, p.Refused)
+		}
 	}
 }

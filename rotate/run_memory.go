@@ -35,7 +35,7 @@ func (r *domainRun) snapshotWithMemory(ctx context.Context, domain string, spec 
 	progress := r.progress(domain, step)
 	return r.Host.SnapshotWithMemory(ctx, domain, *spec, host.MemoryEvents{
 		Pausing:  func() error { r.boundary("about to pause"); return nil },
-		Progress: func(done, total int64) { progress(done, total); r.boundary("memory is written") },
+		Progress: func(done, total int64) { progress(min(done, total), total); r.boundary("memory is written") },
 		Stood:    func(t time.Duration) { r.stood = t },
 	})
 }

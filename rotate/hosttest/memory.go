@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,9 @@ func (h *Host) GoOn(_ context.Context, domain, memory string, chains map[string]
 			return errors.New("operation failed: the machine does not fit")
 		}
 		for target, blocks := range knows {
+			if have, want := host.Paths(chains[target]), host.Paths(host.DiskOf(&d.Domain, target).Chain); !slices.Equal(have, want) {
+				return fmt.Errorf("%s would be on %v, the domain has %v", target, h.Short(have), h.Short(want))
+			}
 			top := chains[target][len(chains[target])-1].Path
 			if is := h.Read(top); !maps.Equal(is, blocks) {
 				return fmt.Errorf("%s has %v where the guest's memory has %v: its file system is destroyed", target, is, blocks)
