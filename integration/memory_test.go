@@ -172,6 +172,31 @@ func TestMemoryIsNotUsedWhereNobodyWantsIt(t *testing.T) {
 	b.wantRefused("memory", "restore", "g1", "mine")
 }
 
+// A guest that is paused is so when it goes on; a snapshot resumes nothing that somebody has paused.
+func TestMemoryOfAPausedGuest(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1"})
+	b.waitWrites("g1", 30)
+	b.virsh("suspend", "g1")
+	b.rotate("snapshot", "--memory", "--name", "mine", "g1").wantExit(t, 0)
+	was := b.keptStates("g1")["mine"]
+	for range 2 {
+		if state := b.domState("g1"); state != "paused" {
+			t.Errorf("the guest is %s", state)
+		}
+		b.virsh("resume", "g1")
+		b.waitWrites("g1", 30)
+		b.checkGuest("g1")
+		b.rotate("restore", "--stop", "--force", "--patience", "1s", "g1", "mine").wantExit(t, 0)
+		b.same("g1", "mine", was)
+	}
+	if n := b.bootReads("g1"); n != 0 {
+		t.Errorf("the guest has booted: it has read its boot disk %d times", n)
+	}
+}
+
 // A machine that has changed so that it cannot go on stays off, on the disks of the snapshot.
 func TestAGuestThatCannotGoOnIsOff(t *testing.T) {
 	t.Parallel()

@@ -33,11 +33,15 @@ func (r *domainRun) makeMemoryFile(d *host.Domain, spec *host.SnapshotSpec, in *
 func (r *domainRun) snapshotWithMemory(ctx context.Context, domain string, spec *host.SnapshotSpec) error {
 	step := decide.Step{Op: decide.OpMemory, Snapshot: spec.Name, Path: spec.Memory.Path, Bytes: spec.Memory.Size}
 	progress := r.progress(domain, step)
-	return r.Host.SnapshotWithMemory(ctx, domain, *spec, host.MemoryEvents{
+	err := r.Host.SnapshotWithMemory(ctx, domain, *spec, host.MemoryEvents{
 		Pausing:  func() error { r.boundary("about to pause"); return nil },
 		Progress: func(done, total int64) { progress(min(done, total), total); r.boundary("memory is written") },
 		Stood:    func(t time.Duration) { r.stood = t },
 	})
+	if err != nil {
+		return fmt.Errorf("with the guest's memory: %w", err)
+	}
+	return nil
 }
 
 // resumeAfter lets a guest go on whose snapshot failed while it was paused for it, should libvirt not have done so.

@@ -38,7 +38,7 @@ func (h *Host) SnapshotWithMemory(ctx context.Context, domain string, spec host.
 	if spec.Memory.Live {
 		flags |= libvirt.DOMAIN_SNAPSHOT_CREATE_LIVE
 	}
-	stood := h.watchPauses(dom)
+	stood := h.watchPauses(dom, spec.Memory.Runs)
 	canceled := ctx.Done()
 	if h.version > abortsSafely {
 		canceled = nil
@@ -48,7 +48,7 @@ func (h *Host) SnapshotWithMemory(ctx context.Context, domain string, spec host.
 	if suspended, failed := end(); suspended || err != nil {
 		err = errors.Join(err, failed, goesOn(dom, spec.Memory))
 	}
-	if t := stood(); tell.Stood != nil && err == nil {
+	if t := stood(err == nil); tell.Stood != nil {
 		tell.Stood(t)
 	}
 	if snap == nil {
@@ -124,37 +124,48 @@ func sizeOf(path string) int64 {
 // eventsLate is how long the event of a guest's going on is waited for.
 const eventsLate = 2 * time.Second
 
-// watchPauses measures how long the guest is paused, up to the call of the returned function.
-func (h *Host) watchPauses(dom *libvirt.Domain) (stood func() time.Duration) {
-	var mu sync.Mutex // guards since and sum
-	var since time.Time
-	var sum time.Duration
-	id, err := h.conn.DomainEventLifecycleRegister(dom, func(_ *libvirt.Connect, _ *libvirt.Domain, e *libvirt.DomainEventLifecycle) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case e.Event == libvirt.DOMAIN_EVENT_SUSPENDED && since.IsZero():
-			since = time.Now()
-		case e.Event == libvirt.DOMAIN_EVENT_RESUMED && !since.IsZero():
-			sum, since = sum+time.Since(since), time.Time{}
-		}
-	})
-	if err != nil { // a driver without events: nobody knows how long it was
-		return func() time.Duration { return 0 }
+// A pauseWatch measures how long a guest is paused, by libvirt's events.
+type pauseWatch struct {
+	mu    sync.Mutex // guards what follows
+	since time.Time  // zero while it runs
+	sum   time.Duration
+}
+
+func (w *pauseWatch) event(_ *libvirt.Connect, _ *libvirt.Domain, e *libvirt.DomainEventLifecycle) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case e.Event == libvirt.DOMAIN_EVENT_SUSPENDED && w.since.IsZero():
+		w.since = time.Now()
+	case e.Event == libvirt.DOMAIN_EVENT_RESUMED && !w.since.IsZero():
+		w.sum, w.since = w.sum+time.Since(w.since), time.Time{}
 	}
-	return func() time.Duration {
-		for late := time.Now().Add(eventsLate); time.Now().Before(late); time.Sleep(5 * time.Millisecond) {
-			mu.Lock()
-			done := since.IsZero() && sum > 0
-			mu.Unlock()
-			if done {
-				break
+}
+
+// total is how long it was, and over tells whether it goes on.
+func (w *pauseWatch) total() (sum time.Duration, over bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sum, w.since.IsZero() && w.sum > 0
+}
+
+// watchPauses measures how long a guest that runs is paused, up to the call of the returned function, which waits
+// for the last event if it is to come.
+func (h *Host) watchPauses(dom *libvirt.Domain, runs bool) (stood func(comes bool) time.Duration) {
+	w := &pauseWatch{}
+	id, err := h.conn.DomainEventLifecycleRegister(dom, w.event)
+	if err != nil { // a driver without events: nobody knows how long it was
+		return func(bool) time.Duration { return 0 }
+	}
+	return func(comes bool) time.Duration {
+		late := time.Now().Add(eventsLate)
+		for sum, over := w.total(); ; sum, over = w.total() {
+			if over || !runs || !comes || time.Now().After(late) {
+				_ = h.conn.DomainEventDeregister(id) // it goes with the connection anyway
+				return sum
 			}
+			time.Sleep(5 * time.Millisecond)
 		}
-		_ = h.conn.DomainEventDeregister(id) // it goes with the connection anyway
-		mu.Lock()
-		defer mu.Unlock()
-		return sum
 	}
 }
 
