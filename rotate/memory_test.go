@@ -137,6 +137,48 @@ func TestMemoryThatAnotherProgramHasKept(t *testing.T) {
 	}
 }
 
+// doctor names memory that no snapshot has any more, and memory that a snapshot lacks.
+func TestDoctorTellsOfMemory(t *testing.T) {
+	h, web := withMemory(t)
+	takeMemory(t, h)
+	file := web.Snapshots[0].Memory
+	found := func(code string) bool {
+		return slices.ContainsFunc(decide.Diagnose(see(h, t), nil, noPolicies, h.Now), func(f decide.Finding) bool { return f.Code == code && f.Path == file })
+	}
+	if found(decide.FindOrphan) || found(decide.FindMissing) {
+		t.Error("all is well, and doctor complains")
+	}
+	web.Snapshots[0].Memory = ""
+	if !found(decide.FindOrphan) {
+		t.Error("nobody has it, and doctor says nothing")
+	}
+	web.Snapshots[0].Memory = file
+	hosttest.Must(os.Remove(file))
+	if !found(decide.FindMissing) {
+		t.Error("it is gone, and doctor says nothing")
+	}
+	if s := Status(see(h, t), &see(h, t).Domains[0], rule(3), nil, h.Now); s.Snapshots[0].Memory == nil || !s.Snapshots[0].Memory.Missing {
+		t.Errorf("%+v", s.Snapshots[0])
+	}
+}
+
+// What the memory takes is counted.
+func TestMemoryIsCounted(t *testing.T) {
+	h, web := withMemory(t)
+	takeMemory(t, h)
+	w := see(h, t)
+	d := w.Domain("web")
+	_, with := footprint(w, d)
+	file := d.Snapshots[0].Memory
+	d.Snapshots[0].Memory = ""
+	if _, without := footprint(w, d); with-without != w.Left[file].Allocated || with == without {
+		t.Errorf("%d bytes with, %d without: the file has %d", with, without, w.Left[file].Allocated)
+	}
+	if s := Status(see(h, t), &see(h, t).Domains[0], rule(3), nil, h.Now); s.Snapshots[0].Memory.Path != web.Snapshots[0].Memory || s.Snapshots[0].Memory.Allocated == 0 {
+		t.Errorf("%+v", s.Snapshots[0].Memory)
+	}
+}
+
 // The guest may boot from the disks all the same.
 func TestMemoryThatIsNotWanted(t *testing.T) {
 	for name, o := range map[string]decide.RestoreOptions{

@@ -241,7 +241,7 @@ func (r *domainRun) settleEarlier(ctx context.Context, p *decide.Plan) error {
 	}
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
-		if err := errors.Join(r.noteLost(d), r.noteReverts(d)); err != nil {
+		if err := errors.Join(r.noteLost(d), r.noteReverts(d), r.settleMemory(d)); err != nil {
 			return err
 		}
 	}

@@ -52,6 +52,15 @@ func (r *domainRun) resumeAfter(ctx context.Context, d *host.Domain, in *journal
 	return r.Host.Resume(ctx, d.Name)
 }
 
+// settleMemory puts the memory of a snapshot on stable storage that libvirt has finished alone, as its run was killed.
+func (r *domainRun) settleMemory(d *host.Domain) error {
+	in := r.w.Intents[d.UUID]
+	if in == nil || in.Memory == nil || d.Busy != "" || d.FileOwner(in.Memory.Path) == "" {
+		return nil
+	}
+	return syncFile(in.Memory.Path)
+}
+
 // verifyMemory sees that the memory is there, on stable storage, and readable to nobody else.
 func (r *domainRun) verifyMemory(spec *host.SnapshotSpec, s *host.Snapshot) error {
 	if spec.Memory == nil {
