@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -310,4 +311,43 @@ func TestLibvirtGoesBackToASnapshotWithMemory(t *testing.T) {
 	b.rotations("g1", 5)
 	b.wantNoMemories()
 	b.checkGuest("g1")
+}
+
+// A Linux guest has file systems that it has not written to the disk, an agent, and writes to all of its memory
+// all the time: it is saved, and goes on in the middle of a line of work.
+func TestALinuxGuestGoesOnFromItsMemory(t *testing.T) {
+	t.Parallel()
+	b := newLinuxBed(t)
+	b.quiescePolicy("yes")
+	b.inGuest("dd if=/dev/urandom of=/x bs=1M count=32; while :; do cp /x /y; done")
+	must(t, b.host.WaitLines(t.Context(), "g1", 20))
+	r := b.rotate("snapshot", "--memory", "--name", "mine", "g1").wantExit(t, 0)
+	t.Log(r.Stdout)
+	then, err := b.host.Lines("g1")
+	must(t, err)
+	must(t, b.host.WaitLines(t.Context(), "g1", 40))
+	b.destroy("g1")
+	before, err := os.ReadFile(b.host.SerialLog("g1"))
+	must(t, err)
+	b.rotate("restore", "g1", "mine").wantExit(t, 0)
+	must(t, b.host.WaitLines(t.Context(), "g1", 30))
+	after, err := os.ReadFile(b.host.SerialLog("g1"))
+	must(t, err)
+	first := regexp.MustCompile(`line (\d+)`).FindStringSubmatch(string(after[len(before):]))
+	if n, err := strconv.Atoi(first[1]); err != nil || n < 20 || n > then+1 {
+		t.Errorf("it goes on at line %d, it was at %d", n, then)
+	}
+	b.wantThawed()
+	b.destroy("g1")
+	d := b.disk("g1", "vda")
+	b.qemuImg("convert", "-f", d.Format, "-O", "raw", d.Path, b.path("now.raw"))
+	if out, err := exec.Command("e2fsck", "-p", b.path("now.raw")).CombinedOutput(); err != nil && !strings.Contains(string(out), "recovering journal") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	e2fs(t, "e2fsck", "-fn", b.path("now.raw"))
+	for i, line := range strings.Fields(e2fs(t, "debugfs", "-R", "cat "+guest.LinuxLog, b.path("now.raw"))) {
+		if line != strconv.Itoa(i+1) {
+			t.Fatalf("line %d of the log is %q", i+1, line)
+		}
+	}
 }

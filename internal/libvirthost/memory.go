@@ -215,8 +215,8 @@ func (h *Host) savedConfiguration(domain, memory string, chains map[string][]hos
 
 // observeBusy notes what libvirt does with the guest, and lets nobody change it meanwhile.
 func observeBusy(dom *libvirt.Domain, d *host.Domain) error {
-	stats, err := dom.GetJobStats(0)
-	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || err == nil && (stats.Type == libvirt.DOMAIN_JOB_NONE || !stats.OperationSet) {
+	stats, err := dom.GetJobStats(0) // invalid: the guest has just stopped
+	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || errors.Is(err, libvirt.ERR_OPERATION_INVALID) || err == nil && (stats.Type == libvirt.DOMAIN_JOB_NONE || !stats.OperationSet) {
 		return nil
 	}
 	if err != nil {
