@@ -236,6 +236,32 @@ func TestAGuestThatOutrunsItsMemoryIsPaused(t *testing.T) {
 	b.resumesAt("g1", "mine", b.keptStates("g1")["mine"])
 }
 
+// A restore is killed just before the guest goes on, and just after: it is off, on the disks of the snapshot, or runs.
+func TestKillAroundAGoingOn(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{}, {Format: "raw"}}})
+	b.waitWrites("g1", 20)
+	b.rotate("snapshot", "--memory", "--pin", "--name", "mine", "g1").wantExit(t, 0)
+	was := b.keptStates("g1")["mine"]
+	for place, state := range map[string]string{"before go-on": "shut off", "after go-on": "running"} {
+		b.waitWrites("g1", 20)
+		b.destroy("g1")
+		if b.dieAt("boundary", place, "restore", "g1", "mine") == "" {
+			t.Fatal("not killed")
+		}
+		if is := b.domState("g1"); is != state {
+			t.Errorf("killed %s: the guest is %s", place, is)
+		}
+		if now := b.checkGuest("g1"); state != "running" && !maps.Equal(now, was) {
+			t.Errorf("killed %s: %v, not %v", place, now, was)
+		}
+		b.rotate("run", "--no-snapshot").wantExit(t, 0)
+		b.resumesAt("g1", "mine", was)
+	}
+}
+
 // A snapshot with memory dies at each of its boundaries, and a restore from it: the snapshot is there
 // with its memory, or neither is, and the guest goes on.
 func TestKillAtEveryBoundaryOfASnapshotWithMemory(t *testing.T) {

@@ -237,6 +237,6 @@ type Ran struct {
 	UUID      string    `json:"uuid"`
 	Merged    int64     `json:"merged"`    // data in the layers that were merged
 	Freed     int64     `json:"freed"`     // allocated by the files that were deleted
-	Allocated int64     `json:"allocated"` // by the chains of the writable disks, as last seen
+	Allocated int64     `json:"allocated"` // by the chains of the writable disks and what snapshots keep beside them, as last seen
 	Layers    int       `json:"layers"`    // of the longest of them
 }
