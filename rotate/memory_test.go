@@ -453,3 +453,34 @@ func TestTheMemoryOfASnapshotIsNoUserOfLayers(t *testing.T) {
 		}
 	}
 }
+
+// Whatever call fails amid a snapshot with memory: it is there, whole, or nothing is left of it after the next run,
+// and the guest goes on.
+func TestACallThatFailsAmidMemory(t *testing.T) {
+	n := 1
+	for ; ; n++ {
+		h, web := withMemory(t, 9)
+		count, failed := 0, ""
+		h.Event = func(what string) error {
+			if count++; count == n {
+				failed = what
+				return errors.New("the connection is broken")
+			}
+			return nil
+		}
+		_, _ = byHand(h, rule(3), keepsMemory()).Run(t.Context(), nil)
+		h.Event = func(string) error { return nil }
+		if failed == "" {
+			break
+		}
+		finishes(h, t, rule(3), decide.Options{NoSnapshot: true})
+		checkDone(h, t)
+		checkMemories(h, t)
+		if t.Failed() || web.State != host.Running {
+			t.Fatalf("%s failed, the %dth: the guest is %s", failed, n, web.State)
+		}
+	}
+	if n < 10 {
+		t.Errorf("only %d calls", n-1)
+	}
+}
