@@ -274,13 +274,19 @@ func (b *bed) onDevice(dom string) bool {
 // libvirtReverts tells whether libvirt is one that goes back to external snapshots: 9.9.
 func (b *bed) libvirtReverts() bool {
 	b.t.Helper()
+	major, minor := b.libvirtVersion()
+	return slices.Compare([]int{major, minor}, []int{9, 9}) >= 0
+}
+
+func (b *bed) libvirtVersion() (major, minor int) {
+	b.t.Helper()
 	version := regexp.MustCompile(`Using library: libvirt (\d+)\.(\d+)`).FindStringSubmatch(b.virsh("version"))
 	if len(version) != 3 {
 		b.t.Fatalf("no version in %q", version)
 	}
 	major, err := strconv.Atoi(version[1])
 	must(b.t, err)
-	minor, err := strconv.Atoi(version[2])
+	minor, err = strconv.Atoi(version[2])
 	must(b.t, err)
-	return slices.Compare([]int{major, minor}, []int{9, 9}) >= 0
+	return major, minor
 }

@@ -63,7 +63,7 @@ var unprinted = map[string]string{
 	"no-guest-agent": "words", "hook": "words", "fault": "virsh dumpxml and virt-rotate plan look", "unreadable-image": "words", "comma-in-name": "words",
 	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
-	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words",
+	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words", "memory": "words",
 	"adoption": "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }
@@ -266,6 +266,8 @@ var looking = map[string]string{
 	"virt-rotate adopt --internal": "virt-rotate adopt --internal $D", "qemu-img snapshot -l": "qemu-img snapshot -U -l $L3",
 	"virsh domfsthaw DOMAIN": "virsh domfsthaw $D || true", "virsh resume DOMAIN": "virsh suspend $D && virsh resume $D", "qemu-img compare NEW FORMER": "qemu-img compare -U $L3 $L2 || true",
 	"virsh edit": "", "qemu-img commit": "", "mv": "",
+	"virsh domjobinfo DOMAIN": "virsh domjobinfo $D", "virsh domjobabort DOMAIN": "virsh domjobabort $D || true", "virsh start DOMAIN": "virsh start $D || true",
+	"virt-rotate snapshot --memory": "", "virt-rotate restore --without-memory": "", // integration/memory_test.go
 	"virsh pool-start POOL":     "virsh pool-define-as store dir --target $DIR && virsh pool-start store",
 	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
 	"virsh snapshot-delete": "", "qemu-img rebase -u -b LOWER -F FORMAT IMAGE": "",

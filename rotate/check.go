@@ -15,7 +15,7 @@ import (
 // Check says whether d is protected, by what a assigns to it. It is pure. What a run would
 // refuse, now or when the next snapshot is due, is among the reasons.
 func Check(w *observe.World, d *host.Domain, a policy.Assignment, past Past, now time.Time) (v Verdict) {
-	v = newVerdict(d, past)
+	v = newVerdict(w, d, past)
 	if c := a.Conflicts[d.Name]; c != nil {
 		v.checkConflict(d, c, past)
 		return v
@@ -25,7 +25,7 @@ func Check(w *observe.World, d *host.Domain, a policy.Assignment, past Past, now
 		return v
 	}
 	fault := host.Contain(d.Name, func() {
-		judged := newVerdict(d, past)
+		judged := newVerdict(w, d, past)
 		c := checker{v: &judged, rule: rule, past: past, now: now, ahead: decide.Ahead(w, d, rule, now)}
 		c.check(w, d)
 		v = judged
@@ -38,8 +38,8 @@ func Check(w *observe.World, d *host.Domain, a policy.Assignment, past Past, now
 }
 
 // Uncovered is the verdict on a domain that no policy covers.
-func Uncovered(d *host.Domain, severity policy.Severity, past Past) Verdict {
-	v := newVerdict(d, past)
+func Uncovered(w *observe.World, d *host.Domain, severity policy.Severity, past Past) Verdict {
+	v := newVerdict(w, d, past)
 	levels := map[policy.Severity]Level{policy.SeverityWarn: Warning, policy.SeverityCrit: Critical}
 	if level := levels[severity]; level != OK {
 		v.add(Reason{level, ReasonUncovered, "", "no policy covers the domain", nil})
@@ -48,7 +48,7 @@ func Uncovered(d *host.Domain, severity policy.Severity, past Past) Verdict {
 }
 
 // newVerdict has what can be seen without a policy.
-func newVerdict(d *host.Domain, past Past) Verdict {
+func newVerdict(w *observe.World, d *host.Domain, past Past) Verdict {
 	v := Verdict{Domain: d.Name, UUID: d.UUID, Reasons: []Reason{}, Free: -1, LastRun: past.LastRun, LastSuccess: past.LastSuccess}
 	for i := range d.Snapshots {
 		s := &d.Snapshots[i]
@@ -60,7 +60,7 @@ func newVerdict(d *host.Domain, past Past) Verdict {
 			v.Snapshots, v.Newest = v.Snapshots+1, &taken
 		}
 	}
-	v.Layers, v.Allocated = footprint(d)
+	v.Layers, v.Allocated = footprint(w, d)
 	return v
 }
 

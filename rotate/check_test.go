@@ -219,7 +219,7 @@ func TestADomainOfTwoPoliciesOrOfNone(t *testing.T) {
 		t.Errorf("two: %+v", v)
 	}
 	for severity, want := range map[policy.Severity]Level{policy.SeverityIgnore: OK, policy.SeverityWarn: Warning, policy.SeverityCrit: Critical} {
-		v := Uncovered(d, severity, Past{})
+		v := Uncovered(w, d, severity, Past{})
 		if v.Level != want || (len(v.Reasons) == 0) != (want == OK) || v.Snapshots != 2 || v.Policy != "" {
 			t.Errorf("%s: %+v", severity, v)
 		}

@@ -78,7 +78,7 @@ func (f *forgetting) forget(ctx context.Context) error {
 		if err := f.dropMetadata(ctx, f.d, f.plan.Names, name); err != nil {
 			return err
 		}
-		if err := dropFirmwareOf(f.w, f.d, name); err != nil {
+		if err := dropFilesOf(f.w, f.d, name); err != nil {
 			return err
 		}
 	}

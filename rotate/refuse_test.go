@@ -42,6 +42,7 @@ func refusals() []refusalCase {
 		{code: host.CodeInternal, name: "snapshot", break_: func(_ *hosttest.Host, web *hosttest.Domain) { web.Snapshots[1].Internal = true }, detail: "snapshot S11 is an internal one"},
 		{code: host.CodeInternal, name: "image", break_: onImage("web.qcow2", func(i *hosttest.Image) { i.Internal = 3 }), path: "web", detail: "3 internal snapshots"},
 		{code: host.CodeState, name: "migrating", break_: func(_ *hosttest.Host, web *hosttest.Domain) { web.State = "migrating" }, detail: "is migrating"},
+		{code: host.CodeState, name: "busy", break_: func(_ *hosttest.Host, web *hosttest.Domain) { web.Busy = "a snapshot" }, detail: "at work on the guest (a snapshot)"},
 		{code: host.CodeNetworkDisk, break_: onDisk(func(d *host.Disk) { d.Kind = "network" }), path: "vda"},
 		{code: host.CodeVolumeDisk, name: "disk", break_: onDisk(func(d *host.Disk) { d.Kind = "volume"; missVolume(d.Active()) }), path: "vda", detail: "pool default is stopped"},
 		{code: host.CodeVolumeDisk, name: "layer", break_: onDisk(func(d *host.Disk) { missVolume(&d.Chain[0]) }), path: "vda", detail: "pool default is stopped"},

@@ -43,13 +43,17 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide
 	return s.ended(ctx, p), nil
 }
 
-// start lets the guest run, if the plan says so.
+// start lets the guest run, or go on from its memory, if the plan says so.
 func (s *restore) start(ctx context.Context, p decide.Plan) decide.Plan {
 	steps := s.plan.Plan.Steps
-	if n := len(steps); n == 0 || steps[n-1].Op != decide.OpStart {
+	n := len(steps)
+	if n == 0 || steps[n-1].Op != decide.OpStart && steps[n-1].Op != decide.OpGoOn {
 		return p
 	}
-	step := steps[len(steps)-1]
+	step := steps[n-1]
+	if step.Op == decide.OpGoOn {
+		return s.goOn(ctx, p, step)
+	}
 	s.starts(p.Domain, step)
 	if err := s.Host.Start(ctx, p.Domain); err != nil {
 		return s.finish(ctx, p, fmt.Errorf("the disks are on the snapshot, but the guest does not start: %w", err))
@@ -143,6 +147,7 @@ func (s *restore) rehearse(ctx context.Context) {
 			s.plan.Plan.Refuse(host.CodeUnreadable, path, "UEFI variables and TPM state cannot go back: "+err.Error()+"; say --no-firmware, and they stay as they are")
 		}
 	}
+	s.rehearseMemory(ctx)
 	if err := h.RehearseConfig(ctx, s.plan.Plan.Domain, whole); err != nil {
 		s.plan.Plan.Refuse(host.CodeMetadata, "", "the configuration that the domain is to start from could not be written: "+err.Error())
 	}
@@ -267,7 +272,7 @@ func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) 
 		if err := s.dropMetadata(ctx, &d, s.plan.Newer, step.Snapshot); err != nil {
 			return err
 		}
-		if err := dropFirmwareOf(s.w, &d, step.Snapshot); err != nil {
+		if err := dropFilesOf(s.w, &d, step.Snapshot); err != nil {
 			return err
 		}
 		d.Snapshots = slices.DeleteFunc(slices.Clone(d.Snapshots), func(n host.Snapshot) bool { return n.Name == step.Snapshot })
@@ -276,17 +281,22 @@ func (s *restore) dropNewer(ctx context.Context, d host.Domain, p *decide.Plan) 
 	return nil
 }
 
-// dropFirmwareOf removes the firmware's state of a snapshot that is given up.
-func dropFirmwareOf(w *observe.World, d *host.Domain, snapshot string) error {
+// dropFilesOf removes what a snapshot that is given up has beside its layers.
+func dropFilesOf(w *observe.World, d *host.Domain, snapshot string) error {
 	s := d.Snapshot(snapshot)
-	if s == nil || s.FirmwareFile() == "" || w.FirmwareElsewhere(s.FirmwareFile(), d) != "" {
+	if s == nil {
 		return nil
 	}
-	path := s.FirmwareFile()
-	if err := vfs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	var errs []error
+	for _, path := range s.Beside() {
+		if w.FileElsewhere(path, d) != "" {
+			continue
+		}
+		if err := vfs.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // reconfigure lets the domain start from other chains, unless a start is under way.

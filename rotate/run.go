@@ -176,6 +176,8 @@ type domainRun struct {
 	merged bool
 	// frozen tells that the guest may be frozen and could not be thawed.
 	frozen bool
+	// stood is how long the guest stood still for a snapshot with its memory.
+	stood time.Duration
 
 	start    time.Time
 	begun    bool // the first step, or the hook before it
@@ -240,7 +242,7 @@ func (r *domainRun) settleEarlier(ctx context.Context, p *decide.Plan) error {
 	}
 	r.thaw(ctx, p.Domain)
 	if d := r.w.Domain(p.Domain); d != nil {
-		if err := errors.Join(r.noteLost(d), r.noteReverts(d)); err != nil {
+		if err := errors.Join(r.noteLost(d), r.noteReverts(d), r.settleMemory(d)); err != nil {
 			return err
 		}
 	}

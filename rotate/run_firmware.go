@@ -21,7 +21,7 @@ func (r *domainRun) keepFirmware(d *host.Domain, spec *host.SnapshotSpec, in *jo
 		r.withoutFirmware(spec)
 		return nil, nil
 	}
-	if err := r.makeFirmwareFile(spec.Firmware, in); err != nil {
+	if err := r.makeBeside(spec.Firmware, &in.Firmware, in); err != nil {
 		return nil, fmt.Errorf("a file for UEFI variables and TPM state: %w", err)
 	}
 	label := firmware.Label{Domain: d.Name, UUID: d.UUID, Snapshot: spec.Name, Taken: r.Clock()}
@@ -45,22 +45,22 @@ func (r *domainRun) readFirmware(d *host.Domain) *firmware.State {
 	return state
 }
 
-// makeFirmwareFile makes the file, empty, as an overlay is made: the intent names it before it is there,
-// and its inode before anything is in it.
-func (r *domainRun) makeFirmwareFile(path string, in *journal.Intent) error {
+// makeBeside makes a file beside the layers, empty, as an overlay is made: the intent names it before it is
+// there, and its inode before anything is in it. named is where the intent does so.
+func (r *domainRun) makeBeside(path string, named **journal.File, in *journal.Intent) error {
 	j := journal.In(r.Observer.StateDir)
-	in.Firmware = &journal.File{Path: path}
+	*named = &journal.File{Path: path}
 	if err := j.Write(*in); err != nil {
 		return err
 	}
-	r.boundary("intent of the firmware's state")
+	r.boundary("intent of a file beside the layers")
 	info, err := vfs.CreateExclusive(path, overlayMode)
 	if err != nil { // what is there is not ours: take it out of the intent
-		in.Firmware = nil
+		*named = nil
 		return errors.Join(err, j.Write(*in))
 	}
-	r.boundary("firmware's file made")
-	in.Firmware.ID = info.ID
+	r.boundary("a file beside the layers made")
+	(*named).ID = info.ID
 	return j.Write(*in)
 }
 

@@ -68,7 +68,7 @@ func (r *domainRun) paused(d *host.Domain, is bool) error {
 func (r *domainRun) resume(ctx context.Context, domain string) error {
 	d := r.w.Domain(domain)
 	in := r.w.Intents[d.UUID]
-	if in == nil || !in.Paused {
+	if in == nil || !in.Paused || d.Busy != "" { // libvirt does it at the end of its work
 		return nil
 	}
 	if d.State == host.Paused && !d.IOError {

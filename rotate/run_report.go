@@ -6,6 +6,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // ended completes the plan of a domain whose work is over, and hands it on.
@@ -34,13 +35,13 @@ func (r *domainRun) sums(p *decide.Plan) *decide.Ran {
 		return ran
 	}
 	ran.UUID = d.UUID
-	ran.Layers, ran.Allocated = footprint(d)
+	ran.Layers, ran.Allocated = footprint(r.w, d)
 	return ran
 }
 
 // footprint is the number of layers of the longest chain of a domain, and the bytes that all
-// its layers have on disk, each counted once.
-func footprint(d *host.Domain) (layers int, allocated int64) {
+// its layers, and what its snapshots have beside them, take on disk, each counted once.
+func footprint(w *observe.World, d *host.Domain) (layers int, allocated int64) {
 	counted := map[string]bool{}
 	for i := range d.Disks {
 		if d.Disks[i].ReadOnly {
@@ -51,6 +52,14 @@ func footprint(d *host.Domain) (layers int, allocated int64) {
 			if l := &d.Disks[i].Chain[j]; !counted[l.Key()] {
 				counted[l.Key()] = true
 				allocated += l.Allocated
+			}
+		}
+	}
+	for i := range d.Snapshots {
+		for _, path := range d.Snapshots[i].Kept() {
+			if !counted[path] {
+				counted[path] = true
+				allocated += w.Left[path].Allocated
 			}
 		}
 	}

@@ -36,6 +36,10 @@ func (r *domainRun) snapshot(ctx context.Context, d *host.Domain, g *decide.Grou
 		if s.Op == decide.OpFirmware && g.Snapshot.Firmware == "" {
 			continue // it was told why
 		}
+		if s.Op == decide.OpMemory {
+			s.Bytes = r.w.Left[s.Path].Allocated
+			s.Reason += r.stoodText()
+		}
 		if quiesce && !g.Snapshot.Quiesce {
 			s.Reason += " (which failed: crash-consistent only)"
 		}
@@ -49,7 +53,7 @@ func (r *domainRun) takeSnapshot(ctx context.Context, d *host.Domain, spec *host
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(r.noteReverts(d), r.makeOverlays(spec, in)); err != nil {
+	if err := errors.Join(r.noteReverts(d), r.makeMemoryFile(d, spec, in), r.makeOverlays(spec, in)); err != nil {
 		return err
 	}
 	r.boundary("overlays made")
@@ -95,6 +99,9 @@ func (r *domainRun) makeOverlays(spec *host.SnapshotSpec, in *journal.Intent) er
 // callSnapshot asks the host. With quiesce = "auto" an agent that does not
 // answer in time costs the freeze, not the snapshot; spec tells that afterwards.
 func (r *domainRun) callSnapshot(ctx context.Context, domain string, spec *host.SnapshotSpec) error {
+	if spec.Memory != nil {
+		return r.snapshotWithMemory(ctx, domain, spec)
+	}
 	err := r.Host.Snapshot(ctx, domain, *spec)
 	if err == nil || !spec.Quiesce {
 		return err
@@ -150,7 +157,7 @@ func (r *domainRun) verifySnapshot(ctx context.Context, before *host.Domain, spe
 			}
 		}
 	}
-	return nil
+	return r.verifyMemory(spec, d.Snapshot(spec.Name))
 }
 
 // undoSnapshot removes the overlays of a snapshot that was not taken, as far
@@ -168,7 +175,16 @@ func (r *domainRun) undoSnapshot(ctx context.Context, domain string) error {
 	if in == nil {
 		return nil
 	}
-	if f := in.Firmware; f != nil && d.FirmwareOwner(f.Path) == "" {
+	if err := r.resumeAfter(ctx, d, in); err != nil {
+		return err
+	}
+	if d.Busy != "" {
+		return fmt.Errorf("libvirt is still at work on the guest (%s): the next run sees to the rest", d.Busy)
+	}
+	for _, f := range []*journal.File{in.Firmware, in.Memory} {
+		if f == nil || d.FileOwner(f.Path) != "" {
+			continue
+		}
 		if err := removeUnused(r.w, d, *f); err != nil {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}

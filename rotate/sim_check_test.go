@@ -103,7 +103,9 @@ func checkDone(h *hosttest.Host, t *testing.T) {
 	}
 	for _, d := range h.Guests {
 		for i := range d.Snapshots {
-			used[d.Snapshots[i].FirmwareFile()] = true
+			for _, path := range d.Snapshots[i].Kept() {
+				used[path] = true
+			}
 		}
 	}
 	for _, path := range filesOf(h, t) {

@@ -68,6 +68,7 @@ var notOfAPlan = map[string]string{
 	host.CodeTwoPolicies: "there is no rule to decide by: TestDoctorTellsOfTwoPolicies",
 	host.CodeForeign:     "of a restore: what is newer is looked at only then; of a deletion by hand: TestWhatStaysWhateverIsNamed",
 	host.CodePinned:      "of a deletion by hand: TestWhatStaysWhateverIsNamed",
+	host.CodeMemory:      "of a snapshot by hand: TestMemoryThatCannotBeKeptIsRefused; of a restore: TestMemoryThatCannotBeGoneBackToIsRefused",
 	host.CodeNameTaken:   "of a snapshot by hand: TestANameThatIsTakenIsRefused",
 	host.CodeMetadata:    "of a restore, which rehearses what it would write",
 	host.CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",

@@ -65,6 +65,15 @@ type SnapshotStatus struct {
 	Expires  *time.Time `json:"expires,omitempty"`  // it stays until then, and goes
 	Note     string     `json:"note,omitempty"`     // of the person who took it; the description of one that is not ours
 	LeftOut  string     `json:"left-out,omitempty"` // disks that it was taken without, as its description says
+
+	Memory *MemoryStatus `json:"memory,omitempty"` // that the guest had; not there if it is not kept
+}
+
+// A MemoryStatus is a file with the memory of a guest. Sizes are bytes.
+type MemoryStatus struct {
+	Path      string `json:"path"`
+	Allocated int64  `json:"allocated"`
+	Missing   bool   `json:"missing,omitempty"` // the file is gone
 }
 
 // A LastRun is how the last run ended for a domain.
@@ -93,7 +102,7 @@ func status(w *observe.World, d *host.Domain, rule *policy.Rule, last *LastRun, 
 	}
 	verdicts := decide.Retention(d, rule, now)
 	for i := range d.Snapshots {
-		s.Snapshots = append(s.Snapshots, snapshotStatus(&d.Snapshots[i], verdicts))
+		s.Snapshots = append(s.Snapshots, snapshotStatus(w, &d.Snapshots[i], verdicts))
 	}
 	s.tellLost(w.Destroyed(d))
 	return s
@@ -115,7 +124,7 @@ func ConflictStatus(w *observe.World, d *host.Domain, c *policy.Conflict, last *
 	p := decide.ConflictPlan(d, c)
 	s := newStatus(w, d, &p, last)
 	for i := range d.Snapshots {
-		st := snapshotStatus(&d.Snapshots[i], nil)
+		st := snapshotStatus(w, &d.Snapshots[i], nil)
 		if st.Ours {
 			st.Reason = "several policies match the domain"
 		}
@@ -149,9 +158,13 @@ func (st *SnapshotStatus) tellMark(s *host.Snapshot) {
 	}
 }
 
-func snapshotStatus(s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
+func snapshotStatus(w *observe.World, s *host.Snapshot, verdicts []policy.Verdict) SnapshotStatus {
 	st := SnapshotStatus{Name: s.Name, Time: s.Time.UTC(), Ours: s.Ours(), Keep: true, Reason: "not taken by virt-rotate", Quiesced: s.Quiesced(), LeftOut: s.LeftOut()}
 	st.tellMark(s)
+	if s.Memory != "" {
+		left, there := w.Left[s.Memory]
+		st.Memory = &MemoryStatus{Path: s.Memory, Allocated: left.Allocated, Missing: !there && !w.Remote}
+	}
 	for _, v := range verdicts {
 		if v.Name == s.Name {
 			st.Keep, st.Reason = v.Keep, strings.Join(v.Reasons, ", ")

@@ -90,7 +90,7 @@ type Verdict struct {
 	CritAge     time.Duration `json:"-"`                                     // from which on it is critical
 	Layers      int           `json:"layers"`                                // of the longest chain
 	MaxChain    int           `json:"max-chain"`
-	Allocated   int64         `json:"allocated"` // by all chains
+	Allocated   int64         `json:"allocated"` // by all chains, and what snapshots keep beside them
 	Free        int64         `json:"free"`      // on its fullest storage; -1: not known
 	MinFree     int64         `json:"min-free"`  // what the policy keeps there
 	LastRun     *LastRun      `json:"last-run" jsonschema:"nullable"`

@@ -24,6 +24,8 @@ type Daemon struct {
 	*Host
 	process *exec.Cmd
 	ended   chan struct{}
+
+	Env []string // more of its environment, from its next start on
 }
 
 // noTurn is the turn of hosts that any number of clients may use.
@@ -89,6 +91,7 @@ func (d *Daemon) StartDaemon() error {
 	}
 	defer stderr.Close() // the daemon keeps its own
 	d.process.Stderr = stderr
+	d.process.Env = append(os.Environ(), d.Env...)
 	if err := d.process.Start(); err != nil {
 		return err
 	}

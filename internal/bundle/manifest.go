@@ -46,7 +46,7 @@ type Disk struct {
 	SHA256        string `json:"sha256"`         // of the file
 }
 
-// A LeftOut is a disk that the directory has no image of.
+// A LeftOut is a disk that the directory has no image of, or the guest's memory.
 type LeftOut struct {
 	Target string `json:"target"`
 	Reason string `json:"reason"`
@@ -67,6 +67,9 @@ type Base struct {
 	Dir            string `json:"dir"` // its name; it is beside the increment
 	ManifestSHA256 string `json:"manifest-sha256"`
 }
+
+// LeftOutMemory is the target of the guest's memory where it is left out.
+const LeftOutMemory = "memory"
 
 // KindDomain is the domain's XML, in which disks are named relative to the directory; KindFirmware has
 // UEFI variables and the state of a TPM, as internal/firmware writes them.

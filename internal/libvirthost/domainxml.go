@@ -20,6 +20,7 @@ func readDomain(d *host.Domain, text string, v *volumes) error {
 	}
 	d.UUID, d.Own = x.UUID, ownPolicy(x.Metadata)
 	d.UEFI = x.OS != nil && (x.OS.NVRam != nil || x.OS.Firmware == "efi")
+	d.Memory = memoryOf(&x)
 	readFirmware(d, &x)
 	d.AppArmor = slices.ContainsFunc(x.SecLabel, func(l libvirtxml.DomainSecLabel) bool { return l.Model == "apparmor" })
 	if x.Devices == nil {

@@ -346,7 +346,7 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain, v *volumes) erro
 	}
 	var live, sizes error
 	if d.State.Live() {
-		live = errors.Join(observeLive(dom, d, v), h.observeVolumes(dom, d))
+		live = errors.Join(observeLive(dom, d, v), h.observeVolumes(dom, d), observeBusy(dom, d))
 	} else {
 		for i := range d.Disks {
 			d.Disks[i].Inactive = layerPaths(d.Disks[i].Chain)

@@ -59,6 +59,9 @@ func readSnapshot(text string, v *volumes) (host.Snapshot, error) {
 		Name: x.Name, Parent: x.Parent, Description: x.Description, Time: time.Unix(seconds, 0),
 		Internal: x.Memory != nil && x.Memory.Snapshot == "internal",
 	}
+	if x.Memory != nil && x.Memory.Snapshot == "external" {
+		s.Memory = x.Memory.File
+	}
 	for i := range x.Disks {
 		if x.Disks[i].Snapshot == "internal" {
 			s.Internal = true
@@ -113,6 +116,9 @@ func snapshotXML(spec host.SnapshotSpec) (string, error) {
 		Name: spec.Name, Description: spec.Description,
 		Memory: &libvirtxml.DomainSnapshotMemory{Snapshot: "no"},
 		Disks:  &libvirtxml.DomainSnapshotDisks{},
+	}
+	if m := spec.Memory; m != nil {
+		x.Memory = &libvirtxml.DomainSnapshotMemory{Snapshot: "external", File: m.Path}
 	}
 	for _, target := range slices.Sorted(maps.Keys(spec.Overlays)) {
 		x.Disks.Disks = append(x.Disks.Disks, libvirtxml.DomainSnapshotDisk{

@@ -162,6 +162,7 @@ func (s *set) protection(h *Host) {
 func (s *set) chains(h *Host) {
 	layers := s.gauge("domain_chain_layers", "Layers of the disk's chain, base and active layer included.", "domain", "disk")
 	allocated := s.gauge("domain_allocated_bytes", "Space on storage that the disk's chain takes.", "domain", "disk")
+	memory := s.gauge("domain_memory_bytes", "Space on storage that the memory takes which snapshots of the domain keep.", "domain")
 	most := s.gauge("domain_max_chain_layers", "Layers beyond which the policy takes no snapshot.", "domain")
 	free := s.gauge("domain_storage_free_bytes", "Free space of the storage that snapshots of the domain write to, of the fullest if there are several.", "domain")
 	floor := s.gauge("domain_storage_min_free_bytes", "Space that the policy keeps free there.", "domain")
@@ -179,6 +180,7 @@ func (s *set) chains(h *Host) {
 			layers(float64(len(disk.Chain)), g.Domain, disk.Target)
 			allocated(float64(sum), g.Domain, disk.Target)
 		}
+		memory(float64(memoryBytes(g.Status)), g.Domain)
 		if g.MaxChain > 0 {
 			most(float64(g.MaxChain), g.Domain)
 		}
@@ -236,4 +238,13 @@ func (s *set) sums(h *Host) {
 			refusals(float64(n), g.Domain, code)
 		}
 	}
+}
+
+func memoryBytes(s *rotate.DomainStatus) (sum int64) {
+	for i := range s.Snapshots {
+		if m := s.Snapshots[i].Memory; m != nil {
+			sum += m.Allocated
+		}
+	}
+	return sum
 }

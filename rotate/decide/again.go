@@ -91,10 +91,10 @@ func MayDelete(w *observe.World, d *host.Domain, f journal.File) (exactly journa
 		return f, true, errors.New("it is in a chain of the domain")
 	case who != "":
 		return f, true, fmt.Errorf("it is used by %s", who)
-	case w.FirmwareElsewhere(f.Path, d) != "":
-		return f, true, fmt.Errorf("it has UEFI variables or TPM state of %s", w.FirmwareElsewhere(f.Path, d))
-	case d.FirmwareOwner(f.Path) != "":
-		return f, true, fmt.Errorf("it has UEFI variables or TPM state of snapshot %s", d.FirmwareOwner(f.Path))
+	case w.FileElsewhere(f.Path, d) != "":
+		return f, true, fmt.Errorf("it belongs to %s", w.FileElsewhere(f.Path, d))
+	case d.FileOwner(f.Path) != "":
+		return f, true, fmt.Errorf("it belongs to snapshot %s", d.FileOwner(f.Path))
 	case left.InUse:
 		return f, true, errors.New("a process has it open")
 	case f.WrittenSince(left):

@@ -26,6 +26,7 @@ type Taking struct {
 	Pinned  bool
 	Expires time.Time // the zero Time: retention decides
 	Note    string
+	Memory  bool // the guest's memory is kept, too
 }
 
 // Manual stands for the policy of guests of which snapshots are taken by hand only.

@@ -283,6 +283,10 @@ func diagnoseSnapshots(w *observe.World, d *host.Domain, now time.Time, add func
 				add(contradiction(b, s, &s.Disks[j], actual))
 			}
 		}
+		if _, there := w.Left[s.Memory]; s.Memory != "" && !there && !w.Remote {
+			add(Finding{Code: FindMissing, Path: s.Memory, Snapshot: s.Name, Detail: "snapshot " + s.Name + " has the guest's memory there, but it is not there",
+				Remedy: "put the file back, if there is a copy; without it virt-rotate restore --without-memory goes back to the disks"})
+		}
 		for _, sd := range s.Disks {
 			if path := missing(w, d, &sd); path != "" {
 				add(Finding{Code: FindMissing, Path: path, Detail: "snapshot " + s.Name + " names it for " + sd.Target + ", but it is not there",
@@ -368,7 +372,12 @@ func missing(w *observe.World, d *host.Domain, sd *host.SnapshotDisk) string {
 func orphans(w *observe.World) []Finding {
 	var found []Finding
 	for path := range w.Taken {
-		if host.IsFirmware(path) && !w.IsLeftover(path) && !ownsFirmware(w, path) {
+		if host.IsMemory(path) && !w.IsLeftover(path) && !owned(w, path) {
+			found = append(found, Finding{Code: FindOrphan, Path: path,
+				Detail: "the memory of a guest, of a snapshot that is not there any more",
+				Remedy: "delete it: without the disks of that moment it is of no use (virsh save-image-dumpxml shows whose it is)"})
+		}
+		if host.IsFirmware(path) && !w.IsLeftover(path) && !owned(w, path) {
 			found = append(found, Finding{Code: FindOrphan, Path: path,
 				Detail: "UEFI variables and TPM state of a snapshot that is not there any more, or of before a restore",
 				Remedy: "delete it if nobody needs them (tar -tvf shows what is in it)"})
@@ -393,8 +402,8 @@ func orphans(w *observe.World) []Finding {
 	return found
 }
 
-func ownsFirmware(w *observe.World, path string) bool {
-	return slices.ContainsFunc(w.Domains, func(d host.Domain) bool { return d.FirmwareOwner(path) != "" })
+func owned(w *observe.World, path string) bool {
+	return slices.ContainsFunc(w.Domains, func(d host.Domain) bool { return d.FileOwner(path) != "" })
 }
 
 func strangers(w *observe.World) []Finding {

@@ -23,29 +23,39 @@ func (b *builder) placeFirmware(spec *host.SnapshotSpec) {
 	spec.Firmware = path
 }
 
-// droppedFirmware lists the firmware's states of snapshots that go, with the steps that delete them.
-func (b *builder) droppedFirmware(names []string) (files []journal.File, steps []Step) {
+// droppedFiles lists the files that snapshots which go have beside their layers, with the steps that
+// delete them.
+func (b *builder) droppedFiles(names []string) (files []journal.File, steps []Step) {
 	for _, name := range names {
-		path := b.original(name).FirmwareFile()
-		left, there := b.w.Left[path]
-		if !there || b.firmwareOf(path) != "" {
-			continue
+		for _, path := range b.original(name).Beside() {
+			left, there := b.w.Left[path]
+			if !there || b.ownerOf(path) != "" {
+				continue
+			}
+			files = append(files, journal.File{Path: path, ID: left.ID})
+			steps = append(steps, Step{Op: OpDeleteFile, Path: path, Bytes: left.Allocated, Reason: besideText(path) + " of " + name})
 		}
-		files = append(files, journal.File{Path: path, ID: left.ID})
-		steps = append(steps, Step{Op: OpDeleteFile, Path: path, Bytes: left.Allocated, Reason: "UEFI variables and TPM state of " + name})
 	}
 	return files, steps
 }
 
-// firmwareOf returns the snapshot whose firmware's state is in the file at path, or "". A domain
+// besideText says what is in a file that a snapshot has beside its layers.
+func besideText(path string) string {
+	if host.IsMemory(path) {
+		return "the memory"
+	}
+	return "UEFI variables and TPM state"
+}
+
+// ownerOf returns the snapshot that has the file at path beside its layers, or "". A domain
 // whose snapshots were defined again as another's names that one's files.
-func (b *builder) firmwareOf(path string) string {
-	if who := b.w.FirmwareElsewhere(path, b.d); who != "" {
+func (b *builder) ownerOf(path string) string {
+	if who := b.w.FileElsewhere(path, b.d); who != "" {
 		return who
 	}
 	for i := range b.snaps {
-		if path != "" && b.snaps[i].FirmwareFile() == path {
-			return b.snaps[i].Name
+		if s := &b.snaps[i]; path != "" && slices.Contains(s.Kept(), path) {
+			return s.Name
 		}
 	}
 	return ""

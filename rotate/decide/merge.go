@@ -47,10 +47,10 @@ func (b *builder) drop(names []string) {
 		b.plan.Refused = append(b.plan.Refused, *refused)
 		return
 	}
-	firmware, deletions := trial.droppedFirmware(names)
-	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: firmware})
+	files, deletions := trial.droppedFiles(names)
+	end := trial.begin(Group{Drops: names, Merges: merges, Garbage: files})
 	for _, name := range names {
-		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name)})
+		trial.add(Step{Op: OpDropMetadata, Snapshot: name, Reason: b.dropReason(name) + trial.stays(name) + b.memoryStays(name)})
 	}
 	for i := range merges {
 		trial.add(mergeStep(&merges[i], names))

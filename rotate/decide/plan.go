@@ -25,8 +25,8 @@ func (s Step) String() string {
 		return "configure: as at the time of " + s.Snapshot
 	case OpEndCopy:
 		return "end-copy " + s.Disk
-	case OpFirmware:
-		return "firmware " + s.Path
+	case OpFirmware, OpMemory, OpGoOn:
+		return string(s.Op) + " " + s.Path
 	case OpStart:
 		return "start"
 	case OpUnfold:
@@ -94,6 +94,8 @@ const (
 	OpEndCopy      Op = "end-copy"  // the copy of a graft that was interrupted
 	OpSwitch       Op = "switch"    // of a restore: the disk gets a new overlay on another layer
 	OpFirmware     Op = "firmware"  // UEFI variables and TPM state are copied with a snapshot, or go back with a restore
+	OpMemory       Op = "memory"    // the guest's memory is kept with a snapshot
+	OpGoOn         Op = "go-on"     // of a restore: the guest goes on from the memory of the snapshot
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 	OpUnfold       Op = "unfold"    // of an adoption: a state inside an image becomes a layer
@@ -235,6 +237,6 @@ type Ran struct {
 	UUID      string    `json:"uuid"`
 	Merged    int64     `json:"merged"`    // data in the layers that were merged
 	Freed     int64     `json:"freed"`     // allocated by the files that were deleted
-	Allocated int64     `json:"allocated"` // by the chains of the writable disks, as last seen
+	Allocated int64     `json:"allocated"` // by the chains of the writable disks and what snapshots keep beside them, as last seen
 	Layers    int       `json:"layers"`    // of the longest of them
 }

@@ -50,7 +50,7 @@ func (b *builder) finishEarlier() {
 func (b *builder) collectFile(f journal.File, blank bool, g *Group) {
 	left, there := b.w.Left[f.Path]
 	switch {
-	case !there || b.inChain(f.Path) || b.firmwareOf(f.Path) != "":
+	case !there || b.inChain(f.Path) || b.ownerOf(f.Path) != "":
 	case f.ID != (host.FileID{}) && f.ID != left.ID:
 		// Somebody put another file there: not ours to delete.
 	case b.usedElsewhere(f.Path, left.ID) != "":
@@ -100,6 +100,9 @@ func (b *builder) collect(in *journal.Intent, g *Group) {
 	}
 	if in.Firmware != nil {
 		b.collectFile(*in.Firmware, false, g)
+	}
+	if in.Memory != nil {
+		b.collectFile(*in.Memory, false, g)
 	}
 }
 

@@ -47,7 +47,7 @@ func (b *builder) checkGuest() {
 	if b.w.Remote {
 		b.refuse(host.CodeRemote, "", "the connection is to another host: rotation needs the files; run virt-rotate there")
 	}
-	if d.Problem != "" {
+	if d.Problem != "" && d.Busy == "" { // in the middle of a snapshot libvirt's list of them cannot be read
 		b.refuse(host.CodeUnreadable, "", d.Problem)
 	}
 	if d.ManagedSave {
@@ -56,8 +56,10 @@ func (b *builder) checkGuest() {
 	if d.Transient {
 		b.refuse(host.CodeTransient, "", "the domain has no persistent configuration: its snapshots would be forgotten when it stops")
 	}
-	switch d.State {
-	case host.Running, host.Paused, host.ShutOff:
+	switch {
+	case d.Busy != "":
+		b.refuse(host.CodeState, "", fmt.Sprintf("libvirt is at work on the guest (%s), and nothing is changed meanwhile", d.Busy))
+	case d.State == host.Running, d.State == host.Paused, d.State == host.ShutOff:
 	default:
 		b.refuse(host.CodeState, "", fmt.Sprintf("the domain is %s: its chain is left alone in this state", d.State))
 	}

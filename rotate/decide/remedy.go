@@ -79,6 +79,7 @@ func domainRemedies(name string) map[string]string {
 		host.CodeRestart:      "virt-rotate run " + name + " sees to it that the guest starts from the right image; then shut it down and start it",
 		host.CodeForeign:      "delete it with the program that took it, or, if nobody needs it: virt-rotate delete --foreign " + name + " with its name",
 		host.CodePinned:       "if it is to go all the same: virt-rotate unpin " + name + " with its name",
+		host.CodeMemory:       "take the snapshot without --memory; or restore it with --without-memory: the guest boots from its disks then",
 		host.CodeNameTaken:    "give another name",
 		host.CodeStopped:      "docs/recovery.md says what to look at",
 		host.CodeLeftover:     "docs/recovery.md says what to look at",

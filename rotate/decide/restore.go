@@ -19,6 +19,8 @@ type RestoreOptions struct {
 	Start        bool         // let the guest run afterwards, in any case
 	NoStart      bool         // do not let one run again that was shut down for it
 	NoFirmware   bool         // UEFI variables and TPM state stay as they are
+
+	WithoutMemory bool // the guest does not go on from the memory that the snapshot has
 }
 
 // Starts tells whether the guest is to run afterwards, if it runs now or not.
@@ -41,6 +43,7 @@ type Restoration struct {
 	Snapshot host.Snapshot
 	Switches []DiskSwitch
 	Firmware string   // the file with the firmware's state, which goes back, too; "" for none
+	Memory   string   // the file with the memory from which the guest goes on; "" for none
 	Newer    []string // snapshots that are given up, leaves first
 	// Whole tells that what is done from now on descends from the snapshot alone: no disk stays on
 	// overlays of snapshots that are newer, and the snapshot names no file of a disk that stays
@@ -119,7 +122,8 @@ func (s *Restoration) decide(b *builder, snapshot string) {
 	if s.o.DiscardNewer && len(b.plan.Refused) == 0 {
 		s.planDiscard(b)
 	}
-	if len(b.plan.Refused) == 0 && s.o.Starts(s.o.Stop != nil && s.o.Stop.Runs) {
+	s.planMemory(b)
+	if s.Memory == "" && len(b.plan.Refused) == 0 && s.o.Starts(s.o.Stop != nil && s.o.Stop.Runs) {
 		b.add(Step{Op: OpStart, Reason: map[bool]string{true: "asked for", false: "it was shut down for this"}[s.o.Start]})
 	}
 	s.tellOthers(b)

@@ -82,7 +82,7 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 		return nil, r
 	}
 	ask := b.o.Quiesce(b.rule)
-	quiesce := b.d.State.Live() && (ask == policy.QuiesceYes || ask == policy.QuiesceAuto && b.d.Agent && b.d.State == host.Running)
+	quiesce := b.d.State.Live() && !b.o.taking().Memory && (ask == policy.QuiesceYes || ask == policy.QuiesceAuto && b.d.Agent && b.d.State == host.Running)
 	if quiesce && !b.d.Agent {
 		return nil, &Refusal{host.CodeNoGuestAgent, "", "quiesce = \"yes\", but no guest agent is connected"}
 	}
@@ -91,6 +91,9 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 		return nil, refused
 	}
 	b.placeFirmware(spec)
+	if refused := b.placeMemory(spec); refused != nil {
+		return nil, refused
+	}
 	spec.Description = b.mark(spec).String()
 	return spec, b.reserveOverlays(spec)
 }
@@ -221,11 +224,16 @@ func (b *builder) reserveOverlays(spec *host.SnapshotSpec) *Refusal {
 
 // reserveOverlay sees that an overlay of so many bytes has room.
 func (b *builder) reserveOverlay(path string, need int64) *Refusal {
+	return b.reserveFor(path, need, "an overlay there")
+}
+
+// reserveFor sees that a new file beside the overlays has room for so many bytes.
+func (b *builder) reserveFor(path string, need int64, what string) *Refusal {
 	fs, known := b.w.Dirs[filepath.Dir(path)]
 	if !known {
 		return &Refusal{host.CodeOverlayDir, filepath.Dir(path), "the directory for the overlay cannot be used: is it there?"}
 	}
-	return b.reserve(fs, path, need, "an overlay there")
+	return b.reserve(fs, path, need, what)
 }
 
 // takeSteps adds the steps of the snapshot and puts it into the builder's world.
@@ -248,6 +256,10 @@ func (b *builder) takeSteps(spec *host.SnapshotSpec) {
 	}
 	if spec.Firmware != "" {
 		b.add(Step{Op: OpFirmware, Snapshot: spec.Name, Path: spec.Firmware, Reason: "UEFI variables and TPM state are kept with it"})
+	}
+	if m := spec.Memory; m != nil {
+		snap.Memory = m.Path
+		b.add(Step{Op: OpMemory, Snapshot: spec.Name, Path: m.Path, Bytes: m.Size, Reason: memoryReason(m)})
 	}
 	b.snaps = append(b.snaps, snap)
 	for _, sd := range snap.Disks {

@@ -51,5 +51,6 @@ const (
 	CodeTwoPolicies    = "two-policies"     // several policies match the domain
 	CodePinned         = "pinned"           // a person wants the snapshot to stay
 	CodeNameTaken      = "name-taken"       // there is a snapshot of that name
+	CodeMemory         = "memory"           // a guest's memory cannot be kept, or not be gone back to
 	CodeOwnPolicy      = "own-policy"       // the policy in the domain's metadata is at fault
 )

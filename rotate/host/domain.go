@@ -32,6 +32,8 @@ type Domain struct {
 	ManagedSave  bool
 	Agent        bool     // a guest agent is connected
 	IOError      bool     // paused because a disk is full or broken
+	Busy         string   `json:",omitempty"` // what libvirt does with the guest just now, and lets nobody change it meanwhile: a snapshot, a save, a dump, a migration
+	Memory       int64    `json:",omitempty"` // bytes that it can have, with that of its video devices
 	UEFI         bool     // has UEFI variables (NVRAM)
 	OwnNVRAM     bool     `json:",omitempty"` // libvirt has chosen where these are, and does not tell while the guest is off
 	HasTPM       bool     `json:",omitempty"` // an emulated one

@@ -38,13 +38,3 @@ func IsFirmware(path string) bool {
 	stem, ok := strings.CutSuffix(path, FirmwareSuffix)
 	return ok && IsOverlay(stem+".qcow2")
 }
-
-// FirmwareOwner returns the snapshot whose firmware's state is in the file at path, or "".
-func (d *Domain) FirmwareOwner(path string) string {
-	for i := range d.Snapshots {
-		if path != "" && d.Snapshots[i].FirmwareFile() == path {
-			return d.Snapshots[i].Name
-		}
-	}
-	return ""
-}

@@ -78,6 +78,15 @@ type Records interface {
 type Guests interface {
 	// Snapshot takes a disk-only external snapshot of a running domain, all disks or none.
 	Snapshot(ctx context.Context, domain string, spec SnapshotSpec) error
+	// SnapshotWithMemory takes one of a running domain that has its memory, too, of the moment of the disks.
+	// After an error the guest runs if it ran before; the file may hold anything.
+	SnapshotWithMemory(ctx context.Context, domain string, spec SnapshotSpec, tell MemoryEvents) error
+	// GoOn lets a domain that is off go on from the memory in the file, on these chains, base first; other
+	// disks are as they were. The file stays. After an error the domain is off.
+	GoOn(ctx context.Context, domain, memory string, chains map[string][]Layer) error
+	// RehearseGoOn tells whether the file can be read, is the domain's, and whether all that is in
+	// its configuration could be kept. It changes nothing.
+	RehearseGoOn(ctx context.Context, domain, memory string) error
 	// Thaw thaws the guest's file systems; thawed ones are no error.
 	Thaw(ctx context.Context, domain string) error
 	// Active tells whether a process runs the domain, or is just being started to.
@@ -104,6 +113,7 @@ type SnapshotSpec struct {
 	Overlays          map[string]string // target → overlay path, which is an empty file already
 	Exclude           []string          // targets of the disks that are left out
 	Firmware          string            `json:",omitempty"` // the file for the state of the guest's firmware; "" for none
+	Memory            *MemorySpec       `json:",omitempty"` // nil: the disks only
 }
 
 // A MergeSpec says what to merge: the layers above Base up to Top go into Base; of

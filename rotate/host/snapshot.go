@@ -11,7 +11,8 @@ type Snapshot struct {
 	Time         time.Time
 	Description  string
 	Current      bool
-	Internal     bool // its state is inside the images
+	Internal     bool   // its state is inside the images
+	Memory       string `json:",omitempty"` // the file with the memory that the guest had, as libvirt keeps it; "" for none
 	Disks        []SnapshotDisk
 }
 

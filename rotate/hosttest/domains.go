@@ -77,6 +77,9 @@ type Domain struct {
 	Config       string          // the snapshot whose configuration it has; "" for its own
 	Obeys        bool            // the guest shuts down when asked
 	DoesNotStart bool            // when asked to
+	Immovable    error           // why QEMU does not let its memory be saved
+	Forgets      bool            // it does not go on from its memory
+	WentOn       string          // the file with the memory from which it went on last
 	Mute         bool            // the agent does not answer
 	BeyondUs     bool            // the snapshots' metadata cannot be redefined
 	Oddities     string          // "configuration", or a snapshot whose configuration cannot be written back
@@ -196,7 +199,7 @@ func (h *Host) Inspect(path, format string) (chain.Image, error) {
 	if err != nil {
 		return chain.Image{}, err
 	}
-	if format == "raw" || (len(data) == 0 || strings.HasSuffix(path, host.FirmwareSuffix)) && format == "" {
+	if format == "raw" || (len(data) == 0 || strings.HasSuffix(path, host.FirmwareSuffix) || strings.HasSuffix(path, host.MemorySuffix)) && format == "" {
 		return chain.Image{Format: "raw", VirtualSize: Size}, nil
 	}
 	var i Image
@@ -310,6 +313,9 @@ func (h *Host) Freeze(d *Domain, name, description string, at time.Time, targets
 // Grow does what taking a snapshot does.
 func (h *Host) Grow(d *Domain, spec host.SnapshotSpec, at time.Time) {
 	snap := host.Snapshot{Name: spec.Name, Description: spec.Description, Time: at.Truncate(time.Second), Current: true}
+	if spec.Memory != nil {
+		snap.Memory = spec.Memory.Path
+	}
 	for i := range d.Snapshots {
 		if d.Snapshots[i].Current {
 			snap.Parent, d.Snapshots[i].Current = d.Snapshots[i].Name, false

@@ -110,30 +110,34 @@ func (h *Host) Snapshot(_ context.Context, domain string, spec host.SnapshotSpec
 		what = "quiesced snapshot"
 	}
 	return h.call(what, func() error {
-		d := h.Find(domain)
-		if spec.Quiesce && (!d.Agent || d.Mute) {
-			return errors.New("guest agent is not responding")
-		}
-		for target, path := range spec.Overlays {
-			disk := host.DiskOf(&d.Domain, target)
-			if info, err := os.Stat(path); err != nil {
-				return err
-			} else if info.Size() != 0 {
-				return fmt.Errorf("%s: not an empty file", path)
-			}
-			if h.Jobs[domain+"/"+target] != nil {
-				return fmt.Errorf("disk %s has a block job", disk.Target)
-			}
-		}
-		for i := range d.Disks {
-			t := d.Disks[i].Target
-			if spec.Overlays[t] == "" && !slices.Contains(spec.Exclude, t) {
-				return fmt.Errorf("disk %s is neither named nor excluded", t)
-			}
-		}
-		h.Grow(d, spec, h.Now)
-		return nil
+		return h.take(h.Find(domain), spec)
 	})
+}
+
+// take does what a snapshot does, if libvirt would take it.
+func (h *Host) take(d *Domain, spec host.SnapshotSpec) error {
+	if spec.Quiesce && (!d.Agent || d.Mute) {
+		return errors.New("guest agent is not responding")
+	}
+	for target, path := range spec.Overlays {
+		disk := host.DiskOf(&d.Domain, target)
+		if info, err := os.Stat(path); err != nil {
+			return err
+		} else if info.Size() != 0 {
+			return fmt.Errorf("%s: not an empty file", path)
+		}
+		if h.Jobs[d.Name+"/"+target] != nil {
+			return fmt.Errorf("disk %s has a block job", disk.Target)
+		}
+	}
+	for i := range d.Disks {
+		t := d.Disks[i].Target
+		if spec.Overlays[t] == "" && !slices.Contains(spec.Exclude, t) {
+			return fmt.Errorf("disk %s is neither named nor excluded", t)
+		}
+	}
+	h.Grow(d, spec, h.Now)
+	return nil
 }
 
 func (h *Host) Thaw(context.Context, string) error {

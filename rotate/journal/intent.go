@@ -34,7 +34,8 @@ type Intent struct {
 	Created []File    `json:"created,omitempty"` // overlays of a snapshot that is being taken
 	// Firmware is the file that is being written with the firmware's state of that snapshot.
 	Firmware *File     `json:"firmware,omitempty"`
-	Drops    []string  `json:"drops,omitempty"` // snapshots whose metadata goes
+	Memory   *File     `json:"memory,omitempty"` // that is being written with the guest's memory of that snapshot
+	Drops    []string  `json:"drops,omitempty"`  // snapshots whose metadata goes
 	Merges   []Merge   `json:"merges,omitempty"`
 	Garbage  []File    `json:"garbage,omitempty"` // layers that nobody kept
 	Adoption *Adoption `json:"adoption,omitempty"`

@@ -155,6 +155,9 @@ func (in *Intent) Files() []File {
 	if in.Firmware != nil {
 		files = append(files, *in.Firmware)
 	}
+	if in.Memory != nil {
+		files = append(files, *in.Memory)
+	}
 	if in.Adoption != nil {
 		files = append(files, in.Adoption.Made...)
 	}

@@ -26,12 +26,12 @@ func findFirmware(d *host.Domain) {
 	}
 }
 
-// FirmwareElsewhere returns the snapshot of another domain than d whose firmware's state is in the
-// file at path, as "domain/snapshot", or "".
-func (w *World) FirmwareElsewhere(path string, d *host.Domain) string {
+// FileElsewhere returns the snapshot of another domain than d that has the file at path beside its
+// layers, as "domain/snapshot", or "".
+func (w *World) FileElsewhere(path string, d *host.Domain) string {
 	for i := range w.Domains {
 		o := &w.Domains[i]
-		if s := o.FirmwareOwner(path); s != "" && o.UUID != d.UUID {
+		if s := o.FileOwner(path); s != "" && o.UUID != d.UUID {
 			return o.Name + "/" + s
 		}
 	}

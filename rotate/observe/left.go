@@ -19,7 +19,7 @@ func (o *Observer) leftFiles(w *World) {
 	}
 	for i := range w.Domains {
 		for k := range w.Domains[i].Snapshots {
-			if path := w.Domains[i].Snapshots[k].FirmwareFile(); path != "" {
+			for _, path := range w.Domains[i].Snapshots[k].Kept() {
 				o.leftFile(w, path)
 			}
 		}

@@ -31,6 +31,9 @@ func (k *looker) savedState(w *World, path, format string) {
 		return
 	}
 	text := savedXML(path)
+	if w.isMemory(path) { // whoever goes on from it does so on the layers of its snapshot, wherever these are then
+		return
+	}
 	for _, m := range savedPath.FindAllSubmatch(text, -1) {
 		image := filepath.Clean(html.UnescapeString(string(m[1]) + string(m[2])))
 		w.Forest.Add(w.Key(image), image).Keep("saved state " + path)
@@ -48,6 +51,13 @@ func (k *looker) savedState(w *World, path, format string) {
 			k.strange(w, Strange{Path: path, Reason: fmt.Sprintf("it is a saved state that names volume %s, whose file is not known", v), Anywhere: true})
 		}
 	}
+}
+
+// isMemory tells whether the file has the memory of a snapshot that is listed.
+func (w *World) isMemory(path string) bool {
+	return slices.ContainsFunc(w.Domains, func(d host.Domain) bool {
+		return slices.ContainsFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Memory == path })
+	})
 }
 
 // filesOf returns the files that domains name as that volume.

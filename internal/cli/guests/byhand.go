@@ -30,6 +30,7 @@ func snapshotCommand(e *term.Env) *cli.Command {
 			&cli.StringFlag{Name: "note", Usage: "a `TEXT` that is kept with it, such as why it was taken"},
 			&cli.BoolFlag{Name: "pin", Usage: "it stays until unpin, whatever retention says"},
 			&cli.StringFlag{Name: "expire", Usage: "it stays for that `TIME`, such as 30d, or until a date, and goes with a run afterwards, whatever retention says"},
+			&cli.BoolFlag{Name: "memory", Usage: "keep the memory of the guest, too, which must run: restore goes on from there"},
 			&cli.StringFlag{Name: "quiesce", Usage: "`yes`, no or auto: whether the guest freezes its file systems (default: as the policy says; auto without one)"}),
 		Description: `Takes one snapshot of each domain, which may be running or off, and does nothing else.
 It is taken as the policy of the domain says (disks, overlay_dir, hooks, quiesce); domains
@@ -37,8 +38,16 @@ without a policy are fine. Retention goes on to count a snapshot that is neither
 nor expires, and drops it in its turn; no rule counts those that are. What expires
 goes with the next run, also from domains without a policy.
 
+With --memory libvirt saves the guest's memory to a file beside the overlays, of the same
+moment as the disks. The guest runs while it is written, and stands still for the last
+moment, which is told; where there is no room for twice its memory, for all of the time.
+Its file systems are not frozen then: what they have in memory is in the file. A guest
+that QEMU cannot save, such as one with a host's PCI device, is refused by libvirt, and
+goes on. The file goes with the snapshot.
+
    virt-rotate snapshot --name before-upgrade --note 'kernel 6.12' --pin web-1
    virt-rotate snapshot --expire 30d 'web-*'
+   virt-rotate snapshot --memory --name before-migration --pin db-1
 
 ` + term.ExitHelp,
 		Action: func(c *cli.Context) error {
@@ -53,7 +62,7 @@ goes with the next run, also from domains without a policy.
 
 // takingOf reads what is wanted of a snapshot.
 func takingOf(e *term.Env, c *cli.Context) (*decide.Taking, error) {
-	t := &decide.Taking{Name: c.String("name"), Note: c.String("note"), Pinned: c.Bool("pin")}
+	t := &decide.Taking{Name: c.String("name"), Note: c.String("note"), Pinned: c.Bool("pin"), Memory: c.Bool("memory")}
 	switch fault := host.NoteFault(t.Note); {
 	case c.NArg() == 0:
 		return nil, term.Usagef("%s wants DOMAIN…; --help tells more", c.Command.HelpName)
@@ -71,6 +80,9 @@ func takingOf(e *term.Env, c *cli.Context) (*decide.Taking, error) {
 	if c.IsSet("quiesce") {
 		if err := t.Quiesce.UnmarshalText([]byte(c.String("quiesce"))); err != nil {
 			return nil, term.Usagef("--quiesce %w", err)
+		}
+		if t.Memory && t.Quiesce == policy.QuiesceYes {
+			return nil, term.Usagef("--memory and --quiesce yes exclude each other: libvirt freezes no guest whose memory it saves, and what the file systems have in memory is saved with it")
 		}
 	}
 	return t, nil

@@ -170,6 +170,9 @@ func (x *wholeExport) take(s *session.Session, l *exportLook) error {
 	if x.manifest.LeftOut, err = disksLeftOut(text, l); err != nil {
 		return err
 	}
+	if l.snapshot.Memory != "" {
+		x.manifest.LeftOut = append(x.manifest.LeftOut, bundle.LeftOut{Target: bundle.LeftOutMemory, Reason: "it stays with the snapshot: a guest goes on from it under its own name, with its own disks only"})
+	}
 	if err := x.collect(text); err != nil {
 		return err
 	}

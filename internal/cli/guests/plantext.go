@@ -153,6 +153,8 @@ func stepText(steps []decide.Step) string {
 		return s.Disk + ": " + filepath.Base(s.Path) + onText(s.Base)
 	case decide.OpFirmware:
 		return filepath.Base(s.Path)
+	case decide.OpMemory, decide.OpGoOn:
+		return fmt.Sprintf("%s (%s)", filepath.Base(s.Path), host.Bytes(s.Bytes))
 	case decide.OpDeleteFile:
 		if s.Bytes == 0 { // gone already, or another file has the same extents
 			return s.Path

@@ -24,8 +24,9 @@ func restoreCommand(e *term.Env) *cli.Command {
 			&cli.BoolFlag{Name: "with-config", Usage: "the whole configuration goes back, too: memory, devices, boot order"},
 			&cli.BoolFlag{Name: "stop", Usage: "shut a running guest down first, if nothing speaks against the rest; with --dry-run: tell what would be done then"},
 			&cli.BoolFlag{Name: "no-firmware", Usage: "UEFI variables (NVRAM) and TPM state stay as they are"},
+			&cli.BoolFlag{Name: "without-memory", Usage: "do not go on from the memory that the snapshot has: the guest boots, if it is to run"},
 			&cli.BoolFlag{Name: "start", Usage: "let the guest run afterwards, also one that was off"},
-			&cli.BoolFlag{Name: "no-start", Usage: "with --stop: leave the guest off, which else runs again if it ran before"},
+			&cli.BoolFlag{Name: "no-start", Usage: "leave the guest off, which else runs again if --stop has shut it down, or goes on from the memory of the snapshot"},
 			&cli.BoolFlag{Name: "force", Usage: "with --stop: pull the plug of one that does not obey"},
 			&cli.DurationFlag{Name: "patience", Usage: "with --stop: how long the guest may take", Value: time.Minute},
 		},
@@ -42,6 +43,13 @@ nothing was written since one. Only disks go back, and with --with-config the re
 configuration, as libvirt has it on record with the snapshot. UEFI variables (NVRAM) and
 the state of an emulated TPM go back with the disks, where the snapshot has a copy of
 them; with --disk, or --no-firmware, they stay.
+
+From a snapshot that has the guest's memory (snapshot --memory) the guest goes on where it
+was, also one that was off; its clock has the time of then. It has the devices of then
+until it is started anew. With --no-start only the disks go back, with --without-memory
+the guest boots from them if it is to run, and with --disk the memory is of no use. If
+it cannot go on, it is off, on the disks of the snapshot. The memory stays with the
+snapshot, for another time.
 
    virt-rotate restore --dry-run web latest
    virt-rotate restore --stop --dry-run web nightly-20261122T033338Z
@@ -68,7 +76,7 @@ them; with --disk, or --no-firmware, they stay.
 
 func restoreOptions(c *cli.Context) decide.RestoreOptions {
 	o := decide.RestoreOptions{Disks: c.StringSlice("disk"), DiscardNewer: c.Bool("discard-newer"), WithConfig: c.Bool("with-config"), Plan: c.Bool("dry-run"),
-		Start: c.Bool("start"), NoStart: c.Bool("no-start"), NoFirmware: c.Bool("no-firmware")}
+		Start: c.Bool("start"), NoStart: c.Bool("no-start"), NoFirmware: c.Bool("no-firmware"), WithoutMemory: c.Bool("without-memory")}
 	if c.Bool("stop") {
 		o.Stop = &decide.StopOptions{Force: c.Bool("force"), Patience: c.Duration("patience")}
 	}

@@ -101,9 +101,20 @@ func snapshotsText(w io.Writer, d *rotate.DomainStatus, now time.Time) {
 		if s.LeftOut != "" {
 			reason += ", without " + s.LeftOut
 		}
+		if s.Memory != nil {
+			reason += ", " + memoryText(s.Memory)
+		}
 		fmt.Fprintf(tw, "  snapshot\t%s\t%s\t%s\t%s\n", s.Name, agoText(s.Time, now), keep, reason)
 	}
 	_ = tw.Flush() // errors of w are not told by the other lines either
+}
+
+// memoryText tells of the memory of a snapshot.
+func memoryText(m *rotate.MemoryStatus) string {
+	if m.Missing {
+		return "its memory is gone"
+	}
+	return "with memory (" + host.Bytes(m.Allocated) + ")"
 }
 
 func lastRunText(r *rotate.LastRun, now time.Time) string {

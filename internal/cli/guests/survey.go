@@ -178,7 +178,7 @@ func (s *survey) verdict(d *host.Domain, past rotate.Past, named bool) (rotate.V
 	if named && severity == policy.SeverityIgnore {
 		severity = policy.SeverityWarn
 	}
-	return rotate.Uncovered(d, severity, past), severity != policy.SeverityIgnore
+	return rotate.Uncovered(s.world, d, severity, past), severity != policy.SeverityIgnore
 }
 
 // judged is the verdict on a domain that a is about.

@@ -168,13 +168,24 @@ func notesOf(w *observe.World, l *chain.Layer) (notes []string) {
 		d := &w.Domains[i]
 		for k := range d.Snapshots {
 			s := &d.Snapshots[k]
-			m, ours := s.Mark()
-			if ours && (m.Pinned || m.Note != "" || !m.Expires.IsZero()) && slices.Contains(l.Keepers, observe.SnapshotKeeper(d.Name, s.Name)) {
-				notes = append(notes, s.Name+": "+describedText(m))
+			if text := noteOf(w, s); text != "" && slices.Contains(l.Keepers, observe.SnapshotKeeper(d.Name, s.Name)) {
+				notes = append(notes, s.Name+": "+text)
 			}
 		}
 	}
 	return notes
+}
+
+// noteOf is what a person said of the snapshot, and that it has the guest's memory.
+func noteOf(w *observe.World, s *host.Snapshot) string {
+	var texts []string
+	if m, ours := s.Mark(); ours && (m.Pinned || m.Note != "" || !m.Expires.IsZero()) {
+		texts = append(texts, describedText(m))
+	}
+	if s.Memory != "" {
+		texts = append(texts, "memory in "+filepath.Base(s.Memory)+" ("+host.Bytes(w.Left[s.Memory].Allocated)+")")
+	}
+	return strings.Join(texts, ", ")
 }
 
 func markOf(l *chain.Layer) string {

@@ -59,6 +59,9 @@ func (p *Progress) Report(e rotate.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := e.Domain + "/" + e.Step.Disk
+	if e.Step.Op == decide.OpMemory {
+		key += "memory"
+	}
 	switch e.Kind {
 	case rotate.EventStep:
 		p.jobs[key] = &job{asked: time.Now()}
