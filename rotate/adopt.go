@@ -136,7 +136,7 @@ func (s *adopt) states(ctx context.Context, d *host.Domain) (map[string][]host.I
 func (s *adopt) run(ctx context.Context, p decide.Plan) decide.Plan {
 	err := s.makeFiles()
 	if err == nil {
-		err = s.Engine.Unfold(ctx, s.unfolds(), s.progress(p), func() error { return s.switchOver(context.WithoutCancel(ctx), &p) })
+		err = s.changing().Unfold(ctx, s.unfolds(), s.progress(p), func() error { return s.switchOver(context.WithoutCancel(ctx), &p) })
 	}
 	if err != nil {
 		return s.finish(ctx, p, errors.Join(err, s.unmake(ctx, p.Domain)))

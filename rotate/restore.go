@@ -188,7 +188,7 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 	}
 	for _, w := range s.plan.Switches {
 		top := w.Onto[len(w.Onto)-1]
-		if err := s.Engine.Overlay(ctx, w.Path, top); err != nil {
+		if err := s.changing().Overlay(ctx, w.Path, top); err != nil {
 			return errors.Join(err, s.undoSnapshot(ctx, d.Name))
 		}
 		before[w.Target] = host.DiskOf(d, w.Target).Chain

@@ -25,7 +25,7 @@ func (branchCarrier) merge(ctx context.Context, r *domainRun, _ *decide.Group, m
 		if err != nil {
 			return err
 		}
-		err = r.Engine.Merge(ctx, e, r.moves(m.Domain, s), func() error {
+		err = r.changing().Merge(ctx, e, r.moves(m.Domain, s), func() error {
 			r.merged = true
 			r.boundary("merged, not on record")
 			return r.recordDone(m)

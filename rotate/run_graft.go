@@ -120,7 +120,7 @@ func (r *domainRun) buildAndCopy(ctx context.Context, d *host.Domain, grafts []*
 		for i := range m.Graft.Next {
 			spec.Next = append(spec.Next, m.Graft.Next[i].Path)
 		}
-		if err := r.Engine.Graft(ctx, spec); err != nil {
+		if err := r.changing().Graft(ctx, spec); err != nil {
 			return fmt.Errorf("building the new layers of %s: %w", m.Disk, err)
 		}
 		r.boundary("clones built")

@@ -70,7 +70,7 @@ func (offlineCarrier) merge(ctx context.Context, r *domainRun, _ *decide.Group, 
 		if err != nil {
 			return err
 		}
-		err = r.Engine.Merge(ctx, e, r.moves(m.Domain, s), func() error {
+		err = r.changing().Merge(ctx, e, r.moves(m.Domain, s), func() error {
 			r.merged = true
 			r.boundary("merged, not on record")
 			return r.startFromMerged(context.WithoutCancel(ctx), m, e.Chain)

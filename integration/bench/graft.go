@@ -71,7 +71,7 @@ func (g *graftBench) compare(ctx context.Context) error {
 		}
 	}
 	a, b := medians(ours), medians(theirs)
-	fmt.Printf("| %d GiB in random clusters of 64 KiB | %d ms | %d ms | %.3f | 0.10 | %d / %d | %d / %d ms |\n", g.bytes>>30, a.took.Milliseconds(), b.took.Milliseconds(),
+	fmt.Printf("| %d GiB in random clusters of 64 KiB | %d ms | %d ms | %.3f | 0.05 | %d / %d | %d / %d ms |\n", g.bytes>>30, a.took.Milliseconds(), b.took.Milliseconds(),
 		float64(a.took)/float64(b.took), a.written>>20, b.written>>20, a.pause.Milliseconds(), b.pause.Milliseconds())
 	return nil
 }

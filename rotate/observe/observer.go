@@ -56,6 +56,10 @@ func (o *Observer) cache() *headerCache {
 	return o.headers
 }
 
+// Forget makes the next look at the host see all images as they are then: whoever writes to
+// some beside the layers calls it, as a merge that tells the images on a branch does.
+func (o *Observer) Forget() { o.stats.forget() }
+
 // Save keeps what is remembered of images' headers for the next run.
 func (o *Observer) Save() error { return o.cache().save() }
 
