@@ -1,9 +1,8 @@
 package chain
 
 import (
+	"io"
 	"slices"
-
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A Scratcher is a target in whose file there are stretches that nothing shows before Flush:
@@ -11,7 +10,7 @@ import (
 type Scratcher interface {
 	// Scratch tells whether all n bytes at off of the file are such a stretch. They will be
 	// a copy of those at from of src, or an error ends the change.
-	Scratch(off, n int64, src vfs.File, from int64) bool
+	Scratch(off, n int64, src io.ReaderAt, from int64) bool
 }
 
 // mostBridged is how much may lie between two pieces that are shared by one call, in bytes.

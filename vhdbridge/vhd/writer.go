@@ -4,11 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"syscall"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // A writer is what an Image needs to be changed. The order of writes follows from
@@ -30,7 +30,7 @@ type block struct {
 	fresh bool  // the table does not have it yet
 	bits  []byte
 	// copyOf, unless it is nil, is the file whose bytes at copyAt its bitmap has now.
-	copyOf vfs.File
+	copyOf io.ReaderAt
 	copyAt int64
 }
 
@@ -81,7 +81,7 @@ func (i *Image) start() error {
 
 // Scratch tells of what lies between the blocks that are new, and in them. A bitmap that
 // comes along need not be written if it is the right one: Flush sees to that.
-func (i *Image) Scratch(off, n int64, src vfs.File, from int64) bool {
+func (i *Image) Scratch(off, n int64, src io.ReaderAt, from int64) bool {
 	if i.w == nil || off < i.w.scratch || off+n > i.end {
 		return false
 	}
