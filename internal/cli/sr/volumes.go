@@ -25,7 +25,7 @@ func isVolume(path string) bool {
 	defer f.Close()
 	head := make([]byte, 2048)
 	n, _ := io.ReadFull(f, head) // less is there: then that
-	return bytes.HasPrefix(head[:n], []byte("QFI\xfb")) || bytes.Contains(head[:n], []byte("LABELONE"))
+	return bytes.HasPrefix(head[:n], []byte(qcow2Magic)) || bytes.Contains(head[:n], []byte("LABELONE"))
 }
 
 // onVolumes tells whether path is a device, or a file, as a physical volume or a copy of one is.
@@ -49,8 +49,8 @@ func withVolumes(r *images.Run, do func(*images.Run, *vhdbridge.Repository) erro
 	if err != nil {
 		return err
 	}
-	real := r.Store.RealPath
-	r.Store.FS, r.Store.RealPath = v, func(path string) (string, error) { return realPath(v, path, real) }
+	resolve := r.Store.RealPath
+	r.Store.FS, r.Store.RealPath = v, func(path string) (string, error) { return realPath(v, path, resolve) }
 	err = withRepository(r, v.Dir, func(repo *vhdbridge.Repository) { describe(v, repo) }, do)
 	return errors.Join(err, v.Close())
 }
@@ -68,12 +68,15 @@ func describe(v *vhdbridge.Volumes, repo *vhdbridge.Repository) {
 }
 
 // realPath resolves links, of which there are none among volumes.
-func realPath(v *vhdbridge.Volumes, path string, real func(string) (string, error)) (string, error) {
+func realPath(v *vhdbridge.Volumes, path string, resolve func(string) (string, error)) (string, error) {
 	if dir := filepath.Clean(path); dir == v.Dir || filepath.Dir(dir) == v.Dir {
 		return path, nil
 	}
-	return real(path)
+	return resolve(path)
 }
+
+// qcow2Magic is how a qcow2 image begins.
+const qcow2Magic = "QFI\xfb"
 
 // openPV opens a physical volume, or a copy of one: raw, or as the disk of a qcow2 image.
 func openPV(s *chain.Store, path string) (vfs.File, error) {
@@ -81,9 +84,9 @@ func openPV(s *chain.Store, path string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	var magic [4]byte
-	if _, err := f.ReadAt(magic[:], 0); err != nil || !bytes.Equal(magic[:], []byte("QFI\xfb")) {
-		return f, nil // what is wrong with it is told by who reads on
+	magic := make([]byte, len(qcow2Magic))
+	if n, _ := f.ReadAt(magic, 0); string(magic[:n]) != qcow2Magic { // an error is told by who reads on
+		return f, nil
 	}
 	if err := f.Close(); err != nil {
 		return nil, err
