@@ -113,7 +113,7 @@ func (n *Node) Fixed() string {
 		return "it is a symbolic link: name the directory that has the file itself"
 	case n.corrupt:
 		return "it is marked as corrupt: check and repair it first (virt-rotate image check -r all)"
-	case n.noEnd && n.layer.Active:
+	case n.noEnd && n.layer.Active && !n.relink: // what relinks writes behind the end, too
 		return "its end has no footer, as while a tapdisk adds blocks or after it crashed; " + n.release()
 	case n.used != "":
 		return n.used + " builds on it, and is no node by its name; move it away if nobody needs it"

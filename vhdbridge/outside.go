@@ -74,14 +74,19 @@ func (r *Repository) lookInto(fsys vfs.FS, f vfs.File, readers map[string]Reader
 	return nil
 }
 
-// noteUser notes the nodes that the image at path builds on, by name or by UUID.
+// noteUser notes the nodes that the image at path builds on, by name or by UUID. Of one that
+// names what is not there, and no UUID, it could be any.
 func (r *Repository) noteUser(fsys vfs.FS, path string, image chain.Image) {
 	file := chain.BackingPath(path, image.Backing)
 	info, err := fsys.Stat(file)
+	known := err == nil || image.BackingID != "" || chain.IsRemote(image.Backing)
 	for _, n := range r.Nodes {
 		byName := err == nil && info.ID == n.id || err != nil && parentName(image.Backing) == n.Name
 		if byName || image.BackingID != "" && image.BackingID == n.uuid {
-			n.used = path
+			n.used, known = path, true
 		}
+	}
+	if !known {
+		r.hides(path, "it could build on any node: its parent "+parentName(image.Backing)+" is not there; move it away if nobody needs it")
 	}
 }

@@ -140,6 +140,8 @@ func (r *Repository) spoiledList(wanted map[string]bool) []Spoiled {
 			reason += "; it may build on any node: nothing is changed"
 		case r.lacks(n):
 			reason += "; no tree is changed that could have it"
+		case n.Parent != "" && n.layer.Parent == nil:
+			reason += "; if it can be brought back, do that before other trees are coalesced: it may build on them"
 		}
 		list = append(list, Spoiled{Node: n.Name, Reason: reason})
 	}

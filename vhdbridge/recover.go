@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
@@ -27,18 +28,25 @@ func (b *Bridge) Recover(r *Repository) (done []string, err error) {
 	return done, nil
 }
 
-// Interrupted tells what Recover would do.
-func (r *Repository) Interrupted() (texts []string) {
+// Interrupted tells what Recover would do, or refuse.
+func (r *Repository) Interrupted() (texts []string, err error) {
 	for _, j := range r.Journals {
-		switch {
-		case j.Kind != "leaf":
-		case r.swapped(j):
-			texts = append(texts, "finish the leaf coalesce of "+j.VDI)
-		default:
-			texts = append(texts, "undo the leaf coalesce of "+j.VDI)
+		if j.Kind != "leaf" {
+			continue
 		}
+		text := "finish the leaf coalesce of " + j.VDI
+		if !r.swapped(j) {
+			text = "undo the leaf coalesce of " + j.VDI
+			_, err = r.undoing(j)
+		} else if r.Node(j.VDI) == nil {
+			err = fmt.Errorf("neither %s nor %s is there", j.VDI, j.Parent)
+		}
+		if err != nil {
+			return texts, fmt.Errorf("%s: %w", j.file, err)
+		}
+		texts = append(texts, text)
 	}
-	return texts
+	return texts, nil
 }
 
 // swapped tells whether the parent has the name of the leaf, which is gone.
@@ -49,8 +57,8 @@ func (r *Repository) swapped(j Journal) bool {
 // recoverLeaf undoes the swap while the parent or the old leaf is there, and finishes
 // it otherwise.
 func (b *Bridge) recoverLeaf(r *Repository, j Journal) (string, error) {
-	parent, old, now := r.Node(j.Parent), r.oldNode(j.VDI), r.Node(j.VDI)
 	if r.swapped(j) {
+		now := r.Node(j.VDI)
 		if now == nil {
 			return "", fmt.Errorf("neither %s nor %s is there", j.VDI, j.Parent)
 		}
@@ -59,38 +67,65 @@ func (b *Bridge) recoverLeaf(r *Repository, j Journal) (string, error) {
 		}
 		return "finished the leaf coalesce of " + j.VDI, b.dropJournal(r, j)
 	}
-	return "undid the leaf coalesce of " + j.VDI, b.undoLeaf(r, j, parent, old, now)
+	u, err := r.undoing(j)
+	if err != nil {
+		return "", err
+	}
+	return "undid the leaf coalesce of " + j.VDI, b.undoLeaf(r, j, u)
 }
 
-func (b *Bridge) undoLeaf(r *Repository, j Journal, parent, old, now *Node) error {
-	if parent == nil { // it has the leaf's name already
-		if now == nil {
-			return fmt.Errorf("neither %s nor %s is there", j.VDI, j.Parent)
-		}
+// An undoing is how a swap of names was left.
+type undoing struct {
+	parent, child *Node
+	swapped       bool // the parent has the leaf's name
+}
+
+// undoing finds parent and leaf of a journal, which is to be true.
+func (r *Repository) undoing(j Journal) (u undoing, err error) {
+	parent, old, now := r.Node(j.Parent), r.oldNode(j.VDI), r.Node(j.VDI)
+	if u.swapped = parent == nil; u.swapped { // it has the leaf's name already
 		parent, now = now, nil
-		if err := b.rename(parent, parent.name.with(j.Parent)); err != nil {
+	}
+	u.parent, u.child = parent, now
+	switch {
+	case parent == nil:
+		return u, fmt.Errorf("neither %s nor %s is there", j.VDI, j.Parent)
+	case old != nil && now != nil:
+		return u, fmt.Errorf("both %s and %s are there", now.Name, old.Name)
+	case old != nil:
+		u.child = old
+	case now == nil:
+		return u, fmt.Errorf("neither %s nor %s%s is there", j.VDI, oldPrefix, j.VDI)
+	}
+	if !u.child.builtOn(parent, j.Parent) {
+		return u, &chain.RefusedError{Path: u.child.Path, Reason: "its journal says that it builds on " + j.Parent + ", which is not so; if nobody knows of that journal, delete it"}
+	}
+	return u, nil
+}
+
+func (b *Bridge) undoLeaf(r *Repository, j Journal, u undoing) error {
+	if u.swapped {
+		if err := b.rename(u.parent, u.parent.name.with(j.Parent)); err != nil {
 			return err
 		}
 	}
-	child := now
-	if old != nil {
-		if child = old; now != nil {
-			return fmt.Errorf("both %s and %s are there", now.Name, old.Name)
-		}
-		if err := b.rename(old, old.name.with(j.VDI)); err != nil {
+	if u.child.name.old {
+		if err := b.rename(u.child, u.child.name.with(j.VDI)); err != nil {
 			return err
 		}
 	}
-	if child == nil {
-		return fmt.Errorf("neither %s nor %s%s is there", j.VDI, oldPrefix, j.VDI)
-	}
-	if err := b.hide(child, false); err != nil {
+	if err := b.hide(u.child, false); err != nil {
 		return err
 	}
-	if err := b.hide(parent, true); err != nil {
+	if err := b.hide(u.parent, true); err != nil {
 		return err
 	}
 	return b.dropJournal(r, j)
+}
+
+// builtOn tells whether n builds on p, which has or had the name of that VDI.
+func (n *Node) builtOn(p *Node, vdi string) bool {
+	return n.layer.Parent == p.layer || n.Parent == p.name.with(vdi)
 }
 
 func (r *Repository) oldNode(vdi string) *Node {

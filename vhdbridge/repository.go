@@ -63,6 +63,7 @@ type Node struct {
 	corrupt bool   // as the image says
 	link    bool   // its name is a symbolic link
 	journal bool   // that its leaf coalesce was interrupted is on record
+	relink  bool   // it was being told of another parent, which is on record
 	used    string // another file that builds on it
 	twin    string // another node that is the same file
 	name    nodeName
@@ -109,12 +110,18 @@ func Scan(fsys vfs.FS, dir string, readers map[string]Reader) (*Repository, erro
 		}
 	}
 	for _, n := range r.Nodes {
-		n.journal = n.name.old && slices.ContainsFunc(r.Journals, func(j Journal) bool { return j.Kind == "leaf" && j.VDI == n.VDI })
+		below, _ := parseName(n.Parent)
+		n.journal = n.name.old && r.hasJournal("leaf", n.VDI)
+		n.relink = r.hasJournal("relink", below.vdi)
 	}
 	r.plant(fsys)
 	r.lookAround(fsys, others, readers)
 	r.judge()
 	return r, nil
+}
+
+func (r *Repository) hasJournal(kind, vdi string) bool {
+	return slices.ContainsFunc(r.Journals, func(j Journal) bool { return j.Kind == kind && j.VDI == vdi })
 }
 
 // addJournal reads the value of a journal; the file's content is that, in logical

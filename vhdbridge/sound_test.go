@@ -2,6 +2,7 @@ package vhdbridge
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/srtest"
 )
@@ -310,5 +312,25 @@ func TestBaseCopiesAloneAreNoGarbage(t *testing.T) {
 	must(t, err)
 	if len(p.Steps) > 0 || !slices.Equal(p.Doubts, []string{BaseCopiesOnly}) || r.HasVDI() {
 		t.Errorf("%+v", p)
+	}
+}
+
+// A journal that cannot be true hides nothing.
+func TestAJournalOfALeafIsToBeTrue(t *testing.T) {
+	dir := newOdd(t)
+	for leaf, parent := range map[string]string{"leaf": "disk", "disk": "base"} {
+		must(t, os.WriteFile(filepath.Join(dir, "leaf_"+leaf), []byte(parent), 0o600))
+		before := filesBelow(t, dir)
+		var refused *chain.RefusedError
+		if _, err := bridge(vfs.OS()).Recover(scan(t, vfs.OS(), dir)); !errors.As(err, &refused) {
+			t.Errorf("%s: %v", leaf, err)
+		}
+		if _, err := scan(t, vfs.OS(), dir).Interrupted(); !errors.As(err, &refused) {
+			t.Errorf("%s: %v", leaf, err)
+		}
+		if fmt.Sprint(filesBelow(t, dir)) != fmt.Sprint(before) {
+			t.Errorf("%s: something has changed", leaf)
+		}
+		must(t, os.Remove(filepath.Join(dir, "leaf_"+leaf)))
 	}
 }

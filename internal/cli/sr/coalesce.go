@@ -82,7 +82,10 @@ func coalesceRepository(r *images.Run, repo *vhdbridge.Repository) error {
 		return err
 	}
 	if report.DryRun {
-		return errors.Join(planCoalesce(r, repo, o, &report), printReport(r, &report), report.exit())
+		if err := planCoalesce(r, repo, o, &report); err != nil {
+			return err
+		}
+		return errors.Join(printReport(r, &report), report.exit())
 	}
 	lock, err := vfs.AcquireRunLock(filepath.Join(repo.Dir, vhdbridge.LockName))
 	if err != nil {
@@ -111,7 +114,11 @@ func planCoalesce(r *images.Run, repo *vhdbridge.Repository, o vhdbridge.Options
 	if err := newBridge(r, func(vhdbridge.Event) {}).Rehearse(r.Ctx(), repo, p); err != nil {
 		return err
 	}
-	report.Recovered = append(report.Recovered, repo.Interrupted()...)
+	interrupted, err := repo.Interrupted()
+	if err != nil {
+		return err
+	}
+	report.Recovered = append(report.Recovered, interrupted...)
 	report.take(p)
 	report.Steps = append(report.Steps, p.Steps...)
 	return tellUndetached(r, repo, len(report.Steps)+len(report.Recovered) > 0)
