@@ -239,9 +239,14 @@ func (h *Host) pid(name string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
-// owns tells whether a process is one of this host's guests. A zombie, which some
-// init processes leave for a second, has no command line.
+// owns tells whether a process is one of this host's guests: it names files of the host's, or,
+// where all its images lie elsewhere, sees the daemon's mounts. A zombie, which some init
+// processes leave for a second, has no command line.
 func (h *Host) owns(pid int) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(b), h.dir+"/")
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || strings.Contains(string(line), h.dir+"/") {
+		return err == nil
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	return err == nil && strings.Contains(string(line), "qemu-system") && strings.Contains(string(mounts), h.dir+"/")
 }
