@@ -1,6 +1,7 @@
 package guestfs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -46,7 +47,9 @@ func loopName(pid int) (name [64]byte) {
 	return name
 }
 
-// isOurs tells whether a device is a loop device that this process made.
+// isOurs tells whether a device is a loop device that this process made. The kernel tells what
+// it was told about itself only if it can ask for the file below, which went with the process a
+// moment ago: a device whose file is gone is of no use to anybody else.
 func isOurs(device string, pid int) bool {
 	if !strings.HasPrefix(device, "/dev/loop") {
 		return false
@@ -57,5 +60,8 @@ func isOurs(device string, pid int) bool {
 	}
 	defer f.Close()
 	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	if errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+		return true
+	}
 	return err == nil && info.File_name == loopName(pid)
 }
