@@ -39,6 +39,9 @@ type VDI struct {
 	SnapshotOf   string    // UUID of the VDI whose snapshot it is, where it is known
 	SnapshotTime time.Time // zero: not known
 	ReadOnly     bool
+	// VM is the name of the guest whose disk it is, Device which one: 0 for the first. Of a
+	// snapshot, the name is that of the guest's snapshot. "": not known.
+	VM, Device string
 }
 
 // ReadManagement reads a management volume. What of it cannot be read is left out, and told
@@ -164,6 +167,9 @@ func (n *Node) called() string {
 		return ""
 	}
 	text := fmt.Sprintf("  %q", n.Known.Name)
+	if n.Known.VM != "" {
+		text += fmt.Sprintf(", disk %s of %q", n.Known.Device, n.Known.VM)
+	}
 	if n.Known.Snapshot {
 		text += ", snapshot"
 		if !n.Known.SnapshotTime.IsZero() {

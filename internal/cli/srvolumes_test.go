@@ -90,3 +90,34 @@ func TestSRTellsWhatIsNoPhysicalVolume(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A repository of files is told what its VDIs are called.
+func TestSRScanTakesNamesFromThePool(t *testing.T) {
+	sample(t, "01-linear")
+	code, out, _ := try(t, "sr", "scan", "--output=json", "sr")
+	var report sr.ScanReport
+	decodeJSON(t, out, &report)
+	if code != 0 || len(report.Nodes) == 0 {
+		t.Fatalf("%d %s", code, out)
+	}
+	i := slices.IndexFunc(report.Nodes, func(n sr.Node) bool { return !n.Hidden })
+	vdi := strings.TrimSuffix(report.Nodes[i].Name, ".vhd")
+	database := `<database><table name="VM"><row ref="v" name__label="web%.1"/></table><table name="VDI"><row ref="d" uuid="` + vdi +
+		`" name__label="root" managed="true"/></table><table name="VBD"><row VM="v" VDI="d" type="Disk" userdevice="0"/></table></database>`
+	if err := os.WriteFile("pool.xml", []byte(database), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, stderr := try(t, "sr", "scan", "--names", "pool.xml", "sr"); code != 0 || !strings.Contains(out, `  "root", disk 0 of "web 1"`) {
+		t.Errorf("%d %s%s", code, out, stderr)
+	}
+	code, out, _ = try(t, "sr", "scan", "--names", "pool.xml", "--output=json", "sr")
+	decodeJSON(t, out, &report)
+	if k := report.Nodes[i].Known; code != 0 || k == nil || k.VM != "web 1" || k.Device != "0" || k.Name != "root" {
+		t.Errorf("%d %+v", code, k)
+	}
+	for name, want := range map[string]string{"none.xml": "no such file", "SHA256SUMS": "SHA256SUMS: line 1"} {
+		if code, _, stderr := try(t, "sr", "scan", "--names", name, "sr"); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: %d %s", name, code, stderr)
+		}
+	}
+}
