@@ -1,7 +1,6 @@
 package chain
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -301,16 +300,6 @@ func (f *fill) room(n int64, pieces int) error {
 	return nil
 }
 
-func cmp64(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
 func (f *fill) place(pieces []Piece) ([]Piece, error) {
 	placed, err := f.to.Place(pieces)
 	if err != nil {
@@ -456,18 +445,6 @@ func (f *fill) copyRead(ctx context.Context, r *round) error {
 	return nil
 }
 
-func joinPieces(pieces []Piece) []Piece {
-	var out []Piece
-	for _, p := range pieces {
-		if k := len(out) - 1; k >= 0 && out[k].Offset+out[k].Length == p.Offset {
-			out[k].Length += p.Length
-		} else {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
 func (f *fill) copyPacked(ctx context.Context, r *round) error {
 	for _, s := range r.packed {
 		if err := ctx.Err(); err != nil {
@@ -493,17 +470,3 @@ func (f *fill) setZeros(_ context.Context, r *round) error {
 	}
 	return nil
 }
-
-// AllZero tells whether b has only zeros.
-func AllZero(b []byte) bool {
-	const step = 4096
-	for len(b) > step {
-		if !bytes.Equal(b[:step], zeros[:]) {
-			return false
-		}
-		b = b[step:]
-	}
-	return bytes.Equal(b, zeros[:len(b)])
-}
-
-var zeros [4096]byte
