@@ -44,13 +44,11 @@ func OpenVolumes(fsys vfs.FS, open func(path string) (vfs.File, error), paths ..
 
 func (v *Volumes) open(open func(string) (vfs.File, error), paths []string) error {
 	var pvs []*lvm2.PV
-	var opened []vfs.File
 	for _, path := range paths {
 		pv, f, err := openPV(open, path)
 		if err != nil {
-			return errors.Join(err, closeAll(opened))
+			return err
 		}
-		opened = append(opened, f)
 		v.files[pv] = f
 		pvs = append(pvs, pv)
 	}
@@ -61,7 +59,7 @@ func (v *Volumes) open(open func(string) (vfs.File, error), paths []string) erro
 	if v.Group, err = repositoryGroup(paths[0], groups); err != nil {
 		return err
 	}
-	info, err := opened[0].Stat()
+	info, err := v.files[pvs[0]].Stat()
 	v.id = info.ID
 	v.warn()
 	return err
@@ -134,13 +132,6 @@ func (v *Volumes) Close() error {
 		errs = append(errs, f.Close())
 	}
 	return errors.Join(errs...)
-}
-
-func closeAll(files []vfs.File) (err error) {
-	for _, f := range files {
-		err = errors.Join(err, f.Close())
-	}
-	return err
 }
 
 // volume returns the volume at path, nil where path is none of the directory's, and whether

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// racy is how much older than now the last change of a directory must be for a listing of it
-// to be remembered: one within the same tick of the clock could not be seen.
-const racy = 2 * time.Second
+// Racy is how much older than now the last change of a file or directory must be for what was
+// read of it to be remembered: one within the same tick of the clock could not be seen.
+const Racy = 2 * time.Second
 
 // A ListCache lists directories of the real file system. It remembers what it has listed, and
 // lists a directory again when its times tell that a name came or went. The zero value is
@@ -18,7 +18,7 @@ const racy = 2 * time.Second
 type ListCache struct {
 	mu    sync.Mutex // guards known
 	known map[string]listed
-	racy  time.Duration // 0: racy
+	racy  time.Duration // 0: Racy
 }
 
 // A listed is a listing, and what the directory looked like before it was made.
@@ -48,7 +48,7 @@ func (c *ListCache) List(dir string, on uint64, most int) (Listing, error) {
 		return l, nil
 	}
 	l, err := OS().List(dir, on, most)
-	if err == nil && !l.More && time.Since(time.Unix(0, stamp.changed)) > cmp.Or(c.racy, racy) {
+	if err == nil && !l.More && time.Since(time.Unix(0, stamp.changed)) > cmp.Or(c.racy, Racy) {
 		c.remember(dir, listed{l, stamp})
 	}
 	return l, err

@@ -23,10 +23,6 @@ import (
 // version. Another one is not used.
 const headerCacheVersion = 2
 
-// racy is how much older than now a file's last write must be for what was read of
-// it to be remembered: a write within the same tick of the clock could not be seen.
-const racy = 2 * time.Second
-
 // A headerCache remembers what neighbours' headers say. Several goroutines may use it.
 type headerCache struct {
 	path string
@@ -83,7 +79,7 @@ func (c *headerCache) inspect(path string, info vfs.Info, inspect chain.Inspecto
 		return image, nil
 	}
 	image, err := inspect(path, "")
-	if err == nil && time.Since(info.ModTime) > racy {
+	if err == nil && time.Since(info.ModTime) > vfs.Racy {
 		c.mu.Lock()
 		c.known[key], c.changed = image, true
 		c.mu.Unlock()

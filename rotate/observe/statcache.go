@@ -19,8 +19,9 @@ const neighbourAge = 2 * time.Second
 // the domain at work: one run looks at the host many times, and each time there would be
 // thousands. Several goroutines may use it.
 type statCache struct {
-	mu    sync.Mutex // guards known
+	mu    sync.Mutex // guards all below
 	known map[string]glimpse
+	era   int // how often all was forgotten: what was seen in an earlier one is not kept
 }
 
 // A glimpse is what there was at a path at one moment.
@@ -35,6 +36,7 @@ type glimpse struct {
 func (c *statCache) stat(path string, look func(string) (vfs.Info, error)) (vfs.Info, error) {
 	c.mu.Lock()
 	g, known := c.known[path]
+	era := c.era
 	c.mu.Unlock()
 	if known && time.Since(g.at) <= neighbourAge {
 		return g.info, g.err
@@ -42,14 +44,17 @@ func (c *statCache) stat(path string, look func(string) (vfs.Info, error)) (vfs.
 	g = glimpse{at: time.Now()}
 	g.info, g.err = look(path)
 	if g.lasts() {
-		c.keep(path, g)
+		c.keep(path, g, era)
 	}
 	return g.info, g.err
 }
 
-func (c *statCache) keep(path string, g glimpse) {
+func (c *statCache) keep(path string, g glimpse, era int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if era != c.era {
+		return
+	}
 	if c.known == nil {
 		c.known = map[string]glimpse{}
 	}
@@ -68,6 +73,7 @@ func (c *statCache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.known)
+	c.era++
 }
 
 // glance is vfs.Stat, as it was at most neighbourAge ago.

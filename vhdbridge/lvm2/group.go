@@ -72,6 +72,7 @@ type Group struct {
 	Stale      []string  // names of physical volumes that have older metadata
 
 	parts map[string]part // by the names that segments have for them
+	twice []error         // physical volumes that were given more than once
 }
 
 // A part is one physical volume of a group.
@@ -111,7 +112,7 @@ type stripe struct {
 
 // Groups puts physical volumes together, by the newest metadata that any of them has: a
 // device that was away while a group was changed has older one, which is noted. Physical
-// volumes that no metadata names are an error, ErrNoMetadata.
+// volumes that no metadata names are an error, ErrNoMetadata, as is one that is given twice.
 func Groups(pvs ...*PV) ([]*Group, error) {
 	var groups []*Group
 	for _, pv := range pvs {
@@ -132,6 +133,9 @@ func Groups(pvs ...*PV) ([]*Group, error) {
 		}
 	}
 	for _, g := range groups {
+		if err := errors.Join(g.twice...); err != nil {
+			return nil, err
+		}
 		g.assemble()
 	}
 	slices.SortFunc(groups, func(a, b *Group) int { return strings.Compare(a.Name, b.Name) })
@@ -142,6 +146,9 @@ func Groups(pvs ...*PV) ([]*Group, error) {
 func (g *Group) take(pv *PV) bool {
 	for name, p := range g.parts {
 		if p.uuid == pv.UUID {
+			if p.pv != nil {
+				g.twice = append(g.twice, fmt.Errorf("%s and %s are the same physical volume, %s, or copies of it: give one of them", p.pv.Name, pv.Name, pv.UUID))
+			}
 			p.pv = pv
 			g.parts[name] = p
 			if pv.group != nil && pv.group.Seqno < g.Seqno {

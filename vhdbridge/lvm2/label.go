@@ -25,6 +25,20 @@ var (
 	areaMagic = []byte("\x20LVM2\x20x[5A%r0N*>")
 )
 
+// LabelBytes is how much of a physical volume has its label.
+const LabelBytes = labelSectors * sectorSize
+
+// HasLabel tells whether the first LabelBytes of something have a label of LVM, whatever else
+// is wrong with it.
+func HasLabel(head []byte) bool {
+	for at := 0; at < min(len(head), LabelBytes); at += sectorSize {
+		if bytes.HasPrefix(head[at:], labelID) {
+			return true
+		}
+	}
+	return false
+}
+
 // ErrNoLabel says that something is no physical volume.
 var ErrNoLabel = errors.New("no physical volume of LVM2: none of the first four sectors has a label")
 
@@ -63,7 +77,7 @@ type label struct {
 
 // readLabel finds the label.
 func readLabel(r io.ReaderAt, size int64) (label, error) {
-	head := make([]byte, min(labelSectors*sectorSize, size))
+	head := make([]byte, min(LabelBytes, size))
 	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return label{}, err
 	}

@@ -270,6 +270,15 @@ func TestDevicesThatAreStaleOrMissing(t *testing.T) {
 	}
 }
 
+// Which of two copies counts is not for us to say.
+func TestACopyBesideItsOriginal(t *testing.T) {
+	l := newLab(t)
+	pvs := append(l.open(), l.open(1)...)
+	if _, err := Groups(pvs...); err == nil || !strings.Contains(err.Error(), "give one of them") || !strings.Contains(err.Error(), l.files[0]) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A copy that ends too early has whole volumes, and volumes that say so.
 func TestACopyThatIsNotWhole(t *testing.T) {
 	l := newLab(t)

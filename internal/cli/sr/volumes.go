@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/lvm2"
 )
 
 // mostVolumes is how many physical volumes a repository may have.
@@ -23,9 +24,9 @@ func isVolume(path string) bool {
 		return false
 	}
 	defer f.Close()
-	head := make([]byte, 2048)
+	head := make([]byte, lvm2.LabelBytes)
 	n, _ := io.ReadFull(f, head) // less is there: then that
-	return bytes.HasPrefix(head[:n], []byte(qcow2Magic)) || bytes.Contains(head[:n], []byte("LABELONE"))
+	return bytes.HasPrefix(head[:n], []byte(qcow2Magic)) || lvm2.HasLabel(head[:n])
 }
 
 // onVolumes tells whether path is a device, or a file, as a physical volume or a copy of one is.
@@ -100,7 +101,10 @@ func openPV(s *chain.Store, path string) (vfs.File, error) {
 		return nil, err
 	}
 	info, err := s.FS.Stat(path)
-	return &copyOfPV{vfs.FullReader(view, view.Size()), view, info}, err
+	if err != nil {
+		return nil, errors.Join(err, view.Close())
+	}
+	return &copyOfPV{vfs.FullReader(view, view.Size()), view, info}, nil
 }
 
 // A copyOfPV is a physical volume in an image.
