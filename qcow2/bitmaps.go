@@ -14,6 +14,7 @@ import (
 // Image.EditBitmaps.
 type BitmapEdit struct {
 	m       *Image
+	size    int64 // of the disk that the bitmaps are for, in bytes
 	all     []*editedBitmap
 	removed []*editedBitmap
 	changed bool
@@ -50,7 +51,7 @@ func (m *Image) openBitmaps() (*BitmapEdit, error) {
 	if m.version < 3 {
 		return nil, unsupported("bitmaps in an image of version 2")
 	}
-	e := &BitmapEdit{m: m}
+	e := &BitmapEdit{m: m, size: m.onDiskSize()}
 	if !m.h.HasBitmaps() {
 		return e, nil
 	}
@@ -104,7 +105,7 @@ func (m *Image) EachDirty(name string, visit func(off, n int64)) error {
 	if err != nil {
 		return err
 	}
-	content, err := m.bitmapContent(b)
+	content, err := e.content(b)
 	if err != nil {
 		return err
 	}
@@ -129,12 +130,20 @@ func (e *BitmapEdit) Add(name string, granularity int64) error {
 		return fmt.Errorf("a granularity of %d bytes: want a power of two from 512 to 2 GiB", granularity)
 	}
 	b := &editedBitmap{Bitmap: Bitmap{Name: name, Granularity: granularity, Auto: true}}
-	if n := e.m.bitmapLen(granularity); roundUp(n, e.m.cluster()) > maxBitmapData {
-		return fmt.Errorf("a bitmap of %d bytes with a granularity of %d: more than 512 MiB", n, granularity)
+	if err := e.fits(granularity); err != nil {
+		return err
 	}
-	b.bits = make([]byte, e.m.bitmapLen(granularity))
+	b.bits = make([]byte, e.bitmapLen(granularity))
 	e.all = append(e.all, b)
 	e.changed = true
+	return nil
+}
+
+// fits refuses a bitmap that is too long for the format.
+func (e *BitmapEdit) fits(granularity int64) error {
+	if n := e.bitmapLen(granularity); roundUp(n, e.m.cluster()) > maxBitmapData {
+		return fmt.Errorf("a bitmap of %d bytes with a granularity of %d: more than 512 MiB", n, granularity)
+	}
 	return nil
 }
 
@@ -156,7 +165,7 @@ func (e *BitmapEdit) Clear(name string) error {
 	if err != nil {
 		return err
 	}
-	b.bits = make([]byte, e.m.bitmapLen(b.Granularity))
+	b.bits = make([]byte, e.bitmapLen(b.Granularity))
 	e.changed = true
 	return nil
 }
@@ -187,15 +196,14 @@ func (e *BitmapEdit) Merge(into string, from *Image, name string) error {
 	if err != nil {
 		return err
 	}
-	content, err := from.bitmapContent(source)
+	content, err := other.content(source)
 	if err != nil {
 		return err
 	}
 	if err := e.load(b); err != nil {
 		return err
 	}
-	size := e.m.h.Size
-	eachDirty(content, source.Granularity, func(off, n int64) { setBits(b.bits, b.Granularity, off, min(n, size-off)) })
+	eachDirty(content, source.Granularity, func(off, n int64) { setBits(b.bits, b.Granularity, off, min(n, e.size-off)) })
 	e.changed = true
 	return nil
 }
@@ -210,7 +218,7 @@ func (e *BitmapEdit) MarkDirty(off, n int64) error {
 		if err := e.load(b); err != nil {
 			return err
 		}
-		setBits(b.bits, b.Granularity, off, min(n, e.m.h.Size-off))
+		setBits(b.bits, b.Granularity, off, min(n, e.size-off))
 		e.changed = true
 	}
 	return nil
@@ -219,24 +227,25 @@ func (e *BitmapEdit) MarkDirty(off, n int64) error {
 // load has the content of a bitmap in memory.
 func (e *BitmapEdit) load(b *editedBitmap) (err error) {
 	if b.bits == nil {
-		b.bits, err = e.m.bitmapContent(b)
+		b.bits, err = e.content(b)
 	}
 	return err
 }
 
 // bitmapLen is how many bytes the content of a bitmap has: 64-bit words, as QEMU saves it.
-func (m *Image) bitmapLen(granularity int64) int64 {
-	n := (m.h.Size + granularity - 1) / granularity
+func (e *BitmapEdit) bitmapLen(granularity int64) int64 {
+	n := (e.size + granularity - 1) / granularity
 	return (n + 63) / 64 * 8
 }
 
-// bitmapContent reads a bitmap. One that is not as long as the disk wants it is QEMU's to
-// refuse as well.
-func (m *Image) bitmapContent(b *editedBitmap) ([]byte, error) {
+// content is that of a bitmap, new or in the file. One that is not as long as the disk wants
+// it is QEMU's to refuse as well.
+func (e *BitmapEdit) content(b *editedBitmap) ([]byte, error) {
 	if b.bits != nil {
 		return b.bits, nil
 	}
-	out := make([]byte, m.bitmapLen(b.Granularity))
+	m := e.m
+	out := make([]byte, e.bitmapLen(b.Granularity))
 	if want := roundUp(int64(len(out)), m.cluster()) >> m.clusterBits; want != b.table.count {
 		return nil, malformed(b.table.fieldOffset+offBitmapTableSize, "bitmap_table_size", fmt.Sprintf("%d, want %d for this disk", b.table.count, want))
 	}
@@ -309,12 +318,12 @@ func eachDirty(b []byte, granularity int64, visit func(off, n int64)) {
 // CanKeepBitmaps tells whether KeepBitmaps could keep the bitmaps of this image, and take those
 // of the others, while the disk gets so many bytes. The image may be changed then.
 func (m *Image) CanKeepBitmaps(size int64, others []chain.Source) error {
-	if size != m.h.Size {
-		return unsupported(fmt.Sprintf("to change the size of a disk with persistent bitmaps from %d to %d", m.h.Size, size))
-	}
 	m.keeping = true
 	e, err := m.openBitmaps()
 	if err != nil {
+		return err
+	}
+	if err := e.resize(size); err != nil {
 		return err
 	}
 	return e.takeAll(others)

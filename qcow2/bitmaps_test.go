@@ -251,7 +251,7 @@ func bitmapsOf(t *testing.T, image []byte) string {
 	}
 	text := ""
 	for _, b := range e.all {
-		content, err := m.bitmapContent(b)
+		content, err := e.content(b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,9 +7,12 @@ import (
 	"slices"
 )
 
-// write puts new content, tables and the directory into clusters that nobody uses, makes
-// the header lead there, and gives the old ones back.
-func (e *BitmapEdit) write() error {
+// write makes the header lead to the bitmaps as they are to be, and gives the clusters of the old ones back.
+func (e *BitmapEdit) write() error { return e.writeAnd(e.m.leadToBitmaps) }
+
+// writeAnd puts new content, tables and the directory into clusters that nobody uses, lets
+// lead switch to n bitmaps whose directory is at that place, and gives the old ones back.
+func (e *BitmapEdit) writeAnd(lead func(n int, at, size int64) error) error {
 	old, err := e.oldClusters()
 	if err != nil {
 		return err
@@ -29,7 +32,7 @@ func (e *BitmapEdit) write() error {
 	if err := e.m.w.refs.flush(); err != nil {
 		return err
 	}
-	if err := e.m.leadToBitmaps(len(e.all), at, int64(len(directory))); err != nil {
+	if err := lead(len(e.all), at, int64(len(directory))); err != nil {
 		return err
 	}
 	return e.m.dropClusters(old)
@@ -141,11 +144,7 @@ func (m *Image) dropClusters(clusters []int64) error {
 // within a sector switches; a new one is complete before it, and its autoclear bit, say
 // that it is there.
 func (m *Image) leadToBitmaps(n int, at, size int64) error {
-	var data [bitmapsLen]byte
-	be := binary.BigEndian
-	be.PutUint32(data[:], uint32(n))
-	be.PutUint64(data[offBitmapsDirSize:], uint64(size))
-	be.PutUint64(data[offBitmapsDirOffset:], uint64(at))
+	data := bitmapsData(n, at, size)
 	i := slices.IndexFunc(m.h.Extensions, func(e Extension) bool { return e.Type == ExtensionBitmaps })
 	var err error
 	switch {
@@ -172,6 +171,15 @@ func (m *Image) leadToBitmaps(n int, at, size int64) error {
 		return err
 	}
 	return m.rereadHeader()
+}
+
+// bitmapsData is that of the extension that leads to a directory of n bitmaps.
+func bitmapsData(n int, at, size int64) (data [bitmapsLen]byte) {
+	be := binary.BigEndian
+	be.PutUint32(data[:], uint32(n))
+	be.PutUint64(data[offBitmapsDirSize:], uint64(size))
+	be.PutUint64(data[offBitmapsDirOffset:], uint64(at))
+	return data
 }
 
 // dropBitmaps takes back the bit, and then the extension, if none comes after it: one that is

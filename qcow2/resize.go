@@ -21,6 +21,9 @@ func (m *Image) Resize(size, below int64) error {
 	if err := m.CheckResize(size); err != nil {
 		return err
 	}
+	if err := m.fail(m.bringBitmapsToFront()); err != nil {
+		return err
+	}
 	if size < m.h.Size {
 		return m.fail(m.shrink(size))
 	}
@@ -28,12 +31,14 @@ func (m *Image) Resize(size, below int64) error {
 }
 
 func (m *Image) shrink(size int64) error {
+	bitmaps, err := m.markGone(size)
+	if err != nil {
+		return err
+	}
 	if err := m.giveUpFrom(size); err != nil {
 		return err
 	}
-	h := m.h
-	h.Size = size
-	return m.writeHeader(h)
+	return m.switchSize(size, bitmaps)
 }
 
 // grow writes the zeros before the size that shows them.
@@ -61,6 +66,9 @@ func (m *Image) grow(size, below int64) error {
 	if err := m.Flush(); err != nil {
 		return err
 	}
+	if m.h.HasBitmaps() {
+		return m.switchSize(size, nil)
+	}
 	m.w.growing = false
 	return m.writeHeader(m.h)
 }
@@ -78,7 +86,7 @@ func (m *Image) CheckResize(size int64) error {
 	case m.h.Snapshots > 0 && m.version < 3:
 		return unsupported("resizing a version 2 image with internal snapshots")
 	}
-	return nil
+	return m.checkResizeBitmaps(size)
 }
 
 // giveUpFrom makes holes of all clusters from size on, and zeros of the rest of

@@ -70,6 +70,21 @@ func (f *fill) keepBitmaps(ctx context.Context) error {
 	return nil
 }
 
+// copyBitmaps lets a copy that has all of the data have the bitmaps as they are.
+func (f *fill) copyBitmaps() error {
+	if len(f.merged) == 0 || !f.hasBitmaps() {
+		return nil
+	}
+	to, ok := f.to.(bitmapKeeper)
+	if !ok {
+		return refused(pathOf(f.to), "images of format %s have no persistent bitmaps", f.to.Image().Format)
+	}
+	if err := to.KeepBitmaps(nil, f.merged); err != nil {
+		return fmt.Errorf("%s: bitmaps: %w", pathOf(f.to), err)
+	}
+	return nil
+}
+
 // appendPiece joins neighbours: only where they are counts.
 func appendPiece(list []Piece, p Piece) []Piece {
 	if k := len(list) - 1; k >= 0 && list[k].Offset+list[k].Length == p.Offset {

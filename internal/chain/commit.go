@@ -303,13 +303,7 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	if err != nil {
 		return err
 	}
-	if err := f.keepBitmaps(ctx); err != nil {
-		return err
-	}
-	if err := f.to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", m.Base.Path, err)
-	}
-	if err := f.resize(ctx, m.Top().Image.VirtualSize); err != nil {
+	if err := f.begin(ctx, m.Top().Image.VirtualSize); err != nil {
 		return err
 	}
 	if err := f.run(ctx); err != nil {
@@ -319,6 +313,25 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 		return err
 	}
 	return s.relink(m, o)
+}
+
+// begin gives the target the size, and its bitmaps what they are to say, before data is written.
+func (f *fill) begin(ctx context.Context, size int64) error {
+	if err := f.sized(ctx, size); err != nil {
+		return err
+	}
+	return f.keepBitmaps(ctx)
+}
+
+// sized prepares the target and gives it the size.
+func (f *fill) sized(ctx context.Context, size int64) error {
+	if err := f.canKeepBitmaps(size); err != nil {
+		return err
+	}
+	if err := f.to.Prepare(); err != nil {
+		return fmt.Errorf("%s: %w", pathOf(f.to), err)
+	}
+	return f.resize(ctx, size)
 }
 
 // recordMerged puts on record that the base has all of the data.

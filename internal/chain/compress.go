@@ -47,7 +47,10 @@ func (s *Store) compress(ctx context.Context, layers []Source, to Packer, c Conv
 	for range runtime.GOMAXPROCS(0) {
 		p.packers = append(p.packers, to.Packer())
 	}
-	return p.run(ctx)
+	if err := p.run(ctx); err != nil {
+		return err
+	}
+	return f.copyBitmaps()
 }
 
 // A packing compresses what a fill finds.

@@ -26,6 +26,9 @@ type ConvertOptions struct {
 	State func(image Source) (Source, error)
 	// Layers is how many of the highest layers Own copies; 0 means one.
 	Layers int
+	// Bitmaps lets the new image have the persistent bitmaps of the uppermost one, as they are, or of the
+	// layers that Own copies.
+	Bitmaps bool
 }
 
 // of puts the state that is copied in the place of its image.
@@ -67,7 +70,10 @@ func (f *fill) fresh(ctx context.Context, done func(int64)) error {
 	if err := f.run(ctx); err != nil {
 		return err
 	}
-	return f.to.Flush()
+	if err := f.to.Flush(); err != nil {
+		return err
+	}
+	return f.copyBitmaps()
 }
 
 func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
@@ -81,6 +87,9 @@ func newConvert(layers []Source, to Target, c ConvertOptions) (*fill, error) {
 	}
 	from := view
 	f := &fill{to: to, from: from, except: NoLayer, view: view}
+	if c.Bitmaps {
+		f.merged = layers[len(layers)-c.layers():]
+	}
 	if c.Own {
 		if f.from, err = NewStack(layers[len(layers)-c.layers():]...); err != nil {
 			return nil, err

@@ -169,13 +169,7 @@ func (d *Disk) Commit(ctx context.Context, into int, done func(n int64)) error {
 		return err
 	}
 	f.done = done
-	if err := f.keepBitmaps(ctx); err != nil {
-		return err
-	}
-	if err := f.to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", pathOf(f.to), err)
-	}
-	if err := f.resize(ctx, d.stack.Size()); err != nil {
+	if err := f.begin(ctx, d.stack.Size()); err != nil {
 		return err
 	}
 	if err := f.run(ctx); err != nil {

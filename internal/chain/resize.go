@@ -47,9 +47,12 @@ func (s *Store) tryResize(r *Resizing) error {
 	if err != nil {
 		return err
 	}
-	to, err := o.target(r.Image)
+	f, err := r.fill(o)
 	if err == nil {
-		err = errors.Join(writable(to), s.resizable(r, to))
+		err = f.canKeepBitmaps(r.Size)
+	}
+	if err == nil {
+		err = errors.Join(writable(f.to), s.resizable(r, f.to))
 	}
 	return errors.Join(err, o.Close())
 }
@@ -101,10 +104,7 @@ func (s *Store) resize(ctx context.Context, r *Resizing, o *opened, done func(in
 	if err != nil {
 		return err
 	}
-	if err := f.to.Prepare(); err != nil {
-		return fmt.Errorf("%s: %w", r.Image.Path, err)
-	}
-	if err := f.resize(ctx, r.Size); err != nil {
+	if err := f.sized(ctx, r.Size); err != nil {
 		return err
 	}
 	return MakeRoom(ctx, f.to, r.Room, r.Image.Image.VirtualSize, done)

@@ -2,14 +2,19 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 )
 
 // dirtyIn are the stretches of a disk that a bitmap says to have changed, as QEMU exports
@@ -149,6 +154,135 @@ func TestABackupByABitmapOverAMergeIsTheDisk(t *testing.T) {
 	shell(t, dir, "cmp backup.raw want.raw")
 	if len(changed) == 0 || len(changed) > 20 {
 		t.Errorf("%d blocks: %v", len(changed), changed)
+	}
+}
+
+// A backup of a disk that gets another size by a merge: the blocks that the bitmap names, on the backup of then at
+// the new length, are the disk of now. So after image resize.
+func TestABackupByABitmapOverAMergeOfAnotherSizeIsTheDisk(t *testing.T) {
+	for _, size := range []string{"96M", "24M", "64M"} {
+		t.Run(size, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Chdir(dir)
+			shell(t, dir, `
+				qemu-img create -q -f qcow2 base.qcow2 64M
+				qemu-io -f qcow2 -c "write -P 1 0 8M" -c "write -P 9 60M 4M" base.qcow2 >/dev/null
+				qemu-img convert -f qcow2 -O raw base.qcow2 backup.raw
+				qemu-img bitmap --add base.qcow2 since
+				qemu-io -f qcow2 -c "write -P 2 1M 300k" base.qcow2 >/dev/null
+				qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2 `+size+`
+				qemu-img bitmap --add top.qcow2 since
+				qemu-io -f qcow2 -c "write -P 3 5M 1k" -c "write -P 4 23M 1M" top.qcow2 >/dev/null
+				qemu-img convert -f qcow2 -O raw top.qcow2 want.raw`)
+			must(t, "image", "commit", "top.qcow2")
+			shell(t, dir, "qemu-img check -q base.qcow2; qemu-img convert -f qcow2 -O raw base.qcow2 now.raw; cmp now.raw want.raw; truncate -s "+size+" backup.raw")
+			putDirty(t, dir, "base.qcow2")
+			shell(t, dir, "cmp backup.raw want.raw")
+
+			must(t, "image", "resize", "--shrink", "base.qcow2", "20M")
+			must(t, "image", "resize", "base.qcow2", "80M")
+			shell(t, dir, `qemu-io -f qcow2 -c "write -P 7 79M 5k" base.qcow2 >/dev/null
+				qemu-img convert -f qcow2 -O raw base.qcow2 now.raw; truncate -s 20M backup.raw; truncate -s 80M backup.raw`)
+			putDirty(t, dir, "base.qcow2")
+			shell(t, dir, "cmp backup.raw now.raw; qemu-img check -q base.qcow2")
+		})
+	}
+}
+
+// putDirty brings the blocks that a bitmap names from now.raw into backup.raw.
+func putDirty(t *testing.T, dir, image string) {
+	t.Helper()
+	changed := dirtyIn(t, image, "since")
+	for _, u := range changed {
+		shell(t, dir, fmt.Sprintf("dd if=now.raw of=backup.raw bs=64k skip=%d seek=%[1]d count=1 conv=notrunc status=none", u))
+	}
+	if len(changed) == 0 || len(changed) > 40 {
+		t.Errorf("%d blocks: %v", len(changed), changed)
+	}
+}
+
+// convert --bitmaps brings along what qemu-img convert --bitmaps does, also compressed; with --chain each layer has its own.
+func TestConvertBringsBitmapsAlongAsQEMU(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	shell(t, dir, newBitmapped+`
+		qemu-img bitmap --disable top.qcow2 later
+		qemu-img convert -f qcow2 -O qcow2 --bitmaps top.qcow2 theirs.qcow2`)
+	must(t, "image", "convert", "--bitmaps", "-O", "qcow2", "top.qcow2", "ours.qcow2")
+	must(t, "image", "convert", "--bitmaps", "-c", "-O", "qcow2", "top.qcow2", "packed.qcow2")
+	must(t, "image", "convert", "--bitmaps", "--chain", "top.qcow2", "layers")
+	must(t, "image", "convert", "-O", "qcow2", "top.qcow2", "plain.qcow2")
+	for _, c := range []struct{ ours, theirs string }{
+		{"ours.qcow2", "theirs.qcow2"}, {"packed.qcow2", "theirs.qcow2"},
+		{"layers/top.qcow2", "top.qcow2"}, {"layers/mid.qcow2", "mid.qcow2"}, {"layers/base.qcow2", "base.qcow2"},
+	} {
+		shell(t, dir, "qemu-img check -q "+c.ours)
+		if ours, theirs := bitmapsInfo(t, c.ours), bitmapsInfo(t, c.theirs); ours != theirs || ours == "null" {
+			t.Errorf("%s: %s\nqemu-img: %s", c.ours, ours, theirs)
+		}
+		if got, want := dirtyIn(t, c.ours, "since"), dirtyIn(t, c.theirs, "since"); !slices.Equal(got, want) || len(want) == 0 {
+			t.Errorf("%s: %v, want %v", c.ours, got, want)
+		}
+	}
+	if has := bitmapsInfo(t, "plain.qcow2"); has != "null" {
+		t.Errorf("not asked for: %s", has)
+	}
+}
+
+// bitmapsInfo is what qemu-img tells of bitmaps.
+func bitmapsInfo(t *testing.T, image string) string {
+	t.Helper()
+	out, errs, code := qemuImg(t, "info", "--output=json", image)
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	var info struct {
+		Specific struct {
+			Data struct{ Bitmaps json.RawMessage }
+		} `json:"format-specific"`
+	}
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		t.Fatal(err)
+	}
+	if info.Specific.Data.Bitmaps == nil {
+		return "null"
+	}
+	return string(info.Specific.Data.Bitmaps)
+}
+
+// Bitmaps that cannot be had are refused before anything is made.
+func TestConvertRefusesBitmapsThatItCannotBring(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	shell(t, dir, `
+		qemu-img create -q -f qcow2 a.qcow2 4M
+		qemu-img bitmap --add a.qcow2 good
+		qemu-img bitmap --add a.qcow2 broken
+		cp a.qcow2 whole.qcow2
+		qemu-io -f qcow2 -c "write 0 64k" -c "sigraise 9" a.qcow2 >/dev/null 2>&1 || :`)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"-O", "qcow2", "a.qcow2", "new"}, term.ExitRefused, "--skip-broken-bitmaps leaves it out"},
+		{[]string{"--chain", "a.qcow2", "new"}, term.ExitRefused, "--skip-broken-bitmaps leaves it out"},
+		{[]string{"-O", "raw", "whole.qcow2", "new"}, term.ExitUsage, "format raw"},
+		{[]string{"-O", "qcow2", "-o", "compat=0.10", "whole.qcow2", "new"}, term.ExitUsage, "as they are asked for"},
+		{[]string{"-n", "-O", "qcow2", "whole.qcow2", "a.qcow2"}, term.ExitUsage, "exclude each other"},
+		{[]string{"-l", "s", "whole.qcow2", "new"}, term.ExitUsage, "exclude each other"},
+	} {
+		out, errs, code := call(t, append([]string{"image", "convert", "--bitmaps"}, c.args...)...)
+		if code != c.code || !strings.Contains(errs, c.want) {
+			t.Errorf("%v: %d %s %s", c.args, code, out, errs)
+		}
+		if _, err := os.Lstat("new"); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatalf("%v has made it: %v", c.args, err)
+		}
+	}
+	must(t, "image", "convert", "--bitmaps", "--skip-broken-bitmaps", "-O", "qcow2", "a.qcow2", "new")
+	if has := bitmapsInfo(t, "new"); has != "null" {
+		t.Errorf("%s", has)
 	}
 }
 

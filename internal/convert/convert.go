@@ -46,6 +46,7 @@ type Converter struct {
 	Sparse   bool // leave zeros out that are data
 	RawOnly  bool // but only those of raw sources
 	Compress bool
+	Bitmaps  bool // the new images get the persistent bitmaps
 
 	// Progress is told of a piece of work and its bytes. Done is told of each that is
 	// copied, end that there are no more.
@@ -136,7 +137,7 @@ func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)
 	if err != nil {
 		return err
 	}
-	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers, State: c.State}
+	options := chain.ConvertOptions{Sparse: v.Sparse, RawOnly: v.RawOnly, Own: c.Own, Layers: c.Layers, State: c.State, Bitmaps: v.Bitmaps}
 	if packer, ok := to.(chain.Packer); ok && v.Compress {
 		err = v.Store.Compress(ctx, c.Nodes, packer, options, done)
 	} else {

@@ -3,6 +3,8 @@ package formats
 import (
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/qcow2"
@@ -49,6 +51,22 @@ func ChangeBitmap(f, from vfs.File, c BitmapChange) ([]Bitmap, error) {
 		}
 		return nil
 	})
+	return list, err
+}
+
+// InUse tells whether the program that used it last has not saved it: nothing can trust it.
+func (b *Bitmap) InUse() bool { return slices.Contains(b.Flags, "in-use") }
+
+func listBitmapsQcow2(r io.ReaderAt, size int64) ([]Bitmap, error) {
+	h, err := qcow2.ReadHeader(r, size)
+	if err != nil {
+		return nil, err
+	}
+	all, err := qcow2.ReadBitmaps(r, h)
+	list := []Bitmap{}
+	for _, b := range all {
+		list = append(list, Bitmap{bitmapFlags(b), b.Name, b.Granularity})
+	}
 	return list, err
 }
 

@@ -46,6 +46,9 @@ type Format struct {
 	// that size; nil where it cannot have any.
 	BitmapsSize func(r io.ReaderAt, size, cluster int64) (*int64, error)
 
+	// Bitmaps are the persistent bitmaps of an image; nil where there can be none.
+	Bitmaps func(r io.ReaderAt, size int64) ([]Bitmap, error)
+
 	// Amend changes what an image is, and not what the guest reads. The file is locked.
 	Amend func(f vfs.File, a Amendment) error
 

@@ -31,6 +31,7 @@ func qcow2Format() Format {
 		States:    qcow2States,
 
 		BitmapsSize: bitmapsQcow2,
+		Bitmaps:     listBitmapsQcow2,
 		Amend:       amendQcow2,
 
 		TakeSnapshot: func(f vfs.File, name string, now time.Time) error {

@@ -89,7 +89,6 @@ func TestPowerLossAtEveryWriteLosesNothing(t *testing.T) {
 
 // bitmapped is a kit whose images have a bitmap of what changes.
 func bitmapped(k Kit) Kit {
-	k.OneSize = true
 	k.Mark = func(f vfs.File) error {
 		m, err := qcow2.Open(f, nil)
 		if err != nil {

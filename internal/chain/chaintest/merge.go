@@ -79,8 +79,10 @@ func (f *forest) marked(op Operation) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
+		was := make([]byte, max(len(now), len(f.views[p]))) // a backup of a disk that gets longer gets zeros
+		copy(was, f.views[p])
 		for off := 0; off < len(now); off += 512 {
-			if !bytes.Equal(now[off:off+512], f.views[p][off:off+512]) && !dirty(int64(off)) {
+			if !bytes.Equal(now[off:off+512], was[off:off+512]) && !dirty(int64(off)) {
 				return fmt.Errorf("%s: byte %d has changed, and the bitmap does not say so", p, off)
 			}
 		}

@@ -23,6 +23,8 @@ func convertCommand(e *term.Env) *cli.Command {
 			&cli.StringFlag{Name: "backing", Aliases: []string{"B"}, Usage: "the new image builds on `BACKING`, which FILE builds on, and has only what FILE has itself"},
 			&cli.StringFlag{Name: "backing-format", Aliases: []string{"F"}, Usage: "`FORMAT` of BACKING"},
 			&cli.StringFlag{Name: "snapshot", Aliases: []string{"l"}, Usage: "convert the internal snapshot `SNAPSHOT`, a name or an ID, or snapshot.id=ID,snapshot.name=NAME"},
+			&cli.BoolFlag{Name: "bitmaps", Usage: "copy the persistent bitmaps of FILE, too, as they are"},
+			&cli.BoolFlag{Name: "skip-broken-bitmaps", Usage: "with --bitmaps: leave out those that were not saved by the program that used them last"},
 			&cli.BoolFlag{Name: "chain", Usage: "convert all layers, each into a file of its own in the directory NEWFILE"},
 			&cli.BoolFlag{Name: "no-create", Aliases: []string{"n"}, Usage: "write into NEWFILE, an image or device that is there and large enough"},
 			&cli.BoolFlag{Name: "target-is-zero", Usage: "with -n: NEWFILE reads as zeros already"},
@@ -59,6 +61,9 @@ func convertImage(r *images.Run) error {
 	}
 	nodes, err := r.Readable(r.Arg(0), r.Format())
 	if err != nil {
+		return err
+	}
+	if err := checkBitmaps(r, nodes, format, o); err != nil {
 		return err
 	}
 	if r.Bool("chain") {

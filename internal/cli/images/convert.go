@@ -6,7 +6,7 @@ import "github.com/virt-rotate/virt-rotate/internal/convert"
 // Where it has not, zeros are looked for in raw disks only, which have no flags for them.
 func (r *Run) Converter() *convert.Converter {
 	return &convert.Converter{Store: r.Store, Sparse: r.String("sparse") != "0", RawOnly: r.String("sparse") == "",
-		Compress: r.Bool("compress"), Progress: r.Progress}
+		Compress: r.Bool("compress"), Bitmaps: r.Bool("bitmaps"), Progress: r.Progress}
 }
 
 // Convert measures, and does it unless that is all that was wanted.
