@@ -71,6 +71,40 @@ func TestIncrementalBackupsAreRightBetweenRotations(t *testing.T) {
 	}
 }
 
+// libvirt neither takes nor changes snapshots of a guest that is off and has checkpoints: what retention would drop waits, and
+// notes and pins are refused before anything is changed. Once it runs, its layers are merged, and an incremental
+// backup has all that has changed since its checkpoint.
+func TestAGuestWithCheckpointsThatIsOffWaitsForItsStart(t *testing.T) {
+	t.Parallel()
+	b := newDaemonBed(t)
+	b.logsOnFailure("g1")
+	b.writePolicy(keepThree)
+	b.boot(guest.Spec{Name: "g1", Disks: make([]guest.DiskSpec, 2), Params: guest.Params{Pause: slowly}})
+	program := &backupProgram{bed: b, dom: "g1"}
+	program.backUp()
+	b.slowRotations("g1", 3)
+	program.backUp()
+	b.slowRotations("g1", 1)
+	b.waitWrites("g1", 8)
+	b.destroy("g1")
+	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 1", 1))
+	before := b.virsh("snapshot-list", "--tree", "g1")
+	if r := b.rotateNow(); !strings.Contains(r.Domains[0].Waiting, "2 checkpoints") || len(r.Domains[0].Steps)+len(r.Domains[0].Refused) > 0 {
+		t.Errorf("%+v", r)
+	}
+	if r := b.rotate("pin", "g1", "latest"); r.Exit == 0 || !strings.Contains(r.Stderr, "2 checkpoints") {
+		t.Errorf("%v", r)
+	}
+	if now := b.virsh("snapshot-list", "--tree", "g1"); now != before {
+		t.Errorf("%s\nwere %s", now, before)
+	}
+	b.start("g1")
+	b.slowRotations("g1", 1)
+	b.wantInOrder("g1", 2)
+	program.backUp()
+	program.forget()
+}
+
 // slowly lets a guest leave some clusters alone between two backups: a bitmap that has lost
 // bits would not show if it had written to all of them.
 const slowly = 10

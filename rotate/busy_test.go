@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
@@ -272,6 +273,33 @@ func TestAGuestWithCheckpointsThatIsOffWaits(t *testing.T) {
 	web.State, web.Cut = host.Running, false
 	if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
 		t.Errorf("once it runs: %+v", p)
+	}
+}
+
+// libvirt changes no metadata of its snapshots either: what retention drops, a detach and stale metadata wait for its start.
+func TestMergesOfAGuestWithCheckpointsThatIsOffWait(t *testing.T) {
+	for name, build := range map[string]func(web *hosttest.Domain, r *policy.Rule){
+		"retention":      func(_ *hosttest.Domain, r *policy.Rule) { r.Keep.Last = 1 },
+		"stale metadata": func(web *hosttest.Domain, _ *policy.Rule) { d := &web.Snapshots[2].Disks[0]; d.State = d.State[1:] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, web := off(t, 9, 10, 11)
+			web.Checkpoints = 2
+			h.Write(web, "vda", 1)
+			rl := rule(7)
+			build(web, rl)
+			r := rotator(h, rl)
+			for _, p := range []decide.Plan{planOf(h, t, r, "web"), runAll(h, t, r)["web"]} {
+				if len(p.Steps)+len(p.Refused) > 0 || p.Result != decide.ResultNothing || !p.MergesWait || !strings.Contains(p.Waiting, "2 checkpoints") {
+					t.Errorf("%+v", p)
+				}
+			}
+			web.State, web.Cut = host.Running, false
+			if p := runAll(h, t, r)["web"]; p.Result != decide.ResultDone {
+				t.Errorf("once it runs: %+v", p)
+			}
+			checkData(h, t)
+		})
 	}
 }
 

@@ -211,12 +211,32 @@ func (h *Host) Rehearse(_ context.Context, domain string, snapshots []string) (e
 		return err
 	}
 	defer dom.Free()
+	if err := redefinable(dom, len(snapshots)); err != nil {
+		return err
+	}
 	for _, name := range snapshots {
 		if err := rehearse(dom, name); err != nil {
 			return fmt.Errorf("snapshot %s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// redefinable refuses what libvirt would: to change snapshots, if there are any to change, of a guest that is off
+// and has checkpoints.
+func redefinable(dom *libvirt.Domain, snapshots int) error {
+	if snapshots == 0 {
+		return nil
+	}
+	active, err := dom.IsActive()
+	if err != nil || active {
+		return err
+	}
+	var d host.Domain
+	if err := observeCheckpoints(dom, &d); err != nil {
+		return err
+	}
+	return errWhen(d.Checkpoints > 0, host.FrozenSnapshots(d.Checkpoints))
 }
 
 func rehearse(dom *libvirt.Domain, name string) error {

@@ -145,16 +145,14 @@ func (b *builder) schedule() {
 	if hand := b.o.ByHand; hand != nil {
 		b.due = hand.Take != nil && !b.o.NoSnapshot
 	}
-	if b.due && !b.d.State.Live() && b.d.Checkpoints > 0 {
+	if b.due && b.frozen() {
 		b.due = false
 		b.plan.Waiting = b.checkpoints()
 	}
 }
 
-// checkpoints says why libvirt takes no snapshot of a guest that is off.
-func (b *builder) checkpoints() string {
-	return fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes a snapshot of it only while it runs", host.Plural(b.d.Checkpoints, "checkpoint"))
-}
+// checkpoints says why libvirt takes or changes no snapshot of a guest that is off.
+func (b *builder) checkpoints() string { return host.FrozenSnapshots(b.d.Checkpoints) }
 
 // untouchedSince returns the snapshot since which a guest that is shut off has written
 // nothing, be it the newest or one that somebody went back to: another one would only push

@@ -103,6 +103,10 @@ func (b *builder) detach() {
 		trial.add(step)
 	}
 	trial.redefine(nil)
+	if b.redefinesFrozen(trial) {
+		b.plan.putOff(b.checkpoints())
+		return
+	}
 	end()
 	*b = *trial
 }

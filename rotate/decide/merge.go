@@ -56,6 +56,10 @@ func (b *builder) drop(names []string) {
 		trial.add(mergeStep(&merges[i], names))
 	}
 	trial.redefine(names)
+	if b.redefinesFrozen(trial) {
+		b.plan.putOff(b.checkpoints())
+		return
+	}
 	for i := range merges {
 		merges[i].Way.deletes(trial, &merges[i])
 	}

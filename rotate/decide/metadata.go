@@ -18,9 +18,21 @@ func newImage(below *host.Layer) *chain.Image {
 // mendMetadata plans the redefinition of snapshots whose metadata does not
 // match the chain: an earlier run was interrupted, or somebody merged by hand.
 func (b *builder) mendMetadata() {
+	if b.frozen() && slices.ContainsFunc(b.snaps, func(s host.Snapshot) bool { return !s.Internal && len(staleDisks(b, &s)) > 0 }) {
+		b.plan.putOff(b.checkpoints())
+		return
+	}
 	end := b.begin(Group{})
 	b.redefine(nil)
 	end()
+}
+
+// frozen tells whether libvirt lets nobody redefine snapshots: those of a guest that is off and has checkpoints.
+func (b *builder) frozen() bool { return !b.d.State.Live() && b.d.Checkpoints > 0 }
+
+// redefinesFrozen tells whether trial does so all the same.
+func (b *builder) redefinesFrozen(trial *builder) bool {
+	return b.frozen() && slices.ContainsFunc(trial.plan.Steps[len(b.plan.Steps):], func(s Step) bool { return s.Op == OpRedefine })
 }
 
 // redefine plans the redefinition of every snapshot whose metadata does not

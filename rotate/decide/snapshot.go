@@ -71,7 +71,7 @@ func (b *builder) planSnapshot(measured bool) (*host.SnapshotSpec, *Refusal) {
 	if b.d.IOError {
 		return nil, &Refusal{host.CodeIOError, "", "the guest is paused because of an I/O error, as when its storage is full: mend that, then virsh resume " + host.Quoted(b.d.Name)}
 	}
-	if !b.d.State.Live() && b.d.Checkpoints > 0 {
+	if b.frozen() {
 		return nil, &Refusal{host.CodeCheckpoints, "", b.checkpoints()}
 	}
 	if disk, n := b.longChain(); measured && disk != nil {

@@ -1,5 +1,7 @@
 package host
 
+import "fmt"
+
 // State is a domain's state in libvirt's words.
 type State string
 
@@ -50,4 +52,9 @@ type Domain struct {
 	Own          *OwnPolicy        `json:",omitempty"` // what its metadata says of its policy
 	Problem      string            // why the domain could not be read in full
 	Faults       []*Fault          // panics while it was read
+}
+
+// FrozenSnapshots says why libvirt lets nobody take or change snapshots of a guest that is off and has so many checkpoints.
+func FrozenSnapshots(checkpoints int) string {
+	return fmt.Sprintf("the guest is shut off and has %s of a backup program: libvirt takes and changes its snapshots only while it runs", Plural(checkpoints, "checkpoint"))
 }

@@ -180,6 +180,9 @@ func (h *Host) DropMetadata(_ context.Context, domain, snapshot string) error {
 func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) error {
 	return h.call("redefine", func() error {
 		d := h.Find(domain)
+		if !d.State.Live() && d.Checkpoints > 0 {
+			return errors.New("cannot perform block operations while checkpoint exists") // libvirt's words
+		}
 		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == fix.Snapshot })
 		if i < 0 {
 			return fmt.Errorf("no snapshot %s", fix.Snapshot)
