@@ -76,7 +76,7 @@ func (r *Repository) Plan(fsys vfs.FS, o Options) (*Plan, error) {
 	}
 	p := &Plan{Spoiled: r.spoiledList(wanted)}
 	spoiled := r.spoiled()
-	b := &planner{r: r, fsys: fsys, o: o, forest: r.forest.Clone(), wanted: wanted, p: p, free: o.Free}
+	b := &planner{r: r, fsys: fsys, o: o, wanted: wanted, p: p, free: o.Free}
 	if o.Garbage && wanted == nil && r.Unneeded() {
 		p.Doubts = r.Doubts
 	}
@@ -178,6 +178,7 @@ func (b *planner) wants(l *chain.Layer) bool { return b.wanted == nil || b.wante
 func (b *planner) tree(root string) error {
 	b.merged, b.grown, b.named = map[string][]*Node{}, map[string]int64{}, map[string]bool{}
 	b.blocks = map[*Node]vhd.Blocks{}
+	b.forest = b.r.forest.Trees(root)
 	if b.o.Garbage && b.wanted == nil {
 		b.collect(b.forest.Find(root), root)
 	}

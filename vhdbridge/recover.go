@@ -105,12 +105,12 @@ func (r *Repository) undoing(j Journal) (u undoing, err error) {
 
 func (b *Bridge) undoLeaf(r *Repository, j Journal, u undoing) error {
 	if u.swapped {
-		if err := b.rename(u.parent, u.parent.name.with(j.Parent)); err != nil {
+		if err := b.rename(r, u.parent, u.parent.name.with(j.Parent)); err != nil {
 			return err
 		}
 	}
 	if u.child.name.old {
-		if err := b.rename(u.child, u.child.name.with(j.VDI)); err != nil {
+		if err := b.rename(r, u.child, u.child.name.with(j.VDI)); err != nil {
 			return err
 		}
 	}

@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/vhd"
 )
 
 // ChainLimit is the longest chain that XenServer allows.
@@ -32,6 +36,7 @@ type Repository struct {
 	Unseen []Spoiled
 
 	forest *chain.Forest
+	index  *nodeIndex // of Nodes; nil: it has yet to be made
 }
 
 // A Node is one image of a repository. Sizes are bytes.
@@ -68,7 +73,8 @@ type Node struct {
 	twin    string // another node that is the same file
 	name    nodeName
 	id      vfs.ID
-	onDisk  int64 // bytes of storage
+	onDisk  int64      // bytes of storage
+	blocks  vhd.Blocks // of a VHD
 	layer   *chain.Layer
 
 	uuid, wants            string // of the image and of its parent; "" where the format has none
@@ -82,7 +88,8 @@ type Facts struct {
 	InUse     bool
 	NoEnd     bool // the end of the file has no footer, as while a tapdisk adds blocks
 	Memory    bool
-	Allocated int64 // bytes of data
+	Allocated int64      // bytes of data
+	Blocks    vhd.Blocks // of a VHD: which of them it has
 	Created   time.Time
 }
 
@@ -100,15 +107,17 @@ func Scan(fsys vfs.FS, dir string, readers map[string]Reader) (*Repository, erro
 	}
 	r := &Repository{Dir: dir}
 	var others []string
+	var nodes []nodeName
 	for _, name := range names {
 		if j, ok := parseJournal(name); ok {
 			r.addJournal(fsys, j)
 		} else if n, ok := parseName(name); ok {
-			r.Nodes = append(r.Nodes, readNode(fsys, dir, n, readers))
+			nodes = append(nodes, n)
 		} else {
 			others = append(others, name)
 		}
 	}
+	r.Nodes = readNodes(fsys, dir, nodes, readers)
 	for _, n := range r.Nodes {
 		below, _ := parseName(n.Parent)
 		n.journal = n.name.old && r.hasJournal("leaf", n.VDI)
@@ -139,6 +148,22 @@ func (r *Repository) addJournal(fsys vfs.FS, j Journal) {
 		j.Parent = text
 	}
 	r.Journals = append(r.Journals, j)
+}
+
+// readNodes reads as many at once as there are processors: what it takes is the tables of their blocks.
+func readNodes(fsys vfs.FS, dir string, names []nodeName, readers map[string]Reader) []*Node {
+	nodes := make([]*Node, len(names))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(names)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(names)); i = next.Add(1) - 1 {
+				nodes[i] = readNode(fsys, dir, names[i], readers)
+			}
+		})
+	}
+	workers.Wait()
+	return nodes
 }
 
 func readNode(fsys vfs.FS, dir string, name nodeName, readers map[string]Reader) *Node {
@@ -191,28 +216,11 @@ func (n *Node) read(f vfs.File, read Reader) error {
 // take notes what the image tells.
 func (n *Node) take(f *Facts) {
 	n.VirtualSize, n.Hidden, n.InUse, n.Allocated = f.Image.VirtualSize, f.Hidden, f.InUse, f.Allocated
+	n.blocks = f.Blocks
 	n.Created, n.Memory, n.noEnd, n.corrupt = f.Created, f.Memory, f.NoEnd, f.Image.Corrupt
 	n.uuid, n.wants = f.Image.ID, f.Image.BackingID
 	n.backing, n.backingFormat = f.Image.Backing, f.Image.BackingFormat
 	if n.backing != "" {
 		n.Parent = parentName(n.backing)
 	}
-}
-
-// Node finds a node by file name, or by VDI where that is not ambiguous; nil if there
-// is none.
-func (r *Repository) Node(name string) *Node {
-	var found *Node
-	for _, n := range r.Nodes {
-		if n.Name == name {
-			return n
-		}
-		if n.VDI == name && !n.name.old {
-			if found != nil {
-				return nil
-			}
-			found = n
-		}
-	}
-	return found
 }

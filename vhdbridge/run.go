@@ -48,7 +48,7 @@ func (f *Failure) Error() string {
 func (f *Failure) Unwrap() error { return f.Cause }
 
 // rename gives a node another file name, durably; there must be nothing of that name.
-func (b *Bridge) rename(n *Node, to string) error {
+func (b *Bridge) rename(r *Repository, n *Node, to string) error {
 	path := filepath.Join(filepath.Dir(n.Path), to)
 	if _, err := b.Store.FS.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(fmt.Errorf("%s: there is a file of that name already", path), err)
@@ -57,6 +57,7 @@ func (b *Bridge) rename(n *Node, to string) error {
 		return err
 	}
 	n.Path, n.Name = path, to
+	r.renamed()
 	return nil
 }
 
@@ -272,7 +273,7 @@ func (b *Bridge) mergeLeaf(ctx context.Context, r *Repository, s Step) error {
 	if err := b.Store.Commit(ctx, m, b.progress(s, m.Bytes)); err != nil {
 		return errors.Join(err, b.dropJournal(r, j)) // the leaf is as it was
 	}
-	if err := b.swap(base, leaf); err != nil {
+	if err := b.swap(r, base, leaf); err != nil {
 		return err
 	}
 	if err := b.Store.FS.RemoveExact(leaf.Path, leaf.id); err != nil {
@@ -282,12 +283,12 @@ func (b *Bridge) mergeLeaf(ctx context.Context, r *Repository, s Step) error {
 }
 
 // swap gives the leaf's name to its parent.
-func (b *Bridge) swap(base, leaf *Node) error {
+func (b *Bridge) swap(r *Repository, base, leaf *Node) error {
 	vdi := leaf.VDI
-	if err := b.rename(leaf, leaf.name.oldName()); err != nil {
+	if err := b.rename(r, leaf, leaf.name.oldName()); err != nil {
 		return err
 	}
-	if err := b.rename(base, base.name.with(vdi)); err != nil {
+	if err := b.rename(r, base, base.name.with(vdi)); err != nil {
 		return err
 	}
 	return b.hide(base, false)

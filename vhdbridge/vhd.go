@@ -19,7 +19,7 @@ func ReadVHD(f vfs.File) (Facts, error) {
 		return remains(&i), err
 	}
 	facts := Facts{Image: i.Image(), Hidden: i.Hidden, InUse: i.InUse, Created: i.Created,
-		NoEnd: i.Type != vhd.Fixed && !i.EndFooter && !i.InUse, Allocated: i.Allocated * i.BlockSize}
+		NoEnd: i.Type != vhd.Fixed && !i.EndFooter && !i.InUse, Allocated: i.Allocated * i.BlockSize, Blocks: i.Blocks}
 	if i.Type == vhd.Fixed {
 		facts.Allocated = i.Size
 	}
@@ -95,6 +95,9 @@ func roughGrowth(base *Node, above []*Node) int64 {
 func (b *planner) blocksOf(n *Node) (vhd.Blocks, error) {
 	if known, ok := b.blocks[n]; ok || n.Format != formatVHD {
 		return known, nil
+	}
+	if n.blocks.Size > 0 {
+		return n.blocks, nil
 	}
 	f, err := b.fsys.Open(n.Path, false)
 	if err != nil {

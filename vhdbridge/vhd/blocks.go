@@ -27,13 +27,18 @@ func ReadBlocks(r io.ReaderAt, size int64) (Blocks, error) {
 	if err != nil {
 		return Blocks{}, err
 	}
+	return m.blocksOf(table), nil
+}
+
+// blocksOf are the blocks of the disk that the table has.
+func (m *meta) blocksOf(bat []uint32) Blocks {
 	b := Blocks{Size: m.head.blockSize}
-	for i, e := range table[:m.head.blocks(m.foot.size)] {
+	for i, e := range bat[:m.head.blocks(m.foot.size)] {
 		if e != unused {
 			b.set(int64(i))
 		}
 	}
-	return b, nil
+	return b
 }
 
 func (b *Blocks) set(i int64) {

@@ -138,7 +138,7 @@ func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int6
 	length := h.bitmapBytes() + h.blockSize
 	limit := m.limit()
 	disk := h.blocks(m.foot.size)
-	order := make([]uint64, 0, len(bat)) // sector and index
+	var order []uint64 // sector and index
 	for i, e := range bat {
 		off := int64(e) * sectorSize
 		switch {

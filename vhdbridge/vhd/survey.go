@@ -5,7 +5,8 @@ import "io"
 // A Survey is what an image tells of itself without its data being read.
 type Survey struct {
 	Info
-	Allocated int64 // blocks that the table has for the disk
+	Allocated int64  // blocks that the table has for the disk
+	Blocks    Blocks // which they are; of a fixed disk none are listed
 }
 
 // Look is ReadInfo and ReadAllocated in one, and sees that each block is within the
@@ -25,7 +26,7 @@ func Look(r io.ReaderAt, size int64) (Survey, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Allocated = m.allocated(bat)
+	s.Allocated, s.Blocks = m.allocated(bat), m.blocksOf(bat)
 	_, err = m.checkBlocks(bat, func(bad *FormatError) error { return bad })
 	return s, err
 }
