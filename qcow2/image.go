@@ -274,11 +274,22 @@ func (m *Image) piece(off, end int64) (chain.Extent, error) {
 // emptyFrom returns where the run of empty entries ends that off is in.
 func (m *Image) emptyFrom(table []byte, off int64) int64 {
 	i := off % m.l2Covers() >> m.clusterBits
-	at := i * m.l2EntryLen()
-	for at < int64(len(table)) && binary.NativeEndian.Uint64(table[at:]) == 0 {
+	at := zerosEnd(table, i*m.l2EntryLen())
+	return off&^(m.l2Covers()-1) + at/m.l2EntryLen()<<m.clusterBits
+}
+
+// zerosEnd is where the zeros end that begin at at, in words of eight bytes.
+func zerosEnd(b []byte, at int64) int64 {
+	const step = 64
+	for ; at+step <= int64(len(b)); at += step {
+		if *(*[step]byte)(b[at:]) != [step]byte{} {
+			break
+		}
+	}
+	for at < int64(len(b)) && binary.NativeEndian.Uint64(b[at:]) == 0 {
 		at += 8
 	}
-	return off&^(m.l2Covers()-1) + at/m.l2EntryLen()<<m.clusterBits
+	return at
 }
 
 // ReadAt fills p with the image's own clusters; holes and what is beyond the

@@ -36,8 +36,13 @@ func (m *Image) checkL2Shares(table []byte, at int64) error {
 	}
 	var seen map[int64]int
 	next := int64(0)
-	for i := range m.l2Entries() {
+	for i := int64(0); i < m.l2Entries(); i++ {
 		e := m.entryAt(table, i)
+		if (e == entry{}) {
+			i = zerosEnd(table, i*m.l2EntryLen())/m.l2EntryLen() - 1
+			next = m.cluster()
+			continue
+		}
 		place, n := e.host(), m.cluster()
 		if e.compressed() {
 			place, n = m.packed(e)

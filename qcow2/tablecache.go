@@ -2,8 +2,8 @@ package qcow2
 
 import "container/list"
 
-// cacheBytes bounds the L2 tables that an Image keeps.
-const cacheBytes = 32 << 20
+// cacheBytes bounds the L2 tables that an Image keeps: with clusters of 64 KiB they map 64 GiB.
+const cacheBytes = 8 << 20
 
 // A tableCache keeps the tables that were used last. Tables are one cluster
 // long. What it returns is its own, and changes when Image changes the table.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -41,12 +42,16 @@ type mapEntry struct {
 }
 
 func (m mapEntry) json() string {
-	text := fmt.Sprintf(`{ "start": %d, "length": %d, "depth": %d, "present": %t, "zero": %t, "data": %t`,
-		m.start, m.length, m.depth, m.present, m.zero, m.data)
+	b := strconv.AppendInt([]byte(`{ "start": `), m.start, 10)
+	b = strconv.AppendInt(append(b, `, "length": `...), m.length, 10)
+	b = strconv.AppendInt(append(b, `, "depth": `...), int64(m.depth), 10)
+	b = strconv.AppendBool(append(b, `, "present": `...), m.present)
+	b = strconv.AppendBool(append(b, `, "zero": `...), m.zero)
+	b = strconv.AppendBool(append(b, `, "data": `...), m.data)
 	if m.offset != chain.NoHost {
-		text += fmt.Sprintf(`, "offset": %d`, m.offset)
+		b = strconv.AppendInt(append(b, `, "offset": `...), m.offset, 10)
 	}
-	return text + "}"
+	return string(append(b, '}'))
 }
 
 func mapImage(r *images.Run) error {
