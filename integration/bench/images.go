@@ -256,29 +256,43 @@ func (b *imageBench) write(ctx context.Context, name string, stretches []stretch
 	return nil
 }
 
-// measure does the task with both, in turn, each time on fresh copies.
+// measure does the task with both, in turn, and prints a row.
 func (b *imageBench) measure(ctx context.Context, t task, dir string) error {
+	r, err := b.compare(ctx, t, dir)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("| %s | %d ms | %d ms | %.2f | %.2f | %d / %d |\n", t.name, r.ours.Milliseconds(), r.theirs.Milliseconds(),
+		float64(r.ours)/float64(r.theirs), t.aim, r.ourPeak>>10, r.theirPeak>>10)
+	return nil
+}
+
+// compared are medians, and the most memory in KiB.
+type compared struct {
+	ours, theirs       time.Duration
+	ourPeak, theirPeak int64
+}
+
+// compare does the task with both, in turn, each time on fresh copies.
+func (b *imageBench) compare(ctx context.Context, t task, dir string) (c compared, err error) {
 	var ours, theirs []time.Duration
-	var ourPeak, theirPeak int64
 	for range imageRounds {
 		took, peak, err := b.round(ctx, t, dir, [][]string{append([]string{b.binary, "image"}, t.ours...)})
 		if err != nil {
-			return err
+			return c, err
 		}
-		ours, ourPeak = append(ours, took), max(ourPeak, peak)
+		ours, c.ourPeak = append(ours, took), max(c.ourPeak, peak)
 		var commands [][]string
 		for _, c := range t.theirs {
 			commands = append(commands, append([]string{"qemu-img"}, c...))
 		}
 		if took, peak, err = b.round(ctx, t, dir, commands); err != nil {
-			return err
+			return c, err
 		}
-		theirs, theirPeak = append(theirs, took), max(theirPeak, peak)
+		theirs, c.theirPeak = append(theirs, took), max(c.theirPeak, peak)
 	}
-	mine, other := median(ours), median(theirs)
-	fmt.Printf("| %s | %d ms | %d ms | %.2f | %.2f | %d / %d |\n", t.name, mine.Milliseconds(), other.Milliseconds(),
-		float64(mine)/float64(other), t.aim, ourPeak>>10, theirPeak>>10)
-	return nil
+	c.ours, c.theirs = median(ours), median(theirs)
+	return c, nil
 }
 
 // round times commands, with the result durable in the end. Peak is in KiB.

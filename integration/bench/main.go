@@ -1,7 +1,8 @@
 // Command bench measures virt-rotate against the same work done by virsh, in
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
 // ratios and figures as Markdown. It needs root: libvirtd runs privately. An argument
-// chooses one part of it: rotation, plan, scan, guests, graft, images. After "images", which
+// chooses one part of it: rotation, plan, scan, guests, graft, images, growth; the last one draws
+// docs/growth.svg. After "images", which
 // leaves libvirt out, a further word chooses the tasks that have it in their name.
 package main
 
@@ -74,6 +75,7 @@ var parts = []struct {
 	{"guests", manyGuests},
 	{"graft", grafts},
 	{"images", func(ctx context.Context, binary string) error { return images(ctx, binary, "") }},
+	{"growth", growth},
 }
 
 func withDaemon(measure func(context.Context, *bench) error) func(context.Context, string) error {

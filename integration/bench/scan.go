@@ -23,7 +23,7 @@ func manyImages(ctx context.Context, b *bench) error {
 		return err
 	}
 	dir := filepath.Join(b.host.Dir(), "scan")
-	if err := makeImages(ctx, dir); err != nil {
+	if err := makeImages(ctx, dir, scanned); err != nil {
 		return err
 	}
 	if err := b.writePolicy("d"); err != nil {
@@ -79,7 +79,7 @@ func (b *bench) scan(dir string) error {
 }
 
 // makeImages makes copies of a small overlay, as old as images usually are.
-func makeImages(ctx context.Context, dir string) error {
+func makeImages(ctx context.Context, dir string, n int) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func makeImages(ctx context.Context, dir string) error {
 		return err
 	}
 	old := time.Now().Add(-time.Hour)
-	for i := range scanned {
+	for i := range n {
 		path := filepath.Join(dir, fmt.Sprintf("clone-%05d.qcow2", i))
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			return err
