@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
@@ -17,23 +18,26 @@ type Text string
 // mostLetters bounds what is shown of one text: a path has no more.
 const mostLetters = 4096
 
-// String makes everything in the text visible: control characters, and those that change the
-// direction of letters, are written as in Go.
+// String makes everything in the text visible: control characters, those that change the direction
+// of letters, and bytes that are no letters, are written as in Go.
 func (t Text) String() string {
-	if len(t) <= mostLetters && strings.IndexFunc(string(t), hidden) < 0 {
+	if len(t) <= mostLetters && utf8.ValidString(string(t)) && strings.IndexFunc(string(t), hidden) < 0 {
 		return string(t)
 	}
 	var b strings.Builder
 	n := 0
-	for _, c := range string(t) {
+	for i, c := range string(t) {
 		if n++; n > mostLetters {
 			b.WriteString("…")
 			break
 		}
-		if hidden(c) {
+		switch {
+		case c == utf8.RuneError && !strings.HasPrefix(string(t[i:]), string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, t[i])
+		case hidden(c):
 			q := fmt.Sprintf("%+q", c)
 			b.WriteString(q[1 : len(q)-1])
-		} else {
+		default:
 			b.WriteRune(c)
 		}
 	}
