@@ -1,0 +1,3 @@
+
+// Press presses a key that tmux has a name for, such as C-c.
+func (s *Screen) Press(key string) { s.tmux("send-keys", key) }
