@@ -15,7 +15,7 @@ func TestAScreenIsNotLeft(t *testing.T) {
 		lines = append(lines, fmt.Sprintf("line %d, which is rather long", i))
 	}
 	got := screen(lines, 20, 24)
-	if rows := strings.Split(got, "\r\n"); len(rows) != 24 || !strings.HasPrefix(rows[23], emptyLine+"… and 7 more lines") {
+	if rows := strings.Split(got, "\r\n"); len(rows) != 24 || !strings.HasPrefix(rows[23], emptyLine+"… and 7 lines more") {
 		t.Errorf("%q", got)
 	}
 	if !strings.Contains(got, "line 0, which is ra…") || strings.HasSuffix(got, "\n") {
