@@ -9,6 +9,13 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/page"
 )
 
+// reportExitHelp tells of the exit statuses of report.
+const reportExitHelp = `Exit status:
+   0  done
+   1  failed, or libvirt does not answer
+   2  wrong usage, or an error in the policy
+   4  refused: the file is there, and is no report`
+
 func reportCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "report", Usage: "write a page that shows the guests: layers, retention, plans, history",
@@ -28,7 +35,7 @@ Nothing is changed.
    virt-rotate report -o report.html
    virt-rotate report 'web-*' -o - | mail -a 'Content-Type: text/html' -s guests root
 
-` + term.ExitHelp,
+` + reportExitHelp,
 		Action: func(c *cli.Context) error {
 			if err := checkReportFlags(c); err != nil {
 				return err

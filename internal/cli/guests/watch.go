@@ -165,6 +165,8 @@ func screen(lines []string, width, height int) string {
 		}
 		b.WriteString(emptyLine + line)
 	}
-	b.WriteString(restOfAll)
+	if len(lines) < height {
+		b.WriteString("\r\n" + restOfAll) // in the last column it would take the letter there
+	}
 	return b.String()
 }

@@ -21,7 +21,7 @@ func TestAScreenIsNotLeft(t *testing.T) {
 	if !strings.Contains(got, "line 0, which is ra…") || strings.HasSuffix(got, "\n") {
 		t.Errorf("%q", got)
 	}
-	if got := screen(lines[:2], 80, 24); strings.Contains(got, "more") || strings.Count(got, "\n") != 1 {
+	if got := screen(lines[:2], 80, 24); strings.Contains(got, "more") || strings.Count(got, "\n") != 2 {
 		t.Errorf("%q", got)
 	}
 }
