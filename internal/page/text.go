@@ -88,6 +88,14 @@ func (c clock) relative(t time.Time) string {
 	return "now"
 }
 
+// due tells when something is to happen; late, since when it was.
+func (c clock) due(t time.Time) string {
+	if d := c.now.Sub(t); d > time.Minute {
+		return "due since " + span(d)
+	}
+	return c.relative(t)
+}
+
 // span is a duration in its largest unit, or the two largest of a few hours.
 func span(d time.Duration) string {
 	switch {
@@ -107,7 +115,7 @@ func span(d time.Duration) string {
 func functions(c clock) template.FuncMap {
 	return template.FuncMap{
 		"bytes": host.Bytes, "plural": host.Plural, "num": num,
-		"stamp": c.stamp, "machine": c.machine, "relative": c.relative,
+		"stamp": c.stamp, "machine": c.machine, "relative": c.relative, "due": c.due,
 		"seconds": func(s float64) string { return span(time.Duration(s * float64(time.Second))) },
 		"percent": func(done, size int64) int64 { return int64(100 * share(done, size)) },
 	}

@@ -118,6 +118,14 @@ func (s *Snapshot) rules() []string {
 // GoesNext tells whether the next run lets it go, or one of the next days.
 func (s *Snapshot) GoesNext() bool { return !s.Keep || s.Goes != nil }
 
+// Told are the reasons that say more than the verdict.
+func (s *Snapshot) Told() []Text {
+	if len(s.Reasons) == 1 && string(s.Reasons[0]) == s.Verdict() {
+		return nil
+	}
+	return s.Reasons
+}
+
 // Shape is the symbol of the snapshot.
 func (s *Snapshot) Shape() string {
 	switch {
@@ -194,7 +202,7 @@ func thin(ticks []tick) []tick {
 	kept := ticks[:1]
 	last := 100.0
 	for _, t := range ticks[1:] {
-		if last-t.at < 13 {
+		if last-t.at < 18 {
 			continue
 		}
 		if t.at < 6 {
