@@ -25,7 +25,12 @@ export function takeSnapshot(guest, done) {
 export function planAndRun(guest, done) {
   const go = button("Run", () => d.during(async () => {
     let text = "";
-    await run(["run", "-v", "--", guest.name], (more) => d.say(text += more)).then((rest) => d.say(text || rest || "Nothing to do."), (ex) => { throw text ? new Error(text + "\n" + ex.message) : ex; });
+    try {
+      await run(["run", "-v", "--", guest.name], (more) => d.say(text += more));
+      d.say(text || "Nothing to do.");
+    } catch (ex) {
+      throw new Error([text, ex.message].filter(Boolean).join("\n"));
+    }
     go.hidden = true;
     done();
   }), "primary");
@@ -51,8 +56,12 @@ export function restore(guest, done) {
   let shown = "";
   const go = button("Restore", () => d.during(async () => {
     let text = "";
-    await run(["restore", ...args(), "--", guest.name, snapshot.input.value], (more) => d.say(text += more))
-      .then((rest) => d.say(text || rest || "Done."), (ex) => { throw new Error([text, ex.message].filter(Boolean).join("\n")); });
+    try {
+      await run(["restore", ...args(), "--", guest.name, snapshot.input.value], (more) => d.say(text += more));
+      d.say(text || "Done.");
+    } catch (ex) {
+      throw new Error([text, ex.message].filter(Boolean).join("\n"));
+    }
     go.hidden = true;
     done();
   }), "danger");

@@ -3,15 +3,12 @@
 
 const options = { superuser: "try", err: "message", environ: ["LC_ALL=C.UTF-8"] };
 
-// run carries out virt-rotate and returns what it prints. Partly refused runs print, too.
-export async function run(args, told) {
+// run carries out virt-rotate and returns what it prints; told gets it as it comes, and what goes to
+// standard error with it. A command that fails or refuses tells why in both places.
+export function run(args, told) {
   const process = cockpit.spawn(["virt-rotate", ...args], { ...options, err: told ? "out" : "message" });
   if (told) process.stream(told);
-  try {
-    return await process;
-  } catch (ex) {
-    throw new Failed(args, ex);
-  }
+  return new Promise((done, failed) => process.then(done, (ex, data) => failed(new Failed(args, ex, data))));
 }
 
 // json is what a command prints with --output=json.
@@ -21,16 +18,17 @@ export async function json(args) {
 
 // A Failed command: its message is what the program said.
 export class Failed extends Error {
-  constructor(args, ex) {
-    super(explained(ex));
+  constructor(args, ex, data) {
+    super([data, explained(ex, data)].filter(Boolean).map((text) => text.trim()).join("\n"));
     this.command = ["virt-rotate", ...args].join(" ");
     this.status = ex.exit_status;
   }
 }
 
-function explained(ex) {
+function explained(ex, data) {
   if (ex.problem === "not-found") return "virt-rotate is not installed on this host.";
   if (ex.problem === "access-denied") return "This needs administrative access: use the button for it at the top of Cockpit.";
+  if (data && ex.exit_status && /exited with code/.test(ex.message)) return ""; // Cockpit's words, where there are better ones
   return (ex.message || ex.problem || String(ex)).trim();
 }
 
