@@ -29,7 +29,12 @@ function explained(ex, data) {
   if (ex.problem === "not-found") return "virt-rotate is not installed on this host.";
   if (ex.problem === "access-denied") return "This needs administrative access: use the button for it at the top of Cockpit.";
   if (data && ex.exit_status && /exited with code/.test(ex.message)) return ""; // Cockpit's words, where there are better ones
-  return (ex.message || ex.problem || String(ex)).trim();
+  const said = (ex.message || ex.problem || String(ex)).trim();
+  try {
+    return JSON.parse(said).error || said; // of a command that was asked for JSON
+  } catch {
+    return said;
+  }
 }
 
 // copied copies a file of a snapshot to a directory of its own, reads it from there, and takes it away.

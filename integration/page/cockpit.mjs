@@ -1,5 +1,5 @@
-// cockpit.mjs URL DIR TURN-OFF: does in Cockpit what an administrator does, and writes pictures into DIR.
-// TURN-OFF is a program that turns the guest off. The last line tells what was restored.
+// cockpit.mjs URL DIR TURN-OFF NAME TEXT: does in Cockpit what an administrator does, and writes pictures into DIR.
+// TURN-OFF is a program that turns the guest off; the guest g2 has a file NAME with TEXT in /home/ann. The last line tells what was restored.
 import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 import { execFileSync } from "node:child_process";
@@ -7,7 +7,7 @@ import { execFileSync } from "node:child_process";
 const require = createRequire(process.env.PAGE_MODULES + "/");
 const { chromium } = require("playwright-core");
 const axe = await readFile(require.resolve("axe-core/axe.min.js"), "utf8");
-const [url, dir, turnOff] = process.argv.slice(2);
+const [url, dir, turnOff, letterName, letter] = process.argv.slice(2);
 const wrong = [];
 const patience = 120000;
 
@@ -18,8 +18,9 @@ page.setDefaultTimeout(patience);
 page.on("console", (m) => m.type() === "error" && wrong.push(`console: ${m.text()}`));
 page.on("pageerror", (e) => wrong.push(`error: ${e.message}`));
 
-const guest = page.locator("section.guest");
-const names = () => page.locator(".snaps code").allTextContents();
+const guest = page.locator("section.guest", { has: page.getByRole("heading", { name: /^g1/ }) });
+const files = page.locator("section.guest", { has: page.getByRole("heading", { name: /^g2/ }) });
+const names = () => guest.locator(".snaps code").allTextContents();
 const step = (text) => console.log(`${new Date().toISOString().slice(11, 19)} ${text}`);
 const until = async (what, is) => {
   for (const end = Date.now() + patience; Date.now() < end; await page.waitForTimeout(250)) if (await is()) return;
@@ -44,7 +45,7 @@ try {
   await accessible("at first");
 
   const take = async (name, note, pin) => {
-    await page.getByRole("button", { name: "Take snapshot…" }).click();
+    await guest.getByRole("button", { name: "Take snapshot…" }).click();
     await dialog.getByLabel("Name").fill(name);
     await dialog.getByLabel("Note").fill(note);
     if (pin) await dialog.getByRole("checkbox").check();
@@ -62,7 +63,7 @@ try {
   await take("third", "", false);
 
   // An error is that of the command, in full.
-  await page.getByRole("button", { name: "Take snapshot…" }).click();
+  await guest.getByRole("button", { name: "Take snapshot…" }).click();
   await dialog.getByLabel("Name").fill("third");
   await press("Take snapshot");
   await dialog.locator("pre.error", { hasText: "third" }).waitFor();
@@ -73,14 +74,14 @@ try {
   await page.getByRole("button", { name: "Unpin third" }).waitFor();
   step("it is pinned");
 
-  await page.getByRole("button", { name: "Plan and run…" }).click();
+  await guest.getByRole("button", { name: "Plan and run…" }).click();
   await dialog.locator("pre", { hasText: "merge" }).waitFor();
   step("the plan is shown");
   await page.screenshot({ path: `${dir}/cockpit-plan.png` });
   // Somebody else watches.
   const other = await context.newPage();
   await other.goto(url);
-  await other.locator("section.guest").waitFor();
+  await other.locator("section.guest").first().waitFor();
   await press("Run");
   await other.getByRole("button", { name: "Look again" }).click();
   for (const end = Date.now() + patience; ; await other.waitForTimeout(300)) {
@@ -99,7 +100,7 @@ try {
 
   // The plug is pulled only by who types the guest's name, and nothing is done that was not shown.
   const restore = dialog.getByRole("button", { name: "Restore", exact: true });
-  await page.getByRole("button", { name: "Restore…" }).click();
+  await guest.getByRole("button", { name: "Restore…" }).click();
   if (!(await restore.isDisabled())) wrong.push("a restore that was not shown can be done");
   await dialog.getByLabel("Snapshot").selectOption("third");
   await dialog.getByLabel(/Pull the plug/).check();
@@ -119,7 +120,7 @@ try {
   execFileSync(turnOff);
   await page.getByRole("button", { name: "Look again" }).click();
   await until("it is off", async () => (await guest.textContent()).includes("shut off"));
-  await page.getByRole("button", { name: "Restore…" }).click();
+  await guest.getByRole("button", { name: "Restore…" }).click();
   await dialog.getByLabel("Snapshot").selectOption("third");
   await press("Show what it does");
   await until("it can be restored", async () => !(await restore.isDisabled()));
@@ -135,11 +136,28 @@ try {
   step(`a report is downloaded: ${file.suggestedFilename()}`);
 
   // The files of a guest that has no file system: the error is the command's.
-  await page.getByRole("button", { name: "Files…" }).click();
+  await guest.getByRole("button", { name: "Files…" }).click();
   await dialog.getByRole("checkbox").check();
   await press("Open");
   await dialog.locator("pre.error").waitFor();
   step(`files: ${(await dialog.locator("pre.error").textContent()).trim()}`);
+  await closed();
+
+  // A file of a guest that is off.
+  await files.getByRole("button", { name: "Take snapshot…" }).click();
+  await press("Take snapshot");
+  await dialog.locator("pre", { hasText: /done/ }).waitFor();
+  await closed();
+  await files.getByRole("button", { name: "Files…" }).click();
+  await dialog.getByRole("checkbox").check();
+  await press("Open");
+  await press("home/");
+  await press("ann/");
+  const [copy] = await Promise.all([page.waitForEvent("download"), press(letterName)]);
+  const read = await readFile(await copy.path(), "utf8");
+  if (read !== letter) wrong.push(`the file has ${JSON.stringify(read)}`);
+  await page.screenshot({ path: `${dir}/cockpit-files.png` });
+  step(`a file is downloaded: ${copy.suggestedFilename()}`);
   await closed();
 
   for (const [width, style] of [[1280, "light"], [1280, "dark"], [390, "light"], [390, "dark"]]) {

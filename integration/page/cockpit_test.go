@@ -38,6 +38,7 @@ func newCockpit(t *testing.T, policy string) *cockpit {
 	c := &cockpit{t: t, host: daemon.Host, dir: dir}
 	must(t, c.host.Define(t.Context(), guest.Spec{Name: "g1"}))
 	must(t, c.host.Start(t.Context(), "g1"))
+	c.defineFiles()
 	c.install(policy)
 	c.serve()
 	return c
@@ -47,17 +48,46 @@ func newCockpit(t *testing.T, policy string) *cockpit {
 func (c *cockpit) install(policy string) {
 	c.t.Helper()
 	page := filepath.Join(c.dir, "share", "cockpit", "virt-rotate")
-	must(c.t, os.MkdirAll(page, 0o755))
-	must(c.t, os.CopyFS(page, os.DirFS(top+"/cockpit")))
-	style, err := os.ReadFile(top + "/internal/page/page.css")
-	must(c.t, err)
-	must(c.t, os.WriteFile(filepath.Join(page, "page.css"), style, 0o644))
+	c.run(top+"/packaging/install-cockpit.sh", page)
 	program, err := binary()
 	must(c.t, err)
 	file := filepath.Join(c.dir, "policy.toml")
 	must(c.t, os.WriteFile(file, fmt.Appendf(nil, "connect = %q\nstate_dir = %q\n\n%s\n", c.host.URI(), filepath.Join(c.dir, "state"), policy), 0o644))
 	c.script("virt-rotate", `exec %q --policy %q "$@"`, program, file)
 	c.script("turn-off", `exec virsh -c %q destroy g1`, c.host.URI())
+}
+
+// filesXML is a guest in which nothing runs.
+const filesXML = `<domain type='qemu'><name>g2</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='pc'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vda' bus='virtio'/></disk>
+<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>`
+
+// letter is what is in a file of the guest g2, whose name is none that a shell or a page would like.
+const letter, letterName = "Dear reader\n", "a <b>letter; $(id) ü.txt"
+
+// defineFiles defines g2, which is off, with files on its disk.
+func (c *cockpit) defineFiles() {
+	c.t.Helper()
+	tree, raw, disk := filepath.Join(c.dir, "tree"), filepath.Join(c.dir, "raw"), filepath.Join(c.dir, "h", "g2.qcow2")
+	must(c.t, os.MkdirAll(filepath.Join(tree, "home", "ann"), 0o755))
+	must(c.t, os.WriteFile(filepath.Join(tree, "home", "ann", letterName), []byte(letter), 0o644))
+	c.run("truncate", "-s", "32M", raw)
+	c.run("mke2fs", "-q", "-t", "ext4", "-d", tree, raw)
+	c.run("qemu-img", "convert", "-O", "qcow2", raw, disk)
+	xml := filepath.Join(c.dir, "g2.xml")
+	must(c.t, os.WriteFile(xml, fmt.Appendf(nil, filesXML, disk), 0o644))
+	_, err := c.host.Virsh(c.t.Context(), "define", xml)
+	must(c.t, err)
+}
+
+func (c *cockpit) run(name string, args ...string) {
+	c.t.Helper()
+	cmd := exec.CommandContext(c.t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		c.t.Fatalf("%s: %v\n%s", name, err, out)
+	}
 }
 
 // script makes a command of the bridge's path.
@@ -102,11 +132,12 @@ func (c *cockpit) serve() {
 }
 
 // In a real Cockpit with a real guest: it is seen, a snapshot is taken, a merge is watched, the
-// snapshot is pinned and gone back to; then the guest's disk reads as it did at that moment.
+// snapshot is pinned and gone back to; then the guest's disk reads as it did at that moment. A file of another
+// guest is found and downloaded.
 func TestCockpit(t *testing.T) {
-	c := newCockpit(t, "[policy.p]\ndomains = [\"g*\"]\nevery = \"1s\"\nkeep = { last = 2 }\nmin_free = \"0%\"\nbandwidth = \"400KiB/s\"\n")
+	c := newCockpit(t, "[policy.p]\ndomains = [\"g*\"]\nevery = \"1s\"\nkeep = { last = 2 }\noffline = \"native\"\nmin_free = \"0%\"\nbandwidth = \"400KiB/s\"\n")
 	must(t, c.host.WaitWrites(t.Context(), "g1", 60))
-	out, err := node(t, "cockpit.mjs", c.url, pictures(t), filepath.Join(c.dir, "bin", "turn-off"))
+	out, err := node(t, "cockpit.mjs", c.url, pictures(t), filepath.Join(c.dir, "bin", "turn-off"), letterName, letter)
 	t.Log(out)
 	if err != nil {
 		t.Fatal(err)

@@ -81,6 +81,9 @@ func (p *plot) layers() []*chain.Layer {
 		}
 	}
 	for i := range p.d.Disks {
+		if p.d.Disks[i].ReadOnly { // nobody writes to it, and no snapshot has it
+			continue
+		}
 		for j := range p.d.Disks[i].Chain {
 			key := p.d.Disks[i].Chain[j].Key()
 			p.current[key] = true
