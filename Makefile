@@ -18,7 +18,7 @@ REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash files rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash files rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -123,6 +123,10 @@ tarball: ## the static tarball alone
 test-packages: ## the packages on fresh Debian systems with systemd, and a real guest; as root
 	integration/packages/tools.sh
 	$(GO) test $(TAGS),packages -count=1 -timeout $(LIMIT) -v ./integration/packages
+
+test-page: ## the page of report, and Cockpit's, in headless Chromium; as root
+	integration/page/tools.sh
+	$(GO) test $(TAGS),page -count=1 -timeout $(LIMIT) -v ./integration/page
 
 docs: ## the picture and the table of packages in docs/, made of their imports; needs graphviz
 	$(GO) run ./internal/archdoc

@@ -65,6 +65,24 @@ package() {
 	nfpm package --config "$stage/nfpm.yaml" --packager "$1" --target "$out/" >&2
 }
 
+# cockpit KIND: Cockpit's page in a package of its own, the same for all architectures.
+cockpit() {
+	root=$stage/$1-cockpit
+	doc=$root/usr/share/doc/virt-rotate-cockpit
+	packaging/install-cockpit.sh "$root/usr/share/cockpit/virt-rotate"
+	install -d "$doc"
+	if [ "$1" = deb ]; then
+		install -m 0644 packaging/deb/copyright "$doc/copyright"
+	else
+		install -D -m 0644 LICENSE "$root/usr/share/licenses/virt-rotate-cockpit/LICENSE"
+		install -m 0644 docs/page.md "$doc/page.md"
+	fi
+	dated "$root"
+	STAGE=$root
+	export STAGE
+	nfpm package --config packaging/nfpm-cockpit.yaml --packager "$1" --target "$out/" >&2
+}
+
 make_deb() {
 	root=$stage/deb
 	doc=$root/usr/share/doc/virt-rotate
@@ -75,6 +93,7 @@ make_deb() {
 	packed "$root/usr/share/man"
 	install -D -m 0644 packaging/deb/lintian-overrides "$root/usr/share/lintian/overrides/virt-rotate"
 	package deb "$(cat packaging/description)"
+	cockpit deb
 }
 
 # documents DIR: the lines of nfpm.yaml for all in it.
@@ -95,6 +114,7 @@ make_rpm() {
 	documents "$root-doc" >"$stage/documents"
 	sed -i "/@RPM-DOCUMENTS@/r $stage/documents" "$stage/nfpm.yaml"
 	package rpm "$(tail -n +2 packaging/description)"
+	cockpit rpm
 }
 
 # Alpine's libc is musl: its binary is built against that, with musl-gcc, or with cc where cc is musl's.

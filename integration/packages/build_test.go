@@ -62,6 +62,29 @@ func TestDeb(t *testing.T) {
 	}
 }
 
+// Cockpit's page is a package of its own, which wants the program of its version.
+func TestCockpitsPackages(t *testing.T) {
+	t.Parallel()
+	p := packagesOf(t, "")
+	lists := map[string]string{
+		p.cockpitDeb: output(t, exec.Command("sh", "-c", `dpkg-deb -c "$0" | awk '{ print substr($6, 2) }'`, p.cockpitDeb)),
+		p.cockpitRPM: output(t, exec.Command("rpm", "-qpl", p.cockpitRPM)),
+	}
+	for path, list := range lists {
+		for _, name := range []string{"manifest.json", "index.html", "index.js", "actions.js", "command.js", "dom.js", "page.css", "virt-rotate.css"} {
+			if !strings.Contains(list, "/usr/share/cockpit/virt-rotate/"+name+"\n") {
+				t.Errorf("%s: %s is not in it:\n%s", path, name, list)
+			}
+		}
+	}
+	if got := output(t, exec.Command("dpkg-deb", "-f", p.cockpitDeb, "Depends")); got != "virt-rotate (= "+p.version+"-1), cockpit-bridge (>= 239)\n" {
+		t.Errorf("it depends on %q", got)
+	}
+	if got := output(t, exec.Command("rpm", "-qpR", p.cockpitRPM)); !strings.Contains(got, "virt-rotate = "+p.version+"-1\n") {
+		t.Errorf("it requires %q", got)
+	}
+}
+
 func TestTheBinaryIsStrippedAndPositionIndependent(t *testing.T) {
 	t.Parallel()
 	p := packagesOf(t, "")

@@ -394,6 +394,7 @@ func (s *system) purges() {
 // packages are those of one version.
 type packages struct {
 	version, deb, rpm, apk, tarball string
+	cockpitDeb, cockpitRPM          string
 }
 
 // packagesOf builds the packages, of the checkout's version or of another one.
@@ -410,11 +411,12 @@ func packagesOf(t *testing.T, version string) packages {
 	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+dir)
 	output(t, cmd)
 	p := packages{version: version}
-	for kind, path := range map[string]*string{"deb": &p.deb, "rpm": &p.rpm, "apk": &p.apk, "tar.gz": &p.tarball} {
-		found, err := filepath.Glob(dir + "/*." + kind)
+	for pattern, path := range map[string]*string{"virt-rotate[_-][0-9]*.deb": &p.deb, "virt-rotate-[0-9]*.rpm": &p.rpm, "*.apk": &p.apk, "*.tar.gz": &p.tarball,
+		"virt-rotate-cockpit*.deb": &p.cockpitDeb, "virt-rotate-cockpit*.rpm": &p.cockpitRPM} {
+		found, err := filepath.Glob(dir + "/" + pattern)
 		must(t, err)
 		if len(found) != 1 {
-			t.Fatalf("packages of kind %s: %q", kind, found)
+			t.Fatalf("packages %s: %q", pattern, found)
 		}
 		*path = found[0]
 	}

@@ -22,6 +22,7 @@ var common = []string{
 	"share/man/man1/virt-rotate-files.1",
 	"share/man/man1/virt-rotate-image.1",
 	"share/man/man1/virt-rotate-policy.1",
+	"share/man/man1/virt-rotate-report.1",
 	"share/man/man1/virt-rotate-restore.1",
 	"share/man/man1/virt-rotate-run.1",
 	"share/man/man1/virt-rotate-snapshot.1",

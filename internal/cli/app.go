@@ -22,6 +22,7 @@ names, and keeps the disk chains short. It runs from cron or a systemd timer.
    virt-rotate run                  do it (the cron line)
    virt-rotate status               see how the guests stand
    virt-rotate check                whether all are protected, for Nagios and Icinga
+   virt-rotate report -o FILE       show them on a page
    virt-rotate history              see what the runs did
    virt-rotate restore GUEST SNAP   go back to a snapshot; export and serve take one out
    virt-rotate cp GUEST@SNAP:/FILE DIR   get files back; ls, mount and diff look at them

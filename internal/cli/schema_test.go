@@ -30,7 +30,7 @@ func schemas(t *testing.T) map[string][]byte {
 	t.Helper()
 	t.Chdir("../..") // comments are known by the paths of their packages
 	r := &jsonschema.Reflector{Anonymous: true, AllowAdditionalProperties: true, ExpandedStruct: true, Mapper: spelledOut}
-	for _, dir := range []string{"internal/cli", "internal/formats", "internal/history", "internal/libvirthost", "policy", "rotate"} {
+	for _, dir := range []string{"internal/cli", "internal/formats", "internal/history", "internal/libvirthost", "internal/page", "policy", "rotate"} {
 		if err := r.AddGoComments("github.com/virt-rotate/virt-rotate", dir); err != nil {
 			t.Fatal(err)
 		}

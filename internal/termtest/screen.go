@@ -62,3 +62,6 @@ func (s *Screen) All() string { return s.tmux("capture-pane", "-p", "-J", "-S", 
 
 // Type sends a line, with the key that ends it.
 func (s *Screen) Type(line string) { s.tmux("send-keys", line, "Enter") }
+
+// Press presses a key that tmux has a name for, such as C-c.
+func (s *Screen) Press(key string) { s.tmux("send-keys", key) }

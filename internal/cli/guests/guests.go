@@ -8,7 +8,7 @@ import (
 // Commands are the commands for guests, which need no word before them.
 func Commands(e *term.Env) []*cli.Command {
 	return []*cli.Command{
-		planCommand(e), runCommand(e), statusCommand(e), checkCommand(e), metricsCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
+		planCommand(e), runCommand(e), statusCommand(e), checkCommand(e), reportCommand(e), metricsCommand(e), historyCommand(e), treeCommand(e), restoreCommand(e),
 		snapshotCommand(e), pinCommand(e), unpinCommand(e), deleteCommand(e), pruneCommand(e), adoptCommand(e),
 		lsCommand(e), cpCommand(e), mountCommand(e), diffCommand(e),
 		exportCommand(e), importCommand(e), verifyCommand(e), serveCommand(e), doctorCommand(e), policyCommand(e),

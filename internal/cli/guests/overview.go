@@ -36,12 +36,18 @@ func overview(e *term.Env, c *cli.Context) error {
 		fmt.Fprintln(e.Err, "virt-rotate: no policy covers a domain of this host")
 		return nil
 	}
+	_, err = io.WriteString(e.Out, strings.Join(s.overviewLines(e.Out), "\n")+"\n")
+	return err
+}
+
+// overviewLines are the heading and a line for each guest, as they fit on w.
+func (s *survey) overviewLines(w io.Writer) []string {
 	rows := [][]string{{"GUEST", "STATE", "SNAPSHOTS", "NEWEST", "CHAIN", "ON DISK", "VERDICT"}}
 	for i := range s.verdicts {
 		rows = append(rows, s.row(&s.verdicts[i]))
 	}
-	paint := newPainter(e.Out)
-	return table(e.Out, rows, term.Width(e.Out), func(i int, text string) string {
+	paint := newPainter(w)
+	return tableLines(rows, term.Width(w), func(i int, text string) string {
 		if i == 0 {
 			return text
 		}
@@ -100,26 +106,26 @@ func (p painter) verdict(level rotate.Level, text string) string {
 	return text
 }
 
-// table writes rows in columns. The last column is cut where the line would be longer than
+// tableLines are rows in columns. The last column is cut where the line would be longer than
 // width, unless that is 0, and finish may change it then.
-func table(w io.Writer, rows [][]string, width int, finish func(i int, text string) string) error {
+func tableLines(rows [][]string, width int, finish func(i int, text string) string) []string {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
 			widths[i] = max(widths[i], len([]rune(cell)))
 		}
 	}
-	var b strings.Builder
+	var lines []string
 	for n, row := range rows {
+		var b strings.Builder
 		used, last := 0, len(row)-1
 		for i, cell := range row[:last] {
 			fmt.Fprintf(&b, "%-*s  ", widths[i], cell)
 			used += widths[i] + 2
 		}
-		b.WriteString(finish(n, cut(row[last], width, used)) + "\n")
+		lines = append(lines, b.String()+finish(n, cut(row[last], width, used)))
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+	return lines
 }
 
 // mostCut is how short a text may become, in letters.

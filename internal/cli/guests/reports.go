@@ -1,6 +1,9 @@
 package guests
 
-import "github.com/virt-rotate/virt-rotate/rotate/observe"
+import (
+	"github.com/virt-rotate/virt-rotate/internal/page"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
 
 // Reports are what the commands print as JSON, each by the words of its command.
 func Reports() map[string]any {
@@ -10,6 +13,6 @@ func Reports() map[string]any {
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
 		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},
-		"ls": listReport{}, "diff": diffReport{},
+		"report": page.Model{}, "ls": listReport{}, "diff": diffReport{},
 	}
 }

@@ -27,12 +27,17 @@ type statusReport struct {
 func statusCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "tell how the domains stand: snapshots, chains, space, last run, what is due",
-		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{term.OutputFlag()}, OnUsageError: term.UsageError,
+		ArgsUsage: "[DOMAIN…]", Flags: []cli.Flag{term.OutputFlag(),
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "on a terminal: show the line of each guest, and how far merges are, until ^C"}}, OnUsageError: term.UsageError,
 		Description: "Without names, one line for each guest, with the verdict of virt-rotate check; with names, or\n" +
-			"globs of names, all of it: '*' is everything.\n\n" + term.ExitHelp,
+			"globs of names, all of it: '*' is everything.\n\n" +
+			"   virt-rotate status --watch\n\n" + term.ExitHelp,
 		Action: func(c *cli.Context) error {
 			if err := term.CheckOutput(c); err != nil {
 				return err
+			}
+			if c.Bool("watch") {
+				return watch(e, c)
 			}
 			if c.String("output") == "human" && c.NArg() == 0 {
 				return overview(e, c)

@@ -37,7 +37,8 @@ type survey struct {
 	log     *history.Store
 	totals  map[string]history.Totals
 	runs    history.HostRuns
-	newest  map[string]history.Entry // of each domain, the last entry of a run on it
+	newest  map[string]history.Entry   // of each domain, the last entry of a run on it
+	byName  map[string][]history.Entry // the newest entries of each domain, oldest first
 	working bool
 	notes   []string // what could not be read of the records
 
@@ -248,7 +249,7 @@ func (s *survey) entries(names []string) map[string][]history.Entry {
 	}
 	entries, err := s.log.Read(history.Query{Domains: names, Each: pastEntries})
 	s.note(err)
-	s.newest = map[string]history.Entry{}
+	s.newest, s.byName = map[string]history.Entry{}, by
 	for i := range entries {
 		e := &entries[i]
 		by[e.Domain] = append(by[e.Domain], *e)

@@ -15,7 +15,12 @@ import (
 
 // action wraps what an sr command does with the repository that is its argument.
 func action(e *term.Env, do func(r *images.Run, repo *vhdbridge.Repository) error) cli.ActionFunc {
-	return images.Action(e, 1, mostVolumes, func(r *images.Run) error {
+	return images.Action(e, 1, mostVolumes, onRepository(do))
+}
+
+// onRepository finds the repository of a command, and does something with it.
+func onRepository(do func(r *images.Run, repo *vhdbridge.Repository) error) func(*images.Run) error {
+	return func(r *images.Run) error {
 		dir, err := filepath.Abs(r.Arg(0))
 		if err != nil {
 			return err
@@ -27,7 +32,7 @@ func action(e *term.Env, do func(r *images.Run, repo *vhdbridge.Repository) erro
 			return term.Usagef("%s: want one directory, or the physical volumes of one repository", r.Arg(1))
 		}
 		return withRepository(r, dir, nil, do)
-	})
+	}
 }
 
 // withRepository does something with the repository in dir. Describe, if not nil, tells more of

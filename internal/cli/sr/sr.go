@@ -15,7 +15,7 @@ const exitHelp = `Exit status:
 
 const description = `Storage repositories of XenServer and XCP-ng, detached from their hosts: directories
 of VHDs (UUID.vhd, UUID.raw, UUID.qcow2), or of logical volumes or copies of such
-(VHD-UUID, LV-UUID, QCOW2-UUID). Scan, check and convert also take the physical volumes of
+(VHD-UUID, LV-UUID, QCOW2-UUID). Scan, report, check and convert also take the physical volumes of
 a repository on LVM (PV), devices or copies of such in files, raw or qcow2: they need no LVM,
 and only read. A node that is damaged, an orphan or in use spoils its
 own tree only.
@@ -29,12 +29,12 @@ own tree only.
 // Command is sr, with its subcommands.
 func Command(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "sr", Usage: "look at, check, coalesce, convert and repair XenServer storage repositories", OnUsageError: term.UsageError,
+		Name: "sr", Usage: "look at, show, check, coalesce, convert and repair XenServer storage repositories", OnUsageError: term.UsageError,
 		Description: description, HideHelpCommand: true,
-		Subcommands: []*cli.Command{scanCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e), repairCommand(e)},
+		Subcommands: []*cli.Command{scanCommand(e), reportCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e), repairCommand(e)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return term.Usagef("sr %q: want scan, check, coalesce, convert or repair", c.Args().First())
+				return term.Usagef("sr %q: want scan, report, check, coalesce, convert or repair", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

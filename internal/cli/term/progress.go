@@ -191,9 +191,11 @@ func part(done, total int64) float64 {
 }
 
 // barText is a bar for logs.
-func barText(done, total int64) string {
-	const width = 24
-	filled := int(part(done, total) * width)
+func barText(done, total int64) string { return Bar(done, total, 24) }
+
+// Bar is a bar of that width, beside its ends.
+func Bar(done, total int64, width int) string {
+	filled := int(part(done, total) * float64(width))
 	return "[" + strings.Repeat("#", filled) + strings.Repeat(".", width-filled) + "]"
 }
 

@@ -67,13 +67,19 @@ func SizeText(n int64) string {
 
 // Width is the number of columns of the terminal that w leads to; 0 where it is none.
 func Width(w io.Writer) int {
+	width, _ := Size(w)
+	return width
+}
+
+// Size is how many columns and lines the terminal has that w leads to; 0 where it is none.
+func Size(w io.Writer) (width, height int) {
 	f, ok := w.(*os.File)
 	if !ok {
-		return 0
+		return 0, 0
 	}
-	width, _, err := term.GetSize(int(f.Fd()))
+	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
-	return width
+	return width, height
 }
