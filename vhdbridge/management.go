@@ -168,13 +168,21 @@ func (r *Repository) Name(vdis map[string]VDI) {
 	}
 }
 
-// called is what somebody who looks at the tree wants to know of a VDI: inner nodes have no
-// names of their own.
+// called is what somebody who looks at the tree wants to know of a VDI.
 func (n *Node) called() string {
-	if n.Known == nil || n.Hidden || n.Known.Name == "" {
+	if text := n.Called(); text != "" {
+		return "  " + text
+	}
+	return ""
+}
+
+// Called is what a VDI is called, and whose it is, each name in quotes; "": it is not known.
+// Inner nodes have no names of their own.
+func (n *Node) Called() string {
+	if n.Known == nil || n.Hidden || n.Known.Name == "" && n.Known.VM == "" {
 		return ""
 	}
-	text := fmt.Sprintf("  %q", n.Known.Name)
+	text := fmt.Sprintf("%q", n.Known.Name)
 	if n.Known.VM != "" {
 		text += fmt.Sprintf(", disk %s of %q", n.Known.Device, n.Known.VM)
 	}
