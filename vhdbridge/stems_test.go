@@ -28,7 +28,9 @@ func TestFilesAreCalledByGuestsAndDisks(t *testing.T) {
 	if repo.Stems() != nil {
 		t.Error("nothing is known")
 	}
-	guest := func(uuid, name, device string) VDI { return VDI{VM: name, Device: device, Guest: Owner{UUID: uuid, Name: name}} }
+	guest := func(uuid, name, device string) VDI {
+		return VDI{VM: name, Device: device, Guest: Owner{UUID: uuid, Name: name}}
+	}
 	snap := guest("w", "mail.example.com", "0")
 	snap.Snapshot, snap.Guest.Snapshot, snap.Guest.SnapshotName = true, "s", "x/../y.20240117T031500Z\n.a-20240117T031500Z"
 	repo.Name(map[string]VDI{

@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"cmp"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -56,9 +58,9 @@ func (p *Pool) add(source []*record) {
 		p.records, p.order = map[string]map[string]*record{}, map[string][]string{}
 	}
 	uuids := map[string]string{} // by class and reference
-	for _, r := range source {
-		if r.uuid() == "" { // what only others refer to
-			r.fields["uuid"] = r.ref
+	for i, r := range source {
+		if r.uuid() == "" { // what nobody refers to but by reference
+			r.fields["uuid"] = cmp.Or(r.ref, fmt.Sprintf("record %d", i))
 		}
 		uuids[r.class+" "+r.ref] = r.uuid()
 	}
@@ -66,7 +68,6 @@ func (p *Pool) add(source []*record) {
 		r.resolve(uuids)
 		old := p.records[r.class][r.uuid()]
 		switch {
-		case r.uuid() == "":
 		case old != nil:
 			maps.Copy(old.fields, r.fields)
 			maps.Copy(old.maps, r.maps)
