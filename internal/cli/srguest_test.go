@@ -118,10 +118,10 @@ func TestGuestsThatCannotBeChosen(t *testing.T) {
 		sample + "--vm web/1 --salvage":                     "--salvage",
 		sample + "--vm web/1 -O raw":                        "make chains",
 		sample + "--names web.xva":                          "tells itself",
-		sample + "--bus ide":                                "--bus goes with --define",
+		sample + "--bus ide":                                "go with --define",
 		sample + "--define a --bus scsi":                    "want auto, virtio, sata, ide",
 		sample + "--define a --network br0":                 "bridge:BRIDGE",
-		sample + "--fix-guest":                              "--fix-guest goes with --define",
+		sample + "--fix-guest":                              "go with --define",
 		sample + "--define a --policy-name a/b --vm nobody": "--policy-name",
 	} {
 		_, errs, code := call(t, strings.Fields(line)...)

@@ -43,7 +43,7 @@ func checkDomainFlags(r *images.Run) error {
 	case !asked(r):
 		for _, name := range []string{"policy-name", "no-snapshots", "bus", "network", "fix-guest"} {
 			if r.IsSet(name) {
-				return term.Usagef("--%s goes with --define NAME", name)
+				return term.Usagef("--policy-name, --no-snapshots, --bus, --network and --fix-guest go with --define NAME")
 			}
 		}
 	case r.IsSet("define") && r.String("define") == "":
