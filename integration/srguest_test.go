@@ -366,3 +366,60 @@ func makeBootable(t *testing.T, pv string, was, sector []byte) {
 	_, err = f.WriteAt(sector, found)
 	must(t, err)
 }
+
+// fakeV2V stands for virt-v2v-in-place: it writes to the disks that the XML names, or fails.
+const fakeV2V = `#!/bin/sh
+[ "$1" = -i ] && [ "$2" = libvirtxml ] || exit 9
+for disk in $(sed -n 's/.*<source file="\([^"]*\)".*/\1/p' "$3"); do
+	qemu-io -f qcow2 -c 'write -P 0xf1 2m 64k' "$disk" || exit 8
+done
+exit %d
+`
+
+// A guest is changed for KVM in layers of their own: what was below is one more snapshot. If
+// that fails nothing is left of it, and all else is defined.
+func TestAGuestIsChangedAboveItsSnapshots(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	root, data := guestDisks(t)
+	must(t, os.Mkdir(b.path("sr"), 0o755))
+	must(t, os.Mkdir(b.path("bin"), 0o755))
+	writeVHDs(t, b.path("sr"), rootDisk, root)
+	writeVHDs(t, b.path("sr"), dataDisk, data)
+	must(t, os.WriteFile(b.path("pool.xml"), []byte(poolXML("web")), 0o600))
+	b.writePolicy(keepThreeNights)
+	b.env = []string{"PATH=" + b.path("bin") + ":" + os.Getenv("PATH")}
+	convert := func(name string, exit int) result {
+		return b.rotate("sr", "convert", b.path("sr"), "--names", b.path("pool.xml"), "--vm", "web", "--define", name, "--to", b.path("to-"+name), "--fix-guest").wantExit(t, exit)
+	}
+	must(t, os.WriteFile(b.path("bin/virt-v2v-in-place"), fmt.Appendf(nil, fakeV2V, 1), 0o755))
+	r := convert("failed", 3)
+	wantTold(t, r, "the guest was not changed", "virtio_blk", "defined domain failed")
+	b.wantMoments("failed", []string{"hda", "hdb"}, root, data)
+	if files, err := filepath.Glob(b.path("to-failed", "*")); err != nil || len(files) != 2*moments {
+		t.Errorf("%q %v", files, err)
+	}
+
+	must(t, os.WriteFile(b.path("bin/virt-v2v-in-place"), fmt.Appendf(nil, fakeV2V, 0), 0o755))
+	r = convert("fixed", 0)
+	wantTold(t, r, "the guest was changed", "the state before the guest was changed", "another domain here has the guest's UUID")
+	names := b.snapshotNames("fixed")
+	if len(names) != moments {
+		t.Fatalf("%q", names)
+	}
+	sums := b.stateSums("fixed", "vda", "vdb")
+	for n := range moments {
+		if sums[n][0] != sumOf(root[n]) || sums[n][1] != sumOf(data[n]) {
+			t.Errorf("moment %d has changed", n)
+		}
+	}
+	changed := slices.Clone(root[moments-1])
+	copy(changed[2<<20:], bytes.Repeat([]byte{0xf1}, 64<<10))
+	if sums[moments][0] != sumOf(changed) {
+		t.Error("the guest has not changed")
+	}
+	b.bootsAndWrites("fixed", "vdb")
+	b.rotate("run", "--now", "fixed").wantExit(t, 0)
+	b.destroy("fixed")
+	b.rotate("doctor", "fixed").wantExit(t, 0)
+}

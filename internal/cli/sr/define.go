@@ -250,6 +250,7 @@ func (d *domain) newDomain(dir string) libvirthost.NewDomain {
 	n := libvirthost.NewDomain{Name: d.name, XML: d.like.XML}
 	for i, node := range d.Disks {
 		chain := layers(node)
+		d.chains = append(d.chains, chain)
 		n.Disks = append(n.Disks, libvirthost.NewDisk{Target: d.targets[i], Active: chain[len(chain)-1]})
 	}
 	for _, s := range d.Snapshots {

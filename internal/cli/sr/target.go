@@ -15,6 +15,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/pool"
 )
 
@@ -27,7 +28,9 @@ type target struct {
 	print   io.Writer // where to
 	targets []string  // of the disks; "": the next one
 	host    *libvirthost.Host
-	notes   []string // what is to be told of the guest once it is defined
+	notes   []string       // what is to be told of the guest once it is defined
+	fresh   bool           // the domain is made of what is known of the guest
+	chains  [][]host.Layer // of the disks, base first
 }
 
 // wants tells whether there is a domain, which needs all that is converted.
@@ -46,6 +49,8 @@ func checkDomainFlags(r *images.Run) error {
 				return term.Usagef("--policy-name, --no-snapshots, --bus, --network and --fix-guest go with --define NAME")
 			}
 		}
+	case r.IsSet("fix-guest") && !r.IsSet("define"):
+		return term.Usagef("--fix-guest goes with --define NAME")
 	case r.IsSet("define") && r.String("define") == "":
 		return term.Usagef("--define wants the name of the domain")
 	case r.Bool("flatten"):
@@ -121,6 +126,7 @@ func (d *target) ask() error {
 	case err != nil || !d.like.Plain:
 		return err
 	case d.guest != nil:
+		d.fresh = true
 		return d.likeGuest(d.String("bus"))
 	}
 	if i := slices.IndexFunc(d.targets, func(target string) bool { return target != "" }); i >= 0 {

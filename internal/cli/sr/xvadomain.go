@@ -241,6 +241,7 @@ func (p *xvaRun) defineGuest() error {
 	n := libvirthost.NewDomain{Name: g.name, XML: g.like.XML}
 	for i, stack := range g.stacks {
 		layers := g.layers(dir, i, len(stack))
+		g.chains = append(g.chains, layers)
 		n.Disks = append(n.Disks, libvirthost.NewDisk{Target: g.targets[i], Active: layers[len(layers)-1]})
 	}
 	var was []string
