@@ -3,6 +3,8 @@ package integration_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
+	endian "encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -422,4 +424,58 @@ func TestAGuestIsChangedAboveItsSnapshots(t *testing.T) {
 	b.rotate("run", "--now", "fixed").wantExit(t, 0)
 	b.destroy("fixed")
 	b.rotate("doctor", "fixed").wantExit(t, 0)
+}
+
+// The variables that a guest of XenServer booted by are those of its firmware here, and UEFI
+// takes them for its own: it adds to them.
+func TestAGuestBootsByItsUEFIVariables(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	root, _ := guestDisks(t)
+	entry := append([]byte{1, 0, 0, 0, 4, 0}, []byte("f\x00r\x00o\x00m\x00-\x00x\x00e\x00n\x00\x00\x00\x7f\xff\x04\x00")...) // attributes, length of the path, "from-xen", end of the path
+	machines := []xvatest.Machine{{ID: "Ref:1", Name: "web", UUID: guestVM, Fields: map[string]string{"memory_static_max": "268435456", "VCPUs_max": "1", "HVM_boot_policy": "BIOS order"},
+		Maps: map[string]map[string]string{"HVM_boot_params": {"order": "c", "firmware": "uefi"}, "NVRAM": {"EFI-variables": base64.StdEncoding.EncodeToString(varstored("Boot0042", entry))}}}}
+	disk := xvatest.Disk{ID: "Ref:4", UUID: rootDisk, Name: "disk", Device: "0", Drive: "Disk", VM: "Ref:1", Content: root[0]}
+	must(t, os.WriteFile(b.path("web.xva"), xvatest.Tar(xvatest.MembersOf(machines, false, disk)), 0o600))
+	b.rotate("sr", "convert", b.path("web.xva"), "--define", "web", "--to", b.path("images")).wantExit(t, 0)
+	vars := b.path("images/web_VARS.fd")
+	if xml := b.virsh("dumpxml", "web"); !strings.Contains(xml, vars) || !strings.Contains(xml, "pflash") {
+		t.Errorf("%s", xml)
+	}
+	before, err := os.ReadFile(vars)
+	must(t, err)
+	if !bytes.Contains(before, entry) {
+		t.Error("the entry is not in the file")
+	}
+	b.emulated("web")
+	b.virsh("start", "web")
+	must(t, guest.Await(t.Context(), "the firmware to add variables", func() (bool, error) {
+		now, err := os.ReadFile(vars)
+		return bytes.Contains(now, []byte("B\x00o\x00o\x00t\x00O\x00r\x00d\x00e\x00r\x00")), err
+	}))
+	b.destroy("web")
+	if after, err := os.ReadFile(vars); err != nil || !bytes.Contains(after, entry) || bytes.Equal(after, before) {
+		t.Errorf("the firmware has dropped the entry: %v", err)
+	}
+	r := b.rotate("sr", "convert", b.path("web.xva"), "--define", "web", "--to", b.path("images"))
+	if r.Exit != 4 || !strings.Contains(r.Stderr, "is there already") {
+		t.Errorf("%v", r)
+	}
+}
+
+// varstored is one variable as XenServer's database has it.
+func varstored(name string, data []byte) []byte {
+	le := endian.LittleEndian
+	var body []byte
+	body = le.AppendUint64(body, uint64(2*len(name)))
+	for _, c := range []byte(name) {
+		body = append(body, c, 0)
+	}
+	body = append(le.AppendUint64(body, uint64(len(data))), data...)
+	body = append(body, 0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c)
+	body = le.AppendUint32(body, 7)
+	body = append(body, make([]byte, 16+32)...)
+	b := le.AppendUint32([]byte("VARS"), 1)
+	b = le.AppendUint64(le.AppendUint64(b, 1), uint64(len(body)))
+	return append(b, body...)
 }

@@ -50,7 +50,11 @@ func (d *target) likeGuest(bus string) error {
 		}
 	}
 	x.Disks = places
-	if err := d.networks(&x, bus); err != nil {
+	err := d.networks(&x, bus)
+	if err != nil {
+		return err
+	}
+	if x.Firmware, err = d.firmware(); err != nil {
 		return err
 	}
 	d.noteBoot()
@@ -149,8 +153,8 @@ func (d *target) noteBoot() {
 	if g.Paravirtual {
 		d.note("it was paravirtual (PV): XenServer took a kernel from its disk and started that. It needs a boot loader and a kernel for real hardware: docs/migration.md, \"Paravirtual guests\"")
 	}
-	if g.UEFI && g.Variables == nil {
-		d.note("it boots by UEFI, and its variables are not told: the firmware looks for \\EFI\\BOOT\\BOOTX64.EFI; if that is not there, choose the boot loader in the firmware's menu")
+	if g.UEFI && d.vars == nil {
+		d.note("it boots by UEFI, and which boot loader is not told: the firmware looks for \\EFI\\BOOT\\BOOTX64.EFI; if that is not there, choose the boot loader in the firmware's menu")
 	}
 	if g.SecureBoot {
 		d.note("Secure Boot was on; it is off here")

@@ -31,6 +31,7 @@ type target struct {
 	notes   []string       // what is to be told of the guest once it is defined
 	fresh   bool           // the domain is made of what is known of the guest
 	chains  [][]host.Layer // of the disks, base first
+	vars    *varsFile      // of the guest's firmware; nil: libvirt makes it
 }
 
 // wants tells whether there is a domain, which needs all that is converted.
@@ -161,7 +162,11 @@ func (d *target) defineAs(n libvirthost.NewDomain, was []string) error {
 	if err != nil {
 		return err
 	}
+	if err := d.vars.write(); err != nil {
+		return fmt.Errorf("the images are there, but the domain %s was not defined: %w", d.name, err)
+	}
 	if _, err := d.host.Define(d.Ctx(), n); err != nil {
+		err = errors.Join(err, d.vars.remove())
 		return fmt.Errorf("the images are there, but the domain %s was not defined: %w", d.name, err)
 	}
 	d.told(n, was, "defined")
