@@ -133,3 +133,50 @@ func TestGuestsThatCannotBeChosen(t *testing.T) {
 		t.Error("x was made")
 	}
 }
+
+// With names, convert calls files, and check tells nodes, by guests and disks; without, nothing
+// is other than it was.
+func TestRepositoriesAreToldByGuestsAndDisks(t *testing.T) {
+	sample(t, "01-linear")
+	shell(t, ".", "qemu-img create -q -f raw fs.raw 2M && mkfs.ext3 -q -F fs.raw")
+	db := `<database><table name="VM"><row ref="v" uuid="u1" name__label="../web%.1%n"/></table><table name="VDI"><row ref="d" uuid="c5" name__label="root" managed="true"/></table>` +
+		`<table name="VBD"><row ref="b" VM="v" VDI="d" type="Disk" userdevice="0"/></table></database>`
+	writeTestFile(t, "pool.xml", []byte(db))
+	before := dirSums(t, "sr")
+	must(t, "sr", "convert", "sr", "--to", "plain", "--keep-all")
+	must(t, "sr", "convert", "sr", "--to", "named", "--keep-all", "--names", "pool.xml")
+	if names := namesIn(t, "plain"); !sameSet(names, []string{"base.qcow2", "c1.qcow2", "c2.qcow2", "c3.qcow2", "c4.qcow2", "c5.qcow2"}) {
+		t.Errorf("%q", names)
+	}
+	want := []string{"web-1-disk0.qcow2", "web-1-disk0-base-base.qcow2", "web-1-disk0-base-c1.qcow2", "web-1-disk0-base-c2.qcow2", "web-1-disk0-base-c3.qcow2", "web-1-disk0-base-c4.qcow2"}
+	if names := namesIn(t, "named"); !sameSet(names, want) {
+		t.Errorf("%q", names)
+	}
+	if a, b := guestSum(t, "qcow2", "plain/c5.qcow2"), guestSum(t, "qcow2", "named/web-1-disk0.qcow2"); a != b {
+		t.Errorf("%s, %s", a, b)
+	}
+	out := must(t, "sr", "convert", "sr", "--to", "dry", "--names", "pool.xml", "--vm", "u1", "--dry-run", "--output=json")
+	if !strings.Contains(out, `"named"`) || !strings.Contains(out, `"uuid": "c5"`) || !strings.Contains(out, "web-1-disk0.qcow2") {
+		t.Errorf("%s", out)
+	}
+	if _, out, _ := try(t, "sr", "check", "--names", "pool.xml", "sr"); !strings.Contains(out, `c5.vhd ("root", disk 0 of "../web 1\n"): no errors`) {
+		t.Errorf("%s", out)
+	}
+	for line, want := range map[string]string{
+		"sr scan sr --names fs.raw":                                     "debugfs -R 'dump /POOL.db",
+		"sr check sr --names fs.raw --names pool.xml":                   "fs.raw: it is a disk with an ext file system",
+		"sr convert sr --to x --names pool.xml --names sr/base.vhd":     "a VHD",
+		"sr convert sr --to x --names pool.xml --vm nobody":             `there are "../web 1\n"`,
+		"sr convert sr --to x --vm web":                                 "--names",
+		"sr convert sr --to x --names pool.xml --vm u1 --vdi c5":        "does not go with --vdi",
+		"sr convert sr --to x --names pool.xml --define web --vm other": "no such VM",
+	} {
+		_, errs, code := call(t, strings.Fields(line)...)
+		if code == 0 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s", line, code, errs)
+		}
+	}
+	if !slices.Equal(dirSums(t, "sr"), before) {
+		t.Error("the repository has changed")
+	}
+}

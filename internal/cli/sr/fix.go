@@ -31,7 +31,7 @@ func (d *target) fix(n *libvirthost.NewDomain) (fixed bool, err error) {
 	}
 	program, err := exec.LookPath(fixProgram)
 	if err != nil {
-		d.tell("%s is not installed (package virt-v2v): the guest was not changed", fixProgram)
+		d.tell("%s is not installed (packages virt-v2v and nbdkit): the guest was not changed", fixProgram)
 		d.byHand()
 		return false, nil
 	}
