@@ -240,7 +240,7 @@ func TestADefinitionThatFailsIsTakenBack(t *testing.T) {
 	defer h.Close()
 	active := host.Layer{Path: b.disk("g", "vda").Path, Kind: "file", Format: "qcow2"}
 	snap := func(name string) libvirthost.NewSnapshot {
-		return libvirthost.NewSnapshot{Name: name, Time: time.Now(), Overlay: b.path("other.qcow2"), State: []host.Layer{active}}
+		return libvirthost.NewSnapshot{Name: name, Time: time.Now(), Disks: []libvirthost.NewState{{Overlay: b.path("other.qcow2"), State: []host.Layer{active}}}}
 	}
 	active.Path = b.path("other.qcow2")
 	for _, name := range []string{"g", "new"} {

@@ -15,12 +15,12 @@ func TestTimesOfSnapshotsAreInTheOrderOfTheirStates(t *testing.T) {
 		{[]int{1, 20, 30}, []int{1, 10, 10}},
 		{nil, nil},
 	} {
-		var taken []Taken
+		var sets []Set
 		for _, h := range c.says {
-			taken = append(taken, Taken{Node: &Node{Created: hour(h)}})
+			sets = append(sets, Set{Time: hour(h)})
 		}
 		var got []int
-		for _, at := range takenAt(taken, hour(10)) {
+		for _, at := range takenAt(sets, hour(10)) {
 			got = append(got, at.Hour())
 		}
 		if !slices.Equal(got, c.want) {

@@ -42,6 +42,14 @@ type VDI struct {
 	// VM is the name of the guest whose disk it is, Device which one: 0 for the first. Of a
 	// snapshot, the name is that of the guest's snapshot. "": not known.
 	VM, Device string
+	Guest      Owner
+}
+
+// An Owner is the VM that has a disk, or of whose snapshot it is.
+type Owner struct {
+	UUID, Name string // of the VM itself; "": not known
+	// Snapshot is the UUID of the VM's snapshot that has it, "" if that is none.
+	Snapshot, SnapshotName string
 }
 
 // ReadManagement reads a management volume. What of it cannot be read is left out, and told
@@ -125,12 +133,12 @@ func (e *managementEntry) parse(text string) error {
 func (e *managementEntry) vdi() VDI {
 	v := VDI{UUID: e.UUID, Name: e.Name, Description: e.Description, Managed: e.Managed == "1",
 		Snapshot: e.Snapshot == "1", SnapshotOf: e.SnapshotOf, ReadOnly: e.ReadOnly == "1"}
-	v.SnapshotTime, _ = xapiTime(e.SnapshotTime) // left out where it is not known
+	v.SnapshotTime, _ = PoolTime(e.SnapshotTime) // left out where it is not known
 	return v
 }
 
-// xapiTime reads a time as xapi writes it, with dashes or without.
-func xapiTime(text string) (time.Time, error) {
+// PoolTime reads a time as xapi writes it, with dashes or without.
+func PoolTime(text string) (time.Time, error) {
 	t, err := time.Parse("20060102T15:04:05Z", text)
 	if err != nil {
 		t, err = time.Parse(time.RFC3339, text)
@@ -160,13 +168,21 @@ func (r *Repository) Name(vdis map[string]VDI) {
 	}
 }
 
-// called is what somebody who looks at the tree wants to know of a VDI: inner nodes have no
-// names of their own.
+// called is what somebody who looks at the tree wants to know of a VDI.
 func (n *Node) called() string {
-	if n.Known == nil || n.Hidden || n.Known.Name == "" {
+	if text := n.Called(); text != "" {
+		return "  " + text
+	}
+	return ""
+}
+
+// Called is what a VDI is called, and whose it is, each name in quotes; "": it is not known.
+// Inner nodes have no names of their own.
+func (n *Node) Called() string {
+	if n.Known == nil || n.Hidden || n.Known.Name == "" && n.Known.VM == "" {
 		return ""
 	}
-	text := fmt.Sprintf("  %q", n.Known.Name)
+	text := fmt.Sprintf("%q", n.Known.Name)
 	if n.Known.VM != "" {
 		text += fmt.Sprintf(", disk %s of %q", n.Known.Device, n.Known.VM)
 	}

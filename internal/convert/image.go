@@ -55,6 +55,9 @@ func alreadyThere(path string) error {
 	return &chain.RefusedError{Path: path, Reason: "it is there already: it is left as it is"}
 }
 
+// Path is where the image lies now.
+func (n *Image) Path() string { return n.path }
+
 // Finish makes room for what is not written yet, and then name and content durable.
 func (n *Image) Finish(ctx context.Context, format *formats.Format, room chain.Room) error {
 	if room != chain.RoomNone {

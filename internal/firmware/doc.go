@@ -6,6 +6,9 @@
 //	state, label, err := firmware.Load(path)
 //	err = state.Put(place)                                    // while the guest is off
 //
+// Variables that XenServer has kept of a guest become those of OVMF, as far as it boots by them
+// (Varstored, ForBoot, WithVariables).
+//
 // The file is a tar archive, which needs no virt-rotate to be read: label.json, nvram, and the files of
 // the TPM under tpm/, with mode and owner. What holds: a file that Load accepts is whole, for its label has
 // the sum of all that follows; nothing of it leads out of the places that Put is given; and Put changes each

@@ -61,9 +61,18 @@ func errWhen(yes bool, reason string) error {
 // this host can run: KVM where it is there.
 func (h *Host) PlainDomain(name string, disks int) (text string, err error) {
 	defer plain(&err)
-	text, err = h.conn.GetDomainCapabilities("", "x86_64", plainMachine, "", 0)
+	virt, err := h.virt(plainMachine)
 	if err != nil {
 		return "", fmt.Errorf("a plain domain: %w", err)
+	}
+	return plainXML(name, virt, disks)
+}
+
+// virt is how this host runs such a machine: kvm or qemu.
+func (h *Host) virt(machine string) (string, error) {
+	text, err := h.conn.GetDomainCapabilities("", "x86_64", machine, "", 0)
+	if err != nil {
+		return "", err
 	}
 	var caps struct {
 		Domain string `xml:"domain"`
@@ -71,7 +80,28 @@ func (h *Host) PlainDomain(name string, disks int) (text string, err error) {
 	if err := xml.Unmarshal([]byte(text), &caps); err != nil {
 		return "", fmt.Errorf("domain capabilities: %w", err)
 	}
-	return plainXML(name, caps.Domain, disks)
+	return caps.Domain, nil
+}
+
+// GuestDomain is the domain of a guest of another hypervisor. Where another domain has its
+// UUID already it gets none, which is told.
+func (h *Host) GuestDomain(g Guest) (text string, sameUUID bool, err error) {
+	defer plain(&err)
+	virt, err := h.virt(guestMachine)
+	if err != nil {
+		return "", false, fmt.Errorf("domain %s: %w", g.Name, err)
+	}
+	if g.UUID != "" {
+		dom, err := h.conn.LookupDomainByUUIDString(g.UUID)
+		if err == nil {
+			defer dom.Free()
+			if name, err := dom.GetName(); err != nil || name != g.Name {
+				g.UUID, sameUUID = "", true
+			}
+		}
+	}
+	text, err = guestXML(&g, virt)
+	return text, sameUUID, err
 }
 
 // Define defines the domain and its snapshots, which are metadata of layers that are
@@ -120,7 +150,7 @@ func takeAll(dom *libvirt.Domain, snapshots []NewSnapshot, targets []string) err
 	}
 	parent := ""
 	for i, s := range snapshots {
-		text, err := takenXML(s, parent, domain, targets[0])
+		text, err := takenXML(s, parent, domain, targets)
 		if err != nil {
 			return err
 		}

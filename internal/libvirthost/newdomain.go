@@ -24,12 +24,18 @@ type NewDisk struct {
 	Active host.Layer
 }
 
-// A NewSnapshot is a snapshot of the first of a domain's new disks.
+// A NewSnapshot is a snapshot of some of a domain's new disks, or of all.
 type NewSnapshot struct {
 	Name, Description string
 	Time              time.Time
-	Overlay           string       // the layer above its state
-	State             []host.Layer // the chain of its state, base first
+	Disks             []NewState
+}
+
+// A NewState is what a snapshot has of one disk.
+type NewState struct {
+	Disk    int          // place in Disks of the domain
+	Overlay string       // the layer above the state
+	State   []host.Layer // the chain of the state, base first
 }
 
 // DomainXML puts the disks into text, which must have them already, and gives it the
@@ -125,9 +131,9 @@ func plainXML(name, virt string, disks int) (string, error) {
 	return x.Marshal()
 }
 
-// takenXML is the metadata of an external snapshot of target, in a domain with that
-// configuration. Other disks are no part of it.
-func takenXML(s NewSnapshot, parent, domain, target string) (string, error) {
+// takenXML is the metadata of an external snapshot of a domain with that configuration, whose
+// new disks have these targets. Other disks are no part of it.
+func takenXML(s NewSnapshot, parent, domain string, targets []string) (string, error) {
 	stored := &libvirtxml.Domain{}
 	if err := stored.Unmarshal(domain); err != nil {
 		return "", fmt.Errorf("persistent configuration: %w", err)
@@ -140,15 +146,19 @@ func takenXML(s NewSnapshot, parent, domain, target string) (string, error) {
 	if parent != "" {
 		x.Parent = &libvirtxml.DomainSnapshotParent{Name: parent}
 	}
+	states, overlays := map[string][]host.Layer{}, map[string]string{}
+	for _, d := range s.Disks {
+		states[targets[d.Disk]], overlays[targets[d.Disk]] = d.State, d.Overlay
+	}
 	for i := range stored.Devices.Disks {
 		dev := stored.Devices.Disks[i].Target.Dev
 		d := libvirtxml.DomainSnapshotDisk{Name: dev, Snapshot: "no"}
-		if dev == target {
+		if overlay := overlays[dev]; overlay != "" {
 			d.Snapshot, d.Driver = "external", &libvirtxml.DomainDiskDriver{Type: "qcow2"}
-			d.Source = &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: s.Overlay}}
+			d.Source = &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: overlay}}
 		}
 		x.Disks.Disks = append(x.Disks.Disks, d)
 	}
-	fixDomain(stored, map[string][]host.Layer{target: s.State}, true)
+	fixDomain(stored, states, true)
 	return x.Marshal()
 }

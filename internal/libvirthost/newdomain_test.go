@@ -64,9 +64,9 @@ func TestADomainThatIsNotKnownInFullIsLeftAlone(t *testing.T) {
 }
 
 func TestMetadataOfASnapshotThatWasTakenElsewhere(t *testing.T) {
-	s := NewSnapshot{Name: "p-1", Description: "d", Time: time.Unix(1700000000, 5), Overlay: "/o",
-		State: []host.Layer{{Path: "/base", Kind: "file", Format: "qcow2"}, {Path: "/state", Kind: "file", Format: "qcow2"}}}
-	text, err := takenXML(s, "p-0", threeDisks, "vda")
+	s := NewSnapshot{Name: "p-1", Description: "d", Time: time.Unix(1700000000, 5), Disks: []NewState{{Disk: 1, Overlay: "/o",
+		State: []host.Layer{{Path: "/base", Kind: "file", Format: "qcow2"}, {Path: "/state", Kind: "file", Format: "qcow2"}}}}}
+	text, err := takenXML(s, "p-0", threeDisks, []string{"vdb", "vda"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,9 @@ func (h *Host) Configuration(string) (string, error) { return "", ErrNoLibvirt }
 // PlainDomain is not built in.
 func (h *Host) PlainDomain(string, int) (string, error) { return "", ErrNoLibvirt }
 
+// GuestDomain is not built in.
+func (h *Host) GuestDomain(Guest) (string, bool, error) { return "", false, ErrNoLibvirt }
+
 // Define is not built in.
 func (h *Host) Define(context.Context, NewDomain) ([]string, error) { return nil, ErrNoLibvirt }
 

@@ -18,9 +18,9 @@ func IsPolicyName(name string) bool { return policyName.MatchString(name) }
 
 // Adopted is the name and the description of a snapshot that another system took at that
 // time and that rotation is to treat as its own: retention counts it, and drops it in
-// its turn. Free tells whether a name is not in use.
-func Adopted(policy string, taken time.Time, free func(name string) bool) (name, description string) {
-	return snapshotName(policy, taken, free), host.Mark{Policy: policy}.String()
+// its turn. Note is what people are to read of it. Free tells whether a name is not in use.
+func Adopted(policy, note string, taken time.Time, free func(name string) bool) (name, description string) {
+	return snapshotName(policy, taken, free), host.Mark{Policy: policy, Note: note}.String()
 }
 
 // LongestName is how many letters a snapshot's name may have that a person gives: its overlays

@@ -42,6 +42,41 @@ func (d *Disk) who() string {
 type VM struct {
 	Name  string // its label: any text; of several VMs that of the first that is no snapshot
 	Disks []Disk // in the order of ova.xml, of all VMs and snapshots; CDs are left out
+
+	Objects []Object // all that ova.xml has: VMs, how disks and networks are attached, …
+}
+
+// An Object is a record of xapi's database, as an export has it.
+type Object struct {
+	Class, ID string
+	record    *value
+}
+
+// Field is a scalar, or the reference to another object, by its ID; "" if there is none.
+func (o Object) Field(name string) string { return o.record.field(name).text() }
+
+// Map is a field that is a map; nil if there is none.
+func (o Object) Map(name string) map[string]string {
+	v := o.record.field(name)
+	if v == nil || len(v.Struct.Members) == 0 {
+		return nil
+	}
+	m := map[string]string{}
+	for i := range v.Struct.Members {
+		m[v.Struct.Members[i].Name] = v.Struct.Members[i].Value.text()
+	}
+	return m
+}
+
+// Fields are the names of all fields.
+func (o Object) Fields() (names []string) {
+	if o.record == nil {
+		return nil
+	}
+	for i := range o.record.Struct.Members {
+		names = append(names, o.record.Struct.Members[i].Name)
+	}
+	return names
 }
 
 // value is one of XML-RPC (http://xmlrpc.com/spec.md). Numbers of xapi are strings.
@@ -51,6 +86,7 @@ type value struct {
 	Int     *string `xml:"int"`
 	I4      *string `xml:"i4"`
 	Boolean *string `xml:"boolean"`
+	Time    *string `xml:"dateTime.iso8601"`
 	Struct  struct {
 		Members []member `xml:"member"`
 	} `xml:"struct"`
@@ -69,7 +105,7 @@ func (v *value) text() string {
 	if v == nil {
 		return ""
 	}
-	for _, s := range []*string{v.String, v.Int, v.I4, v.Boolean} {
+	for _, s := range []*string{v.String, v.Int, v.I4, v.Boolean, v.Time} {
 		if s != nil {
 			return *s
 		}
@@ -143,6 +179,9 @@ func parseXML(b []byte) (*value, error) {
 func newVM(objects []object) (VM, error) {
 	machines := machinesOf(objects)
 	vm := VM{Name: machines.first}
+	for _, o := range objects {
+		vm.Objects = append(vm.Objects, Object{o.class, o.id, o.value})
+	}
 	iso, drives := isoRepositories(objects), drivesOf(objects)
 	seen := map[string]string{}
 	for _, o := range objects {

@@ -15,7 +15,7 @@ import (
 func checkCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "check every node of a repository",
-		ArgsUsage: "DIR|PV…", OnUsageError: images.CheckUsageError, Flags: []cli.Flag{term.OutputFlag()},
+		ArgsUsage: "DIR|PV…", OnUsageError: images.CheckUsageError, Flags: []cli.Flag{term.OutputFlag(), namesFlag()},
 		Description: `Each node is checked as image check does, without repairing anything. So are the links
 between them: that each parent is there, and is the image that the node was made on.
 
@@ -37,6 +37,9 @@ type nodeCheck struct {
 	Name  string               `json:"name"`
 	Check *formats.CheckResult `json:"check,omitempty"`
 	Error string               `json:"error,omitempty"`
+	Known *known               `json:"vdi,omitempty"`
+
+	called string
 }
 
 func checkRepository(r *images.Run, repo *vhdbridge.Repository) error {
@@ -64,7 +67,10 @@ func checkRepository(r *images.Run, repo *vhdbridge.Repository) error {
 }
 
 func checkNode(r *images.Run, n *vhdbridge.Node) nodeCheck {
-	c := nodeCheck{Name: n.Name}
+	c := nodeCheck{Name: n.Name, Known: knownJSON(n.Known)}
+	if text := n.Called(); text != "" {
+		c.called = " (" + text + ")"
+	}
 	c.Error = n.Odd()
 	format, err := formats.Named(n.Format)
 	if err != nil || format.Check == nil {
@@ -82,14 +88,15 @@ func checkNode(r *images.Run, n *vhdbridge.Node) nodeCheck {
 }
 
 func checkedText(w io.Writer, c *nodeCheck) {
+	name := term.Printable(c.Name + c.called)
 	switch {
 	case c.Check != nil && c.Check.Corruptions+c.Check.CheckErrors+c.Check.Leaks > 0:
-		fmt.Fprintf(w, "%s:\n", c.Name)
+		fmt.Fprintf(w, "%s:\n", name)
 		images.CheckText(w, c.Check)
 	case c.Error == "":
-		fmt.Fprintf(w, "%s: no errors\n", c.Name)
+		fmt.Fprintf(w, "%s: no errors\n", name)
 	}
 	if c.Error != "" {
-		fmt.Fprintf(w, "%s: %s\n", term.Printable(c.Name), term.Printable(c.Error))
+		fmt.Fprintf(w, "%s: %s\n", name, term.Printable(c.Error))
 	}
 }

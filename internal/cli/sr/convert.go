@@ -22,7 +22,7 @@ func convertCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "convert", Usage: "make qcow2 chains of a repository, snapshots included, or images of an export (XVA)",
 		ArgsUsage: "DIR|PV…|FILE.xva|-", OnUsageError: term.UsageError,
-		Flags: append(append(images.WriteFlags(), domainFlags()...),
+		Flags: append(append(images.WriteFlags(), domainFlags()...), namesFlag(),
 			&cli.StringFlag{Name: "to", Usage: "directory for the new images, `DEST`; it is made if it is not there"},
 			&cli.StringFlag{Name: "output-format", Aliases: []string{"O"}, Usage: "`FORMAT` of the new images: qcow2, or raw with --flatten or of an XVA", Value: "qcow2"},
 			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `[TARGET=]UUID`; may be repeated; TARGET is for --define"},
@@ -48,6 +48,7 @@ as zeros, and is told with its place; the exit status is 3 then.
 
 ` + domainHelp + `
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
+   virt-rotate sr convert /srv/sr --names pool.xml --define web-1 --to /var/lib/libvirt/images/web-1
    virt-rotate sr convert /dev/sdb --to /var/lib/libvirt/images
    virt-rotate sr convert web.xva --to /var/lib/libvirt/images
    curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
@@ -81,7 +82,11 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if fresh := vhdbridge.ThisHost().Fresh(repo, r.Clock()); fresh != "" {
 		fmt.Fprintf(r.Err, "virt-rotate: %s: %s; if a host has it attached, what is read of its disks is of several moments\n", term.Printable(repo.Dir), term.Printable(fresh))
 	}
-	d, err := domainOf(r, repo)
+	names, err := namesOf(r)
+	if err != nil {
+		return err
+	}
+	d, err := domainOf(r, repo, names)
 	if err != nil {
 		return asVDIUsage(err)
 	}
@@ -117,10 +122,10 @@ func convertGroups(r *images.Run, groups []vhdbridge.Group, left []vhdbridge.Spo
 			left = append(left, vhdbridge.Spoiled{Node: filepath.Base(c.Source().Path), Reason: c.Err.Error()})
 		}
 	}
-	if err := printConverted(r, images.ConvertSteps(sound), left, nil); err != nil {
+	if err := printConverted(r, images.ConvertSteps(sound), left, nil, namedImages(groups, sound)...); err != nil {
 		return err
 	}
-	layersText(r, groups, all)
+	layersText(r, groups, all, d)
 	if err := d.define(); err != nil {
 		return err
 	}
@@ -262,7 +267,7 @@ func firstError(all []*convert.Conversion) error {
 }
 
 // layersText says what hangs together.
-func layersText(r *images.Run, groups []vhdbridge.Group, all []*convert.Conversion) {
+func layersText(r *images.Run, groups []vhdbridge.Group, all []*convert.Conversion, d *domain) {
 	if r.Bool("quiet") || r.String("output") == "json" || r.Bool("flatten") || r.Bool("dry-run") {
 		return
 	}
@@ -274,6 +279,6 @@ func layersText(r *images.Run, groups []vhdbridge.Group, all []*convert.Conversi
 		if g.Parent != nil {
 			depth[g.Node] = depth[g.Parent] + 1
 		}
-		fmt.Fprintf(r.Out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), term.Printable(g.Node.VDI))
+		fmt.Fprintf(r.Out, "%s%s\n", strings.Repeat("    ", depth[g.Node]), term.Printable(d.shown(g.Node)))
 	}
 }

@@ -2,9 +2,11 @@ package sr
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
@@ -15,6 +17,30 @@ type convertReport struct {
 	images.Report
 	LeftOut []vhdbridge.Spoiled `json:"left-out"` // nodes of which nothing was made
 	Missing []missing           `json:"missing"`  // of an export that is damaged (--salvage)
+	Named   []namedImage        `json:"named"`    // images of whose disks it is known what they are called
+}
+
+// namedImage is an image with whose disk it is, or was before.
+type namedImage struct {
+	Image string `json:"image"`
+	UUID  string `json:"uuid"` // of the VDI
+	Known *known `json:"vdi"`
+
+	text string
+}
+
+// namedImages are those among the images that were made of groups.
+func namedImages(groups []vhdbridge.Group, made []*convert.Conversion) (named []namedImage) {
+	nodes := map[string]*vhdbridge.Node{}
+	for _, g := range groups {
+		nodes[g.Node.Path] = g.Node
+	}
+	for _, c := range made {
+		if n := nodes[c.Source().Path]; n != nil && n.Known != nil && !n.Hidden {
+			named = append(named, namedImage{c.Path, n.VDI, knownJSON(n.Known), n.Called()})
+		}
+	}
+	return named
 }
 
 // missing is a stretch of a disk that an export has lost: it reads as zeros.
@@ -28,12 +54,17 @@ type missing struct {
 }
 
 // printConverted prints what was made, and in JSON what was not.
-func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing) error {
+func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing, named ...namedImage) error {
 	if steps == nil {
 		steps = []images.Step{}
 	}
+	for i := range steps {
+		if at := slices.IndexFunc(named, func(n namedImage) bool { return n.Image == steps[i].Target }); at >= 0 && named[at].text != "" {
+			steps[i].Note += "; " + named[at].text
+		}
+	}
 	return r.StepsAs(steps, func(p images.Report) any {
-		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...)}
+		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...), append([]namedImage{}, named...)}
 	})
 }
 

@@ -1,86 +1,88 @@
 package sr
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
-	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/pool"
 )
 
 func domainFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "define", Usage: "define the domain `NAME` on the disks of --vdi, with their snapshots"},
+		&cli.StringFlag{Name: "define", Usage: "define the domain `NAME` on the disks of --vm or --vdi, with their snapshots"},
 		&cli.StringFlag{Name: "domain-xml", Usage: "the domain is to be as in `FILE`; without --define the XML with the new disks is printed"},
+		&cli.StringFlag{Name: "vm", Usage: "only the disks of the guest `VM`, by name or UUID, and their snapshots; it is known by --names, or from the XVA"},
+		&cli.StringFlag{Name: "bus", Usage: "of the disks of a guest that is defined by what is known of it, `BUS`: auto, virtio, sata or ide", Value: busAuto},
+		&cli.StringSliceFlag{Name: "network", Usage: "where interfaces belong, `[NAME=]PLACE`: bridge:BRIDGE or network:NETWORK for what is called NAME on XenServer, or for all; may be repeated"},
+		&cli.BoolFlag{Name: "fix-guest", Usage: "change the guest for KVM, by virt-v2v-in-place, in new layers above all snapshots; where that is missing tell what to change"},
 		&cli.StringFlag{Name: "policy-name", Usage: "snapshots are named and marked as if policy `NAME` had them taken", Value: "xenserver"},
 		&cli.BoolFlag{Name: "no-snapshots", Usage: "define the domain without snapshots"},
 	}
 }
 
-const domainHelp = `With --define the VDIs of --vdi become the disks of a libvirt domain: in the order in
-which they are told, or TARGET=UUID. The domain is that of --domain-xml; else the one
-of that name, which must be shut off and have no snapshots; else a plain one is made
-(q35, 1 GiB, disks sda, sdb … on SATA, no network). A VDI without data of its own that
-builds on the only disk's chain is a snapshot of it, and becomes one of the domain,
-dated as its VHD; the layer above its state is called UUID.SNAPSHOT.qcow2. virt-rotate
-treats it as its own: a run drops it when the policy of the domain does not keep it.
-Other VDIs on that chain are told, and not converted.
+const domainHelp = `With --names files are called by guests and disks: GUEST-diskN.qcow2, and
+GUEST-diskN@SNAPSHOT.qcow2 of snapshots. With --vm, or where --define names a guest of
+theirs, all disks of that guest are converted, with its snapshots.
+
+With --define they become the disks of a libvirt domain; else those of --vdi do: in the order
+in which they are told, or TARGET=UUID. The domain is that of --domain-xml; else the one
+of that name, which must be shut off and have no snapshots; else one with the memory,
+processors, firmware, addresses and order of booting that the guest had; where nothing is known
+of it a plain one (q35, 1 GiB, disks sda, sdb … on SATA, no network). A VDI
+without data of its own that builds on a disk's chain is a snapshot of it. Those of several
+disks are one snapshot of the domain, if the names say that they are one of the guest, or if
+they are dated within five seconds. The layer above a state is called DISK.SNAPSHOT.qcow2.
+virt-rotate treats these snapshots as its own: a run drops them when the policy of the domain
+does not keep them. Other VDIs on the chains are told, and not converted.
 `
 
 // A domain is one that is to be defined on what is converted, if any is; else all
 // that --vdi names is converted.
 type domain struct {
-	*images.Run
-	name    string // "": its XML is printed
-	like    libvirthost.Template
-	print   io.Writer // where to
-	targets []string  // of the disks; "": the next one
-	all     []string  // VDIs to be converted, snapshots included
-	host    *libvirthost.Host
+	target
+	all []string // VDIs to be converted, snapshots included
 	vhdbridge.Domain
 }
 
 // domainOf looks at what is asked for, and at all that can be wrong with it before
 // anything is converted.
-func domainOf(r *images.Run, repo *vhdbridge.Repository) (d *domain, err error) {
-	d = &domain{Run: r, name: r.String("define"), all: r.StringSlice("vdi")}
-	if d.name == "" && !r.IsSet("domain-xml") {
-		if r.IsSet("define") || r.IsSet("policy-name") || r.IsSet("no-snapshots") {
-			err = term.Usagef("--policy-name and --no-snapshots go with --define NAME")
-		}
-		return d, err
+func domainOf(r *images.Run, repo *vhdbridge.Repository, names *pool.Pool) (d *domain, err error) {
+	if err := checkDomainFlags(r); err != nil {
+		return nil, err
 	}
-	switch {
-	case r.Bool("flatten"):
-		return nil, term.Usagef("--define and --domain-xml want chains: they do not go with --flatten")
-	case len(d.all) == 0:
-		return nil, term.Usagef("--define and --domain-xml want --vdi UUID for each disk of the domain")
-	case !decide.IsPolicyName(r.String("policy-name")):
-		return nil, term.Usagef("--policy-name %q: want letters, digits, '_', '.' and '-'", r.String("policy-name"))
+	d = &domain{target: target{Run: r, name: r.String("define")}, all: r.StringSlice("vdi")}
+	if names != nil {
+		d.Stems = repo.Stems()
+	}
+	if err := d.findGuest(names); err != nil {
+		return nil, err
+	}
+	if !asked(r) {
+		return d, d.addGuest(repo)
+	}
+	if len(d.all) == 0 && d.guest == nil {
+		return nil, term.Usagef("--define and --domain-xml want --vdi UUID for each disk of the domain, or --vm VM")
 	}
 	if err := d.findDisks(repo); err != nil {
 		return nil, err
 	}
-	if d.name == "" {
-		d.print = r.Out
-		quiet := *r.Env // the XML alone goes to standard output
-		quiet.Out = r.Err
-		r.Env = &quiet
-	} else if err := d.findSnapshots(repo); err != nil {
-		return nil, err
+	d.toStdout()
+	if d.name != "" {
+		if err := d.findSnapshots(repo); err != nil {
+			return nil, err
+		}
 	}
 	if err := d.findXML(); err != nil {
 		return nil, errors.Join(err, d.close())
@@ -88,10 +90,52 @@ func domainOf(r *images.Run, repo *vhdbridge.Repository) (d *domain, err error) 
 	return d, nil
 }
 
-// wants tells whether there is a domain, which needs all that is converted.
-func (d *domain) wants() bool { return d.name != "" || d.print != nil }
+// findGuest finds the guest of --vm, or the one of the domain's name.
+func (d *domain) findGuest(names *pool.Pool) (err error) {
+	vm := d.String("vm")
+	switch {
+	case vm != "" && names == nil:
+		return term.Usagef("--vm %s: which disks it has is told by --names", vm)
+	case vm == "" && (d.name == "" || len(d.all) > 0 || names == nil):
+		return nil
+	}
+	if d.guest, err = names.Guest(cmp.Or(vm, d.name)); err != nil {
+		return &term.ExitError{Code: term.ExitUsage, Err: err}
+	}
+	if len(d.guest.Disks) == 0 {
+		return term.Usagef("the VM %q has no disks, by what --names tell", d.guest.Name)
+	}
+	for _, disk := range d.guest.Disks {
+		d.all = append(d.all, disk.VDI)
+	}
+	return nil
+}
 
-// findDisks takes --vdi apart.
+// addGuest lists the snapshots of the guest of --vm, which are converted with its disks.
+func (d *domain) addGuest(repo *vhdbridge.Repository) error {
+	if d.guest == nil {
+		return nil
+	}
+	for _, disk := range d.guest.Disks {
+		if repo.Node(disk.VDI) == nil {
+			return d.elsewhere(&disk)
+		}
+	}
+	for _, n := range repo.Nodes {
+		if k := n.Known; k != nil && k.Snapshot && !n.Hidden && (k.Guest.UUID == d.guest.UUID || slices.Contains(d.all, k.SnapshotOf)) {
+			d.all = append(d.all, n.VDI)
+		}
+	}
+	return nil
+}
+
+// elsewhere tells that a disk of a guest is not in the repository.
+func (d *domain) elsewhere(disk *pool.Disk) error {
+	return fmt.Errorf("disk %s of %q (%s): %w in this repository: convert those that are with --vdi, and the others from theirs",
+		disk.Device, d.guest.Name, disk.VDI, vhdbridge.ErrNoSuchVDI)
+}
+
+// findDisks takes --vdi apart, or what was found of the guest.
 func (d *domain) findDisks(repo *vhdbridge.Repository) error {
 	for i, text := range d.all {
 		target, vdi, ok := strings.Cut(text, "=")
@@ -99,10 +143,12 @@ func (d *domain) findDisks(repo *vhdbridge.Repository) error {
 			target, vdi = "", text
 		}
 		node := repo.Node(vdi)
-		if node == nil {
+		switch {
+		case node == nil && d.guest != nil:
+			return d.elsewhere(&d.guest.Disks[i])
+		case node == nil:
 			return fmt.Errorf("%s: %w", vdi, vhdbridge.ErrNoSuchVDI)
-		}
-		if slices.Contains(d.Disks, node) || i > 0 && (d.targets[0] == "") != (target == "") {
+		case slices.Contains(d.Disks, node) || i > 0 && (d.targets[0] == "") != (target == ""):
 			return term.Usagef("--vdi %s: each disk once, and either all with a target or none", text)
 		}
 		d.Disks, d.targets = append(d.Disks, node), append(d.targets, target)
@@ -111,102 +157,69 @@ func (d *domain) findDisks(repo *vhdbridge.Repository) error {
 	return nil
 }
 
-// findSnapshots finds those of the only disk. Which snapshots of several disks belong
-// together is known to XenServer's database alone.
+// findSnapshots finds those of the disks.
 func (d *domain) findSnapshots(repo *vhdbridge.Repository) error {
-	vdis := slices.Clone(d.all)
-	if len(vdis) > 1 || d.Bool("no-snapshots") {
-		for _, vdi := range vdis {
-			taken, _, err := repo.Snapshots(vdi)
-			if err != nil {
-				return err
-			}
-			if len(taken) > 0 && !d.Bool("no-snapshots") {
-				d.tell("%s: %s left out: which ones of several disks belong together is not in the repository", vdi, term.Plural(len(taken), "snapshot"))
-			}
-		}
+	if d.Bool("no-snapshots") {
 		return nil
 	}
-	taken, beside, err := repo.Snapshots(vdis[0])
-	for _, b := range beside {
+	s, err := repo.SetsOf(d.all)
+	if s == nil {
+		return err
+	}
+	for _, b := range s.Beside {
 		d.tell("%s builds on the same chain and is not converted, for %s", b.Node.VDI, b.Reason)
 	}
-	d.Taken = taken
-	for _, t := range taken {
-		d.all = append(d.all, t.Node.VDI)
+	for _, vdi := range d.all {
+		if n := s.Loose[vdi]; n > 0 {
+			d.tell("%s: %s left out: which ones of several disks belong together is not in the repository; --names tells it", vdi, term.Plural(n, "snapshot"))
+		}
+	}
+	d.Sets = s.Sets
+	for _, set := range s.Sets {
+		for i, t := range set.Taken {
+			if t != nil {
+				d.all = append(d.all, t.Node.VDI)
+			} else {
+				d.tell("the snapshot %s has nothing of the disk %s", setText(&set), d.Disks[i].VDI)
+			}
+		}
 	}
 	return err
 }
 
-// tell is for people, also when the output is for programs.
-func (d *domain) tell(format string, args ...any) {
-	if !d.Bool("quiet") {
-		fmt.Fprintln(d.Err, "virt-rotate:", term.Printable(fmt.Sprintf(format, args...)))
-	}
-}
-
-// findXML gets what the domain is to be like, and sees that it has a place for each disk.
-func (d *domain) findXML() error {
-	if file := d.String("domain-xml"); file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		d.like.XML = string(text)
-	}
-	if d.name != "" {
-		if err := d.ask(); err != nil {
-			return err
+// setText tells which snapshot it was.
+func setText(s *vhdbridge.Set) string {
+	var vdis []string
+	for _, t := range s.Taken {
+		if t != nil {
+			vdis = append(vdis, t.Node.VDI)
 		}
 	}
-	left, err := d.like.Rehearse(d.name, d.targets)
-	if err != nil {
-		return &term.ExitError{Code: term.ExitUsage, Err: err}
+	text := "VDI " + strings.Join(vdis, ", ")
+	if s.Name != "" {
+		text = fmt.Sprintf("%q, %s", s.Name, text)
 	}
-	if len(left) > 0 {
-		d.tell("the domain's own disks %s stay as they are", strings.Join(left, ", "))
-	}
-	return nil
+	return text
 }
 
-// ask asks libvirt for the domain, as far as it is not given.
-func (d *domain) ask() error {
-	s, err := session.Open(d.Env, true)
-	if err != nil {
-		return err
+// shown is what a layer is called in the tree that is printed in the end.
+func (d *domain) shown(n *vhdbridge.Node) string {
+	if d.Stems == nil {
+		return n.VDI
 	}
-	d.host = s.Host
-	if d.host.Remote() {
-		return &chain.RefusedError{Path: d.name, Reason: "libvirt is on another host: it does not see the new images"}
-	}
-	d.like, err = d.host.TemplateOf(d.name, d.like.XML, len(d.Disks))
-	var other *libvirthost.ReplaceError
-	switch {
-	case errors.As(err, &other):
-		return &chain.RefusedError{Path: "domain", Reason: other.Error()}
-	case err != nil || !d.like.Plain:
-		return err
-	}
-	if i := slices.IndexFunc(d.targets, func(target string) bool { return target != "" }); i >= 0 {
-		return term.Usagef("--vdi %s=…: there is no domain %s yet, and a plain one has no targets to choose from", d.targets[i], d.name)
-	}
-	return nil
-}
-
-func (d *domain) close() error {
-	if d.host == nil {
-		return nil
-	}
-	host := d.host
-	d.host = nil
-	return host.Close()
+	return d.Stem(n)
 }
 
 // place gives each layer of the domain its part in it.
 func (d *domain) place(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
-	return d.Place(groups, time.Now(), func(at time.Time, free func(string) bool) (name, description string) {
-		return decide.Adopted(d.String("policy-name"), at, free)
-	})
+	return d.Place(groups, time.Now(), namer(d.String("policy-name")))
+}
+
+// namer names snapshots as if a policy had taken them.
+func namer(policy string) vhdbridge.Namer {
+	return func(at time.Time, called string, free func(string) bool) (name, description string) {
+		return decide.Adopted(policy, noteOf(called), at, free)
+	}
 }
 
 // define defines the domain, or prints its XML.
@@ -218,21 +231,11 @@ func (d *domain) define() error {
 	if err != nil {
 		return err
 	}
-	n := d.newDomain(dir)
-	if d.name == "" {
-		text, _, _, err := libvirthost.DomainXML(n.XML, "", n.Disks)
-		if err == nil {
-			_, err = fmt.Fprintln(d.print, text)
-		}
-		return err
+	var was []string
+	for i := range d.Snapshots {
+		was = append(was, setText(&d.Snapshots[i].Set))
 	}
-	if !d.Bool("dry-run") {
-		if _, err := d.host.Define(d.Ctx(), n); err != nil {
-			return fmt.Errorf("the images are there, but the domain %s was not defined: %w", d.name, err)
-		}
-	}
-	d.told(n)
-	return nil
+	return d.defineAs(d.newDomain(dir), was)
 }
 
 // newDomain is the domain on the images in dir.
@@ -247,28 +250,18 @@ func (d *domain) newDomain(dir string) libvirthost.NewDomain {
 	n := libvirthost.NewDomain{Name: d.name, XML: d.like.XML}
 	for i, node := range d.Disks {
 		chain := layers(node)
+		d.chains = append(d.chains, chain)
 		n.Disks = append(n.Disks, libvirthost.NewDisk{Target: d.targets[i], Active: chain[len(chain)-1]})
 	}
 	for _, s := range d.Snapshots {
-		overlay := layers(s.Overlay)
-		n.Snapshots = append(n.Snapshots, libvirthost.NewSnapshot{Name: s.Name, Description: s.Description, Time: s.Time,
-			Overlay: overlay[len(overlay)-1].Path, State: layers(s.State)})
+		snap := libvirthost.NewSnapshot{Name: s.Name, Description: s.Description, Time: s.Time}
+		for i := range d.Disks {
+			if s.States[i] != nil {
+				overlay := layers(s.Overlays[i])
+				snap.Disks = append(snap.Disks, libvirthost.NewState{Disk: i, Overlay: overlay[len(overlay)-1].Path, State: layers(s.States[i])})
+			}
+		}
+		n.Snapshots = append(n.Snapshots, snap)
 	}
 	return n
-}
-
-// told says what was defined.
-func (d *domain) told(n libvirthost.NewDomain) {
-	verb := "defined"
-	if d.Bool("dry-run") {
-		verb = "would define"
-	}
-	what := ""
-	if d.like.Plain {
-		what = ", a plain one: see to its memory, CPUs and network with virsh edit"
-	}
-	d.tell("%s domain %s%s", verb, n.Name, what)
-	for i, s := range n.Snapshots {
-		d.tell("%s snapshot %s, which is VDI %s, in %s", verb, s.Name, d.Snapshots[i].Node.VDI, s.State[len(s.State)-1].Path)
-	}
 }

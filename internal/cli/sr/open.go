@@ -2,7 +2,6 @@ package sr
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -52,25 +51,6 @@ func withRepository(r *images.Run, dir string, describe func(*vhdbridge.Reposito
 		return err
 	}
 	return do(r, repo)
-}
-
-// named tells the repository what the file of --names says of its VDIs.
-func named(r *images.Run, repo *vhdbridge.Repository) error {
-	path := r.String("names")
-	if path == "" {
-		return nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	vdis, err := vhdbridge.ReadNames(f)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	repo.Name(vdis)
-	return nil
 }
 
 // scan reads the repository; what its nodes name is followed as in it, and all of them are

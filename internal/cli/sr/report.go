@@ -21,7 +21,7 @@ func reportCommand(e *term.Env) *cli.Command {
 			&cli.StringFlag{Name: "output", Usage: "`FORMAT`: html, or json, what the page shows", Value: "html"},
 			&cli.StringFlag{Name: "o", Usage: "the `FILE` to write, whole or not at all; - is standard output"},
 			&cli.BoolFlag{Name: "force", Usage: "replace a file that is no report"},
-			&cli.StringFlag{Name: "names", Usage: "what VDIs are called: `FILE` of xe pool-dump-database, or of xe vdi-list params=all"},
+			namesFlag(),
 		},
 		Description: `One HTML file that needs nothing beside it: no network and no script. It shows what sr scan
 tells. An earlier report of that name is replaced, any other file is not. Nothing is changed in

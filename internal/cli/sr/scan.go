@@ -42,15 +42,20 @@ type known struct {
 	Snapshot     bool   `json:"snapshot"`
 	SnapshotOf   string `json:"snapshot-of,omitempty"`
 	SnapshotTime string `json:"snapshot-time,omitempty"`
-	VM           string `json:"vm,omitempty"`     // whose disk it is; of a snapshot, the guest's snapshot
-	Device       string `json:"device,omitempty"` // which of its disks, from 0
+	VM           string `json:"vm,omitempty"`      // whose disk it is; of a snapshot, the guest's snapshot
+	VMUUID       string `json:"vm-uuid,omitempty"` // of the guest itself
+	Guest        string `json:"guest,omitempty"`   // of a snapshot, the guest
+	Device       string `json:"device,omitempty"`  // which of its disks, from 0
 }
 
 func knownJSON(v *vhdbridge.VDI) *known {
 	if v == nil {
 		return nil
 	}
-	k := &known{Name: v.Name, Description: v.Description, Managed: v.Managed, Snapshot: v.Snapshot, SnapshotOf: v.SnapshotOf, VM: v.VM, Device: v.Device}
+	k := &known{Name: v.Name, Description: v.Description, Managed: v.Managed, Snapshot: v.Snapshot, SnapshotOf: v.SnapshotOf, VM: v.VM, VMUUID: v.Guest.UUID, Device: v.Device}
+	if v.Guest.Snapshot != "" {
+		k.Guest = v.Guest.Name
+	}
 	if !v.SnapshotTime.IsZero() {
 		k.SnapshotTime = v.SnapshotTime.Format(time.RFC3339)
 	}
@@ -71,7 +76,7 @@ func scanCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "scan", Usage: "show the trees of a repository, and what coalescing would give back",
 		ArgsUsage: "DIR|PV…", OnUsageError: term.UsageError,
-		Flags: []cli.Flag{term.OutputFlag(), &cli.StringFlag{Name: "names", Usage: "what VDIs are called: `FILE` of xe pool-dump-database, or of xe vdi-list params=all"}},
+		Flags: []cli.Flag{term.OutputFlag(), namesFlag()},
 		Description: `A tree is drawn as in the storage manager's log: * marks hidden nodes, whose own
 content no VDI needs; then virtual/physical/allocated size. Headers and tables are
 read, no data but the first bytes of a disk, which tell the memory of a suspended guest;

@@ -15,6 +15,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/pool"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva"
 )
 
@@ -47,6 +48,12 @@ func convertExport(r *images.Run) (err error) {
 	}
 	defer x.Close()
 	p := &xvaRun{Run: r, reader: x, name: name}
+	if p.guest, err = guestOf(r, x.VM()); err != nil {
+		return err
+	}
+	if p.guest != nil {
+		defer func() { err = errors.Join(err, p.guest.close()) }()
+	}
 	if !x.Plain() {
 		length = 0
 	}
@@ -58,7 +65,16 @@ func convertExport(r *images.Run) (err error) {
 			return err
 		}
 	}
-	if err := printConverted(r, p.steps(), nil, p.lost); err != nil {
+	return p.told()
+}
+
+// told prints what was made, and defines the guest on it, if that is wanted.
+func (p *xvaRun) told() error {
+	r := p.Run
+	if err := printConverted(r, p.steps(), nil, p.lost, p.named()...); err != nil {
+		return err
+	}
+	if err := p.defineGuest(); err != nil {
 		return err
 	}
 	if len(p.lost) > 0 {
@@ -75,8 +91,8 @@ func exportTarget(r *images.Run) (*formats.Format, *images.Options, error) {
 		return nil, nil, term.Usagef("sr convert wants --to DEST, a directory")
 	case r.Bool("keep-all") || r.Bool("flatten"):
 		return nil, nil, term.Usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
-	case r.IsSet("define") || r.IsSet("domain-xml"):
-		return nil, nil, term.Usagef("--define and --domain-xml are for repositories")
+	case r.IsSet("names"):
+		return nil, nil, term.Usagef("an XVA tells itself what its guests and disks are called: --names is for repositories")
 	}
 	format, err := formats.Named(r.String("output-format"))
 	if err != nil {
@@ -104,7 +120,8 @@ type xvaRun struct {
 	all    []*convert.Conversion          // in the order of ova.xml
 	of     map[string]*convert.Conversion // by the disk's id; those that are wanted
 	disks  map[*convert.Conversion]xva.Disk
-	lost   []missing // with --salvage
+	lost   []missing      // with --salvage
+	guest  *exportedGuest // whose disks become chains; nil: each disk is made by itself
 }
 
 // plan decides what becomes of each disk, and sees that there is room. Length is that of
@@ -112,10 +129,15 @@ type xvaRun struct {
 func (p *xvaRun) plan(format *formats.Format, o *images.Options, length int64) error {
 	disks, missing := p.reader.VM().Choose(p.StringSlice("vdi"))
 	p.dest, p.of, p.disks = p.String("to"), map[string]*convert.Conversion{}, map[*convert.Conversion]xva.Disk{}
-	for _, d := range disks {
-		c := &convert.Conversion{Path: filepath.Join(p.dest, d.UUID+format.Extension), Format: format, New: o.New, Maker: o.Maker}
-		c.New.Size = d.Size
-		p.all, p.of[d.ID], p.disks[c] = append(p.all, c), c, d
+	if p.guest != nil {
+		disks = p.guest.disks()
+		p.planGuest(format, o)
+	} else {
+		for _, d := range disks {
+			p.addDisk(d, d.UUID+format.Extension, format, o)
+		}
+	}
+	for _, c := range p.all {
 		if err := convert.CheckFree(p.Store.FS, c.Path); err != nil {
 			return err
 		}
@@ -126,7 +148,29 @@ func (p *xvaRun) plan(format *formats.Format, o *images.Options, length int64) e
 	case len(disks) == 0:
 		return &chain.RefusedError{Path: p.name, Reason: "it holds no disks"}
 	}
-	return p.checkSpace(xva.MostBytes(disks, length))
+	bytes := xva.MostBytes(disks, length)
+	if p.guest != nil && len(p.guest.snapshots) > 0 {
+		bytes *= 2 // whole disks first, and then what differs
+	}
+	return p.checkSpace(bytes)
+}
+
+// addDisk lets a disk of the export become a file.
+func (p *xvaRun) addDisk(d xva.Disk, file string, format *formats.Format, o *images.Options) {
+	c := &convert.Conversion{Path: filepath.Join(p.dest, file), Format: format, New: o.New, Maker: o.Maker}
+	c.New.Size = d.Size
+	p.all, p.of[d.ID], p.disks[c] = append(p.all, c), c, d
+}
+
+// named tells whose the images are.
+func (p *xvaRun) named() (named []namedImage) {
+	vdis := pool.OfExport(p.reader.VM()).VDIs()
+	for _, c := range p.all {
+		if v, there := vdis[p.disks[c].UUID]; there && (c.Made != nil || p.Bool("dry-run")) {
+			named = append(named, namedImage{Image: c.Path, UUID: v.UUID, Known: knownJSON(&v)})
+		}
+	}
+	return named
 }
 
 // checkSpace refuses what cannot fit. Bytes are the most that the data can be in an
@@ -166,11 +210,13 @@ func (p *xvaRun) make() error {
 	err = p.fill(done)
 	end()
 	for _, c := range p.all {
-		if c.Made == nil && err == nil && p.IsSet("vdi") && !p.Bool("salvage") {
+		if c.Made == nil && err == nil && (p.IsSet("vdi") || p.guest != nil) && !p.Bool("salvage") {
 			err = fmt.Errorf("it holds no data of the disk %s", p.disks[c].UUID)
 		}
 	}
-	err = p.whole(err)
+	if err = p.whole(err); err == nil && p.guest != nil {
+		err = p.build()
+	}
 	if err = convert.NameAll(p.begun(), err); err == nil {
 		return nil
 	}

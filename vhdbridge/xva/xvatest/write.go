@@ -8,6 +8,8 @@ import (
 	"crypto/sha1" //nolint:gosec // the format has it
 	"encoding/xml"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
@@ -25,10 +27,17 @@ type Disk struct {
 	Used           int64
 	Content        []byte
 	VM             string // id of the VM that has it; "" for the first
+	SnapshotOf     string // id of the disk that it is a snapshot of
 }
 
 // A Machine is a VM, or with SnapshotOf, the id of one, a snapshot of that.
-type Machine struct{ ID, Name, SnapshotOf string }
+type Machine struct {
+	ID, Name, SnapshotOf string
+	Time                 string            // of the snapshot, as xapi writes it
+	UUID                 string            // "": none
+	Fields               map[string]string // more of them
+	Maps                 map[string]map[string]string
+}
 
 // A Member is one of the archive.
 type Member struct {
@@ -50,11 +59,24 @@ func DescriptorOf(machines []Machine, disks ...Disk) Member {
 		if m.SnapshotOf != "" {
 			snapshot = "1"
 		}
-		object(&objects, "VM", m.ID, "name_label", m.Name, "is_a_snapshot", snapshot, "snapshot_of", m.SnapshotOf)
+		fields := []string{"name_label", m.Name, "is_a_snapshot", snapshot, "snapshot_of", m.SnapshotOf, "snapshot_time", m.Time, "uuid", m.UUID}
+		for _, name := range slices.Sorted(maps.Keys(m.Fields)) {
+			fields = append(fields, name, m.Fields[name])
+		}
+		begin(&objects, "VM", m.ID, fields...)
+		for _, name := range slices.Sorted(maps.Keys(m.Maps)) {
+			fmt.Fprintf(&objects, "<member><name>%s</name><value><struct>", name)
+			for _, key := range slices.Sorted(maps.Keys(m.Maps[name])) {
+				members(&objects, key, m.Maps[name][key])
+			}
+			objects.WriteString("</struct></value></member>")
+		}
+		objects.WriteString(objectEnd)
 	}
 	for i, d := range disks {
 		object(&objects, "VDI", d.ID, "uuid", d.UUID, "name_label", d.Name, "virtual_size", fmt.Sprint(len(d.Content)),
-			"physical_utilisation", fmt.Sprint(d.Used), "SR", "Ref:1000")
+			"physical_utilisation", fmt.Sprint(d.Used), "SR", "Ref:1000",
+			"snapshot_of", d.SnapshotOf)
 		if d.Drive != "" {
 			object(&objects, "VBD", fmt.Sprintf("Ref:%d", 500+i), "VDI", d.ID, "VM", cmp.Or(d.VM, machines[0].ID), "type", d.Drive, "userdevice", d.Device)
 		}
@@ -65,14 +87,24 @@ func DescriptorOf(machines []Machine, disks ...Disk) Member {
 	return Member{Name: "ova.xml", Data: []byte(text)}
 }
 
+const objectEnd = "</struct></value></member></struct></value>"
+
 func object(w *strings.Builder, class, id string, fields ...string) {
+	begin(w, class, id, fields...)
+	w.WriteString(objectEnd)
+}
+
+func begin(w *strings.Builder, class, id string, fields ...string) {
 	fmt.Fprintf(w, "<value><struct><member><name>class</name><value>%s</value></member><member><name>id</name><value>%s</value></member><member><name>snapshot</name><value><struct>", class, id)
+	members(w, fields...)
+}
+
+func members(w *strings.Builder, fields ...string) {
 	for i := 0; i < len(fields); i += 2 {
 		var text strings.Builder
 		_ = xml.EscapeText(&text, []byte(fields[i+1])) // to memory: it cannot fail
 		fmt.Fprintf(w, "<member><name>%s</name><value>%s</value></member>", fields[i], text.String())
 	}
-	w.WriteString("</struct></value></member></struct></value>")
 }
 
 // Chunk is a chunk with its checksum.
