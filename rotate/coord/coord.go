@@ -3,7 +3,9 @@ package coord
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // Users are what the guests of each host use of a storage.
@@ -77,6 +79,29 @@ type Told struct {
 	Guests []Guest  `json:"guests"`
 	Images []Layer  `json:"images,omitempty"` // layers that images elsewhere on the host build on, or saved guests need
 	Doubts []string `json:"doubts,omitempty"` // why the host cannot tell all that it uses
+}
+
+// clean takes out of names what could confuse a terminal. Paths stay: they are compared, and
+// quoted where they are shown.
+func (t *Told) clean() {
+	for i := range t.Guests {
+		t.Guests[i].Name = printable(t.Guests[i].Name)
+	}
+	for i := range t.Doubts {
+		t.Doubts[i] = printable(t.Doubts[i])
+	}
+}
+
+// mostText is how much of a text of another host is taken, in bytes.
+const mostText = 512
+
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text[:min(len(text), mostText)], "?"))
 }
 
 // Guest returns the domain with that UUID, or nil.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
 // A Verdict says whether this host may work on a guest.
@@ -46,7 +48,7 @@ func Judge(me *Guest, v *View) Verdict {
 		return Verdict{Epoch: g.Epoch + 1}
 	}
 	return Verdict{By: p.Name, Why: ownedBy(p, g, mine), Gone: mine < g.Epoch,
-		Remedy: fmt.Sprintf("if its definition here is the one that counts: virt-rotate adopt %s; if not, undefine it here", me.Name)}
+		Remedy: fmt.Sprintf("if its definition here is the one that counts: virt-rotate adopt %s; if not, undefine it here", host.Quoted(me.Name))}
 }
 
 // Adopt says whether a person's word can make the guest this host's: not from a definition
@@ -65,7 +67,7 @@ func Adopt(me *Guest, v *View, down string) (epoch uint64, err error) {
 		case g.Live && p.Name != down && p.ID != down:
 			return 0, fmt.Errorf("host %s has told at %s that the guest runs there: let virt-rotate run there once it does not; if that host is down and stays so until it is known what it may start: --down %s", p.Name, stamp(p.When), p.Name)
 		case g.Epoch >= Seen(me.UUID, v) && !onTop(me, g, p.Inodes):
-			return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %s, which is in no chain of it here", p.Name, active(g))
+			return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %q, which is in no chain of it here", p.Name, active(g))
 		}
 	}
 	return Seen(me.UUID, v) + 1, nil
@@ -84,7 +86,7 @@ func Seen(uuid string, v *View) uint64 {
 
 // highest is the strongest claim of another host; nil where there is none.
 func highest(uuid string, v *View) (*Peer, *Guest) {
-	var host *Peer
+	var owner *Peer
 	var best *Guest
 	for i := range v.Peers {
 		g := v.Peers[i].Told.Guest(uuid)
@@ -92,10 +94,10 @@ func highest(uuid string, v *View) (*Peer, *Guest) {
 			continue
 		}
 		if best == nil || g.Epoch > best.Epoch {
-			host, best = &v.Peers[i], g
+			owner, best = &v.Peers[i], g
 		}
 	}
-	return host, best
+	return owner, best
 }
 
 // onTop tells whether all layers that the other's disks wrote to are in a chain of this guest's.

@@ -20,7 +20,7 @@ import (
 )
 
 // Subdirectory is where hosts tell each other, in the directory of a storage.
-const Subdirectory = ".virt-rotate"
+const Subdirectory = vfs.Records
 
 // mostTold is the most bytes that a host may tell: some 100,000 layers.
 const mostTold = 16 << 20
@@ -280,6 +280,9 @@ func (s *share) view(ctx context.Context) (View, error) {
 	}
 	var v View
 	err = s.locked(ctx, false, func(t *table) error {
+		if state.ID == "" {
+			state.ID, _ = s.before(t)
+		}
 		v = s.all(t, state.ID)
 		return nil
 	})
@@ -309,7 +312,7 @@ func (s *share) all(t *table, me string) View {
 			v.Mine, v.Registered, v.Locks = told, !r.Gone, s.locks(r)
 			s.place = i
 		case err != nil || !r.Gone:
-			p := Peer{ID: r.ID, Name: r.Name, When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
+			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
 			if problem != nil {
 				p.Problem = fmt.Sprintf("place %d of %s: %v", i, s.path("hosts"), problem)
 			}
@@ -357,6 +360,7 @@ func (s *share) told(place int, r record) (Told, error) {
 	if err := json.Unmarshal(data, &told); err != nil {
 		return Told{}, fmt.Errorf("%s: %w", f.Name(), err)
 	}
+	told.clean()
 	s.read[place] = reading{r.Sum, told}
 	return told, nil
 }
@@ -390,12 +394,29 @@ func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
 	if err != nil {
 		return nil, err
 	}
+	if state.ID == "" {
+		state.ID, state.Told[storage] = s.before(t)
+	}
 	_, r := t.of(state.ID)
 	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[storage]) {
 		state = &hostState{Version: 1, ID: newUUID(), Told: map[string]uint64{}}
 		return state, state.save(s.fleet.StateDir)
 	}
 	return state, nil
+}
+
+// before is who this host was when its state directory was lost: a host of this name has told
+// something since this start of this very machine. After another start that could be a copy.
+func (s *share) before(t *table) (id string, generation uint64) {
+	for i := range t.places() {
+		if r, _, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
+			if id != "" {
+				return "", 0
+			}
+			id, generation = r.ID, r.Generation
+		}
+	}
+	return id, generation
 }
 
 func (s *share) tell(t *table, state *hostState, storage string, now time.Time, told Told) error {

@@ -254,6 +254,16 @@ func TestACopyOfAHostIsAHostOfItsOwn(t *testing.T) {
 	}
 }
 
+// The state directory is lost: the same name since the same start of the machine is the same host.
+func TestAHostWithoutItsStateIsItself(t *testing.T) {
+	f := newFleet(t, 2)
+	tell(t, f.at(0), told("web"))
+	tell(t, storage(f.host(t, "host1", t.TempDir())), told("web", "mail"))
+	if v := view(t, f.at(1)); len(v.Peers) != 1 || len(v.Peers[0].Told.Guests) != 2 {
+		t.Errorf("%+v", v.Peers)
+	}
+}
+
 func TestAHostIsForgottenByName(t *testing.T) {
 	f := newFleet(t, 3)
 	for i, name := range []string{"web", "db", "mail"} {

@@ -7,8 +7,10 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
@@ -38,7 +40,7 @@ func (o *Observer) shares(ctx context.Context, w *World) {
 		w.keepOfOthers(s, &w.Shares[at[s]].View)
 	}
 	w.each(func(d *host.Domain) {
-		for _, path := range layersOf(d) {
+		for _, path := range append(layersOf(d), w.freeOf(d)...) {
 			for _, s := range o.Fleet.On(w.dirOf(d, path)) {
 				if i, ok := at[s]; ok && !slices.Contains(w.OnShares[path], i) {
 					w.OnShares[path] = append(w.OnShares[path], i)
@@ -53,7 +55,9 @@ func (o *Observer) shares(ctx context.Context, w *World) {
 func (o *Observer) storages(w *World) []coord.Storage {
 	dirs := map[string]bool{}
 	for _, l := range w.Forest.Layers() {
-		dirs[filepath.Dir(l.Path)] = true
+		if filepath.IsAbs(l.Path) {
+			dirs[filepath.Dir(l.Path)] = true
+		}
 	}
 	w.each(func(d *host.Domain) {
 		for _, path := range layersOf(d) {
@@ -73,6 +77,18 @@ func layersOf(d *host.Domain) []string {
 		paths = append(paths, host.Paths(d.Branches[i].Chain)...)
 	}
 	return slices.DeleteFunc(paths, func(path string) bool { return !filepath.IsAbs(path) })
+}
+
+// freeOf are files of the domain that are on record as free, or about to be.
+func (w *World) freeOf(d *host.Domain) (paths []string) {
+	files := w.Released[d.UUID]
+	if in := w.Intents[d.UUID]; in != nil {
+		files = append(slices.Clone(files), in.Files()...)
+	}
+	for _, f := range files {
+		paths = append(paths, f.Path)
+	}
+	return paths
 }
 
 // dirOf is the directory that the layer really lies in.
@@ -151,25 +167,49 @@ func (w *World) keepOfOthers(s coord.Storage, v *coord.View) {
 	if used.empty() {
 		return
 	}
-	for _, l := range w.Forest.Layers() {
-		dev, ino := host.KeyID(l.Key)
-		if named, ok := s.Locate(l.Path, dev, ino); ok {
-			for _, who := range used.by(named) {
-				l.Keep(who)
+	keep := func(key, path string) {
+		dev, ino := host.KeyID(key)
+		if named, ok := s.Locate(path, dev, ino); ok {
+			for _, use := range used.by(named) {
+				w.useOfOthers(w.Forest.Add(key, path), use)
 			}
 		}
 	}
+	for _, l := range w.Forest.Layers() {
+		keep(l.Key, l.Path)
+	}
+	for path, left := range w.Left { // what is to be deleted is in no chain any more
+		keep(host.LayerKey(left.ID, path), path)
+	}
+}
+
+// useOfOthers notes that a guest of another host writes to the layer, or builds on it, as one
+// of this host would.
+func (w *World) useOfOthers(l *chain.Layer, u use) {
+	if u.active {
+		l.Keep(u.who)
+		return
+	}
+	above := w.Forest.Add(u.who+" on "+l.Key, u.who)
+	above.Keep(u.who)
+	_ = w.Forest.Link(above, l) // it is new, or was linked so already
+}
+
+// A use of a layer is that of a guest, or of an image, on another host.
+type use struct {
+	who    string
+	active bool
 }
 
 // used is what other hosts use, by inode and by name.
 type used struct {
-	inodes map[uint64][]string
-	paths  map[string][]string
-	names  map[string][]string // of layers whose place on the storage is not known
+	inodes map[uint64][]use
+	paths  map[string][]use
+	names  map[string][]use // of layers whose place on the storage is not known
 }
 
 func newUsed(w *World, v *coord.View) *used {
-	u := &used{map[uint64][]string{}, map[string][]string{}, map[string][]string{}}
+	u := &used{map[uint64][]use{}, map[string][]use{}, map[string][]use{}}
 	for i := range v.Peers {
 		p := &v.Peers[i]
 		for k := range p.Told.Guests {
@@ -190,6 +230,7 @@ func (u *used) empty() bool { return len(u.inodes)+len(u.paths)+len(u.names) == 
 
 func (u *used) add(p *coord.Peer, layers []coord.Layer, who string) {
 	for _, l := range layers {
+		who := use{who, l.Active}
 		if p.Inodes && l.Ino != 0 {
 			u.inodes[l.Ino] = append(u.inodes[l.Ino], who)
 		} else if filepath.IsAbs(l.Path) {
@@ -201,10 +242,10 @@ func (u *used) add(p *coord.Peer, layers []coord.Layer, who string) {
 	}
 }
 
-func (u *used) by(l coord.Layer) []string {
-	who := slices.Concat(u.inodes[l.Ino], u.paths[l.Path], u.names[filepath.Base(l.Path)])
-	slices.Sort(who)
-	return slices.Compact(who)
+func (u *used) by(l coord.Layer) []use {
+	all := slices.Concat(u.inodes[l.Ino], u.paths[l.Path], u.names[filepath.Base(l.Path)])
+	slices.SortFunc(all, func(a, b use) int { return strings.Compare(a.who, b.who) })
+	return slices.Compact(all)
 }
 
 // judge finds out whose the domain is, on all storages that its layers lie on.

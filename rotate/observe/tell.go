@@ -2,6 +2,7 @@ package observe
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -72,7 +73,7 @@ func (w *World) told(s coord.Storage) (t coord.Told, any bool) {
 	t.Images = w.imagesOn(s)
 	any = len(t.Guests)+len(t.Images) > 0
 	for i := range w.Strange {
-		if x := &w.Strange[i]; x.Anywhere && x.Named && len(t.Doubts) < mostDoubts {
+		if x := &w.Strange[i]; x.Anywhere && len(t.Doubts) < mostDoubts {
 			t.Doubts = append(t.Doubts, x.Path+": "+x.Reason)
 		}
 	}
@@ -127,8 +128,8 @@ func (w *World) imagesOn(s coord.Storage) []coord.Layer {
 	seen := map[coord.Layer]bool{}
 	var found []coord.Layer
 	for _, l := range w.Forest.Layers() {
-		own := placed{l.Key, l.Path}
-		_, here := own.on(s)
+		named, here := placed{l.Key, l.Path}.on(s)
+		here = here && !filepath.IsAbs(named.Path) // all hosts find it there
 		if !savedNeeds(l) && (here || !slices.Contains(l.Keepers, "image "+l.Path)) {
 			continue
 		}
@@ -144,4 +145,21 @@ func (w *World) imagesOn(s coord.Storage) []coord.Layer {
 
 func savedNeeds(l *chain.Layer) bool {
 	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") })
+}
+
+// Adoptable returns the epoch with which a person can make the domain this host's, or why not.
+func (o *Observer) Adoptable(w *World, d *host.Domain, down string) (epoch uint64, err error) {
+	for _, s := range o.storages(w) {
+		g, on := w.guestOn(s, d)
+		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
+		if !on || i < 0 {
+			continue
+		}
+		e, err := coord.Adopt(&g, &w.Shares[i].View, down)
+		if err != nil {
+			return 0, err
+		}
+		epoch = max(epoch, e)
+	}
+	return epoch, nil
 }

@@ -62,7 +62,7 @@ type World struct {
 	OnShares map[string][]int         `json:",omitempty"`
 	Whose    map[string]coord.Verdict `json:",omitempty"`
 
-	TooWide     []string             // storages that hold too much to be searched for users of layers
+	TooWide []string // storages that hold too much to be searched for users of layers
 }
 
 // Domain returns the domain of that name, or nil.
