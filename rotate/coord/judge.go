@@ -35,7 +35,7 @@ func Judge(me *Guest, v *View) Verdict {
 		// What was told before this host has taken the guest over does not count.
 		if g := v.Peers[i].Told.Guest(me.UUID); g != nil && g.Live && g.Seen >= mine {
 			return Verdict{By: v.Peers[i].Name, Why: runsThere(&v.Peers[i], me), Gone: !me.Live,
-				Remedy: fmt.Sprintf("if it has moved: %s; if not, let it run on one host only, at once", runThere(v.Peers[i].Name, me))}
+				Remedy: runsThereRemedy(v.Peers[i].Name, me)}
 		}
 	}
 	p, g := highest(me.UUID, v)
@@ -126,11 +126,12 @@ func runsThere(p *Peer, me *Guest) string {
 	return fmt.Sprintf("the guest runs on host %s, which has told so at %s: the definition here is one that was left behind", p.Name, stamp(p.When))
 }
 
-func runThere(name string, me *Guest) string {
+func runsThereRemedy(name string, me *Guest) string {
+	down := fmt.Sprintf("; if that host is down: virt-rotate adopt --down %s %s", host.Quoted(name), host.Quoted(me.Name))
 	if me.Live {
-		return "let virt-rotate run on " + name + " once, which then tells that it has it no more"
+		return "if it has moved, let virt-rotate run on " + name + " once, which then tells that it has it no more; if it runs on both, stop one of them at once" + down
 	}
-	return "undefine it here"
+	return "undefine it here" + down
 }
 
 func ownedBy(p *Peer, g *Guest, mine uint64) string {
