@@ -138,7 +138,7 @@ func TestAGuestOnTwoHosts(t *testing.T) {
 			b.unchanged(1, "host2")
 			b.want(1, 1, "doctor", "other-host", "virt-rotate adopt web")
 			b.want(0, 2, "fleet status", "/srv/share", "host1")
-			b.want(3, 1, "adopt web", "--down host2")
+			b.want(4, 1, "adopt web", "--down host2")
 			b.virsh(1, "undefine", "web", "--snapshots-metadata")
 			b.want(0, 1, "doctor")
 		})
@@ -158,8 +158,8 @@ func (b *bed) rotations(n, times int) {
 func (b *bed) unchanged(n int, why string) {
 	b.Helper()
 	files, snaps := b.files(), b.virsh(n, "snapshot-list", "web", "--name")
-	b.want(3, n, "plan", "other-host", why)
-	b.want(3, n, "run --now", "other-host", why)
+	b.want(4, n, "plan", "other-host", why)
+	b.want(4, n, "run --now", "other-host", why)
 	if now := b.files(); now != files {
 		b.Errorf("host%d made or deleted layers: %s, before %s", n, now, files)
 	}
@@ -180,9 +180,9 @@ func TestAHostTakesOverFromOneThatDied(t *testing.T) {
 
 	must(t, b.Host(2).DefineXML(old))
 	b.want(4, 2, "run --now", "other-host") // and layers of the old one are gone
-	b.want(3, 2, "adopt --down host1 web", "old one")
+	b.want(4, 2, "adopt --down host1 web", "old one")
 	must(t, b.Host(2).DefineXML(now))
-	b.want(3, 2, "adopt web", "--down host1")
+	b.want(4, 2, "adopt web", "--down host1")
 	b.want(0, 2, "adopt --down host1 web")
 	b.virsh(2, "start", "web")
 	b.write(2, 0x66, 0)
