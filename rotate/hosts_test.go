@@ -193,8 +193,8 @@ func TestAHostComesAtAnyPlaceOfAnothersRun(t *testing.T) {
 				}
 				break
 			}
-			if merges(ran) > 0 {
-				t.Fatalf("%s, place %d: %v", state, place, ran.Steps)
+			if merges(ran) > 0 || ran.Error != "" {
+				t.Fatalf("%s, place %d: %v; %s", state, place, ran.Steps, ran.Error)
 			}
 			p.check(t)
 			if refused := len(ran.Refused) > 0; refused && len(web.Snapshots) != 3 {

@@ -85,7 +85,7 @@ func (b *bed) layout(l layout, live, running bool) {
 	}
 	b.want(0, 2, "run") // no policy has to do with the clone: it is told all the same
 	before := b.sum(2, l.clone)
-	for i := range 3 {
+	for i := range 2 {
 		b.write(1, byte(0x22+i), 0)
 		time.Sleep(1200 * time.Millisecond)
 		out, exit := b.rotate(1, "run", "--now")
@@ -99,7 +99,7 @@ func (b *bed) layout(l layout, live, running bool) {
 	if after := b.sum(2, l.clone); after != before {
 		b.Errorf("%s: the clone was changed", name)
 	}
-	if want := byte(0x24); !b.reads(1, "web", want) {
+	if want := byte(0x23); !b.reads(1, "web", want) {
 		b.Errorf("%s: web does not read what it wrote", name)
 	}
 }
