@@ -18,7 +18,7 @@ REPLAYS := Dies(Anywhere|Loses)|TestACallThatFails
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash files rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash files hosts rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -51,6 +51,9 @@ rotations: tools ## ten rotations of each kind of guest
 
 hands: tools ## all that docs/hands.md tells, on real guests
 	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'ByHand|WhatHandsDo' ./integration
+
+hosts: tools ## two hosts with one storage, all layouts, in namespaces; as root
+	VIRT_ROTATE_HOSTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v ./integration/hosts
 
 increments: tools ## ten nights of increments of an export, and an import of each
 	VIRT_ROTATE_NIGHTS=10 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '^TestNightlyIncrements$$' -v ./integration

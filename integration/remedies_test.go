@@ -61,7 +61,7 @@ var unprinted = map[string]string{
 	"restart-needed": "virt-rotate run: TestAGuestWhosePivotLibvirtMissedLosesNoWrite does it", "foreign-snapshot": "virt-rotate delete --foreign names the snapshot that goes: TestDeletingASnapshotOfSomebodyElse does it",
 	"stopped-in-pivot": "names docs/recovery.md", "leftover": "names docs/recovery.md", "shared-disk": "words", "method": "words: the policy",
 	"no-guest-agent": "words", "hook": "words", "fault": "virsh dumpxml and virt-rotate plan look", "unreadable-image": "words", "comma-in-name": "words",
-	"in-use": "words", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
+	"in-use": "words", "other-host": "virt-rotate adopt and undefine are for a person to choose from: TestAGuestThatIsDefinedTwiceHasOneOwner", "unheard-host": "virt-rotate fleet forget names the host: TestAHostThatIsForgottenIsNotWaitedFor", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
 	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words", "memory": "words",
 	"adoption": "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",

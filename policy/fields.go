@@ -55,6 +55,8 @@ func storageFields(s *Storage) []field {
 	return []field{
 		list("scan", &s.Scan, pathList),
 		list("ignore", &s.Ignore, fileList),
+		list("shared", &s.Shared, fileList),
+		text("silent_after", (*interval)(&s.SilentAfter), "1w"),
 	}
 }
 

@@ -46,7 +46,13 @@ type File struct {
 type Storage struct {
 	Scan   []string `json:"scan"`   // absolute directories whose images count as users of a base
 	Ignore []string `json:"ignore"` // absolute paths of files that are taken to build on no layer, whether they can be read or not
+
+	Shared      []string      `json:"shared"`       // absolute directories of storages that other hosts have, too, beside those that can be told
+	SilentAfter time.Duration `json:"silent_after"` // how old what another host has told of such a storage may be
 }
+
+// silentAfter is SilentAfter unless the file says otherwise.
+const silentAfter = 7 * 24 * time.Hour
 
 // Rule is one [policy.NAME] table with every inherited value filled in.
 type Rule struct {

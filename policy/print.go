@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -22,19 +23,22 @@ func (r *Rule) TOML() string {
 // MarshalJSON writes empty lists as [], never null.
 func (s Storage) MarshalJSON() ([]byte, error) {
 	type plain Storage // has no MarshalJSON
-	for _, list := range []*[]string{&s.Scan, &s.Ignore} {
+	for _, list := range []*[]string{&s.Scan, &s.Ignore, &s.Shared} {
 		if *list == nil {
 			*list = []string{}
 		}
 	}
-	return json.Marshal(plain(s))
+	return json.Marshal(struct {
+		plain
+		SilentAfter interval `json:"silent_after"` // hides the one of plain
+	}{plain(s), interval(cmp.Or(s.SilentAfter, silentAfter))})
 }
 
 // TOML writes the [storage] table as the file has it; "" where it has none.
 func (s *Storage) TOML() string {
 	var b strings.Builder
 	for _, f := range storageFields(s) {
-		if text := f.text(); text != "[]" {
+		if text := f.text(); text != "[]" && (f.key != "silent_after" || s.SilentAfter != silentAfter && s.SilentAfter != 0) {
 			fmt.Fprintf(&b, "%-13s = %s\n", f.key, text)
 		}
 	}

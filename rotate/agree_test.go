@@ -145,7 +145,7 @@ func TestARunDoesWhatWasPlanned(t *testing.T) {
 }
 
 // meets are the headings of the rows of the table in docs/design.md.
-var meets = []string{"a guest is started or stopped", "space runs out", "another host has a layer open", "a program of ours comes to read its layers", "a hook fails", "a file or a snapshot is changed by somebody else"}
+var meets = []string{"a guest is started or stopped", "space runs out", "another host has a layer open", "a program of ours comes to read its layers", "a guest of another host comes to use a layer", "a hook fails", "a file or a snapshot is changed by somebody else"}
 
 func TestWhatARunMayMeetIsWrittenDown(t *testing.T) {
 	text, err := os.ReadFile("../docs/design.md")

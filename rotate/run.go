@@ -144,6 +144,11 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 	if err != nil {
 		return nil, err
 	}
+	leave, err := r.atWork(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { leave(decide.Summarize(plans).Steps > 0) }()
 	o := r.Options
 	o.Reserved = &decide.Reservations{}
 	var g errgroup.Group

@@ -40,7 +40,7 @@ func (e *refusedError) Error() string { return e.Detail }
 // all snapshots are what they were.
 func (r *domainRun) notBegun(ctx context.Context, d *host.Domain, g *decide.Group, err error, was *former) error {
 	var busy *vfs.BusyError
-	if r.merged || len(g.Merges) == 0 || !errors.Is(err, host.ErrNotStarted) && !errors.As(err, &busy) || errors.Is(err, errMoved) {
+	if r.merged || len(g.Merges) == 0 || !errors.Is(err, host.ErrNotStarted) && !errors.As(err, &busy) && !errors.Is(err, decide.ErrNoLonger) || errors.Is(err, errMoved) {
 		return err
 	}
 	m := &g.Merges[0]
@@ -64,6 +64,9 @@ func (r *domainRun) notBegun(ctx context.Context, d *host.Domain, g *decide.Grou
 	r.undrop(g.Drops)
 	if read := m.Read(r.w); read != "" {
 		return &readError{read}
+	}
+	if errors.Is(err, decide.ErrNoLonger) {
+		return &refusedError{decide.Refusal{Code: host.CodeInUse, Path: m.Base.Path, Detail: fmt.Sprintf("its merge did not begin, and the snapshots stay as they were: %v", err)}}
 	}
 	return &refusedError{decide.Refusal{Code: host.CodeInUse, Path: m.Base.Path, Detail: fmt.Sprintf("its merge did not begin, and the snapshots stay as they were: %v; does another host or program have it open?", err)}}
 }

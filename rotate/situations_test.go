@@ -45,6 +45,19 @@ func situations() []situation {
 			r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "/mnt is mounted with nolock (nfs)", nil }
 			return h, r
 		}},
+		situation{code: host.CodeElsewhere, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
+			p, web := newPair(t, 9, 10, 11)
+			p.run(t, 0)
+			p.as(web)
+			return p.h[1], p.r[1]
+		}},
+		situation{code: host.CodeHosts, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
+			p, _ := newPair(t, 9, 10, 11)
+			p.clone("web.qcow2")
+			p.run(t, 1)
+			hosttest.Must(os.Truncate(usersOf(p, 1), 3))
+			return p.h[0], p.r[0]
+		}},
 		situation{code: host.CodeDestroyed, host: func(t *testing.T) (*hosttest.Host, *Rotator) { h, _ := pivotedBelow(t); return h, rotator(h, rule(3)) }},
 		situation{code: host.CodeComma, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
 			h := hosttest.New(t)

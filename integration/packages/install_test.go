@@ -20,6 +20,7 @@ var common = []string{
 	"share/man/man1/virt-rotate-check.1",
 	"share/man/man1/virt-rotate-doctor.1",
 	"share/man/man1/virt-rotate-files.1",
+	"share/man/man1/virt-rotate-fleet.1",
 	"share/man/man1/virt-rotate-image.1",
 	"share/man/man1/virt-rotate-policy.1",
 	"share/man/man1/virt-rotate-report.1",

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/urfave/cli/v2"
+	"github.com/virt-rotate/virt-rotate/internal/cli/fleet"
 	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
 	"github.com/virt-rotate/virt-rotate/internal/cli/image"
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
@@ -111,7 +112,7 @@ func newApp(e *term.Env, version string) *cli.App {
 			&cli.StringFlag{Name: "connect", Aliases: []string{"c"}, Usage: "libvirt `URI`; else the policy's, else LIBVIRT_DEFAULT_URI, else libvirt's default", Destination: &e.Connect},
 			&cli.StringFlag{Name: "state-dir", Usage: "`DIR` for journal, lock and history; else the policy's", Destination: &e.StateDir},
 		},
-		Commands:        append(guests.Commands(e), image.Command(e), sr.Command(e)),
+		Commands:        append(guests.Commands(e), image.Command(e), sr.Command(e), fleet.Command(e)),
 		OnUsageError:    term.UsageError,
 		CommandNotFound: func(*cli.Context, string) {},
 		Action: func(c *cli.Context) error {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/invopop/jsonschema"
+	"github.com/virt-rotate/virt-rotate/internal/cli/fleet"
 	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
 	"github.com/virt-rotate/virt-rotate/internal/cli/image"
 	"github.com/virt-rotate/virt-rotate/internal/cli/sr"
@@ -36,7 +37,7 @@ func schemas(t *testing.T) map[string][]byte {
 		}
 	}
 	all := map[string]any{"error": errorReport{}}
-	for _, reports := range []map[string]any{guests.Reports(), image.Reports(), sr.Reports()} {
+	for _, reports := range []map[string]any{guests.Reports(), image.Reports(), sr.Reports(), fleet.Reports()} {
 		maps.Copy(all, reports)
 	}
 	texts := map[string][]byte{}

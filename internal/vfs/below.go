@@ -33,6 +33,10 @@ type Lister interface {
 	List(dir string, on uint64, most int) (Listing, error)
 }
 
+// Records is the name of the directory in which virt-rotate keeps what hosts of a storage tell each
+// other: no image is in there.
+const Records = ".virt-rotate"
+
 // Limits bound a walk, so that it ends wherever it is sent.
 type Limits struct {
 	Entries int // in all directories together
@@ -67,7 +71,7 @@ type Found struct {
 
 // Below goes through dir and all directories below it on the same file system (what is
 // mounted there is another one), in the order of names: the files of a directory come
-// before its subdirectories. Symbolic links to directories are not followed, but for dir.
+// before its subdirectories. A directory called Records is left out. Symbolic links to directories are not followed, but for dir.
 //
 // A directory that cannot be read is an error that names it, and the walk goes on; one
 // below dir that goes away meanwhile is nothing. A *BoundError is the last.
@@ -119,7 +123,7 @@ func (w *walk) subdirectories(dir string, entries []Entry, depth int) bool {
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name)
 		switch {
-		case e.Type != fs.ModeDir, w.limits.Skip != nil && w.limits.Skip(path):
+		case e.Type != fs.ModeDir, e.Name == Records, w.limits.Skip != nil && w.limits.Skip(path):
 		case depth > w.limits.Depth:
 			return w.bound("there are more than %d levels of directories below it", w.limits.Depth)
 		case !w.directory(path, depth):

@@ -45,6 +45,9 @@ type ID struct {
 	Ino uint64 `json:"ino"`
 }
 
+// IsDevice tells whether it is that of a block device.
+func (id ID) IsDevice() bool { return id.Dev == deviceDev }
+
 // Info describes a regular file or a block device. Sizes are bytes.
 type Info struct {
 	ID        ID

@@ -22,6 +22,9 @@ type Case struct {
 
 func (c Case) builder() *builder { return newBuilder(c.World, c.Domain, c.Rule, c.Now, c.Options) }
 
+// ErrNoLonger says that somebody has come to need a layer since the merge was planned.
+var ErrNoLonger = errors.New("no longer safe")
+
 // StillAllowed decides anew whether a merge of an earlier plan may be done: hours can have
 // gone by since, and somebody can have begun to use its base.
 func (c Case) StillAllowed(m *Merge) error {
@@ -42,7 +45,7 @@ func (c Case) stillFree(m *Merge) (*builder, *Merge, error) {
 	again := b.mergeAt(disk, base+1)
 	for range m.Gone {
 		if why := b.obstacle(disk, base+1); why != "" {
-			return nil, nil, fmt.Errorf("no longer safe: %s", why)
+			return nil, nil, fmt.Errorf("%w: %s", ErrNoLonger, why)
 		}
 		b.absorb(disk, base+1, &again)
 	}
@@ -64,7 +67,11 @@ func (c Case) stillThere(m *Merge) (*builder, *host.Disk, error) {
 
 // stillRoom sees that there is room for it.
 func (b *builder) stillRoom(m *Merge) error {
-	if r := b.preflight([]Merge{*m}); r != nil {
+	switch r := b.preflight([]Merge{*m}); {
+	case r == nil:
+	case r.Code == host.CodeHosts, r.Code == host.CodeLocalLocks:
+		return fmt.Errorf("%w: %s", ErrNoLonger, r.Detail)
+	default:
 		return errors.New(r.Detail)
 	}
 	return nil
@@ -87,6 +94,8 @@ func MayDelete(w *observe.World, d *host.Domain, f journal.File) (exactly journa
 	}
 	b := &builder{w: w, d: d, forest: w.Forest, disks: d.Disks, branches: d.Branches}
 	switch who := b.usedElsewhere(f.Path, left.ID); {
+	case shareInDoubt(w, f.Path) != nil:
+		return f, true, errors.New("it stays for now: " + shareInDoubt(w, f.Path).Problem)
 	case b.inChain(f.Path):
 		return f, true, errors.New("it is in a chain of the domain")
 	case who != "":

@@ -68,6 +68,7 @@ func Diagnose(w *observe.World, names []string, rules policy.Assignment, now tim
 	if len(names) == 0 {
 		found = append(found, orphans(w)...)
 		found = append(found, strangers(w)...)
+		found = append(found, sharesInDoubt(w)...)
 		found = append(found, lostIntents(w)...)
 		found = append(found, notes(w)...)
 	}

@@ -15,7 +15,7 @@ func (b *builder) collectGarbage() {
 		if !l.Garbage() || !there || left.InUse || host.BranchWith(b.disks, l.Path) != nil || b.inMetadata(l.Path) || b.w.StrangeBeside(l.Path) != nil {
 			continue
 		}
-		if !b.w.MayGo(b.d, &host.Layer{Path: l.Path, ID: left.ID}) {
+		if shareInDoubt(b.w, l.Path) != nil || !b.w.MayGo(b.d, &host.Layer{Path: l.Path, ID: left.ID}) {
 			continue
 		}
 		garbage = append(garbage, journal.File{Path: l.Path, ID: left.ID})

@@ -27,8 +27,8 @@ func (s Step) String() string {
 		return "end-copy " + s.Disk
 	case OpFirmware, OpMemory, OpGoOn:
 		return string(s.Op) + " " + s.Path
-	case OpStart:
-		return "start"
+	case OpStart, OpTakeOver:
+		return string(s.Op)
 	case OpUnfold:
 		return fmt.Sprintf("unfold %s of %s: %s", cmp.Or(s.Snapshot, "the present"), s.Disk, s.Path)
 	case OpSwitch:
@@ -99,6 +99,7 @@ const (
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 	OpUnfold       Op = "unfold"    // of an adoption: a state inside an image becomes a layer
+	OpTakeOver     Op = "take-over" // of an adoption: the domain is this host's from then on
 )
 
 // A Step is one thing to do to a domain, with its reason.

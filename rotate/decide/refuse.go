@@ -11,6 +11,7 @@ import (
 // checkDomain refuses what must not be touched at all. It tells every reason.
 func (b *builder) checkDomain() {
 	b.checkGuest()
+	b.checkOwner()
 	b.checkInternal()
 	b.checkTargets()
 	b.checkDisks()

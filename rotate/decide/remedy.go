@@ -87,6 +87,7 @@ func domainRemedies(name string) map[string]string {
 		host.CodeAdoption:     "virt-rotate adopt --internal " + name,
 		host.CodeIntent:       "virt-rotate run " + name + "; if its file cannot be read, docs/recovery.md",
 		host.CodeNoGuestAgent: "see to the guest agent, or say quiesce = \"auto\"",
+		host.CodeElsewhere:    "undefine it where it does not belong; if its definition here is the one that counts: virt-rotate adopt " + name,
 		host.CodeHook:         "see why the hook failed",
 		host.CodeFault:        "report it, with the output of virsh dumpxml " + name,
 		host.CodeOwnPolicy:    "mend what the domain's metadata says of its policy: docs/policy.md, Policies of the guests; virsh metadata shows it",
@@ -110,6 +111,7 @@ func storageRemedies(name string) map[string]string {
 		host.CodeSize:        "free space there, or lower min_free",
 		host.CodeShared:      "give each domain an image of its own, or undefine the one that does not belong",
 		host.CodeMethod:      "use method = \"auto\", or put the images on XFS or btrfs",
+		host.CodeHosts:       "let virt-rotate run on the host that is named; if that is gone for good: virt-rotate fleet forget HOST",
 		host.CodeLocalLocks:  "mount the storage without nolock and local_lock (NFS 4 has locks of its own)",
 		host.CodeDoubt:       "see to the image that is named; one that is surely no user of the layer may be named in [storage] ignore",
 	}

@@ -21,6 +21,9 @@ func (b *builder) preflight(merges []Merge) *Refusal {
 		if r := b.checkLocks(m); r != nil {
 			return r
 		}
+		if r := b.checkHosts(m); r != nil {
+			return r
+		}
 		if r := checkSize(m); r != nil {
 			return r
 		}

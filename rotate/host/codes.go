@@ -52,5 +52,7 @@ const (
 	CodePinned         = "pinned"           // a person wants the snapshot to stay
 	CodeNameTaken      = "name-taken"       // there is a snapshot of that name
 	CodeMemory         = "memory"           // a guest's memory cannot be kept, or not be gone back to
+	CodeElsewhere      = "other-host"       // the guest is another host's
+	CodeHosts          = "unheard-host"     // what a host uses of a shared storage is not known
 	CodeOwnPolicy      = "own-policy"       // the policy in the domain's metadata is at fault
 )

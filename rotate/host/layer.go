@@ -2,6 +2,8 @@ package host
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -44,6 +46,18 @@ func LayerKey(id vfs.ID, path string) string {
 		return path
 	}
 	return fmt.Sprintf("%d:%d", id.Dev, id.Ino)
+}
+
+// KeyID is the identity that a key of a forest has of a file; zeros for a device, and for what
+// is known by its path alone.
+func KeyID(key string) (dev, ino uint64) {
+	before, after, _ := strings.Cut(key, ":")
+	d, err1 := strconv.ParseUint(before, 10, 64)
+	i, err2 := strconv.ParseUint(after, 10, 64)
+	if err1 != nil || err2 != nil || (vfs.ID{Dev: d, Ino: i}).IsDevice() {
+		return 0, 0
+	}
+	return d, i
 }
 
 // Rebase makes the layer's header name base, as a merge of what was between does.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
@@ -28,9 +29,16 @@ type Observer struct {
 	MostFiles int
 	Probes    Probes
 
+	// Fleet knows the storages that other hosts have, too; nil: there is none. SilentAfter is how
+	// old what another host has told may be; 0: SilentAfter of this package.
+	Fleet       *coord.Fleet
+	SilentAfter time.Duration
+	Clock       func() time.Time // nil: time.Now
+
 	cloneMu  sync.Mutex        // guards what follows
 	canClone map[string]string // what clones said of a directory
 	wide     map[string]bool   // storages that hold too much to be searched
+	failed   map[string]string // storages on which this host could not tell what it uses, and why
 
 	loadOnce sync.Once
 	headers  *headerCache
@@ -139,6 +147,7 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 	if !w.Remote {
 		o.stateChains(w, len(fresh))
 		look.neighbours(w, o)
+		o.shares(ctx, w)
 	}
 	w.noteChains()
 	w.looking = false

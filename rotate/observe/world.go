@@ -6,6 +6,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
@@ -55,7 +56,13 @@ type World struct {
 	Faults      []*host.Fault        // panics while domains were looked at
 	Readers     []journal.Reader     // programs of ours that read layers, on record in the state directory
 	looking     bool                 // it is not complete yet
-	TooWide     []string             // storages that hold too much to be searched for users of layers
+	// Shares are storages that other hosts have, too; OnShares says which of them a layer lies
+	// on, by path, and Whose, by UUID, whose the domains are of which layers lie there.
+	Shares   []Share                  `json:",omitempty"`
+	OnShares map[string][]int         `json:",omitempty"`
+	Whose    map[string]coord.Verdict `json:",omitempty"`
+
+	TooWide []string // storages that hold too much to be searched for users of layers
 }
 
 // Domain returns the domain of that name, or nil.
@@ -75,6 +82,7 @@ func newWorld() *World {
 		Released: map[string][]journal.File{}, Useless: map[string][]journal.File{}, Tips: map[string][]journal.Tip{}, Lost: map[string][]journal.Destroyed{},
 		Written: map[string]time.Time{}, Left: map[string]journal.LeftFile{}, Taken: map[string]bool{}, CannotClone: map[string]string{}, LocalLocks: map[string]string{},
 		InChains: map[string][]string{}, Places: map[string]Place{}, StateChains: map[string]host.Disk{}, looking: true,
+		OnShares: map[string][]int{}, Whose: map[string]coord.Verdict{},
 	}
 }
 

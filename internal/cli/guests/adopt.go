@@ -15,15 +15,26 @@ import (
 
 func adoptCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "adopt", Usage: "make external snapshots of a guest's internal ones, so that it can be rotated",
+		Name: "adopt", Usage: "make a guest of another host this host's; or external snapshots of its internal ones",
 		ArgsUsage: "DOMAIN", OnUsageError: term.UsageError,
 		Flags: []cli.Flag{
 			term.OutputFlag(),
 			&cli.BoolFlag{Name: "internal", Usage: "of internal snapshots, which are inside the images"},
+			&cli.StringFlag{Name: "down", Usage: "the `HOST` that had the guest is down, and does not start it again by itself"},
 			&cli.BoolFlag{Name: "drop-memory", Usage: "do not write the saved memory of a guest that ran to a file"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 		},
-		Description: `The guest must be off. In all its images at once, each internal snapshot becomes a
+		Description: `Of a guest on storage that other hosts have, too, one host is the owner: it takes snapshots
+and merges, and the others leave it alone. A guest that comes with all that its host has of
+it is followed without a word. This command is for one whose host died, or still has it
+defined. It refuses where another host has told that it runs the guest, unless --down names
+that host, and from a definition that is older than what the guest wrote to last. A host that
+comes back with an older claim leaves the guest alone, and says so. docs/fleet.md tells more.
+
+   virt-rotate adopt web
+   virt-rotate adopt --down kvm1 web
+
+With --internal, the guest must be off. In all its images at once, each internal snapshot becomes a
 layer of a chain, beside the image or in the policy's overlay_dir, and so does what the
 guest sees now. Each is compared with its state before the guest is put on the layers.
 libvirt then lists the same snapshots, with their times, descriptions and parents, as
@@ -43,8 +54,10 @@ by the same command; until then the guest is not rotated.
 			switch {
 			case c.Args().Len() != 1:
 				return term.Usagef("%s wants one DOMAIN; --help tells more", c.Command.HelpName)
-			case !c.Bool("internal"):
-				return term.Usagef("say --internal: there is nothing else to adopt")
+			case c.Bool("drop-memory") && !c.Bool("internal"):
+				return term.Usagef("--drop-memory is for --internal")
+			case c.IsSet("down") && c.Bool("internal"):
+				return term.Usagef("--down and --internal exclude each other")
 			}
 			if err := term.CheckOutput(c); err != nil {
 				return err
@@ -63,7 +76,7 @@ func adoptDomain(e *term.Env, c *cli.Context, s *session.Session) error {
 	p := term.NewProgress(e.Err)
 	log := newRecorder("adopt", s.Rotator.Observer.StateDir, p.Warn)
 	s.Rotator.Report, s.Rotator.Ended = p.Report, log.record
-	plan, err := s.Rotator.Adopt(c.Context, c.Args().First(), decide.AdoptOptions{DropMemory: c.Bool("drop-memory"), Plan: c.Bool("dry-run")})
+	plan, err := adoption(c, s.Rotator)
 	p.End()
 	if isNoName(err) {
 		return term.Usagef("%w", err)
@@ -73,6 +86,15 @@ func adoptDomain(e *term.Env, c *cli.Context, s *session.Session) error {
 	}
 	plans := []decide.Plan{plan}
 	return errors.Join(e.Print(c, PlanReport{Domains: plans, Warnings: log.texts}, adoptText(plans)), plansExit(plans))
+}
+
+// adoption is what is asked for: of the guest, or of its internal snapshots.
+func adoption(c *cli.Context, r *rotate.Rotator) (decide.Plan, error) {
+	domain, dry := c.Args().First(), c.Bool("dry-run")
+	if c.Bool("internal") {
+		return r.Adopt(c.Context, domain, decide.AdoptOptions{DropMemory: c.Bool("drop-memory"), Plan: dry})
+	}
+	return r.TakeOver(c.Context, domain, c.String("down"), dry)
 }
 
 // adoptText is plansText with what becomes of the images.

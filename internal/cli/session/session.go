@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
@@ -43,9 +44,11 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	}
 	store := formats.Store(e.FS, nil)
 	store.Ignore = f.Storage.Ignore
+	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Clock: e.Clock}
 	r := &rotate.Rotator{
 		Host:     host,
-		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f)},
+		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
+			Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock},
 		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
 		Match:    f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}

@@ -1,0 +1,573 @@
+package coord
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// Subdirectory is where hosts tell each other, in the directory of a storage.
+const Subdirectory = vfs.Records
+
+// mostTold is the most bytes that a host may tell: some 100,000 layers.
+const mostTold = 16 << 20
+
+// Bytes that are locked, all of them far beyond the end of any of the files.
+const (
+	lockTable    = 1 << 40   // of hosts, and of what a host has told: who reads or writes it
+	lockPresence = 1<<40 + 1 // of beats: and the place of a host that is at work
+	lockSlot     = 1<<40 + 1 // of slots: and the number of the slot
+)
+
+// A share is a storage that other hosts have, too: what they tell each other is in files on it.
+//
+//	storage.json   the storage's UUID; made once, under its final name at once
+//	hosts          a record of each host, see record
+//	users-N-0, -1  what the host of place N has told; the record says in which
+//	beats          a counter of each host that is at work, which holds the byte of its place
+//	slots          bytes that hosts lock while they merge
+//
+// Who tells something holds the table of hosts for writing, from before it reads until its
+// record is durable.
+type share struct {
+	dir   string
+	dev   uint64
+	fleet *Fleet
+
+	mu     sync.Mutex // guards all below
+	read   map[int]reading
+	found  Crossing
+	place  int // of this host; -1: not known yet
+	broken error
+	since  time.Time // when broken was
+}
+
+// A reading is what a host had told when that was read last.
+type reading struct {
+	sum  string
+	told Told
+}
+
+func newShare(dir string, f *Fleet) *share {
+	s := &share{dir: dir, fleet: f, read: map[int]reading{}, place: -1}
+	if dev, err := deviceOf(dir); err == nil {
+		s.dev = dev
+	}
+	return s
+}
+
+func (s *share) Dir() string { return s.dir }
+
+func (s *share) path(name string) string { return filepath.Join(s.dir, Subdirectory, name) }
+
+// UUID is "" where nobody has told anything yet.
+func (s *share) UUID() string {
+	id, err := s.identity()
+	if err != nil {
+		return ""
+	}
+	return id
+}
+
+// Locate names files of the storage by their path below its directory; those that this host
+// has somewhere else, by their inode.
+func (s *share) Locate(path string, dev, ino uint64) (Layer, bool) {
+	l := Layer{Path: path}
+	if dev == s.dev {
+		l.Ino = ino
+	}
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(s.dir, "/")+"/"); ok {
+		l.Path = rest
+		return l, true
+	}
+	return l, l.Ino != 0
+}
+
+// identityFile is storage.json.
+type identityFile struct {
+	Version int    `json:"version"`
+	UUID    string `json:"uuid"`
+}
+
+// identity reads the storage's UUID; the error is fs.ErrNotExist where it has none yet.
+func (s *share) identity() (string, error) {
+	if err := s.checkDir(); err != nil {
+		return "", err
+	}
+	f, err := vfs.OpenLockFile(s.path("storage.json"), false, false)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	data, err := f.Content(4096)
+	if err != nil {
+		return "", err
+	}
+	var id identityFile
+	if err := json.Unmarshal(data, &id); err != nil || id.Version != 1 || !isUUID(id.UUID) {
+		return "", fmt.Errorf("%s: not as virt-rotate of this version writes it", s.path("storage.json"))
+	}
+	return id.UUID, nil
+}
+
+// checkDir refuses a directory that others could have written to.
+func (s *share) checkDir() error {
+	path := filepath.Join(s.dir, Subdirectory)
+	fi, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return err
+	case !fi.IsDir():
+		return fmt.Errorf("%s: is no directory", path)
+	case fi.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s: others can write to it (mode %04o): chmod 0700", path, fi.Mode().Perm())
+	}
+	return s.fleet.checkOwner(path, fi)
+}
+
+// create makes the directory and gives the storage its UUID, unless it has one. Whoever comes
+// at the same time ends with the same one; what a crash leaves is done again.
+func (s *share) create() (string, error) {
+	path := filepath.Join(s.dir, Subdirectory)
+	if err := os.Mkdir(path, 0o700); err == nil {
+		err = vfs.SyncDir(s.dir)
+		if err != nil {
+			return "", err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	id, err := s.identity()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return id, err
+	}
+	s.fleet.boundary("before the storage has a UUID")
+	data, err := json.Marshal(identityFile{1, newUUID()})
+	if err != nil {
+		return "", err
+	}
+	temp := s.path(".virt-rotate-" + newUUID() + ".tmp")
+	if err := vfs.WriteFile(temp, append(data, '\n'), 0o600); err != nil {
+		return "", err
+	}
+	s.fleet.boundary("before the UUID has its name")
+	if err := vfs.RenameNew(temp, s.path("storage.json")); err != nil {
+		if removed := os.Remove(temp); removed != nil || !errors.Is(err, fs.ErrExist) {
+			return "", errors.Join(err, removed)
+		}
+	}
+	return s.identity()
+}
+
+// A table is the file hosts, locked.
+type table struct {
+	f     *vfs.LockFile
+	bytes []byte
+}
+
+func (t *table) places() int { return (len(t.bytes) + placeSize - 1) / placeSize }
+
+// at decodes the record of a place.
+func (t *table) at(i int) (record, int, error) {
+	b := make([]byte, placeSize)
+	copy(b, t.bytes[min(i*placeSize, len(t.bytes)):])
+	return decodePlace(b)
+}
+
+// free is the first place that no host has: one that was forgotten, or a new one.
+func (t *table) free() (int, error) {
+	for i := range t.places() {
+		if r, _, err := t.at(i); errors.Is(err, errNoRecord) || err == nil && r.Gone {
+			return i, nil
+		}
+	}
+	if t.places() >= mostHosts {
+		return 0, fmt.Errorf("%d hosts are on record: forget those that are gone (virt-rotate fleet forget HOST)", mostHosts)
+	}
+	return t.places(), nil
+}
+
+// of finds the place of the host with that ID; -1 for none.
+func (t *table) of(id string) (int, record) {
+	for i := range t.places() {
+		if r, _, err := t.at(i); err == nil && r.ID == id && id != "" {
+			return i, r
+		}
+	}
+	return -1, record{}
+}
+
+// put writes a record, durably, over the one of the two that does not count.
+func (t *table) put(i int, r record) error {
+	was, half, err := t.at(i)
+	next := 1 - half
+	if err != nil {
+		next = 0
+	} else if r.Generation <= was.Generation {
+		r.Generation = was.Generation + 1
+	}
+	b, err := r.encode()
+	if err != nil {
+		return err
+	}
+	return t.f.Put(b, int64(i*placeSize+next*recordSize))
+}
+
+// locked does something with the table while others cannot write it or, if exclusive, read it.
+func (s *share) locked(ctx context.Context, exclusive bool, do func(*table) error) error {
+	f, err := vfs.OpenLockFile(s.path("hosts"), exclusive, exclusive)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.fleet.Wait, defaultWait))
+	defer cancel()
+	if err := f.Lock(ctx, lockTable, exclusive); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%s: another host holds its lock, or one that died has not given it back yet: %w", s.path("hosts"), err)
+		}
+		return err
+	}
+	b, err := f.Content(mostHosts * placeSize)
+	if err != nil {
+		return err
+	}
+	if err := do(&table{f, b}); err != nil {
+		return err
+	}
+	return f.Unlock(lockTable)
+}
+
+// View reads what all hosts have told. Where nobody has, it is empty.
+func (s *share) View(ctx context.Context) (View, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.broken != nil && time.Since(s.since) < repeatAfter {
+		return View{}, s.broken // each of many looks would wait for the same
+	}
+	v, err := s.view(ctx)
+	s.broken, s.since = nil, time.Now()
+	if ctx.Err() == nil {
+		s.broken = err
+	}
+	return v, err
+}
+
+func (s *share) view(ctx context.Context) (View, error) {
+	id, err := s.identity()
+	if errors.Is(err, fs.ErrNotExist) {
+		return View{}, nil
+	}
+	if err != nil {
+		return View{}, err
+	}
+	state, err := loadState(s.fleet.StateDir)
+	if err != nil {
+		return View{}, err
+	}
+	var v View
+	err = s.locked(ctx, false, func(t *table) error {
+		if state.ID == "" {
+			state.ID, _ = s.before(t)
+		}
+		v = s.all(t, state.ID)
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) { // a crash before the first host was on record
+		err = nil
+	}
+	v.UUID = id
+	return v, err
+}
+
+// all reads what the hosts of the table have told.
+func (s *share) all(t *table, me string) View {
+	var v View
+	inode := s.probe()
+	for i := range t.places() {
+		r, _, err := t.at(i)
+		if errors.Is(err, errNoRecord) {
+			continue
+		}
+		v.Generation += r.Generation + 1
+		told, problem := Told{}, err
+		if err == nil && (!r.Gone || r.ID == me) {
+			told, problem = s.told(i, r)
+		}
+		switch {
+		case err == nil && r.ID == me:
+			v.Mine, v.Registered, v.Locks = told, !r.Gone, s.locks(r)
+			s.place = i
+		case err != nil || !r.Gone:
+			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
+			if problem != nil {
+				p.Problem = fmt.Sprintf("place %d of %s: %v", i, s.path("hosts"), problem)
+			}
+			v.Peers = append(v.Peers, p)
+		}
+	}
+	return v
+}
+
+// probe is the inode of the storage's own file, by which hosts see whether their numbers are
+// the same; 0: not known.
+func (s *share) probe() uint64 {
+	info, err := vfs.Lstat(s.path("storage.json"))
+	if err != nil {
+		return 0
+	}
+	return info.ID.Ino
+}
+
+func (s *share) usersFile(place, file int) string {
+	return s.path(fmt.Sprintf("users-%d-%d", place, file))
+}
+
+// told reads what a host has told, if that is another text than the one read last.
+func (s *share) told(place int, r record) (Told, error) {
+	if was, ok := s.read[place]; ok && was.sum == r.Sum {
+		return was.told, nil
+	}
+	f, err := vfs.OpenLockFile(s.usersFile(place, r.File), false, false)
+	if err != nil {
+		return Told{}, err
+	}
+	defer f.Close()
+	if _, err := f.TryLock(lockTable, false); err != nil { // so that a network file system looks anew
+		return Told{}, err
+	}
+	data, err := f.Content(mostTold)
+	if err != nil {
+		return Told{}, err
+	}
+	if sum := sha256.Sum256(data); int64(len(data)) != r.Size || hex.EncodeToString(sum[:]) != r.Sum {
+		return Told{}, fmt.Errorf("%s is not what its record says", f.Name())
+	}
+	var told Told
+	if err := json.Unmarshal(data, &told); err != nil {
+		return Told{}, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	told.clean()
+	s.read[place] = reading{r.Sum, told}
+	return told, nil
+}
+
+// Tell puts on record what claim returns.
+func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken = nil
+	id, err := s.create()
+	if err != nil {
+		return err
+	}
+	return s.locked(ctx, true, func(t *table) error {
+		state, err := s.whoAmI(t, id)
+		if err != nil {
+			return err
+		}
+		v := s.all(t, state.ID)
+		v.UUID = id
+		return s.tell(t, state, id, now, claim(v))
+	})
+}
+
+// whoAmI is this host's identity: a new one where it has none, or where another host has
+// taken it, as happens to copies of a virtual machine.
+func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
+	s.fleet.stateMu.Lock()
+	defer s.fleet.stateMu.Unlock()
+	state, err := loadState(s.fleet.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	if state.ID == "" {
+		state.ID, state.Told[storage] = s.before(t)
+	}
+	_, r := t.of(state.ID)
+	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[storage]) {
+		state = &hostState{Version: 1, ID: newUUID(), Told: map[string]uint64{}}
+		return state, state.save(s.fleet.StateDir)
+	}
+	return state, nil
+}
+
+// before is who this host was when its state directory was lost: a host of this name has told
+// something since this start of this very machine. After another start that could be a copy.
+func (s *share) before(t *table) (id string, generation uint64) {
+	for i := range t.places() {
+		if r, _, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
+			if id != "" {
+				return "", 0
+			}
+			id, generation = r.ID, r.Generation
+		}
+	}
+	return id, generation
+}
+
+func (s *share) tell(t *table, state *hostState, storage string, now time.Time, told Told) error {
+	data, err := json.Marshal(told)
+	if err != nil {
+		return err
+	}
+	if len(data) > mostTold {
+		return fmt.Errorf("what this host uses takes %d bytes: at most %d can be told", len(data), mostTold)
+	}
+	place, was := t.of(state.ID)
+	if place < 0 {
+		if place, err = t.free(); err != nil {
+			return err
+		}
+		was, _, _ = t.at(place) // of whoever had the place before
+		was = record{Generation: was.Generation, File: was.File}
+	}
+	sum := sha256.Sum256(data)
+	r := record{ID: state.ID, Name: s.fleet.name(), Generation: was.Generation + 1, When: now.UTC(), Inode: s.probe(),
+		File: was.File, Size: int64(len(data)), Sum: hex.EncodeToString(sum[:]), Locks: s.locks(was), Mount: s.fleet.mount(s.dev)}
+	if err := s.remember(storage, r.Generation); err != nil {
+		return err
+	}
+	s.fleet.boundary("before the users are told")
+	if r.Sum != was.Sum {
+		r.File = 1 - was.File
+		if err := s.write(place, r.File, data); err != nil {
+			return err
+		}
+	}
+	s.fleet.boundary("before the record is written")
+	s.place = place
+	return t.put(place, r)
+}
+
+// locks is what is known of them: what was found just now, else what was on record since the
+// storage was mounted.
+func (s *share) locks(was record) Crossing {
+	if s.found != CrossingUnknown {
+		return s.found
+	}
+	if was.Mount == s.fleet.mount(s.dev) {
+		return was.Locks
+	}
+	return CrossingUnknown
+}
+
+// remember notes what is about to be told.
+func (s *share) remember(storage string, generation uint64) error {
+	s.fleet.stateMu.Lock()
+	defer s.fleet.stateMu.Unlock()
+	state, err := loadState(s.fleet.StateDir)
+	if err != nil {
+		return err
+	}
+	state.Told[storage] = generation
+	return state.save(s.fleet.StateDir)
+}
+
+func (s *share) write(place, file int, data []byte) error {
+	f, err := vfs.OpenLockFile(s.usersFile(place, file), true, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.TryLock(lockTable, true); err != nil {
+		return err
+	}
+	if err := f.Replace(data); err != nil {
+		return err
+	}
+	return vfs.SyncDir(filepath.Dir(s.usersFile(place, file)))
+}
+
+// Forget takes a host out of the table. The claims that it had become claims of this host that
+// it has given up: an older one of a third host stays old.
+func (s *share) Forget(ctx context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, err := s.identity()
+	if err != nil {
+		return err
+	}
+	return s.locked(ctx, true, func(t *table) error {
+		state, err := s.whoAmI(t, id)
+		if err != nil {
+			return err
+		}
+		place, err := s.named(t, state.ID, name)
+		if err != nil {
+			return err
+		}
+		v := s.all(t, state.ID)
+		for i := range v.Peers {
+			if r, _, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
+				v.Mine = inherit(v.Mine, v.Peers[i].Told)
+			}
+		}
+		if err := s.tell(t, state, id, s.fleet.now(), v.Mine); err != nil {
+			return err
+		}
+		return s.clear(t, place)
+	})
+}
+
+// clear frees a place. A damaged one is made whole by that.
+func (s *share) clear(t *table, place int) error {
+	r, _, err := t.at(place)
+	if err != nil {
+		r = record{ID: newUUID(), Sum: strings.Repeat("0", 64)}
+		if err := t.f.Put(bytes.Repeat([]byte{0}, placeSize), int64(place*placeSize)); err != nil {
+			return err
+		}
+	}
+	r.Generation++
+	r.Gone = true
+	delete(s.read, place)
+	return t.put(place, r)
+}
+
+// inherit adds the claims of a host that is forgotten to what this host has given up.
+func inherit(mine, gone Told) Told {
+	for _, g := range gone.Guests {
+		epoch := max(g.Epoch, g.Seen)
+		if epoch == 0 || mine.Guest(g.UUID) != nil {
+			continue
+		}
+		mine.Guests = append(mine.Guests, Guest{UUID: g.UUID, Name: g.Name, Epoch: epoch, Seen: epoch, Left: true})
+	}
+	return mine
+}
+
+// named finds the one host with that name, or ID, which is not this one. A place whose record
+// is damaged is named by its number: "place 3".
+func (s *share) named(t *table, me, name string) (int, error) {
+	var found []int
+	for i := range t.places() {
+		r, _, err := t.at(i)
+		switch {
+		case errors.Is(err, errNoRecord):
+		case err != nil && name == fmt.Sprintf("place %d", i),
+			err == nil && !r.Gone && r.ID != me && (r.Name == name || r.ID == name):
+			found = append(found, i)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return 0, fmt.Errorf("%s: %w", name, ErrNoSuchHost)
+	case 1:
+		return found[0], nil
+	}
+	return 0, fmt.Errorf("%d hosts are called %s: give the ID, as virt-rotate fleet status shows it", len(found), name)
+}

@@ -1,0 +1,61 @@
+package coord
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// A hostState is what a host remembers of itself, in STATE/host.json: who it is, and what it
+// has told last. Another generation on the storage tells that somebody else has its identity.
+type hostState struct {
+	Version int               `json:"version"`
+	ID      string            `json:"id"`
+	Told    map[string]uint64 `json:"told"` // generations, by the UUID of the storage
+}
+
+func stateFile(dir string) string { return filepath.Join(dir, "host.json") }
+
+// loadState returns an empty one where there is none.
+func loadState(dir string) (*hostState, error) {
+	s := &hostState{Version: 1, Told: map[string]uint64{}}
+	data, err := os.ReadFile(stateFile(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, s); err != nil || s.Version != 1 || s.ID != "" && !isUUID(s.ID) {
+		return nil, fmt.Errorf("%s: not as virt-rotate writes it: if nobody knows why, remove it; this host is another one for all others then", stateFile(dir))
+	}
+	if s.Told == nil {
+		s.Told = map[string]uint64{}
+	}
+	return s, nil
+}
+
+func (s *hostState) save(dir string) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return vfs.WriteFile(stateFile(dir), append(data, '\n'), 0o600)
+}
+
+// newUUID is a random one, of version 4.
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,165 @@
+package observe
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+)
+
+// mostDoubts is how many reasons a host gives why it cannot tell all that it uses.
+const mostDoubts = 8
+
+// Tell puts on record, on each storage that other hosts have, too, what this host uses of it.
+// Where that fails, nothing is merged until it succeeds. adopted names, by UUID, guests that a
+// person has made this host's, and by what epoch.
+func (o *Observer) Tell(ctx context.Context, w *World, adopted map[string]uint64) error {
+	if o.Fleet == nil || w.Remote {
+		return nil
+	}
+	for _, s := range o.storages(w) {
+		told, any := w.told(s)
+		if v, err := s.View(ctx); !any && err == nil && len(v.Mine.Guests)+len(v.Mine.Images) == 0 && !v.Registered {
+			continue // nothing of this host is there
+		}
+		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told { return coord.Claims(told, &v, adopted) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		o.noteUntold(s.Dir(), err)
+	}
+	return nil
+}
+
+func (o *Observer) now() time.Time {
+	if o.Clock != nil {
+		return o.Clock()
+	}
+	return time.Now()
+}
+
+// untold is why this host could not tell what it uses of a storage; "" where it could.
+func (o *Observer) untold(dir string) string {
+	o.cloneMu.Lock()
+	defer o.cloneMu.Unlock()
+	return o.failed[dir]
+}
+
+func (o *Observer) noteUntold(dir string, err error) {
+	o.cloneMu.Lock()
+	defer o.cloneMu.Unlock()
+	if o.failed == nil {
+		o.failed = map[string]string{}
+	}
+	delete(o.failed, dir)
+	if err != nil {
+		o.failed[dir] = err.Error()
+	}
+}
+
+// told is what this host uses of a storage; any tells whether it is anything at all.
+func (w *World) told(s coord.Storage) (t coord.Told, any bool) {
+	t.Guests = []coord.Guest{}
+	for i := range w.Domains {
+		if g, on := w.guestOn(s, &w.Domains[i]); on {
+			t.Guests = append(t.Guests, g)
+		}
+	}
+	t.Images = w.imagesOn(s)
+	any = len(t.Guests)+len(t.Images) > 0
+	for i := range w.Strange {
+		if x := &w.Strange[i]; x.Anywhere && len(t.Doubts) < mostDoubts {
+			t.Doubts = append(t.Doubts, x.Path+": "+x.Reason)
+		}
+	}
+	return t, any
+}
+
+// guestOn is what a domain uses of a storage; on tells whether it uses anything of it.
+func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, on bool) {
+	g = coord.Guest{UUID: d.UUID, Name: d.Name, Live: d.State.Live()}
+	seen := map[coord.Layer]bool{}
+	active := map[string]bool{}
+	for i := range d.Disks {
+		if disk := &d.Disks[i]; len(disk.Chain) > 0 && !disk.ReadOnly {
+			active[disk.Active().Path] = true
+		}
+	}
+	for _, path := range layersOf(d) {
+		for at, l := range w.below(w.KeyOf(d, path), path) {
+			if named, ok := l.on(s); ok && !seen[named] {
+				seen[named] = true
+				named.Active = at == 0 && active[path]
+				g.Layers = append(g.Layers, named)
+			}
+		}
+	}
+	return g, len(g.Layers) > 0
+}
+
+// A placed layer has a name, and a key in the forest.
+type placed struct{ key, path string }
+
+// on is how hosts call it to each other, if it is on the storage.
+func (p placed) on(s coord.Storage) (coord.Layer, bool) {
+	dev, ino := host.KeyID(p.key)
+	return s.Locate(p.path, dev, ino)
+}
+
+// below lists the layer and all that it builds on.
+func (w *World) below(key, path string) []placed {
+	list := []placed{{key, path}}
+	if l := w.Forest.Find(key); l != nil {
+		for l = l.Parent; l != nil; l = l.Parent {
+			list = append(list, placed{l.Key, l.Path})
+		}
+	}
+	return list
+}
+
+// imagesOn are layers of the storage that no domain need name: those on which images elsewhere on this
+// host build, and those that guests need who were saved to a file. Other hosts see neither.
+func (w *World) imagesOn(s coord.Storage) []coord.Layer {
+	seen := map[coord.Layer]bool{}
+	var found []coord.Layer
+	for _, l := range w.Forest.Layers() {
+		named, here := placed{l.Key, l.Path}.on(s)
+		here = here && !filepath.IsAbs(named.Path) // all hosts find it there
+		if !savedNeeds(l) && (here || !slices.Contains(l.Keepers, "image "+l.Path)) {
+			continue
+		}
+		for _, p := range w.below(l.Key, l.Path) {
+			if named, ok := p.on(s); ok && !seen[named] {
+				seen[named] = true
+				found = append(found, named)
+			}
+		}
+	}
+	return found
+}
+
+func savedNeeds(l *chain.Layer) bool {
+	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") })
+}
+
+// Adoptable returns the epoch with which a person can make the domain this host's, or why not.
+func (o *Observer) Adoptable(w *World, d *host.Domain, down string) (epoch uint64, err error) {
+	for _, s := range o.storages(w) {
+		g, on := w.guestOn(s, d)
+		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
+		if !on || i < 0 {
+			continue
+		}
+		e, err := coord.Adopt(&g, &w.Shares[i].View, down)
+		if err != nil {
+			return 0, err
+		}
+		epoch = max(epoch, e)
+	}
+	return epoch, nil
+}

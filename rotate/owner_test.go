@@ -1,0 +1,151 @@
+package rotate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
+)
+
+// leftAlone runs on a host and wants it to change nothing of the domain.
+func (p *pair) leftAlone(t *testing.T, i int, because string) {
+	t.Helper()
+	p.h[i].Now = p.h[i].Now.Add(2 * 60 * 60 * 1e9)
+	planned := planOf(p.h[i], t, p.r[i], "web")
+	before := everything(p.h[i], t)
+	p.r[i].Options.NoSnapshot = false
+	ran := p.run(t, i)["web"]
+	p.r[i].Options = coalesce()
+	if !refusedWith(ran, host.CodeElsewhere) || !refusedWith(planned, host.CodeElsewhere) || !strings.Contains(fmt.Sprint(ran.Refused), because) {
+		t.Errorf("host%d: planned %+v, ran %+v", i+1, planned.Refused, ran)
+	}
+	if everything(p.h[i], t) != before {
+		t.Errorf("host%d changed something", i+1)
+	}
+}
+
+func (p *pair) worksOn(t *testing.T, i int) {
+	t.Helper()
+	ran := p.run(t, i)["web"]
+	if len(ran.Refused) > 0 || ran.Error != "" {
+		t.Errorf("host%d: %+v", i+1, ran)
+	}
+	p.check(t)
+}
+
+// A guest is defined on two hosts. Who had it first keeps it, until somebody says otherwise.
+func TestAGuestThatIsDefinedTwiceHasOneOwner(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	web.State = host.ShutOff
+	p.run(t, 0)
+	p.as(web)
+	p.leftAlone(t, 1, "host host1")
+	p.worksOn(t, 0)
+	tookOver(t, p, 1, "")
+	p.leftAlone(t, 0, "host2")
+	p.worksOn(t, 1)
+	tookOver(t, p, 0, "")
+	p.leftAlone(t, 1, "host1")
+	p.worksOn(t, 0)
+}
+
+func tookOver(t *testing.T, p *pair, i int, down string) {
+	t.Helper()
+	plan, err := p.r[i].TakeOver(context.Background(), "web", down, false)
+	if err != nil || plan.Result != decide.ResultDone || len(plan.Steps) != 1 {
+		t.Fatalf("%+v %v", plan, err)
+	}
+}
+
+// virsh migrate without --undefinesource leaves a definition behind: the guest runs elsewhere.
+func TestADefinitionThatAMigrationLeftIsRecognised(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	p.run(t, 0)
+	moved := p.as(web)
+	web.State = host.ShutOff
+	p.leftAlone(t, 1, "runs there") // host 1 has told last that it runs there
+	p.leftAlone(t, 0, "left behind")
+	p.worksOn(t, 1)
+	if moved.State != host.Running {
+		t.Error(moved.State)
+	}
+	p.leftAlone(t, 0, "host2")
+}
+
+// With --undefinesource nobody has to say anything.
+func TestAGuestThatMovedWhollyIsFollowed(t *testing.T) {
+	p, web := newPair(t, 9, 10, 11)
+	p.run(t, 0)
+	p.as(web)
+	p.h[0].Guests = nil
+	p.run(t, 0)
+	p.worksOn(t, 1)
+}
+
+// A host dies with the guest on it, and another starts it from a definition that is one
+// snapshot old: that is not taken over, and neither host changes anything.
+func TestAnOldDefinitionIsNotTakenOver(t *testing.T) {
+	p, web := newPair(t, 9)
+	old := p.as(web)
+	p.h[0].Take(web, []int{10})
+	p.run(t, 0)
+	p.leftAlone(t, 1, "host1")
+	for _, down := range []string{"", "host1"} {
+		plan, err := p.r[1].TakeOver(context.Background(), "web", down, false)
+		if err != nil || plan.Result != decide.ResultRefused {
+			t.Errorf("down %q: %+v %v", down, plan, err)
+		}
+	}
+	old.Disks, old.Snapshots = web.Observed(nil).Disks, web.Observed(nil).Snapshots // the definition as it was
+	plan, _ := p.r[1].TakeOver(context.Background(), "web", "", false)
+	if plan.Result != decide.ResultRefused || !strings.Contains(fmt.Sprint(plan.Refused), "--down host1") {
+		t.Errorf("%+v", plan)
+	}
+	tookOver(t, p, 1, "host1")
+	p.worksOn(t, 1)
+	p.leftAlone(t, 0, "host2") // it comes back, and runs the guest: both are told
+	p.leftAlone(t, 1, "host1")
+}
+
+// A takeover is cut off at any place: the guest has one owner at any time, and doing it again
+// finishes it.
+func TestATakeoverDiesAnywhere(t *testing.T) {
+	for place := 1; ; place++ {
+		p, web := newPair(t, 9, 10)
+		web.State = host.ShutOff
+		p.run(t, 0)
+		p.as(web)
+		p.run(t, 1)
+		n, died := 0, false
+		p.r[1].Observer.Fleet.Crash = func(string) {
+			if n++; n == place {
+				panic("dead")
+			}
+		}
+		func() {
+			defer func() { died = recover() != nil }()
+			_, _ = p.r[1].TakeOver(context.Background(), "web", "", false)
+		}()
+		p.boot(1)
+		owners := 0
+		for i := range p.h {
+			if plan := planOf(p.h[i], t, p.r[i], "web"); !refusedWith(plan, host.CodeElsewhere) {
+				owners++
+			}
+		}
+		if owners != 1 {
+			t.Errorf("place %d: %d owners", place, owners)
+		}
+		_, err := p.r[1].TakeOver(context.Background(), "web", "", false)
+		hosttest.Must(err)
+		p.worksOn(t, 1)
+		p.leftAlone(t, 0, "host2")
+		if !died {
+			return
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package rotate
+
+import (
+	"context"
+
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
+)
+
+// atWork tells the hosts that have the same storages what this one uses of them, and that it is
+// at work, before anything is decided for good. leave ends that; it tells once more, if changed
+// says so. What could not be told stops merges, and is told by them.
+func (r *Rotator) atWork(ctx context.Context, w *observe.World) (leave func(changed bool), err error) {
+	o := r.Observer
+	if o.Fleet == nil || w.Remote || len(o.Fleet.All()) == 0 {
+		return func(bool) {}, nil
+	}
+	if err := o.Tell(ctx, w, nil); err != nil {
+		return nil, err
+	}
+	gone := o.Fleet.Enter(ctx)
+	if r.lookForLocks(ctx) {
+		err = o.Tell(ctx, w, nil)
+	}
+	return func(changed bool) {
+		if changed {
+			r.tellAgain(context.WithoutCancel(ctx))
+		}
+		gone()
+	}, err
+}
+
+// lookForLocks finds out whether locks reach the hosts that are at work; it tells whether that
+// is news.
+func (r *Rotator) lookForLocks(ctx context.Context) (news bool) {
+	for _, s := range r.Observer.Fleet.All() {
+		v, err := s.View(ctx)
+		if err != nil {
+			continue // told by whoever wants to merge there
+		}
+		found, err := s.Locks(ctx)
+		news = news || err == nil && found != coord.CrossingUnknown && found != v.Locks
+	}
+	return news
+}
+
+// tellAgain tells how the layers are now: a host that takes a guest over sees by that whether its
+// definition is an old one. Where it fails, what was told before the run is believed, which
+// keeps more than is needed.
+func (r *Rotator) tellAgain(ctx context.Context) {
+	if w, err := r.Observer.Observe(ctx); err == nil {
+		_ = r.Observer.Tell(ctx, w, nil)
+	}
+}
