@@ -19,6 +19,7 @@ require (
 	golang.org/x/sync v0.18.0
 	golang.org/x/sys v0.48.0
 	golang.org/x/term v0.37.0
+	golang.org/x/time v0.14.0
 	libvirt.org/go/libvirt v1.11010.0
 	libvirt.org/go/libvirtxml v1.11010.0
 )
@@ -35,7 +36,6 @@ require (
 	github.com/pb33f/ordered-map/v2 v2.3.1 // indirect
 	go.yaml.in/yaml/v4 v4.0.0-rc.2 // indirect
 	golang.org/x/text v0.28.0 // indirect
-	golang.org/x/time v0.14.0 // indirect
 )
 
 require (

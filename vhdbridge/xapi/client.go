@@ -59,7 +59,7 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 	if config.Pause == 0 {
 		config.Pause = 2 * time.Second
 	}
-	c := &Client{config: config, base: &url.URL{Scheme: "https", Host: base.Host}}
+	c := &Client{config: config, base: hostURL(base.Host)}
 	c.http = &http.Client{
 		Transport: &http.Transport{TLSClientConfig: secure, ResponseHeaderTimeout: idleTimeout, Proxy: http.ProxyFromEnvironment,
 			DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout, DisableCompression: true},
@@ -112,7 +112,7 @@ func (c *Client) login(ctx context.Context) error {
 		if len(e.Params) == 0 || !plainHost(e.Params[0]) {
 			return c.hosted(errors.New("it is no master, and does not tell which host is"))
 		}
-		c.base = &url.URL{Scheme: "https", Host: hostPort(e.Params[0], c.base.Port())}
+		c.base = hostURL(hostPort(e.Params[0], c.base.Port()))
 	}
 	return c.hosted(errors.New("it was told to be the master, and says that it is none"))
 }
@@ -131,6 +131,8 @@ func plainHost(host string) bool {
 	}
 	return host != "" && len(host) < 254 && strings.Trim(strings.ToLower(host), "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""
 }
+
+func hostURL(host string) *url.URL { return &url.URL{Scheme: "https", Host: host, Path: "/"} }
 
 func hostPort(host, port string) string {
 	if port != "" {

@@ -45,7 +45,10 @@ type Plan struct {
 // snapshots have. Now, if not nil, is a snapshot of it whose content stands for that of the
 // guest's disks, which cannot be read while it runs.
 func (v *Inventory) Plan(vm, now *VM) *Plan {
-	p := &planner{Inventory: v, vm: vm, now: now, taken: map[*VDI]bool{}, plan: &Plan{}}
+	p := &planner{Inventory: v, vm: vm, now: now, taken: map[*VDI]bool{}, done: map[*VDI]bool{}, plan: &Plan{}}
+	for _, b := range p.disks(vm) { // none of them is a snapshot of another, whatever is told
+		p.taken[v.vdis[b.VDI]] = true
+	}
 	for _, b := range p.disks(vm) {
 		p.disk(b)
 	}
@@ -60,7 +63,8 @@ func (v *Inventory) Plan(vm, now *VM) *Plan {
 type planner struct {
 	*Inventory
 	vm, now *VM
-	taken   map[*VDI]bool
+	taken   map[*VDI]bool // they have their place in a chain, or are left out
+	done    map[*VDI]bool // disks of the guest whose chain is made
 	plan    *Plan
 }
 
@@ -79,10 +83,10 @@ func (v *Inventory) disks(vm *VM) []*VBD {
 // disk plans one that the guest has.
 func (p *planner) disk(b *VBD) {
 	d := p.vdis[b.VDI]
-	if p.taken[d] {
+	if p.done[d] {
 		return
 	}
-	p.taken[d] = true
+	p.done[d] = true
 	c := Chain{VM: p.vm, Device: b.Device, States: p.snapshots(d)}
 	if s, ok := p.current(d, c.States); ok {
 		c.States = append(c.States, s)

@@ -37,8 +37,8 @@ type Puller struct {
 type Pulled struct {
 	VDI   string `json:"vdi"` // UUID
 	Name  string `json:"name"`
-	File  string `json:"file"`  // of the VDI
-	Bytes int64  `json:"bytes"` // that came; before, about how many will
+	File  string `json:"file"`           // of the VDI
+	Bytes int64  `json:"bytes"`          // that came; before, about how many will
 	Base  string `json:"base,omitempty"` // UUID of the VDI since which the changes were read; "": all was
 	There bool   `json:"there"`          // it was there already
 }

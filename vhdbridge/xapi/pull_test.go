@@ -142,7 +142,6 @@ func files(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-
 func TestAGuestThatIsOffComesWithAllItsSnapshots(t *testing.T) {
 	s, vm, disks := web(t, "Halted")
 	dir := t.TempDir()

@@ -126,12 +126,18 @@ func (c *Client) Inventory(ctx context.Context) (*Inventory, error) {
 		}
 	}
 	v := &Inventory{starts: map[string]string{}, vms: map[string]*VM{}, vdis: map[string]*VDI{}}
-	taken := map[string]string{}
+	uses := map[string]int{}
+	for _, r := range vms {
+		uses[r.UUID]++
+	}
+	for _, r := range vdis {
+		uses[r.UUID]++
+	}
 	for _, ref := range slices.Sorted(maps.Keys(vms)) {
-		v.addVM(ref, vms[ref], taken)
+		v.addVM(ref, vms[ref], uses)
 	}
 	for _, ref := range slices.Sorted(maps.Keys(vdis)) {
-		v.addVDI(ref, vdis[ref], taken)
+		v.addVDI(ref, vdis[ref], uses)
 	}
 	for _, ref := range slices.Sorted(maps.Keys(vbds)) {
 		b := vbds[ref]
@@ -152,22 +158,21 @@ func (v *Inventory) sort() {
 	})
 }
 
-// known tells whether a UUID can name a file, and is not that of another record.
-func (v *Inventory) known(kind, uuid, ref string, taken map[string]string) bool {
-	if !uuidish.MatchString(uuid) {
+// known tells whether a UUID can name a file, and is that of one record only.
+func (v *Inventory) known(kind, uuid string, uses map[string]int) bool {
+	switch {
+	case !uuidish.MatchString(uuid):
 		v.Odd = append(v.Odd, fmt.Sprintf("a %s is left out: %q is no UUID", kind, short(uuid)))
-		return false
+	case uses[uuid] > 1:
+		v.Odd = append(v.Odd, fmt.Sprintf("a %s is left out: %s is the UUID of %d records", kind, uuid, uses[uuid]))
+	default:
+		return true
 	}
-	if other := taken[kind+uuid]; other != "" {
-		v.Odd = append(v.Odd, fmt.Sprintf("a %s is left out: %s is the UUID of two", kind, uuid))
-		return false
-	}
-	taken[kind+uuid] = ref
-	return true
+	return false
 }
 
-func (v *Inventory) addVM(ref string, r vmRecord, taken map[string]string) {
-	if !v.known("VM", r.UUID, ref, taken) {
+func (v *Inventory) addVM(ref string, r vmRecord, uses map[string]int) {
+	if !v.known("VM", r.UUID, uses) {
 		return
 	}
 	m := &VM{Ref: ref, UUID: r.UUID, Name: short(r.Name), Description: short(r.Description), PowerState: short(r.PowerState),
@@ -176,8 +181,8 @@ func (v *Inventory) addVM(ref string, r vmRecord, taken map[string]string) {
 	v.VMs, v.vms[ref] = append(v.VMs, m), m
 }
 
-func (v *Inventory) addVDI(ref string, r vdiRecord, taken map[string]string) {
-	if !v.known("VDI", r.UUID, ref, taken) {
+func (v *Inventory) addVDI(ref string, r vdiRecord, uses map[string]int) {
+	if !v.known("VDI", r.UUID, uses) {
 		return
 	}
 	d := &VDI{Ref: ref, UUID: r.UUID, Name: short(r.Name), Description: short(r.Description), SR: r.SR, Type: r.Type, Size: int64(r.Size), Used: int64(r.Used),

@@ -137,3 +137,22 @@ func (s *Server) Share(other *Server) {
 	defer other.mu.Unlock()
 	s.tables, s.disks, s.sessions = other.tables, other.disks, other.sessions
 }
+
+// SnapshotsOf lists the snapshots of a VM.
+func (s *Server) SnapshotsOf(vm string) (refs []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, ref := range slices.Sorted(maps.Keys(s.tables["VM"])) {
+		if s.tables["VM"][ref]["snapshot_of"] == vm {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// Mend takes all faults back.
+func (s *Server) Mend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+}
