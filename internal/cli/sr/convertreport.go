@@ -15,6 +15,7 @@ type convertReport struct {
 	images.Report
 	LeftOut []vhdbridge.Spoiled `json:"left-out"` // nodes of which nothing was made
 	Missing []missing           `json:"missing"`  // of an export that is damaged (--salvage)
+	Kept    []string            `json:"kept"`     // images that need nothing (--again)
 }
 
 // missing is a stretch of a disk that an export has lost: it reads as zeros.
@@ -28,12 +29,12 @@ type missing struct {
 }
 
 // printConverted prints what was made, and in JSON what was not.
-func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing) error {
+func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing, kept ...string) error {
 	if steps == nil {
 		steps = []images.Step{}
 	}
 	return r.StepsAs(steps, func(p images.Report) any {
-		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...)}
+		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...), append([]string{}, kept...)}
 	})
 }
 

@@ -73,6 +73,8 @@ func exportTarget(r *images.Run) (*formats.Format, *images.Options, error) {
 	switch {
 	case r.String("to") == "":
 		return nil, nil, term.Usagef("sr convert wants --to DEST, a directory")
+	case r.Bool("again"):
+		return nil, nil, term.Usagef("--again is for repositories: an XVA is read in one pass")
 	case r.Bool("keep-all") || r.Bool("flatten"):
 		return nil, nil, term.Usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
 	case r.IsSet("define") || r.IsSet("domain-xml"):
