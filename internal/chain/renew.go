@@ -69,9 +69,27 @@ func (r *Renewal) fill(o *opened) (*fill, error) {
 	if n := len(r.Below); n > 0 {
 		below = r.Below[n-1].Image.VirtualSize
 	}
-	c := &candidates{above: above, wasAbove: own, difference: &difference{was: view, next: was, granule: to.Granule()}}
+	c := &renewed{candidates{above: above, wasAbove: own, difference: &difference{was: view, next: was, granule: to.Granule()}}}
 	z := &sparse{from: from, granule: max(to.Granule(), sparseGranule)}
 	return &fill{to: to, from: from, except: NoLayer, view: view, below: below, holes: true, wanted: c.at, zeroed: z.mark}, nil
+}
+
+// renewed are the places that an image may lack: where it has nothing itself, and the disk has,
+// nothing needs to be compared.
+type renewed struct{ candidates }
+
+// at is fill.wanted.
+func (c *renewed) at(x Found) (want bool, n int64, err error) {
+	a, err := c.above.Find(x.Offset, x.End())
+	if err != nil {
+		return false, 0, err
+	}
+	b, err := c.wasAbove.Find(x.Offset, a.End())
+	if err != nil || b.Layer == NoLayer {
+		return a.Layer != NoLayer, b.Length, err
+	}
+	x.Length = b.Length
+	return c.difference.at(x)
 }
 
 // UsersOf lists the images that build on one of nodes: in their directories and below, or in

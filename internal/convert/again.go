@@ -25,15 +25,20 @@ type Again struct {
 	Record *Record
 	// Sources are what images are made of now, by conversion.
 	Sources map[*Conversion]Source
+	// Whole tells that all that is in the repository is converted: what is on record besides
+	// is of nodes that are gone, or have become part of others.
+	Whole bool
 
-	old map[*Conversion]old
+	old      map[*Conversion]old
+	obsolete []string // images of inner nodes that are no more, and build on what is changed
 }
 
 // A Source is what an image is made of.
 type Source struct {
-	From string // path of the node
-	Node any    // as it is, for people
-	Sum  string // of all; "": unlike anything
+	From   string // path of the node
+	Node   any    // as it is, for people
+	Hidden bool   // its content is nobody's
+	Sum    string // of all; "": unlike anything
 }
 
 // old is what is there already of a conversion.
@@ -118,38 +123,64 @@ func buildsOn(all []*Conversion, c *Conversion) bool {
 }
 
 // unused refuses to change an image that another one builds on, but for those that are made
-// anew, too.
+// anew, too, and for inner layers that are needed by nothing any more.
 func (a *Again) unused(all []*Conversion) error {
 	var changed []chain.Node
 	ours := map[string]bool{}
 	for _, c := range all {
 		o, known := a.old[c]
-		if !known || o.kept || o.at == gone {
+		if !known || o.kept {
+			continue
+		}
+		ours[absolutePath(c.Path)], ours[absolutePath(c.Path)+asideSuffix] = true, true
+		if o.at == gone {
 			continue
 		}
 		n, err := a.Store.Node(a.pathOf(c), c.Format.Name)
 		if err != nil {
 			return err
 		}
-		n.Path = c.Path // by which others know it
+		n.Path = absolutePath(c.Path) // by which others know it
 		changed = append(changed, n)
 	}
-	if len(changed) == 0 {
-		return nil
-	}
-	for _, c := range all {
-		if _, known := a.old[c]; known && !a.Kept(c) {
-			ours[absolutePath(c.Path)], ours[absolutePath(c.Path)+asideSuffix] = true, true
+	for len(changed) > 0 {
+		users, err := a.Store.UsersOf(changed, nil)
+		if err != nil {
+			return err
+		}
+		changed = changed[:0]
+		for _, u := range users {
+			if ours[absolutePath(u.Path)] {
+				continue
+			}
+			if err := a.giveUp(u); err != nil {
+				return err
+			}
+			ours[absolutePath(u.Path)] = true
+			changed = append(changed, u)
 		}
 	}
-	users, err := a.Store.UsersOf(changed, nil)
-	if err != nil {
+	return nil
+}
+
+// giveUp takes an image for one that is needed by nothing any more, or refuses.
+func (a *Again) giveUp(u chain.Node) error {
+	name := filepath.Base(u.Path)
+	e := a.Record.Images[name]
+	if e == nil || absolutePath(a.Record.image(name)) != absolutePath(u.Path) {
+		return refusedf(u.Path, "it builds on an image that is to be changed, and was not made by a conversion; move it away if it is not needed, or convert into another directory")
+	}
+	at, err := a.Record.settle(name)
+	switch {
+	case err != nil:
 		return err
-	}
-	for _, u := range users {
-		if !ours[absolutePath(u.Path)] {
-			return refusedf(u.Path, "it builds on an image that is to be changed, and is none of those; move it away if it is not needed, or convert into another directory")
-		}
+	case !a.Whole:
+		return refusedf(u.Path, "it builds on an image that is to be changed: leave out --vdi, so that it is made anew as well")
+	case !e.Hidden:
+		return refusedf(u.Path, "it is of %s, which is not in the repository any more, and builds on an image that is to be changed: "+
+			"delete it if it is not needed, or convert into another directory", filepath.Base(e.From))
+	case at == there:
+		a.obsolete = append(a.obsolete, name)
 	}
 	return nil
 }
@@ -214,9 +245,19 @@ func (a *Again) setAside(all []*Conversion) error {
 	return nil
 }
 
-// lockedAside renames an image that nobody has open.
 func (a *Again) lockedAside(c *Conversion) error {
-	n, err := a.Store.Node(c.Path, c.Format.Name)
+	o := a.old[c]
+	err := a.moveAside(filepath.Base(c.Path), c.Format.Name)
+	if err == nil {
+		o.at = aside
+		a.old[c] = o
+	}
+	return err
+}
+
+// moveAside renames an image that nobody has open.
+func (a *Again) moveAside(name, format string) error {
+	n, err := a.Store.Node(a.Record.image(name), format)
 	if err != nil {
 		return err
 	}
@@ -224,12 +265,24 @@ func (a *Again) lockedAside(c *Conversion) error {
 	if err != nil {
 		return err
 	}
-	o := a.old[c]
-	if err = named(c.Path, a.Record.aside(filepath.Base(c.Path))); err == nil {
-		o.at = aside
-		a.old[c] = o
+	return errors.Join(named(a.Record.image(name), a.Record.aside(name)), f.Close())
+}
+
+// dropObsolete takes the names from layers that will not be right any more, and are needed by
+// nothing; Done removes them.
+func (a *Again) dropObsolete() error {
+	for _, name := range a.obsolete {
+		a.Record.Images[name].Unfinished = true
 	}
-	return errors.Join(err, f.Close())
+	if err := a.Record.save(); err != nil {
+		return err
+	}
+	for _, name := range a.obsolete {
+		if err := a.moveAside(name, "qcow2"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Naming is a Converter's: it notes how each image is, and makes way for those that take the
@@ -245,7 +298,7 @@ func (a *Again) Naming(all, sound []*Conversion) error {
 			replaced = append(replaced, c)
 		}
 	}
-	if err := a.setAside(replaced); err != nil {
+	if err := errors.Join(a.setAside(replaced), a.dropObsolete()); err != nil {
 		return err
 	}
 	for _, c := range sound {
@@ -280,7 +333,7 @@ func (a *Again) note(c *Conversion) error {
 		return err
 	}
 	was := e.File
-	*e = Entry{From: s.From, Node: node, Sources: s.Sum, Backing: c.New.Backing, Size: c.New.Size, File: was, Unfinished: true, Next: next}
+	*e = Entry{From: s.From, Node: node, Hidden: s.Hidden, Sources: s.Sum, Backing: c.New.Backing, Size: c.New.Size, File: was, Unfinished: true, Next: next}
 	return nil
 }
 
@@ -308,6 +361,13 @@ func (a *Again) Done(all []*Conversion) error {
 	for _, c := range all {
 		if e := a.Record.Images[filepath.Base(c.Path)]; e != nil && c.Err == nil && e.Next != (FileID{}) {
 			e.File, e.Next, e.Unfinished = e.Next, FileID{}, false
+		}
+	}
+	for name, e := range a.Record.Images { // what a run that was broken off has begun to drop as well
+		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
+		if a.Whole && e.Unfinished && e.Hidden && !used && e.Next == (FileID{}) {
+			a.Record.litter[name] = e.File.ID.Ino
+			delete(a.Record.Images, name)
 		}
 	}
 	if err := a.Record.save(); err != nil {

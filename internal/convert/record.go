@@ -35,6 +35,7 @@ type Entry struct {
 	Node    json.RawMessage `json:"node,omitempty"`    // that node, as it was
 	Sources string          `json:"sources"`           // a sum of all that it was made of; "": unlike anything
 	Backing string          `json:"backing,omitempty"` // the file name of what it builds on
+	Hidden  bool            `json:"hidden,omitempty"`  // the node's content is nobody's: only others build on it
 	Size    int64           `json:"size"`              // virtual, bytes
 	File    FileID          `json:"file"`              // as it was made
 	// Unfinished tells that the image is being changed, and Next how it is when it is complete.

@@ -45,7 +45,7 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 	}
 	record, err := convert.ReadRecord(dir)
 	if err == nil {
-		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}}
+		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi")}
 		w.sources(repo, groups)
 		err = w.plan()
 	}
@@ -69,7 +69,7 @@ func (w *warm) sources(repo *vhdbridge.Repository, groups []vhdbridge.Group) {
 		if g == nil {
 			continue
 		}
-		s := convert.Source{From: path}
+		s := convert.Source{From: path, Hidden: g.Node.Hidden}
 		id, _, err := repo.Identity(w.Run.Store.FS, g.Node, w.Clock())
 		if err == nil {
 			s.Node = id
