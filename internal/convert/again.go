@@ -144,7 +144,7 @@ func (a *Again) unused(all []*Conversion) error {
 		changed = append(changed, n)
 	}
 	for len(changed) > 0 {
-		users, err := a.Store.UsersOf(changed, nil)
+		users, err := a.usersOf(changed)
 		if err != nil {
 			return err
 		}
@@ -157,15 +157,53 @@ func (a *Again) unused(all []*Conversion) error {
 				return err
 			}
 			ours[absolutePath(u.Path)] = true
+			u.Path = absolutePath(u.Path)
 			changed = append(changed, u)
 		}
 	}
 	return nil
 }
 
+// usersOf lists what builds on nodes. What of ours builds on an image that has lost its name
+// is known by the record.
+func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
+	ignored, err := filepath.Glob(a.Record.image(vfs.TempPattern))
+	if err != nil {
+		return nil, err
+	}
+	for name := range a.Record.Images {
+		ignored = append(ignored, a.Record.image(name), a.Record.aside(name))
+	}
+	s := *a.Store
+	s.Ignore = append(slices.Clone(s.Ignore), ignored...)
+	users, err := s.UsersOf(nodes, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, e := range a.Record.Images {
+		on := slices.ContainsFunc(nodes, func(n chain.Node) bool { return e.Backing != "" && n.Path == absolutePath(a.Record.image(e.Backing)) })
+		f, err := fileAt(a.Record.image(name))
+		if err != nil {
+			return nil, err
+		}
+		if !on || f == (FileID{}) {
+			continue
+		}
+		n, err := a.Store.Node(a.Record.image(name), "qcow2")
+		if err != nil {
+			return nil, err
+		}
+		users = append(users, n)
+	}
+	return users, nil
+}
+
 // giveUp takes an image for one that is needed by nothing any more, or refuses.
 func (a *Again) giveUp(u chain.Node) error {
 	name := filepath.Base(u.Path)
+	if left, err := filepath.Match(vfs.TempPattern, name); err == nil && left {
+		return nil // of a run that was broken off, or of an image that has no name yet
+	}
 	e := a.Record.Images[name]
 	if e == nil || absolutePath(a.Record.image(name)) != absolutePath(u.Path) {
 		return refusedf(u.Path, "it builds on an image that is to be changed, and was not made by a conversion; move it away if it is not needed, or convert into another directory")
@@ -175,7 +213,7 @@ func (a *Again) giveUp(u chain.Node) error {
 	case err != nil:
 		return err
 	case !a.Whole:
-		return refusedf(u.Path, "it builds on an image that is to be changed: leave out --vdi, so that it is made anew as well")
+		return refusedf(u.Path, "it builds on an image that is to be changed, and is not made anew: leave out --vdi, and put right what of the repository is left out, or convert into another directory")
 	case !e.Hidden:
 		return refusedf(u.Path, "it is of %s, which is not in the repository any more, and builds on an image that is to be changed: "+
 			"delete it if it is not needed, or convert into another directory", filepath.Base(e.From))

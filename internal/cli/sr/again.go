@@ -33,7 +33,7 @@ type warm struct {
 
 // newWarm looks at what is in the directory. Without --again nothing may be there under the
 // names of the new images.
-func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group, all []*convert.Conversion) (*warm, error) {
+func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group, left []vhdbridge.Spoiled, all []*convert.Conversion) (*warm, error) {
 	w := &warm{Run: r, all: all, rest: all, from: repo.Dir}
 	dir := r.String("to")
 	if r.Bool("again") && !r.Bool("dry-run") {
@@ -45,7 +45,7 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 	}
 	record, err := convert.ReadRecord(dir)
 	if err == nil {
-		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi")}
+		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi") && !anyWrong(left)}
 		w.sources(repo, groups)
 		err = w.plan()
 	}
@@ -54,6 +54,12 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 		return nil, err
 	}
 	return w, nil
+}
+
+// anyWrong tells whether a node was left out for what is wrong with it: an image of it may be
+// the last that is sound.
+func anyWrong(left []vhdbridge.Spoiled) bool {
+	return slices.ContainsFunc(left, func(s vhdbridge.Spoiled) bool { return !s.Fine() })
 }
 
 // sources tells what each image is to be made of. What cannot be told is like nothing, and

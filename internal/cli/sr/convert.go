@@ -106,7 +106,7 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 	if err != nil {
 		return err
 	}
-	w, err := newWarm(r, repo, groups, all)
+	w, err := newWarm(r, repo, groups, left, all)
 	if err != nil {
 		return err
 	}
