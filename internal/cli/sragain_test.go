@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -318,6 +319,45 @@ func (x *xen) again(args ...string) {
 		return
 	}
 	x.Fatal("it is refused again and again")
+}
+
+// While a node is damaged, no layer is removed: one may be the last of it that is sound.
+func TestSRConvertAgainKeepsLayersWhileANodeIsDamaged(t *testing.T) {
+	x := newXen(t, 16<<20, 7)
+	disk, other := x.disk([]byte("zero")), x.disk([]byte("other"))
+	var snaps []string
+	for range 3 {
+		x.scribble(disk)
+		snaps = append(snaps, x.snapshot(disk))
+	}
+	must(t, "sr", "convert", "sr", "--to", "out")
+	for _, gone := range snaps[:2] {
+		if err := errors.Join(os.Remove("sr/"+gone+".vhd"), os.Remove("out/"+gone+".qcow2")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.coalesce()
+	sound, err := os.ReadFile("sr/" + other + ".vhd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeTestFile(t, "sr/"+other+".vhd", sound[:1000])
+	before := dirSums(t, "out")
+	if code, _, errs := try(t, "sr", "convert", "sr", "--to", "out", "--again"); code != term.ExitRefused || !strings.Contains(errs, "put right what of the repository is left out") {
+		t.Errorf("%d %s", code, errs)
+	}
+	if !slices.Equal(withoutLocks(dirSums(t, "out")), withoutLocks(before)) {
+		t.Error("something was changed")
+	}
+	writeTestFile(t, "sr/"+other+".vhd", sound)
+	x.age(other)
+	x.again()
+	x.asFresh("out")
+}
+
+// withoutLocks leaves out what runs are locked by.
+func withoutLocks(sums []string) []string {
+	return slices.DeleteFunc(sums, func(s string) bool { return strings.HasPrefix(s, ".virt-rotate-convert.lock") })
 }
 
 // coalesce does what the collector does, sometimes with leaves.

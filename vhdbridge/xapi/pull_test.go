@@ -235,6 +235,7 @@ func TestFaultsAreMet(t *testing.T) {
 	for name, faults := range map[string][]xapitest.Fault{
 		"a connection that drops":              {{Method: "export", Cut: 3 << 20}, {Method: "export", Cut: 100}},
 		"a stream cut where a block ends":      {{Method: "export", Cut: 2048 + 512 + 512 + 2<<20}},
+		"a stream of a disk of another size":   {{Method: "export", Damage: func([]byte) []byte { return xapitest.Stream(noise(9, 8<<20), nil) }}},
 		"nothing comes":                        {{Method: "export", Cut: 1}},
 		"HTTP 500 of a disk":                   {{Method: "export", Status: 500}},
 		"HTTP 500 of a call":                   {{Method: "VM.get_all_records", Status: 500}, {Method: "VDI.get_all_records", Status: 503}},
