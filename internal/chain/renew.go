@@ -65,6 +65,9 @@ func (r *Renewal) fill(o *opened) (*fill, error) {
 	if from.Size() != was.Size() {
 		return nil, refused(r.Image.Path, "it has %d bytes, and the disk %d", was.Size(), from.Size())
 	}
+	if err := from.LookForHoles(from.Depth()); err != nil {
+		return nil, err
+	}
 	below := int64(0)
 	if n := len(r.Below); n > 0 {
 		below = r.Below[n-1].Image.VirtualSize

@@ -215,9 +215,10 @@ func (p *pullRun) guest(vm *xapi.VM) error {
 	if err := p.room(vm, now); err != nil {
 		return err
 	}
-	result, err := p.puller.Pull(p.Ctx(), p.inventory.Plan(vm, now))
+	plan := p.inventory.Plan(vm, now)
+	result, err := p.puller.Pull(p.Ctx(), plan)
 	p.report.add(vm, result)
-	if err == nil && now != nil && len(result.Left) == 0 {
+	if err == nil && now != nil && len(result.Left) == len(plan.Left) {
 		err = p.puller.Took(vm, now.UUID, true)
 	}
 	return err
@@ -248,6 +249,7 @@ func (p *pullRun) snapshot(vm *xapi.VM) (*xapi.VM, error) {
 		return nil, err
 	}
 	if now := p.inventory.VM(known); now != nil && known != "" {
+		tellPull(p.Run, fmt.Sprintf("it goes on with the snapshot %q of %q, which a run that was broken off has had taken", now.Name, vm.Name))
 		p.report.took(vm, now)
 		return now, nil
 	}
