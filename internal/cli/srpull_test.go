@@ -73,7 +73,7 @@ func TestSRPullAndConvertBringAllStatesOver(t *testing.T) {
 	}
 	must(t, "sr", "check", "pulled")
 	if tree := must(t, "sr", "scan", "--names", "pulled/pool.xml", "pulled"); !strings.Contains(tree, `"root", disk 0 of "web"`) ||
-		!strings.Contains(tree, `"root", disk 0 of "snap1", snapshot of 2024-01-02 00:00 UTC`) || strings.Contains(tree, "wrong") {
+		!strings.Contains(tree, `"root", disk 0 of "snap1", snapshot of 2024-01-02 00:00 UTC`) || strings.Contains(tree, "wrong") || strings.Count(tree, "*") != 4 {
 		t.Error(tree)
 	}
 	must(t, "sr", "convert", "pulled", "--to", "images")
