@@ -49,12 +49,12 @@ func (r *Repository) Identity(fsys vfs.FS, n *Node, now time.Time) (id Identity,
 			head = min(info.Size, i.TableOffset+4*i.Entries)
 		}
 	}
-	id.Tables, err = sumOf(f, head, info.Size)
+	id.Tables, err = headSum(f, head, info.Size)
 	return id, !info.IsBlock && !info.ModTime.IsZero() && now.Sub(info.ModTime) > vfs.Racy, err
 }
 
-// sumOf is the sum of the beginning and of the last sector.
-func sumOf(f vfs.File, head, size int64) (string, error) {
+// headSum is the sum of the beginning and of the last sector.
+func headSum(f vfs.File, head, size int64) (string, error) {
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(f, 0, head)); err != nil {
 		return "", err

@@ -115,7 +115,7 @@ func (b *srBench) shell(ctx context.Context, dir, line string) error {
 func (b *srBench) timed(ctx context.Context, dir, before, line string) (time.Duration, error) {
 	var took []time.Duration
 	for range srRounds {
-		if err := b.shell(ctx, dir, before+"; sync -f ."); err != nil {
+		if err := b.shell(ctx, dir, before+"\nsync -f ."); err != nil {
 			return 0, err
 		}
 		began := time.Now()
