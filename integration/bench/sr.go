@@ -33,7 +33,8 @@ func repositories(ctx context.Context, binary, only string) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &srBench{binary, dir}
-	if strings.Contains("scan", only) {
+	wanted := func(name string) bool { return strings.Contains(name, only) }
+	if wanted("scan") {
 		if err := largeRepository(ctx, binary, filepath.Join(dir, "large")); err != nil {
 			return err
 		}
@@ -43,7 +44,7 @@ func repositories(ctx context.Context, binary, only string) error {
 		name    string
 		measure func(context.Context) error
 	}{{"convert", b.convert}, {"coalesce", b.coalesce}, {"again", b.again}} {
-		if !strings.Contains(t.name, only) {
+		if !wanted(t.name) {
 			continue
 		}
 		if err := t.measure(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xapi/xapitest"
@@ -110,6 +111,41 @@ func TestSRPullOfARunningGuest(t *testing.T) {
 	}
 }
 
+// A guest comes over while it runs; when it is off, what it has written since is read from
+// the host, and written into what was converted.
+func TestSRPullAndConvertAgainWhenTheGuestIsOff(t *testing.T) {
+	s, vm, line := pool(t, "Running")
+	must(t, append(slices.Clone(line[:len(line)-1]), "--snapshot", "--keep-snapshot", s.URL)...)
+	old := time.Now().Add(-time.Hour)
+	for _, name := range namesIn(t, "pulled") {
+		if err := os.Chtimes("pulled/"+name, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, "sr", "convert", "pulled", "--to", "images")
+	disk := s.DisksOf(vm)[0]
+	b := slices.Clone(s.Content(disk))
+	copy(b[9<<20:], "the last words")
+	s.Fill(disk, xapitest.Disk{Content: b})
+	s.Set("VM", vm, "power_state", "Halted")
+	sent := s.Sent()
+	must(t, line...)
+	if more := s.Sent() - sent; more > 3<<20 {
+		t.Errorf("%d bytes were read for one block that changed", more)
+	}
+	var report struct {
+		Steps []struct{ Target string }
+		Kept  []string
+	}
+	if err := json.Unmarshal([]byte(must(t, "sr", "convert", "pulled", "--again", "--output=json", "--to", "images")), &report); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Steps) != 2 || len(report.Kept) != 12 {
+		t.Errorf("%+v", report)
+	}
+	converted(t, s, 8, allDisks(s, vm)...)
+}
+
 // A snapshot that was asked for by a pull which failed half-way is gone on with.
 func TestSRPullTakesNoSecondSnapshotForOnePull(t *testing.T) {
 	s, _, line := pool(t, "Running")
@@ -159,7 +195,7 @@ func TestSRPullListsAndRehearses(t *testing.T) {
 
 func TestSRPullSaysWhatIsWrong(t *testing.T) {
 	s, _, _ := pool(t, "Halted")
-	print := "--fingerprint=" + s.Fingerprint()
+	known := "--fingerprint=" + s.Fingerprint()
 	for _, c := range []struct {
 		line, want string
 		code       int
@@ -169,10 +205,10 @@ func TestSRPullSaysWhatIsWrong(t *testing.T) {
 		{"--password-file password --vm web " + s.URL, "--to DEST", term.ExitUsage},
 		{"--password-file password --vm web --to x --fingerprint md5:12 " + s.URL, "want sha256:", term.ExitUsage},
 		{"--password-file password --vm web --to x --keep-snapshot " + s.URL, "goes with --snapshot", term.ExitUsage},
-		{"--password-file password --vm web --to x --rate much " + print + " " + s.URL, "--rate much", term.ExitUsage},
-		{"--password-file password --vm nobody --to x " + print + " " + s.URL, "no VM of the pool", term.ExitUsage},
+		{"--password-file password --vm web --to x --rate much " + known + " " + s.URL, "--rate much", term.ExitUsage},
+		{"--password-file password --vm nobody --to x " + known + " " + s.URL, "no VM of the pool", term.ExitUsage},
 		{"--password-file password --vm web --to x " + s.URL, "certificate", term.ExitFailed},
-		{"--password-file host.pem --vm web --to x " + print + " " + s.URL, "password is wrong", term.ExitFailed},
+		{"--password-file host.pem --vm web --to x " + known + " " + s.URL, "password is wrong", term.ExitFailed},
 		{"--password-file password --vm web --to x --cacert password " + s.URL, "no certificate", term.ExitUsage},
 	} {
 		code, _, errs := try(t, append([]string{"sr", "pull"}, strings.Fields(c.line)...)...)

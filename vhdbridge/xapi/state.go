@@ -41,8 +41,9 @@ func (p *Puller) recall() (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if json.Unmarshal(b, m) != nil || m.Disks == nil || m.Snapshots == nil { // then all is read anew
-		return &memory{map[string]diskMemory{}, map[string]snapshotMemory{}}, nil
+	var was memory
+	if json.Unmarshal(b, &was) == nil && was.Disks != nil && was.Snapshots != nil { // else all is read anew
+		m = &was
 	}
 	return m, nil
 }

@@ -56,7 +56,7 @@ be asked: openssl s_client -connect HOST:443 </dev/null | openssl x509 -noout -f
 }
 
 // passwordVariable has the password where no file has.
-const passwordVariable = "VIRT_ROTATE_XEN_PASSWORD"
+const passwordVariable = "VIRT_ROTATE_XEN_PASSWORD" //nolint:gosec // the name of a variable
 
 func hostFlags() []cli.Flag {
 	return []cli.Flag{

@@ -59,7 +59,7 @@ func New(t testing.TB) *Server {
 	s := &Server{Password: "secret", tables: map[string]map[string]Record{"VM": {}, "VBD": {}, "VDI": {}, "VM_metrics": {}},
 		disks: map[string]Disk{}, sessions: map[string]bool{}, took: map[string]int64{}}
 	s.Server = httptest.NewUnstartedServer(s)
-	s.Server.Config.ErrorLog = quiet()
+	s.Config.ErrorLog = quiet()
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
