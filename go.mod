@@ -19,6 +19,7 @@ require (
 	golang.org/x/sync v0.18.0
 	golang.org/x/sys v0.48.0
 	golang.org/x/term v0.37.0
+	golang.org/x/time v0.14.0
 	gonum.org/v1/plot v0.17.0
 	libvirt.org/go/libvirt v1.11010.0
 	libvirt.org/go/libvirtxml v1.11010.0

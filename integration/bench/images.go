@@ -67,10 +67,7 @@ func images(ctx context.Context, binary, only string) error {
 	if err := b.againstReference(ctx, filepath.Join(dir, "round"), "", 0.25); err != nil {
 		return err
 	}
-	if err := b.onXFS(ctx, dir); err != nil {
-		return err
-	}
-	return largeRepository(ctx, binary, filepath.Join(dir, "repository"))
+	return b.onXFS(ctx, dir)
 }
 
 // onXFS repeats the merges where extents can be shared.

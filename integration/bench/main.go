@@ -1,9 +1,9 @@
 // Command bench measures virt-rotate against the same work done by virsh, in
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
 // ratios and figures as Markdown. It needs root: libvirtd runs privately. An argument
-// chooses one part of it: rotation, plan, scan, guests, graft, images, growth; the last one draws
-// docs/growth.svg. After "images", which
-// leaves libvirt out, a further word chooses the tasks that have it in their name.
+// chooses one part of it: rotation, plan, scan, guests, graft, images, growth, sr; growth draws
+// docs/growth.svg. After "images" and "sr", which leave libvirt out, a further word chooses the
+// tasks that have it in their name.
 package main
 
 import (
@@ -48,6 +48,8 @@ func run(ctx context.Context) error {
 		return warm()
 	case "images":
 		return images(ctx, binary, strings.Join(os.Args[2:], " "))
+	case "sr":
+		return repositories(ctx, binary, strings.Join(os.Args[2:], " "))
 	}
 	found := false
 	for _, p := range parts {
@@ -76,6 +78,7 @@ var parts = []struct {
 	{"graft", grafts},
 	{"images", func(ctx context.Context, binary string) error { return images(ctx, binary, "") }},
 	{"growth", growth},
+	{"sr", func(ctx context.Context, binary string) error { return repositories(ctx, binary, "") }},
 }
 
 func withDaemon(measure func(context.Context, *bench) error) func(context.Context, string) error {

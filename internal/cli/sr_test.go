@@ -148,22 +148,22 @@ func TestSRConvertKeepsChainsAndSnapshots(t *testing.T) {
 					t.Error("the repository has changed")
 				}
 				sums := sumsOf(t)
-				made, err := os.ReadDir("out")
-				if err != nil || len(made) == 0 {
-					t.Fatal(err)
+				made := namesIn(t, "out")
+				if len(made) == 0 {
+					t.Fatal("nothing was made")
 				}
-				for _, e := range made {
-					stem := strings.TrimSuffix(e.Name(), filepath.Ext(e.Name()))
+				for _, name := range made {
+					stem := strings.TrimSuffix(name, filepath.Ext(name))
 					want := sums[stem+".vhd"]
 					if want == "" {
 						want = sums[stem+".raw"]
 					}
-					format := formatOf(e.Name())
-					if have := guestSum(t, format, "out/"+e.Name()); have != want {
-						t.Errorf("%s reads otherwise than its VHD", e.Name())
+					format := formatOf(name)
+					if have := guestSum(t, format, "out/"+name); have != want {
+						t.Errorf("%s reads otherwise than its VHD", name)
 					}
 					if format == "qcow2" {
-						shell(t, ".", "qemu-img check -q out/"+e.Name())
+						shell(t, ".", "qemu-img check -q out/"+name)
 					}
 				}
 				if n := map[string]int{"": 1, "--keep-all": 6}[line]; n > 0 && name == "01-linear" && len(made) != n {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/convert"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva/xvatest"
 )
@@ -106,7 +107,9 @@ func namesIn(t *testing.T, dir string) (names []string) {
 		t.Fatal(err)
 	}
 	for _, e := range entries {
-		names = append(names, e.Name())
+		if e.Name() != convert.RecordName {
+			names = append(names, e.Name())
+		}
 	}
 	return names
 }

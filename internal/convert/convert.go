@@ -25,8 +25,9 @@ type Conversion struct {
 	Format *formats.Format
 	New    formats.New
 	Maker  formats.Maker
-	Old    *Old        // what it takes the place of; nil: nothing may be there
-	Into   *chain.Into // what is written over; nil: an image is made
+	Old    *Old           // what it takes the place of; nil: nothing may be there
+	Into   *chain.Into    // what is written over; nil: an image is made
+	Renew  *chain.Renewal // what is made like the source again, and gets its name; nil: an image is made
 	Room   chain.Room
 	Verify bool // compare it with the source before it gets its name
 
@@ -47,6 +48,10 @@ type Converter struct {
 	RawOnly  bool // but only those of raw sources
 	Compress bool
 	Bitmaps  bool // the new images get the persistent bitmaps
+
+	// Naming, if not nil, is called by ConvertSound when all images are complete, before the
+	// first of them gets its name.
+	Naming func(sound []*Conversion) error
 
 	// Progress is told of a piece of work and its bytes. Done is told of each that is
 	// copied, end that there are no more.
@@ -124,6 +129,8 @@ func (c *Conversion) name() error {
 		return nil
 	case c.Old != nil:
 		return c.Old.replace(c.Made)
+	case c.Renew != nil:
+		return named(c.Renew.Image.Path, c.Path)
 	}
 	return c.Made.rename(c.Path)
 }
@@ -132,6 +139,9 @@ func (c *Conversion) name() error {
 func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)) error {
 	if c.Into != nil {
 		return v.into(ctx, c, done)
+	}
+	if c.Renew != nil {
+		return v.Store.Renew(ctx, c.Renew, done)
 	}
 	to, err := v.Begin(c)
 	if err != nil {

@@ -101,12 +101,17 @@ func (n *Image) Discard() error {
 
 // rename gives a finished image its name, where nothing may be.
 func (n *Image) rename(path string) error {
-	err := vfs.RenameNew(n.path, path)
-	if errors.Is(err, fs.ErrExist) {
-		return alreadyThere(path)
-	}
+	err := named(n.path, path)
 	if err == nil {
 		n.path = path
+	}
+	return err
+}
+
+func named(from, to string) error {
+	err := vfs.RenameNew(from, to)
+	if errors.Is(err, fs.ErrExist) {
+		return alreadyThere(to)
 	}
 	return err
 }

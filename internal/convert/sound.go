@@ -69,6 +69,9 @@ func (v *Converter) ConvertSound(ctx context.Context, all []*Conversion) error {
 			sound = append(sound, c)
 		}
 	}
+	if err == nil && v.Naming != nil {
+		err = v.Naming(sound)
+	}
 	return NameAll(sound, err)
 }
 

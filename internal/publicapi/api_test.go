@@ -25,7 +25,7 @@ const module = "github.com/virt-rotate/virt-rotate/"
 
 // forOthers are the packages that are libraries.
 func forOthers() []string {
-	return []string{module + "qcow2", module + "vhdbridge/vhd", module + "vhdbridge/xva", module + "vhdbridge/lvm2", module + "policy"}
+	return []string{module + "qcow2", module + "vhdbridge/vhd", module + "vhdbridge/xva", module + "vhdbridge/lvm2", module + "vhdbridge/xapi", module + "policy"}
 }
 
 // load imports packages as the compiler sees them.

@@ -40,6 +40,8 @@ func placeOf(c *convert.Conversion) string {
 	switch {
 	case c.Into != nil:
 		return ", in place"
+	case c.Renew != nil:
+		return ", what differs, in place"
 	case c.Old != nil:
 		return ", in place of the file that was there"
 	}

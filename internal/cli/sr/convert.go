@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -28,6 +27,7 @@ func convertCommand(e *term.Env) *cli.Command {
 			&cli.StringSliceFlag{Name: "vdi", Usage: "only the chain of `[TARGET=]UUID`; may be repeated; TARGET is for --define"},
 			&cli.BoolFlag{Name: "flatten", Usage: "one image for each visible VDI, without chains"},
 			&cli.BoolFlag{Name: "keep-all", Usage: "keep inner nodes that no VDI needs as layers of their own"},
+			againFlag(),
 			&cli.BoolFlag{Name: "salvage", Usage: "of a damaged XVA: make what is whole, and tell what is missing"},
 			&cli.StringFlag{Name: "cluster-size", Usage: "of qcow2 images, `SIZE`; default: 128k with subclusters of 4k, which QEMU reads from 5.2 on; 64k of an XVA"}),
 		Description: `Every node becomes a layer DEST/UUID.qcow2 with the same content, and the tree of
@@ -36,6 +36,10 @@ Inner nodes that nobody needs are merged on the way. The repository is only read
 must not be in use. A node that is damaged, an orphan or in use is left out with what
 builds on it, and told; all else is made, and the exit status is 3. With --define all is
 made or nothing. The memory of suspended guests is left out, too.
+
+With --again what has not changed since images were made in DEST is left as it is, and of
+what has changed only that is written: an outage is as short as what a guest has written
+since. Images that somebody has written to are refused.
 
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
@@ -50,6 +54,7 @@ as zeros, and is told with its place; the exit status is 3 then.
    virt-rotate sr convert /srv/sr --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --names pool.xml --define web-1 --to /var/lib/libvirt/images/web-1
    virt-rotate sr convert /dev/sdb --to /var/lib/libvirt/images
+   virt-rotate sr convert /srv/sr --again --to /var/lib/libvirt/images
    virt-rotate sr convert web.xva --to /var/lib/libvirt/images
    curl -u root 'https://xen1/export?uuid=UUID' | virt-rotate sr convert - --to /var/lib/libvirt/images
    virt-rotate sr convert /srv/sr --vdi 7d3f8d84-09ec-5d12-9466-d2053825910d --flatten -O raw --to /tmp/disks
@@ -97,34 +102,39 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if err != nil {
 		return errors.Join(asVDIUsage(err), d.close())
 	}
-	return errors.Join(convertGroups(r, groups, spoiled, format, o, d), d.close())
+	return errors.Join(convertGroups(r, repo, groups, spoiled, format, o, d), d.close())
 }
 
 // convertGroups makes the layers, and defines the domain on them that d is, if any.
-func convertGroups(r *images.Run, groups []vhdbridge.Group, left []vhdbridge.Spoiled, format *formats.Format, o *images.Options, d *domain) error {
+func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group, left []vhdbridge.Spoiled, format *formats.Format, o *images.Options, d *domain) error {
 	all, err := conversionsOf(r, groups, format, o, d)
 	if err != nil {
 		return err
 	}
-	for _, c := range all {
-		if err := convert.CheckFree(r.Store.FS, c.Path); err != nil {
-			return err
-		}
+	w, err := newWarm(r, repo, groups, left, all)
+	if err != nil {
+		return err
 	}
-	if err := makeLayers(r, all, d.wants()); err != nil {
+	defer w.close()
+	if err := makeLayers(r, w, d.wants()); err != nil {
 		return err
 	}
 	var sound []*convert.Conversion
 	for _, c := range all {
+		if w.Kept(c) {
+			continue
+		}
 		if c.Err == nil {
 			sound = append(sound, c)
 		} else {
 			left = append(left, vhdbridge.Spoiled{Node: filepath.Base(c.Source().Path), Reason: c.Err.Error()})
 		}
 	}
-	if err := printConverted(r, images.ConvertSteps(sound), left, nil, namedImages(groups, sound)...); err != nil {
+	done := converted{images.ConvertSteps(sound), left, nil, w.kept(), namedImages(groups, sound)}
+	if err := done.print(r); err != nil {
 		return err
 	}
+	w.tellIdle(left)
 	layersText(r, groups, all, d)
 	if err := d.define(); err != nil {
 		return err
@@ -223,8 +233,8 @@ func conversionsOf(r *images.Run, groups []vhdbridge.Group, format *formats.Form
 
 // makeLayers makes all images that can be, while nobody can write to the nodes that they
 // are made of. With all, one that cannot be made is an error, and none is left.
-func makeLayers(r *images.Run, all []*convert.Conversion, whole bool) error {
-	v := r.Converter()
+func makeLayers(r *images.Run, w *warm, whole bool) error {
+	v, all := r.Converter(), w.rest
 	err := v.MeasureSound(r.Ctx(), all)
 	if err == nil && whole {
 		err = firstError(all)
@@ -232,25 +242,26 @@ func makeLayers(r *images.Run, all []*convert.Conversion, whole bool) error {
 	if err != nil {
 		return err
 	}
-	return fillLayers(r, v, all, whole)
+	return fillLayers(r, w, v, whole)
 }
 
 // fillLayers writes the images, and the directory for them. A dry run sees whether the nodes
 // can be held.
-func fillLayers(r *images.Run, v *convert.Converter, all []*convert.Conversion, whole bool) error {
+func fillLayers(r *images.Run, w *warm, v *convert.Converter, whole bool) error {
+	all := w.rest
 	release, err := convert.HoldSound(r.Ctx(), r.Store, all)
 	if err == nil && whole {
 		err = firstError(all)
 	}
-	if err == nil && !r.Bool("dry-run") && slices.ContainsFunc(all, func(c *convert.Conversion) bool { return c.Err == nil }) {
+	if err == nil && !r.Bool("dry-run") && w.worth() {
 		if err = os.MkdirAll(r.String("to"), 0o711); err == nil {
-			err = v.ConvertSound(r.Ctx(), all)
+			err = w.convert(v)
 		}
 	}
 	if err == nil && whole {
 		err = firstError(all)
 	}
-	if err != nil {
+	if err != nil && !w.renews() {
 		r.Moved = 0 // what was changed is gone again
 	}
 	return errors.Join(err, release())

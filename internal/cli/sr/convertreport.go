@@ -17,6 +17,7 @@ type convertReport struct {
 	images.Report
 	LeftOut []vhdbridge.Spoiled `json:"left-out"` // nodes of which nothing was made
 	Missing []missing           `json:"missing"`  // of an export that is damaged (--salvage)
+	Kept    []string            `json:"kept"`     // images that need nothing (--again)
 	Named   []namedImage        `json:"named"`    // images of whose disks it is known what they are called
 }
 
@@ -53,18 +54,26 @@ type missing struct {
 	Reason string  `json:"reason"`
 }
 
-// printConverted prints what was made, and in JSON what was not.
-func printConverted(r *images.Run, steps []images.Step, left []vhdbridge.Spoiled, lost []missing, named ...namedImage) error {
-	if steps == nil {
-		steps = []images.Step{}
-	}
+// A converted is what came of a conversion.
+type converted struct {
+	steps []images.Step
+	left  []vhdbridge.Spoiled
+	lost  []missing
+	kept  []string
+	named []namedImage
+}
+
+// print prints what was made, and in JSON what was not.
+func (c *converted) print(r *images.Run) error {
+	steps := append([]images.Step{}, c.steps...)
 	for i := range steps {
-		if at := slices.IndexFunc(named, func(n namedImage) bool { return n.Image == steps[i].Target }); at >= 0 && named[at].text != "" {
-			steps[i].Note += "; " + named[at].text
+		if at := slices.IndexFunc(c.named, func(n namedImage) bool { return n.Image == steps[i].Target }); at >= 0 && c.named[at].text != "" {
+			steps[i].Note += "; " + c.named[at].text
 		}
 	}
 	return r.StepsAs(steps, func(p images.Report) any {
-		return convertReport{p, append([]vhdbridge.Spoiled{}, left...), append([]missing{}, lost...), append([]namedImage{}, named...)}
+		return convertReport{p, append([]vhdbridge.Spoiled{}, c.left...), append([]missing{}, c.lost...),
+			append([]string{}, c.kept...), append([]namedImage{}, c.named...)}
 	})
 }
 

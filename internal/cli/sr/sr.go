@@ -29,12 +29,12 @@ own tree only.
 // Command is sr, with its subcommands.
 func Command(e *term.Env) *cli.Command {
 	return &cli.Command{
-		Name: "sr", Usage: "look at, show, check, coalesce, convert and repair XenServer storage repositories", OnUsageError: term.UsageError,
+		Name: "sr", Usage: "look at, show, check, coalesce, convert, repair and pull XenServer storage repositories", OnUsageError: term.UsageError,
 		Description: description, HideHelpCommand: true,
-		Subcommands: []*cli.Command{scanCommand(e), reportCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e), repairCommand(e)},
+		Subcommands: []*cli.Command{scanCommand(e), reportCommand(e), checkCommand(e), coalesceCommand(e), convertCommand(e), repairCommand(e), pullCommand(e)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return term.Usagef("sr %q: want scan, report, check, coalesce, convert or repair", c.Args().First())
+				return term.Usagef("sr %q: want scan, report, check, coalesce, convert, repair or pull", c.Args().First())
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

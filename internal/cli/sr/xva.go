@@ -71,7 +71,8 @@ func convertExport(r *images.Run) (err error) {
 // told prints what was made, and defines the guest on it, if that is wanted.
 func (p *xvaRun) told() error {
 	r := p.Run
-	if err := printConverted(r, p.steps(), nil, p.lost, p.named()...); err != nil {
+	done := converted{steps: p.steps(), lost: p.lost, named: p.named()}
+	if err := done.print(r); err != nil {
 		return err
 	}
 	if err := p.defineGuest(); err != nil {
@@ -89,6 +90,8 @@ func exportTarget(r *images.Run) (*formats.Format, *images.Options, error) {
 	switch {
 	case r.String("to") == "":
 		return nil, nil, term.Usagef("sr convert wants --to DEST, a directory")
+	case r.Bool("again"):
+		return nil, nil, term.Usagef("--again is for repositories: an XVA is read in one pass")
 	case r.Bool("keep-all") || r.Bool("flatten"):
 		return nil, nil, term.Usagef("an XVA has no chains: --flatten and --keep-all are for repositories")
 	case r.IsSet("names"):

@@ -1,0 +1,433 @@
+package convert
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/chain"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// An Again is a conversion into a directory of which it is known what its images were made
+// of: what has not changed since is left as it is.
+//
+// An image that is not what it should be has no name that somebody would take it by: it is
+// called ….unfinished before the first byte of it is changed, and so is one below which another
+// image takes its place. The record says so before, and what each will be before it gets its
+// name back. So at a crash there is the old image, the new one, or one that is unfinished.
+type Again struct {
+	Store  *chain.Store
+	Record *Record
+	// Sources are what images are made of now, by conversion.
+	Sources map[*Conversion]Source
+	// Whole tells that all that is in the repository is converted: what is on record besides
+	// is of nodes that are gone, or have become part of others.
+	Whole bool
+
+	old      map[*Conversion]old
+	obsolete []string // images of inner nodes that are no more, and build on what is changed
+}
+
+// A Source is what an image is made of.
+type Source struct {
+	From   string // path of the node
+	Node   any    // as it is, for people
+	Hidden bool   // its content is nobody's
+	Sum    string // of all; "": unlike anything
+}
+
+// old is what is there already of a conversion.
+type old struct {
+	at   place
+	kept bool // it needs nothing
+	file FileID
+}
+
+// Plan finds out what needs nothing, and what is written into an image that is there. The
+// conversions are in the order of chains, bases first. Nothing is changed.
+func (a *Again) Plan(all []*Conversion) error {
+	a.old = map[*Conversion]old{}
+	for _, c := range all {
+		if c.Err != nil {
+			continue
+		}
+		if err := a.plan(c, all); err != nil {
+			return err
+		}
+	}
+	return a.unused(all)
+}
+
+// Kept tells whether a conversion needs nothing.
+func (a *Again) Kept(c *Conversion) bool { return a.old[c].kept }
+
+func (a *Again) plan(c *Conversion, all []*Conversion) error {
+	name := filepath.Base(c.Path)
+	e := a.Record.Images[name]
+	if e == nil {
+		if err := CheckFree(a.Store.FS, c.Path); err != nil {
+			return fmt.Errorf("%w, and nothing is on record of it", err)
+		}
+		return nil
+	}
+	at, err := a.Record.settle(name)
+	if err != nil {
+		return err
+	}
+	o := old{at: at, file: e.File}
+	firm, err := a.firm(e, all)
+	if err != nil {
+		return err
+	}
+	switch {
+	case at == there && !e.Unfinished && e.Sources != "" && e.Sources == a.Sources[c].Sum && firm:
+		o.kept = true
+	case at != gone && firm && e.Size == c.New.Size && e.Backing == c.New.Backing && !buildsOn(all, c):
+		c.Renew = &chain.Renewal{Disk: c.Nodes, Layers: len(c.Nodes)}
+		if c.Own {
+			c.Renew.Layers = max(1, c.Layers)
+		}
+	}
+	a.old[c] = o
+	return nil
+}
+
+// firm tells whether all that an image builds on is as it was left, and stays so.
+func (a *Again) firm(e *Entry, all []*Conversion) (bool, error) {
+	for range len(a.Record.Images) + 1 {
+		if e.Backing == "" {
+			return true, nil
+		}
+		name := e.Backing
+		if e = a.Record.Images[name]; e == nil || e.Unfinished {
+			return false, nil
+		}
+		i := slices.IndexFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
+		if i >= 0 && !a.Kept(all[i]) {
+			return false, nil
+		}
+		if at, err := a.Record.settle(name); err != nil || at != there {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func buildsOn(all []*Conversion, c *Conversion) bool {
+	return slices.ContainsFunc(all, func(o *Conversion) bool { return o.On == c })
+}
+
+// unused refuses to change an image that another one builds on, but for those that are made
+// anew, too, and for inner layers that are needed by nothing any more.
+func (a *Again) unused(all []*Conversion) error {
+	var changed []chain.Node
+	ours := map[string]bool{}
+	for _, c := range all {
+		o, known := a.old[c]
+		if !known || o.kept {
+			continue
+		}
+		ours[absolutePath(c.Path)], ours[absolutePath(c.Path)+asideSuffix] = true, true
+		if o.at == gone {
+			continue
+		}
+		n, err := a.Store.Node(a.pathOf(c), c.Format.Name)
+		if err != nil {
+			return err
+		}
+		n.Path = absolutePath(c.Path) // by which others know it
+		changed = append(changed, n)
+	}
+	for len(changed) > 0 {
+		users, err := a.usersOf(changed)
+		if err != nil {
+			return err
+		}
+		changed = changed[:0]
+		for _, u := range users {
+			if ours[absolutePath(u.Path)] {
+				continue
+			}
+			if err := a.giveUp(u); err != nil {
+				return err
+			}
+			ours[absolutePath(u.Path)] = true
+			u.Path = absolutePath(u.Path)
+			changed = append(changed, u)
+		}
+	}
+	return nil
+}
+
+// usersOf lists what builds on nodes. What of ours builds on an image that has lost its name
+// is known by the record.
+func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
+	ignored, err := filepath.Glob(a.Record.image(vfs.TempPattern))
+	if err != nil {
+		return nil, err
+	}
+	for name := range a.Record.Images {
+		ignored = append(ignored, a.Record.image(name), a.Record.aside(name))
+	}
+	s := *a.Store
+	s.Ignore = append(slices.Clone(s.Ignore), ignored...)
+	users, err := s.UsersOf(nodes, nil)
+	if err != nil {
+		return nil, err
+	}
+	for name, e := range a.Record.Images {
+		on := slices.ContainsFunc(nodes, func(n chain.Node) bool { return e.Backing != "" && n.Path == absolutePath(a.Record.image(e.Backing)) })
+		f, err := fileAt(a.Record.image(name))
+		if err != nil {
+			return nil, err
+		}
+		if !on || f == (FileID{}) {
+			continue
+		}
+		n, err := a.Store.Node(a.Record.image(name), "qcow2")
+		if err != nil {
+			return nil, err
+		}
+		users = append(users, n)
+	}
+	return users, nil
+}
+
+// giveUp takes an image for one that is needed by nothing any more, or refuses.
+func (a *Again) giveUp(u chain.Node) error {
+	name := filepath.Base(u.Path)
+	if left, err := filepath.Match(vfs.TempPattern, name); err == nil && left {
+		return nil // of a run that was broken off, or of an image that has no name yet
+	}
+	e := a.Record.Images[name]
+	if e == nil || absolutePath(a.Record.image(name)) != absolutePath(u.Path) {
+		return refusedf(u.Path, "it builds on an image that is to be changed, and was not made by a conversion; move it away if it is not needed, or convert into another directory")
+	}
+	at, err := a.Record.settle(name)
+	switch {
+	case err != nil:
+		return err
+	case !a.Whole:
+		return refusedf(u.Path, "it builds on an image that is to be changed, and is not made anew: leave out --vdi, and put right what of the repository is left out, or convert into another directory")
+	case !e.Hidden:
+		return refusedf(u.Path, "it is of %s, which is not in the repository any more, and builds on an image that is to be changed: "+
+			"delete it if it is not needed, or convert into another directory", filepath.Base(e.From))
+	case at == there:
+		a.obsolete = append(a.obsolete, name)
+	}
+	return nil
+}
+
+func absolutePath(path string) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	return abs
+}
+
+// pathOf is where what is there of a conversion is.
+func (a *Again) pathOf(c *Conversion) string {
+	if a.old[c].at == aside {
+		return a.Record.aside(filepath.Base(c.Path))
+	}
+	return c.Path
+}
+
+// Begin takes the names from images that are written into. What follows is for Naming, and
+// Done.
+func (a *Again) Begin(all []*Conversion) error {
+	var renewed []*Conversion
+	for _, c := range all {
+		if c.Renew != nil && c.Err == nil {
+			renewed = append(renewed, c)
+		}
+	}
+	if err := a.setAside(renewed); err != nil {
+		return err
+	}
+	for _, c := range renewed {
+		nodes, err := a.Store.Chain(a.Record.aside(filepath.Base(c.Path)), c.Format.Name)
+		if err != nil {
+			return err
+		}
+		c.Renew.Below, c.Renew.Image = nodes[:len(nodes)-1], nodes[len(nodes)-1]
+	}
+	return nil
+}
+
+// setAside notes that images are not finished, and renames them.
+func (a *Again) setAside(all []*Conversion) error {
+	if len(all) == 0 {
+		return nil
+	}
+	for _, c := range all {
+		a.Record.Images[filepath.Base(c.Path)].Unfinished = true
+	}
+	if err := a.Record.save(); err != nil {
+		return err
+	}
+	for _, c := range all {
+		if a.old[c].at != there {
+			continue
+		}
+		if err := a.lockedAside(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Again) lockedAside(c *Conversion) error {
+	o := a.old[c]
+	err := a.moveAside(filepath.Base(c.Path), c.Format.Name)
+	if err == nil {
+		o.at = aside
+		a.old[c] = o
+	}
+	return err
+}
+
+// moveAside renames an image that nobody has open.
+func (a *Again) moveAside(name, format string) error {
+	n, err := a.Store.Node(a.Record.image(name), format)
+	if err != nil {
+		return err
+	}
+	f, err := a.Store.Hold(n, true)
+	if err != nil {
+		return err
+	}
+	return errors.Join(named(a.Record.image(name), a.Record.aside(name)), f.Close())
+}
+
+// dropObsolete takes the names from layers that will not be right any more, and are needed by
+// nothing; Done removes them.
+func (a *Again) dropObsolete() error {
+	for _, name := range a.obsolete {
+		a.Record.Images[name].Unfinished = true
+	}
+	if err := a.Record.save(); err != nil {
+		return err
+	}
+	for _, name := range a.obsolete {
+		if err := a.moveAside(name, "qcow2"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Naming is a Converter's: it notes how each image is, and makes way for those that take the
+// place of another. What builds on such a one, and could not be made anew, loses its name.
+func (a *Again) Naming(all, sound []*Conversion) error {
+	var replaced []*Conversion
+	for _, c := range all {
+		o, known := a.old[c]
+		if !known || o.kept || o.at == gone || c.Renew != nil {
+			continue
+		}
+		if c.Err == nil || slices.Contains(replaced, c.On) {
+			replaced = append(replaced, c)
+		}
+	}
+	if err := errors.Join(a.setAside(replaced), a.dropObsolete()); err != nil {
+		return err
+	}
+	for _, c := range sound {
+		if err := a.note(c); err != nil {
+			return err
+		}
+	}
+	return a.Record.save()
+}
+
+// note notes what an image will be when it has its name.
+func (a *Again) note(c *Conversion) error {
+	path := ""
+	if c.Renew != nil {
+		path = c.Renew.Image.Path
+	} else {
+		path = c.Made.path
+	}
+	next, err := aged(path)
+	if err != nil {
+		return err
+	}
+	name := filepath.Base(c.Path)
+	e := a.Record.Images[name]
+	if e == nil {
+		e = &Entry{}
+		a.Record.Images[name] = e
+	}
+	s := a.Sources[c]
+	node, err := json.Marshal(s.Node)
+	if err != nil {
+		return err
+	}
+	was := e.File
+	*e = Entry{From: s.From, Node: node, Hidden: s.Hidden, Sources: s.Sum, Backing: c.New.Backing, Size: c.New.Size, File: was, Unfinished: true, Next: next}
+	return nil
+}
+
+// aged is the file at path, which is given a time that lies back: a later write within the
+// same tick of the clock would not be seen otherwise.
+func aged(path string) (FileID, error) {
+	at := time.Now().Add(-2 * vfs.Racy).Truncate(time.Second)
+	if err := os.Chtimes(path, at, at); err != nil {
+		return FileID{}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return FileID{}, err
+	}
+	err = errors.Join(f.Sync(), f.Close())
+	if err != nil {
+		return FileID{}, err
+	}
+	return fileAt(path)
+}
+
+// Done notes that all images have their names, and removes those that had been in their
+// place.
+func (a *Again) Done(all []*Conversion) error {
+	for _, c := range all {
+		if e := a.Record.Images[filepath.Base(c.Path)]; e != nil && c.Err == nil && e.Next != (FileID{}) {
+			e.File, e.Next, e.Unfinished = e.Next, FileID{}, false
+		}
+	}
+	for name, e := range a.Record.Images { // what a run that was broken off has begun to drop as well
+		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
+		if a.Whole && e.Unfinished && e.Hidden && !used && e.Next == (FileID{}) {
+			a.Record.litter[name] = e.File.ID.Ino
+			delete(a.Record.Images, name)
+		}
+	}
+	if err := a.Record.save(); err != nil {
+		return err
+	}
+	for _, c := range all {
+		if a.old[c].at == aside && c.Renew == nil && c.Err == nil {
+			a.Record.litter[filepath.Base(c.Path)] = a.old[c].file.ID.Ino
+		}
+	}
+	return a.Record.sweep(a.Store.FS)
+}
+
+// Idle lists images on record that nothing of what is converted now needs to be, by their
+// names: nodes that are gone, or whose images have other names now.
+func (a *Again) Idle(all []*Conversion, from string) (names []string) {
+	for name, e := range a.Record.Images {
+		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
+		if !used && filepath.Dir(e.From) == from {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,162 @@
+package convert
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
+)
+
+// RecordName is the file, in a directory of new images, in which is kept what they were made
+// of.
+const RecordName = ".virt-rotate-convert.json"
+
+// asideSuffix is added to the name of an image that is not what it should be any more, or not
+// yet: nobody takes it for the disk.
+const asideSuffix = ".unfinished"
+
+// A Record is what is known of the images of a directory.
+type Record struct {
+	Version int               `json:"version"`
+	Images  map[string]*Entry `json:"images"` // by file name
+
+	path   string
+	litter map[string]uint64 // images in whose place others have come: names, and their inodes
+}
+
+// An Entry is what is known of one image.
+type Entry struct {
+	From    string          `json:"from"`              // path of the node that it was made of
+	Node    json.RawMessage `json:"node,omitempty"`    // that node, as it was
+	Sources string          `json:"sources"`           // a sum of all that it was made of; "": unlike anything
+	Backing string          `json:"backing,omitempty"` // the file name of what it builds on
+	Hidden  bool            `json:"hidden,omitempty"`  // the node's content is nobody's: only others build on it
+	Size    int64           `json:"size"`              // virtual, bytes
+	File    FileID          `json:"file"`              // as it was made
+	// Unfinished tells that the image is being changed, and Next how it is when it is complete.
+	Unfinished bool   `json:"unfinished,omitempty"`
+	Next       FileID `json:"next,omitzero"`
+}
+
+// A FileID is a file as it was left: whoever writes to it changes that.
+type FileID struct {
+	ID       vfs.ID    `json:"id"`
+	Size     int64     `json:"size"`
+	Modified time.Time `json:"modified"`
+}
+
+const recordVersion = 1
+
+// ReadRecord reads what is known of the images in dir; nothing where nothing is.
+func ReadRecord(dir string) (*Record, error) {
+	r := &Record{Version: recordVersion, Images: map[string]*Entry{}, litter: map[string]uint64{}, path: filepath.Join(dir, RecordName)}
+	b, err := os.ReadFile(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, r)
+	}
+	if err == nil && r.Version != recordVersion {
+		err = fmt.Errorf("version %d is not known here", r.Version)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s, the record of what was converted: %w; convert into another directory", r.path, err)
+	}
+	for name, e := range r.Images {
+		if e == nil || name != filepath.Base(name) || e.Backing != "" && e.Backing != filepath.Base(e.Backing) {
+			return nil, fmt.Errorf("%s, the record of what was converted: %q is no name of a file; convert into another directory", r.path, name)
+		}
+	}
+	return r, nil
+}
+
+// save makes the record durable.
+func (r *Record) save() error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return vfs.WriteFile(r.path, append(b, '\n'), newImageMode)
+}
+
+func (r *Record) image(name string) string { return filepath.Join(filepath.Dir(r.path), name) }
+
+func (r *Record) aside(name string) string { return r.image(name) + asideSuffix }
+
+// fileAt is the file at path; none is the zero FileID.
+func fileAt(path string) (FileID, error) {
+	info, err := vfs.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return FileID{}, nil
+	}
+	return FileID{info.ID, info.Size, info.ModTime.UTC()}, err
+}
+
+// equal compares, but for the number of the device, which a reboot can change.
+func (f FileID) equal(o FileID) bool {
+	return f.ID.Ino == o.ID.Ino && f.Size == o.Size && f.Modified.Equal(o.Modified)
+}
+
+// A place is where an image of the record is found.
+type place int
+
+const (
+	gone  place = iota
+	there       // as it was left
+	aside       // under the name of what is not finished
+)
+
+// settle finds an image. One that was complete and had its name when the run ended, but not
+// on record yet, is taken for what it is. It is refused if somebody has changed it.
+func (r *Record) settle(name string) (place, error) {
+	e := r.Images[name]
+	now, err := fileAt(r.image(name))
+	if err != nil {
+		return gone, err
+	}
+	left, err := fileAt(r.aside(name))
+	if err != nil {
+		return gone, err
+	}
+	switch {
+	case now != (FileID{}) && e.Next != (FileID{}) && now.equal(e.Next):
+		if left.ID.Ino == e.File.ID.Ino && left != (FileID{}) {
+			r.litter[name] = e.File.ID.Ino
+		}
+		e.File, e.Next, e.Unfinished = e.Next, FileID{}, false
+		return there, nil
+	case now != (FileID{}) && now.equal(e.File):
+		return there, nil
+	case now != (FileID{}):
+		return gone, refusedf(r.image(name), "it has changed since it was made, as when a guest has run on it: nothing is written over that; "+
+			"move it away if it is not needed, with what builds on it, or convert into another directory")
+	case left != (FileID{}) && e.Unfinished && left.ID.Ino == e.File.ID.Ino:
+		return aside, nil
+	case left != (FileID{}):
+		return gone, refusedf(r.aside(name), "it is not the file that was left there: move it away")
+	}
+	return gone, nil
+}
+
+// sweep removes the images in whose place others have come.
+func (r *Record) sweep(fsys vfs.FS) error {
+	for name, inode := range r.litter {
+		f, err := fileAt(r.aside(name))
+		if err != nil {
+			return err
+		}
+		if f.ID.Ino != inode || f == (FileID{}) {
+			continue
+		}
+		if err := fsys.RemoveExact(r.aside(name), f.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
