@@ -83,7 +83,7 @@ func (r *Repository) takenOn(disk *Node, l, above *chain.Layer) (taken []Taken, 
 			reason = "what it builds on is a VDI itself"
 		case r.ofAnother(n, disk) != "":
 			reason = "it is a snapshot of " + r.ofAnother(n, disk)
-		case len(taken) > 0 && !(tellsApart(n) && tellsApart(taken[0].Node)):
+		case len(taken) > 0 && (!tellsApart(n) || !tellsApart(taken[0].Node)):
 			reason = "it has the same content as " + taken[0].Node.VDI
 		}
 		if reason == "" {

@@ -70,8 +70,11 @@ func fieldName(key string) string {
 	return strings.ReplaceAll(key, "-", "_")
 }
 
+// mostText is how long a text of several lines may become, in bytes.
+const mostText = 4096
+
 func (r *record) extend(field, line string) {
-	if text, there := r.fields[field]; there && field != "uuid" && strings.TrimSpace(line) != "" && len(text) < mostLine {
+	if text, there := r.fields[field]; there && field != "uuid" && strings.TrimSpace(line) != "" && len(text) < mostText {
 		r.fields[field] = text + "\n" + line
 	}
 }

@@ -33,7 +33,7 @@ func (d *target) fix(n *libvirthost.NewDomain) (fixed bool, err error) {
 	if err != nil {
 		d.tell("%s is not installed (packages virt-v2v and nbdkit): the guest was not changed", fixProgram)
 		d.byHand()
-		return false, nil
+		return false, nil //nolint:nilerr // it is told
 	}
 	x, made, err := d.onTop(n)
 	if err == nil {
@@ -97,7 +97,7 @@ func (d *target) overlay(active host.Layer, snapshot string) (*convert.Image, er
 		name = strings.TrimSuffix(name, "."+of)
 	}
 	o := images.DefaultOptions(format)
-	o.New.Size, o.New.Backing, o.New.BackingFormat = node.Image.VirtualSize, filepath.Base(active.Path), active.Format
+	o.Size, o.Backing, o.BackingFormat = node.Image.VirtualSize, filepath.Base(active.Path), active.Format
 	m, err := convert.Make(d.Store.FS, filepath.Join(dir, name+"."+snapshot+".qcow2"), o.Maker, o.New)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func (d *target) afterFix(n *libvirthost.NewDomain) error {
 	}
 	if _, err := os.Stat(virtioWin); d.guest.Windows && err != nil {
 		d.note("there is no %s, so the guest has got no drivers for virtio: its disks stay on IDE", virtioWin)
-		return nil
+		return nil //nolint:nilerr // it is told
 	}
 	err := d.likeGuest(busVirtio)
 	n.XML = d.like.XML
