@@ -349,6 +349,26 @@ func (x *xen) again(args ...string) {
 	x.Fatal("it is refused again and again")
 }
 
+// A guest that has gone back to its snapshot has nothing any more where it had written: the
+// image reads as what is below, or as zeros where nothing is.
+func TestSRConvertAgainAfterAReturnToASnapshot(t *testing.T) {
+	x := newXen(t, 16<<20, 9)
+	disk := x.disk([]byte(strings.Repeat("zero", 1<<18)))
+	base := "base2"
+	x.snapshot(disk)
+	x.write(disk, 0, 1<<19, false)
+	x.write(disk, 8<<20, 1<<20, false)
+	must(t, "sr", "convert", "sr", "--to", "out")
+	if err := os.Remove("sr/" + disk + ".vhd"); err != nil {
+		t.Fatal(err)
+	}
+	srtest.Write(t, "sr", srtest.Node{Name: disk, Parent: base, Size: x.size})
+	x.age(disk)
+	x.write(disk, 12<<20, 512, false)
+	must(t, "sr", "convert", "sr", "--to", "out", "--again")
+	x.asFresh("out")
+}
+
 // While a node is damaged, no layer is removed: one may be the last of it that is sound.
 func TestSRConvertAgainKeepsLayersWhileANodeIsDamaged(t *testing.T) {
 	x := newXen(t, 16<<20, 7)
