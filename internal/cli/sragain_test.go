@@ -255,6 +255,34 @@ func TestSRConvertAgainRefusesWhatAGuestHasRunOn(t *testing.T) {
 	_ = snap
 }
 
+// An image that somebody has open is not changed; a dry run tells that, too.
+func TestSRConvertAgainRefusesWhatIsInUse(t *testing.T) {
+	x := newXen(t, 8<<20, 8)
+	disk := x.disk([]byte("first"))
+	must(t, "sr", "convert", "sr", "--to", "out")
+	f, err := vfs.OS().Open("out/"+disk+".qcow2", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Lock(vfs.LockWrite); err != nil {
+		t.Fatal(err)
+	}
+	x.scribble(disk)
+	before := dirSums(t, "out")
+	for _, line := range []string{"--again --dry-run", "--again"} {
+		code, _, errs := try(t, append([]string{"sr", "convert", "sr", "--to", "out"}, strings.Fields(line)...)...)
+		if code != term.ExitRefused || !slices.Equal(withoutLocks(dirSums(t, "out")), before) {
+			t.Errorf("%s: %d %s", line, code, errs)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "sr", "convert", "sr", "--to", "out", "--again")
+	x.asFresh("out")
+}
+
 // A layer that a user has put on an image keeps that from being changed.
 func TestSRConvertAgainRefusesWhatOthersBuildOn(t *testing.T) {
 	x := newXen(t, 8<<20, 4)
@@ -319,6 +347,26 @@ func (x *xen) again(args ...string) {
 		return
 	}
 	x.Fatal("it is refused again and again")
+}
+
+// A guest that has gone back to its snapshot has nothing any more where it had written: the
+// image reads as what is below, or as zeros where nothing is.
+func TestSRConvertAgainAfterAReturnToASnapshot(t *testing.T) {
+	x := newXen(t, 16<<20, 9)
+	disk := x.disk([]byte(strings.Repeat("zero", 1<<18)))
+	base := "base2"
+	x.snapshot(disk)
+	x.write(disk, 0, 1<<19, false)
+	x.write(disk, 8<<20, 1<<20, false)
+	must(t, "sr", "convert", "sr", "--to", "out")
+	if err := os.Remove("sr/" + disk + ".vhd"); err != nil {
+		t.Fatal(err)
+	}
+	srtest.Write(t, "sr", srtest.Node{Name: disk, Parent: base, Size: x.size})
+	x.age(disk)
+	x.write(disk, 12<<20, 512, false)
+	must(t, "sr", "convert", "sr", "--to", "out", "--again")
+	x.asFresh("out")
 }
 
 // While a node is damaged, no layer is removed: one may be the last of it that is sound.

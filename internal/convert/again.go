@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -140,6 +141,13 @@ func (a *Again) unused(all []*Conversion) error {
 		if err != nil {
 			return err
 		}
+		f, err := a.Store.Hold(n, true) // nobody has it open; it is locked once more when it is changed
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
 		n.Path = absolutePath(c.Path) // by which others know it
 		changed = append(changed, n)
 	}
@@ -261,49 +269,54 @@ func (a *Again) Begin(all []*Conversion) error {
 	return nil
 }
 
-// setAside notes that images are not finished, and renames them.
+// setAside notes that images are not finished, and renames them. Nobody may have one open.
 func (a *Again) setAside(all []*Conversion) error {
-	if len(all) == 0 {
-		return nil
-	}
+	var names []string
 	for _, c := range all {
 		a.Record.Images[filepath.Base(c.Path)].Unfinished = true
+		if a.old[c].at == there {
+			names = append(names, filepath.Base(c.Path))
+		}
 	}
-	if err := a.Record.save(); err != nil {
+	if err := a.moveAside(names); err != nil {
 		return err
 	}
 	for _, c := range all {
-		if a.old[c].at != there {
-			continue
-		}
-		if err := a.lockedAside(c); err != nil {
-			return err
-		}
+		o := a.old[c]
+		o.at = aside
+		a.old[c] = o
 	}
 	return nil
 }
 
-func (a *Again) lockedAside(c *Conversion) error {
-	o := a.old[c]
-	err := a.moveAside(filepath.Base(c.Path), c.Format.Name)
-	if err == nil {
-		o.at = aside
-		a.old[c] = o
+// moveAside renames images, when all of them are locked and the record says so.
+func (a *Again) moveAside(names []string) (err error) {
+	var held []vfs.File
+	defer func() {
+		for _, f := range held {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	for _, name := range names {
+		n, err := a.Store.Node(a.Record.image(name), strings.TrimPrefix(filepath.Ext(name), "."))
+		if err != nil {
+			return err
+		}
+		f, err := a.Store.Hold(n, true)
+		if err != nil {
+			return err
+		}
+		held = append(held, f)
 	}
-	return err
-}
-
-// moveAside renames an image that nobody has open.
-func (a *Again) moveAside(name, format string) error {
-	n, err := a.Store.Node(a.Record.image(name), format)
-	if err != nil {
+	if err := a.Record.save(); err != nil {
 		return err
 	}
-	f, err := a.Store.Hold(n, true)
-	if err != nil {
-		return err
+	for _, name := range names {
+		if err := named(a.Record.image(name), a.Record.aside(name)); err != nil {
+			return err
+		}
 	}
-	return errors.Join(named(a.Record.image(name), a.Record.aside(name)), f.Close())
+	return nil
 }
 
 // dropObsolete takes the names from layers that will not be right any more, and are needed by
@@ -312,15 +325,7 @@ func (a *Again) dropObsolete() error {
 	for _, name := range a.obsolete {
 		a.Record.Images[name].Unfinished = true
 	}
-	if err := a.Record.save(); err != nil {
-		return err
-	}
-	for _, name := range a.obsolete {
-		if err := a.moveAside(name, "qcow2"); err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.moveAside(a.obsolete)
 }
 
 // Naming is a Converter's: it notes how each image is, and makes way for those that take the

@@ -141,7 +141,10 @@ func (v *Converter) makeOne(ctx context.Context, c *Conversion, done func(int64)
 		return v.into(ctx, c, done)
 	}
 	if c.Renew != nil {
-		return v.Store.Renew(ctx, c.Renew, done)
+		if err := v.Store.Renew(ctx, c.Renew, done); err != nil {
+			return fmt.Errorf("%s is not finished: %w", c.Renew.Image.Path, err)
+		}
+		return nil
 	}
 	to, err := v.Begin(c)
 	if err != nil {
