@@ -6,6 +6,9 @@ import { button, checkField, choiceField, dialog, element, textField, visible } 
 // Newest first, as one wants them.
 const namesOf = (guest) => guest.snapshots.map((s) => s.name).reverse();
 
+// Cockpit leaves the unit of bytes out.
+const sizeOf = (n) => cockpit.format_bytes(n).replace(/^\d+$/, "$& B");
+
 export function takeSnapshot(guest, done) {
   const name = textField("Name", "by default the policy's name and the time");
   const note = textField("Note", "why it was taken");
@@ -110,7 +113,7 @@ export function browse(guest) {
     const name = f.path.split("/").pop();
     const inside = path + name;
     if (f.type === "directory") return element("li", {}, button(visible(name) + "/", () => open(inside + "/"), "small"));
-    const size = element("span", { class: "dim" }, f.size === undefined ? "" : cockpit.format_bytes(f.size));
+    const size = element("span", { class: "dim" }, sizeOf(f.size));
     if (f.type !== "file") return element("li", {}, visible(name), size);
     return element("li", {}, button(visible(name), () => d.during(async () => {
       d.say(`Copying ${visible(name)}…`);

@@ -41,11 +41,9 @@ function explained(ex, data) {
 export async function copied(from, flags) {
   const dir = (await cockpit.spawn(["mktemp", "-d", "/var/tmp/virt-rotate-XXXXXXXX"], options)).trim();
   try {
-    await run(["cp", "--quiet", ...flags, "--", from, dir]);
-    const names = (await cockpit.spawn(["find", dir, "-mindepth", "1", "-maxdepth", "1", "-type", "f", "-print0"], options)).split("\0").filter(Boolean);
-    if (names.length !== 1) throw new Error(`${from}: this is no file`);
+    await run(["cp", "--quiet", ...flags, "--", from, `${dir}/file`]);
     const pieces = [];
-    const read = cockpit.spawn(["cat", "--", names[0]], { ...options, binary: true });
+    const read = cockpit.spawn(["cat", "--", `${dir}/file`], { ...options, binary: true });
     read.stream((data) => { pieces.push(data.slice()); });
     await read;
     return new Blob(pieces);

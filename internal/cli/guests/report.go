@@ -70,7 +70,7 @@ func checkReportFlags(c *cli.Context) error {
 }
 
 func tellReport(e *term.Env, c *cli.Context, s *survey) error {
-	if s.world == nil && c.Context.Err() != nil {
+	if s.world == nil && over(c.Context) {
 		return s.failed
 	}
 	m, err := s.page(c.App.Version, c.Args().Slice())

@@ -144,8 +144,11 @@ func pageHistory(v *rotate.Verdict, entries []history.Entry) []page.Point {
 	return points[max(0, len(points)-pagePoints):]
 }
 
-// horizon is how far ahead a page looks for snapshots that go.
-const horizon = 7 * 24 * time.Hour
+// horizon is how far ahead a page looks for snapshots that go: some snapshots, and a day at least.
+func horizon(rule *policy.Rule) time.Duration {
+	const day = 24 * time.Hour
+	return max(day, min(3*rule.Every, 7*day))
+}
 
 // goes tells when each snapshot that a rule keeps now is dropped within the next days, if the guest
 // runs throughout.
@@ -154,7 +157,7 @@ func (s *survey) goes(d *host.Domain, rule *policy.Rule) map[string]time.Time {
 	if rule == nil {
 		return at
 	}
-	sim, err := rule.Simulate(decide.Taken(d), s.now, horizon)
+	sim, err := rule.Simulate(decide.Taken(d), s.now, horizon(rule))
 	if err != nil { // too many snapshots are due in that time
 		return at
 	}

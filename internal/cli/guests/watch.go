@@ -55,20 +55,23 @@ func watchLook(e *term.Env, c *cli.Context) (*survey, error) {
 		return nil, err
 	}
 	s.look(c.Context, watchPatience, fromOutside(e))
-	if s.world == nil {
-		if c.Context.Err() != nil {
-			return s, nil
-		}
-		return nil, s.failed
+	switch {
+	case s.world != nil:
+		return s, s.judge(c.Args().Slice())
+	case over(c.Context):
+		return s, nil
 	}
-	return s, s.judge(c.Args().Slice())
+	return nil, s.failed
 }
+
+// over tells whether somebody has pressed ^C.
+func over(ctx context.Context) bool { return ctx.Err() != nil }
 
 // watching draws what was seen, and looks again and again. What goes wrong on the way is shown
 // above what was seen last.
 func watching(ctx context.Context, e *term.Env, seen *survey, again func() (*survey, error)) error {
 	trouble := ""
-	for ctx.Err() == nil {
+	for !over(ctx) {
 		if err := show(ctx, e.Out, seen, trouble); err != nil {
 			return err
 		}
@@ -76,7 +79,7 @@ func watching(ctx context.Context, e *term.Env, seen *survey, again func() (*sur
 		switch {
 		case err != nil:
 			trouble = oneLine(err.Error())
-		case ctx.Err() == nil:
+		case !over(ctx):
 			seen, trouble = s, ""
 		}
 	}
@@ -86,7 +89,7 @@ func watching(ctx context.Context, e *term.Env, seen *survey, again func() (*sur
 // show draws until it is time for the next look, anew when the terminal has got another size.
 func show(ctx context.Context, w io.Writer, s *survey, trouble string) error {
 	drawn := [2]int{}
-	for until := time.Now().Add(watchEvery); time.Now().Before(until) && ctx.Err() == nil; {
+	for until := time.Now().Add(watchEvery); time.Now().Before(until) && !over(ctx); {
 		width, height := term.Size(w)
 		if size := [2]int{width, height}; size != drawn {
 			drawn = size

@@ -177,9 +177,19 @@ func layer(repo *vhdbridge.Repository, n *vhdbridge.Node, shares map[string]shar
 		if k.VM != "" {
 			l.Users = append(l.Users, page.Text("VM "+k.VM))
 		}
-		l.Branch = k.Snapshot
+		if k.Snapshot {
+			l.Notes = append(l.Notes, page.Text(snapshotText(k)))
+		}
 	}
 	return l
+}
+
+// snapshotText tells of when a snapshot is, where that is known.
+func snapshotText(k *vhdbridge.VDI) string {
+	if k.SnapshotTime.IsZero() {
+		return "a snapshot"
+	}
+	return "a snapshot of " + k.SnapshotTime.UTC().Format("2006-01-02 15:04 UTC")
 }
 
 // markOf tells what becomes of a node.
@@ -189,8 +199,8 @@ func markOf(n *vhdbridge.Node) page.Mark {
 		return page.Gone
 	case n.Coalesceable:
 		return page.Merges
-	case !n.Hidden:
-		return page.Active
+	case !n.Hidden: // a VDI
+		return page.Kept
 	}
 	return page.Passed
 }
