@@ -41,7 +41,7 @@ func drawPanels(panels []*panel, path string) error {
 		PadTop: vg.Centimeter / 2, PadBottom: vg.Centimeter / 2, PadLeft: vg.Centimeter / 2, PadRight: vg.Centimeter / 2}
 	whole := draw.New(canvas)
 	whole.SetColor(color.White) // it is read on dark pages, too
-	whole.Fill(whole.Rectangle.Path())
+	whole.Fill(whole.Path())
 	for y, row := range plot.Align(grid, tiles, whole) {
 		for x, c := range row {
 			if grid[y][x] != nil {
