@@ -92,7 +92,7 @@ func (f *figure) draw(history []Point, values []float64, c clock) (template.HTML
 	p.Y.Tick.Marker = plot.TickerFunc(func(_, _ float64) []plot.Tick { return f.ticks(most) })
 	p.X.Tick.Marker = plot.TickerFunc(func(lo, hi float64) []plot.Tick { return days(lo, hi, c) })
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
-		a.Color, a.Tick.LineStyle.Color, a.Tick.Label.Color = axisInk, axisInk, axisInk
+		a.Color, a.Tick.Color, a.Tick.Label.Color = axisInk, axisInk, axisInk
 		a.Tick.Label.Font.Size, a.Tick.Length, a.Padding = 9, 3, 2
 	}
 	if err := f.add(p, history, values); err != nil {
