@@ -289,3 +289,28 @@ func TestAHostThatIsForgottenIsNotWaitedFor(t *testing.T) {
 		t.Errorf("%+v", ran)
 	}
 }
+
+// As many hosts merge at the same time as there are slots; who waits decides anew.
+func TestAMergeWaitsForASlotOfTheStorage(t *testing.T) {
+	p, _ := newPair(t, 9, 10, 11)
+	p.h[1].Disk(p.h[1].Add("other"), "vda", p.shared("other.qcow2"))
+	p.run(t, 1)
+	dir := filepath.Join(p.h[0].Dir, "img")
+	for _, r := range p.r {
+		r.Observer.Fleet.Slots = 1
+	}
+	release, err := p.r[1].Observer.Fleet.Take(context.Background(), dir)
+	hosttest.Must(err)
+	soon, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	plans, err := p.r[0].Run(soon, nil)
+	if err != nil || merges(plans[0]) > 0 {
+		t.Fatalf("%+v %v", plans, err)
+	}
+	release()
+	p.boot(0)
+	if ran := p.run(t, 0)["web"]; merges(ran) != 1 {
+		t.Errorf("%+v", ran)
+	}
+	p.check(t)
+}

@@ -167,6 +167,19 @@ func (s *share) seen(f *vfs.LockFile, me int) (found Crossing, unseen map[int]pu
 	return found, unseen, nil
 }
 
+// stop takes back that a host was at work which is gone: nobody has to wait to see that.
+func (s *share) stop(place int) error {
+	f, err := vfs.OpenLockFile(s.path("beats"), true, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if free, err := f.TryLock(lockPresence+int64(place), true); err != nil || !free {
+		return err // it is at work, after all
+	}
+	return f.Put(pulse{}.encode(), int64(place)*beatSize)
+}
+
 // Take takes one of n bytes of the file slots.
 func (s *share) Take(ctx context.Context, n int) (func(), error) {
 	f, err := vfs.OpenLockFile(s.path("slots"), true, true)

@@ -535,7 +535,7 @@ func (s *share) clear(t *table, place int) error {
 	r.Generation++
 	r.Gone = true
 	delete(s.read, place)
-	return t.put(place, r)
+	return errors.Join(t.put(place, r), s.stop(place))
 }
 
 // inherit adds the claims of a host that is forgotten to what this host has given up.

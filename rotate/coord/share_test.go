@@ -240,6 +240,9 @@ func TestACopyOfAHostIsAHostOfItsOwn(t *testing.T) {
 			tell(t, storage(f.host(t, name, state)), told("other"))
 		} else {
 			tell(t, storage(f.host(t, name, state)), told("other"))
+			if len(view(t, f.at(1)).Peers) != 2 {
+				t.Error("the copy has taken the place of the other")
+			}
 			tell(t, f.at(0), told("web"))
 		}
 		all := map[string]bool{}
