@@ -40,7 +40,7 @@ func (p *pair) boot(i int) {
 	r.Options = coalesce()
 	r.Observer.Clock = p.h[i].Clock
 	r.Observer.Fleet = &coord.Fleet{StateDir: r.Observer.StateDir, Shared: []string{filepath.Join(p.h[0].Dir, "img")},
-		Name: fmt.Sprintf("host%d", i+1), Clock: p.h[i].Clock, Beat: 20 * time.Millisecond, Wait: 10 * time.Second}
+		Name: fmt.Sprintf("host%d", i+1), Clock: p.h[i].Clock, Beat: 200 * time.Millisecond, Wait: 10 * time.Second}
 	p.r[i] = r
 }
 

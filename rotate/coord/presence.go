@@ -103,7 +103,7 @@ func (s *share) Locks(ctx context.Context) (Crossing, error) {
 	}
 	defer f.Close()
 	found, unseen, err := s.seen(f, place)
-	for until := time.Now().Add(4 * s.beat()); err == nil && len(unseen) > 0 && time.Now().Before(until); {
+	for until := time.Now().Add(6 * s.beat()); err == nil && len(unseen) > 0 && time.Now().Before(until); {
 		select {
 		case <-ctx.Done():
 			return found, ctx.Err()

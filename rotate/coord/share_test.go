@@ -32,7 +32,7 @@ func newFleet(t *testing.T, n int) *fleet {
 }
 
 func (f *fleet) host(_ *testing.T, name, state string) *coord.Fleet {
-	return &coord.Fleet{StateDir: state, Shared: []string{f.dir}, Name: name, Wait: 5 * time.Second, Beat: 30 * time.Millisecond}
+	return &coord.Fleet{StateDir: state, Shared: []string{f.dir}, Name: name, Wait: 5 * time.Second, Beat: 150 * time.Millisecond}
 }
 
 func (f *fleet) at(i int) coord.Storage { return storage(f.hosts[i]) }
