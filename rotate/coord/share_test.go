@@ -160,7 +160,12 @@ func TestTheUUIDIsMadeOnce(t *testing.T) {
 // Whatever is damaged of another host's stands for everything: it is told as a problem.
 func TestDamageIsTold(t *testing.T) {
 	for name, damage := range map[string]func(dir string){
-		"users cut off":       func(dir string) { must(os.Truncate(usersFile(dir), 10)) },
+		"users cut off": func(dir string) { must(os.Truncate(usersFile(dir), 10)) },
+		"users of another text": func(dir string) { // that can be read, and is as long
+			data, err := os.ReadFile(usersFile(dir))
+			must(err)
+			must(os.WriteFile(usersFile(dir), []byte(strings.ReplaceAll(string(data), "web", "xyz")), 0o600))
+		},
 		"users gone":          func(dir string) { must(os.Remove(usersFile(dir))) },
 		"users of a link":     func(dir string) { link(usersFile(dir)) },
 		"users are a pipe":    func(dir string) { directory(usersFile(dir)) },
