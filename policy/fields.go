@@ -57,6 +57,7 @@ func storageFields(s *Storage) []field {
 		list("ignore", &s.Ignore, fileList),
 		list("shared", &s.Shared, fileList),
 		text("silent_after", (*interval)(&s.SilentAfter), "1w"),
+		number("slots", (*slotCount)(&s.Slots)),
 	}
 }
 

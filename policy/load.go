@@ -70,7 +70,7 @@ func (p *parser) faulty(key toml.Key) bool {
 }
 
 func (p *parser) file(root map[string]any) *File {
-	f := &File{Path: p.path, Storage: Storage{SilentAfter: silentAfter}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, lines: p.lines}
+	f := &File{Path: p.path, Storage: Storage{SilentAfter: silentAfter, Slots: slots}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, lines: p.lines}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
 	p.metadata = f.Metadata.Allow

@@ -49,10 +49,14 @@ type Storage struct {
 
 	Shared      []string      `json:"shared"`       // absolute directories of storages that other hosts have, too, beside those that can be told
 	SilentAfter time.Duration `json:"silent_after"` // how old what another host has told of such a storage may be
+	Slots       int           `json:"slots"`        // how many hosts may merge on such a storage at the same time
 }
 
 // silentAfter is SilentAfter unless the file says otherwise.
 const silentAfter = 7 * 24 * time.Hour
+
+// slots is Slots unless the file says otherwise.
+const slots = 3
 
 // Rule is one [policy.NAME] table with every inherited value filled in.
 type Rule struct {

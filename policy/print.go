@@ -31,14 +31,15 @@ func (s Storage) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		plain
 		SilentAfter interval `json:"silent_after"` // hides the one of plain
-	}{plain(s), interval(cmp.Or(s.SilentAfter, silentAfter))})
+		Slots       int      `json:"slots"`        // the same
+	}{plain(s), interval(cmp.Or(s.SilentAfter, silentAfter)), cmp.Or(s.Slots, slots)})
 }
 
 // TOML writes the [storage] table as the file has it; "" where it has none.
 func (s *Storage) TOML() string {
 	var b strings.Builder
 	for _, f := range storageFields(s) {
-		if text := f.text(); text != "[]" && (f.key != "silent_after" || s.SilentAfter != silentAfter && s.SilentAfter != 0) {
+		if text := f.text(); text != "[]" && !s.usual(f.key) {
 			fmt.Fprintf(&b, "%-13s = %s\n", f.key, text)
 		}
 	}
@@ -46,6 +47,11 @@ func (s *Storage) TOML() string {
 		return ""
 	}
 	return "[storage]\n" + b.String()
+}
+
+// usual tells of keys that have a default whether the value is that.
+func (s *Storage) usual(key string) bool {
+	return key == "silent_after" && (s.SilentAfter == silentAfter || s.SilentAfter == 0) || key == "slots" && (s.Slots == slots || s.Slots == 0)
 }
 
 // text is the value of the field in TOML, on one line.

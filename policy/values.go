@@ -197,6 +197,16 @@ func (l *chainLength) UnmarshalText(text []byte) error {
 
 func (l chainLength) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(l), 10), nil }
 
+// slotCount is how many may do something at the same time.
+type slotCount int
+
+// maxSlots is more than any storage is made better by.
+const maxSlots = 100
+
+func (n *slotCount) UnmarshalText(text []byte) error { return whole((*int)(n), text, 1, maxSlots) }
+
+func (n slotCount) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(n), 10), nil }
+
 func whole(dest *int, text []byte, low, high int) error {
 	n, err := strconv.Atoi(string(text))
 	if err != nil || n < low || n > high {

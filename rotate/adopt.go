@@ -56,6 +56,7 @@ func (r *Rotator) Adopt(ctx context.Context, domain string, o decide.AdoptOption
 	}
 	s.warnings = p.Warnings
 	p = s.run(ctx, p)
+	r.tellChanged(ctx, p.Steps)
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
 	return s.ended(ctx, p), nil
 }

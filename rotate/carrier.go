@@ -2,6 +2,8 @@ package rotate
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -65,6 +67,11 @@ func (r *domainRun) alone(ctx context.Context, m *decide.Merge, do func(d *host.
 		return err
 	}
 	defer release()
+	slot, err := r.Observer.Fleet.Take(ctx, filepath.Dir(to.Path))
+	if err != nil {
+		return fmt.Errorf("%w: no slot can be had on its storage: %w", decide.ErrNoLonger, err)
+	}
+	defer slot()
 	if err := r.look(ctx, m.Domain, maxAge); err != nil {
 		return err
 	}

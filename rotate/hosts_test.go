@@ -40,7 +40,7 @@ func (p *pair) boot(i int) {
 	r.Options = coalesce()
 	r.Observer.Clock = p.h[i].Clock
 	r.Observer.Fleet = &coord.Fleet{StateDir: r.Observer.StateDir, Shared: []string{filepath.Join(p.h[0].Dir, "img")},
-		Name: fmt.Sprintf("host%d", i+1), Clock: p.h[i].Clock, Beat: 20 * time.Millisecond, Wait: 10 * time.Second}
+		Name: fmt.Sprintf("host%d", i+1), Clock: p.h[i].Clock, Beat: 200 * time.Millisecond, Wait: 10 * time.Second}
 	p.r[i] = r
 }
 
@@ -288,4 +288,29 @@ func TestAHostThatIsForgottenIsNotWaitedFor(t *testing.T) {
 	if ran := p.run(t, 0)["web"]; merges(ran) != 1 {
 		t.Errorf("%+v", ran)
 	}
+}
+
+// As many hosts merge at the same time as there are slots; who waits decides anew.
+func TestAMergeWaitsForASlotOfTheStorage(t *testing.T) {
+	p, _ := newPair(t, 9, 10, 11)
+	p.h[1].Disk(p.h[1].Add("other"), "vda", p.shared("other.qcow2"))
+	p.run(t, 1)
+	dir := filepath.Join(p.h[0].Dir, "img")
+	for _, r := range p.r {
+		r.Observer.Fleet.Slots = 1
+	}
+	release, err := p.r[1].Observer.Fleet.Take(context.Background(), dir)
+	hosttest.Must(err)
+	soon, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	plans, err := p.r[0].Run(soon, nil)
+	if err != nil || merges(plans[0]) > 0 {
+		t.Fatalf("%+v %v", plans, err)
+	}
+	release()
+	p.boot(0)
+	if ran := p.run(t, 0)["web"]; merges(ran) != 1 {
+		t.Errorf("%+v", ran)
+	}
+	p.check(t)
 }

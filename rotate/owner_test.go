@@ -86,6 +86,23 @@ func TestAGuestThatMovedWhollyIsFollowed(t *testing.T) {
 	p.worksOn(t, 1)
 }
 
+// The newer owner has given the guest up: the definition that was left behind long before, with
+// an older claim, is not the one that counts.
+func TestAnOldClaimDoesNotComeBackToLife(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	web.State = host.ShutOff
+	p.run(t, 0)
+	p.as(web)
+	tookOver(t, p, 1, "")
+	p.worksOn(t, 1)
+	p.leftAlone(t, 0, "host2")
+	p.h[1].Guests = nil
+	p.run(t, 1)
+	p.leftAlone(t, 0, "may be an old one")
+	tookOver(t, p, 0, "")
+	p.worksOn(t, 0)
+}
+
 // A host dies with the guest on it, and another starts it from a definition that is one
 // snapshot old: that is not taken over, and neither host changes anything.
 func TestAnOldDefinitionIsNotTakenOver(t *testing.T) {

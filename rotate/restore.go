@@ -40,6 +40,7 @@ func (r *Rotator) Restore(ctx context.Context, domain, snapshot string, o decide
 		p = s.start(ctx, p)
 	}
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
+	r.tellChanged(ctx, p.Steps)
 	return s.ended(ctx, p), nil
 }
 

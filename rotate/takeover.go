@@ -23,23 +23,27 @@ func (r *Rotator) TakeOver(ctx context.Context, domain, down string, plan bool) 
 	if d == nil {
 		return decide.Plan{}, w.NoSuchDomain(domain)
 	}
-	p := decide.Plan{Domain: d.Name, State: d.State, Steps: []decide.Step{}, Refused: []decide.Refusal{}}
-	epoch, why := r.Observer.Adoptable(w, d, down)
-	if why == nil {
-		why = writtenElsewhere(d)
-	}
-	verdict := w.Whose[d.UUID]
-	switch {
-	case why != nil:
-		p.Refused = append(p.Refused, decide.Refusal{Code: host.CodeElsewhere, Detail: why.Error()})
-	case verdict.Why != "":
-		p.Steps = append(p.Steps, decide.Step{Op: decide.OpTakeOver, Reason: fmt.Sprintf("%s; from epoch %d on it is this host's", verdict.Why, epoch)})
-	}
-	p.Settle()
-	if why != nil || plan || len(p.Steps) == 0 {
+	p, epoch := r.planTakeover(w, d, down)
+	if plan || len(p.Steps) == 0 {
 		return p, nil
 	}
 	return r.takeOver(ctx, w, d, p, epoch), nil
+}
+
+// planTakeover says whether that may be, and with what epoch.
+func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (decide.Plan, uint64) {
+	p := decide.Plan{Domain: d.Name, State: d.State, Steps: []decide.Step{}, Refused: []decide.Refusal{}}
+	epoch, err := r.Observer.Adoptable(w, d, down)
+	if err == nil {
+		err = writtenElsewhere(d)
+	}
+	if why := w.Whose[d.UUID].Why; err != nil {
+		p.Refused = append(p.Refused, decide.Refusal{Code: host.CodeElsewhere, Detail: err.Error()})
+	} else if why != "" {
+		p.Steps = append(p.Steps, decide.Step{Op: decide.OpTakeOver, Reason: fmt.Sprintf("%s; from epoch %d on it is this host's", why, epoch)})
+	}
+	p.Settle()
+	return p, epoch
 }
 
 func (r *Rotator) takeOver(ctx context.Context, w *observe.World, d *host.Domain, p decide.Plan, epoch uint64) decide.Plan {

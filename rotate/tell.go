@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -42,6 +43,13 @@ func (r *Rotator) lookForLocks(ctx context.Context) (news bool) {
 		news = news || err == nil && found != coord.CrossingUnknown && found != v.Locks
 	}
 	return news
+}
+
+// tellChanged tells the other hosts once something was done outside of a run.
+func (r *Rotator) tellChanged(ctx context.Context, done []decide.Step) {
+	if len(done) > 0 && len(r.Observer.Fleet.All()) > 0 {
+		r.tellAgain(context.WithoutCancel(ctx))
+	}
 }
 
 // tellAgain tells how the layers are now: a host that takes a guest over sees by that whether its

@@ -65,6 +65,9 @@ func (b *bed) fresh(live bool) {
 		must(b.T, os.RemoveAll(b.Path(dir)))
 	}
 	must(b.T, os.MkdirAll(b.Path("img"), 0o755))
+	if b.fuse { // names that were looked up are remembered for a second
+		time.Sleep(2500 * time.Millisecond)
+	}
 	b.on(1, "qemu-img", "create", "-q", "-f", "qcow2", "/srv/share/img/web.qcow2", "16M")
 	must(b.T, b.Host(1).Define("web", "/srv/share/img/web.qcow2"))
 	b.write(1, 0x11, 0)

@@ -11,7 +11,6 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/guests"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/schematest"
-	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
@@ -213,8 +212,13 @@ func TestPolicyShowPrintsWhatIsSaidOfStorage(t *testing.T) {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
 	out, _, _ = call(t, append(flags, "policy", "show", "--output=json")...)
-	var report struct{ Storage policy.Storage }
-	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Storage.Ignore) != 1 || report.Storage.Scan == nil {
+	var report struct {
+		Storage struct {
+			Scan, Ignore []string
+			SilentAfter  string `json:"silent_after"`
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil || len(report.Storage.Ignore) != 1 || report.Storage.Scan == nil || report.Storage.SilentAfter != "168h" {
 		t.Errorf("JSON %s, %v", out, err)
 	}
 }

@@ -33,6 +33,8 @@ type Fleet struct {
 	Shared   []string // directories of storages, by the administrator's word
 	Name     string   // of this host; "": its host name
 
+	Slots int // how many hosts may merge on a storage at the same time; 0: 3
+
 	Wait  time.Duration                    // for the table of hosts
 	Beat  time.Duration                    // how often a host that is at work counts
 	Kind  func(dir string) (string, error) // of a file system that others can have; nil: vfs.SharedKind
@@ -228,6 +230,29 @@ func deviceOf(dir string) (uint64, error) {
 
 func within(dir, path string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// defaultSlots is how many hosts merge at the same time unless Slots says otherwise.
+const defaultSlots = 3
+
+// Take waits for a slot on each storage that dir is on. They are taken in one order by all
+// hosts: from the top of the file system down.
+func (f *Fleet) Take(ctx context.Context, dir string) (release func(), err error) {
+	var all []func()
+	release = func() {
+		for _, r := range slices.Backward(all) {
+			r()
+		}
+	}
+	for _, s := range f.On(dir) {
+		r, err := s.Take(ctx, cmp.Or(f.Slots, defaultSlots))
+		if err != nil {
+			release()
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return release, nil
 }
 
 // Enter shows the others on all storages that this host is at work. Where that cannot be done,

@@ -103,7 +103,7 @@ func (s *share) Locks(ctx context.Context) (Crossing, error) {
 	}
 	defer f.Close()
 	found, unseen, err := s.seen(f, place)
-	for until := time.Now().Add(4 * s.beat()); err == nil && len(unseen) > 0 && time.Now().Before(until); {
+	for until := time.Now().Add(6 * s.beat()); err == nil && len(unseen) > 0 && time.Now().Before(until); {
 		select {
 		case <-ctx.Done():
 			return found, ctx.Err()
@@ -165,6 +165,19 @@ func (s *share) seen(f *vfs.LockFile, me int) (found Crossing, unseen map[int]pu
 		}
 	}
 	return found, unseen, nil
+}
+
+// stop takes back that a host was at work which is gone: nobody has to wait to see that.
+func (s *share) stop(place int) error {
+	f, err := vfs.OpenLockFile(s.path("beats"), true, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if free, err := f.TryLock(lockPresence+int64(place), true); err != nil || !free {
+		return err // it is at work, after all
+	}
+	return f.Put(pulse{}.encode(), int64(place)*beatSize)
 }
 
 // Take takes one of n bytes of the file slots.

@@ -1,8 +1,6 @@
 package coord
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -172,85 +170,6 @@ func (s *share) create() (string, error) {
 	return s.identity()
 }
 
-// A table is the file hosts, locked.
-type table struct {
-	f     *vfs.LockFile
-	bytes []byte
-}
-
-func (t *table) places() int { return (len(t.bytes) + placeSize - 1) / placeSize }
-
-// at decodes the record of a place.
-func (t *table) at(i int) (record, int, error) {
-	b := make([]byte, placeSize)
-	copy(b, t.bytes[min(i*placeSize, len(t.bytes)):])
-	return decodePlace(b)
-}
-
-// free is the first place that no host has: one that was forgotten, or a new one.
-func (t *table) free() (int, error) {
-	for i := range t.places() {
-		if r, _, err := t.at(i); errors.Is(err, errNoRecord) || err == nil && r.Gone {
-			return i, nil
-		}
-	}
-	if t.places() >= mostHosts {
-		return 0, fmt.Errorf("%d hosts are on record: forget those that are gone (virt-rotate fleet forget HOST)", mostHosts)
-	}
-	return t.places(), nil
-}
-
-// of finds the place of the host with that ID; -1 for none.
-func (t *table) of(id string) (int, record) {
-	for i := range t.places() {
-		if r, _, err := t.at(i); err == nil && r.ID == id && id != "" {
-			return i, r
-		}
-	}
-	return -1, record{}
-}
-
-// put writes a record, durably, over the one of the two that does not count.
-func (t *table) put(i int, r record) error {
-	was, half, err := t.at(i)
-	next := 1 - half
-	if err != nil {
-		next = 0
-	} else if r.Generation <= was.Generation {
-		r.Generation = was.Generation + 1
-	}
-	b, err := r.encode()
-	if err != nil {
-		return err
-	}
-	return t.f.Put(b, int64(i*placeSize+next*recordSize))
-}
-
-// locked does something with the table while others cannot write it or, if exclusive, read it.
-func (s *share) locked(ctx context.Context, exclusive bool, do func(*table) error) error {
-	f, err := vfs.OpenLockFile(s.path("hosts"), exclusive, exclusive)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.fleet.Wait, defaultWait))
-	defer cancel()
-	if err := f.Lock(ctx, lockTable, exclusive); err != nil {
-		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("%s: another host holds its lock, or one that died has not given it back yet: %w", s.path("hosts"), err)
-		}
-		return err
-	}
-	b, err := f.Content(mostHosts * placeSize)
-	if err != nil {
-		return err
-	}
-	if err := do(&table{f, b}); err != nil {
-		return err
-	}
-	return f.Unlock(lockTable)
-}
-
 // View reads what all hosts have told. Where nobody has, it is empty.
 func (s *share) View(ctx context.Context) (View, error) {
 	s.mu.Lock()
@@ -385,40 +304,6 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 	})
 }
 
-// whoAmI is this host's identity: a new one where it has none, or where another host has
-// taken it, as happens to copies of a virtual machine.
-func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
-	s.fleet.stateMu.Lock()
-	defer s.fleet.stateMu.Unlock()
-	state, err := loadState(s.fleet.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	if state.ID == "" {
-		state.ID, state.Told[storage] = s.before(t)
-	}
-	_, r := t.of(state.ID)
-	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[storage]) {
-		state = &hostState{Version: 1, ID: newUUID(), Told: map[string]uint64{}}
-		return state, state.save(s.fleet.StateDir)
-	}
-	return state, nil
-}
-
-// before is who this host was when its state directory was lost: a host of this name has told
-// something since this start of this very machine. After another start that could be a copy.
-func (s *share) before(t *table) (id string, generation uint64) {
-	for i := range t.places() {
-		if r, _, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
-			if id != "" {
-				return "", 0
-			}
-			id, generation = r.ID, r.Generation
-		}
-	}
-	return id, generation
-}
-
 func (s *share) tell(t *table, state *hostState, storage string, now time.Time, told Told) error {
 	data, err := json.Marshal(told)
 	if err != nil {
@@ -490,84 +375,4 @@ func (s *share) write(place, file int, data []byte) error {
 		return err
 	}
 	return vfs.SyncDir(filepath.Dir(s.usersFile(place, file)))
-}
-
-// Forget takes a host out of the table. The claims that it had become claims of this host that
-// it has given up: an older one of a third host stays old.
-func (s *share) Forget(ctx context.Context, name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id, err := s.identity()
-	if err != nil {
-		return err
-	}
-	return s.locked(ctx, true, func(t *table) error {
-		state, err := s.whoAmI(t, id)
-		if err != nil {
-			return err
-		}
-		place, err := s.named(t, state.ID, name)
-		if err != nil {
-			return err
-		}
-		v := s.all(t, state.ID)
-		for i := range v.Peers {
-			if r, _, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
-				v.Mine = inherit(v.Mine, v.Peers[i].Told)
-			}
-		}
-		if err := s.tell(t, state, id, s.fleet.now(), v.Mine); err != nil {
-			return err
-		}
-		return s.clear(t, place)
-	})
-}
-
-// clear frees a place. A damaged one is made whole by that.
-func (s *share) clear(t *table, place int) error {
-	r, _, err := t.at(place)
-	if err != nil {
-		r = record{ID: newUUID(), Sum: strings.Repeat("0", 64)}
-		if err := t.f.Put(bytes.Repeat([]byte{0}, placeSize), int64(place*placeSize)); err != nil {
-			return err
-		}
-	}
-	r.Generation++
-	r.Gone = true
-	delete(s.read, place)
-	return t.put(place, r)
-}
-
-// inherit adds the claims of a host that is forgotten to what this host has given up.
-func inherit(mine, gone Told) Told {
-	for _, g := range gone.Guests {
-		epoch := max(g.Epoch, g.Seen)
-		if epoch == 0 || mine.Guest(g.UUID) != nil {
-			continue
-		}
-		mine.Guests = append(mine.Guests, Guest{UUID: g.UUID, Name: g.Name, Epoch: epoch, Seen: epoch, Left: true})
-	}
-	return mine
-}
-
-// named finds the one host with that name, or ID, which is not this one. A place whose record
-// is damaged is named by its number: "place 3".
-func (s *share) named(t *table, me, name string) (int, error) {
-	var found []int
-	for i := range t.places() {
-		r, _, err := t.at(i)
-		switch {
-		case errors.Is(err, errNoRecord):
-		case err != nil && name == fmt.Sprintf("place %d", i),
-			err == nil && !r.Gone && r.ID != me && (r.Name == name || r.ID == name):
-			found = append(found, i)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return 0, fmt.Errorf("%s: %w", name, ErrNoSuchHost)
-	case 1:
-		return found[0], nil
-	}
-	return 0, fmt.Errorf("%d hosts are called %s: give the ID, as virt-rotate fleet status shows it", len(found), name)
 }

@@ -32,7 +32,7 @@ func newFleet(t *testing.T, n int) *fleet {
 }
 
 func (f *fleet) host(_ *testing.T, name, state string) *coord.Fleet {
-	return &coord.Fleet{StateDir: state, Shared: []string{f.dir}, Name: name, Wait: 5 * time.Second, Beat: 30 * time.Millisecond}
+	return &coord.Fleet{StateDir: state, Shared: []string{f.dir}, Name: name, Wait: 5 * time.Second, Beat: 150 * time.Millisecond}
 }
 
 func (f *fleet) at(i int) coord.Storage { return storage(f.hosts[i]) }
@@ -160,7 +160,12 @@ func TestTheUUIDIsMadeOnce(t *testing.T) {
 // Whatever is damaged of another host's stands for everything: it is told as a problem.
 func TestDamageIsTold(t *testing.T) {
 	for name, damage := range map[string]func(dir string){
-		"users cut off":       func(dir string) { must(os.Truncate(usersFile(dir), 10)) },
+		"users cut off": func(dir string) { must(os.Truncate(usersFile(dir), 10)) },
+		"users of another text": func(dir string) { // that can be read, and is as long
+			data, err := os.ReadFile(usersFile(dir))
+			must(err)
+			must(os.WriteFile(usersFile(dir), []byte(strings.ReplaceAll(string(data), "web", "xyz")), 0o600))
+		},
 		"users gone":          func(dir string) { must(os.Remove(usersFile(dir))) },
 		"users of a link":     func(dir string) { link(usersFile(dir)) },
 		"users are a pipe":    func(dir string) { directory(usersFile(dir)) },
@@ -240,6 +245,9 @@ func TestACopyOfAHostIsAHostOfItsOwn(t *testing.T) {
 			tell(t, storage(f.host(t, name, state)), told("other"))
 		} else {
 			tell(t, storage(f.host(t, name, state)), told("other"))
+			if len(view(t, f.at(1)).Peers) != 2 {
+				t.Error("the copy has taken the place of the other")
+			}
 			tell(t, f.at(0), told("web"))
 		}
 		all := map[string]bool{}

@@ -59,3 +59,37 @@ func newUUID() string {
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
+
+// whoAmI is this host's identity: a new one where it has none, or where another host has
+// taken it, as happens to copies of a virtual machine.
+func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
+	s.fleet.stateMu.Lock()
+	defer s.fleet.stateMu.Unlock()
+	state, err := loadState(s.fleet.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	if state.ID == "" {
+		state.ID, state.Told[storage] = s.before(t)
+	}
+	_, r := t.of(state.ID)
+	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[storage]) {
+		state = &hostState{Version: 1, ID: newUUID(), Told: map[string]uint64{}}
+		return state, state.save(s.fleet.StateDir)
+	}
+	return state, nil
+}
+
+// before is who this host was when its state directory was lost: a host of this name has told
+// something since this start of this very machine. After another start that could be a copy.
+func (s *share) before(t *table) (id string, generation uint64) {
+	for i := range t.places() {
+		if r, _, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
+			if id != "" {
+				return "", 0
+			}
+			id, generation = r.ID, r.Generation
+		}
+	}
+	return id, generation
+}

@@ -47,7 +47,7 @@ func (o *Observer) shares(ctx context.Context, w *World) {
 				}
 			}
 		}
-		w.judge(o, at, d)
+		w.judge(at, d)
 	})
 }
 
@@ -249,7 +249,7 @@ func (u *used) by(l coord.Layer) []use {
 }
 
 // judge finds out whose the domain is, on all storages that its layers lie on.
-func (w *World) judge(o *Observer, at map[coord.Storage]int, d *host.Domain) {
+func (w *World) judge(at map[coord.Storage]int, d *host.Domain) {
 	for _, s := range slices.SortedFunc(maps.Keys(at), func(a, b coord.Storage) int { return at[a] - at[b] }) {
 		g, on := w.guestOn(s, d)
 		if !on {

@@ -23,8 +23,8 @@ func (o *Observer) Tell(ctx context.Context, w *World, adopted map[string]uint64
 		return nil
 	}
 	for _, s := range o.storages(w) {
-		told, any := w.told(s)
-		if v, err := s.View(ctx); !any && err == nil && len(v.Mine.Guests)+len(v.Mine.Images) == 0 && !v.Registered {
+		told, some := w.told(s)
+		if v, err := s.View(ctx); !some && err == nil && len(v.Mine.Guests)+len(v.Mine.Images) == 0 && !v.Registered {
 			continue // nothing of this host is there
 		}
 		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told { return coord.Claims(told, &v, adopted) })
@@ -62,8 +62,8 @@ func (o *Observer) noteUntold(dir string, err error) {
 	}
 }
 
-// told is what this host uses of a storage; any tells whether it is anything at all.
-func (w *World) told(s coord.Storage) (t coord.Told, any bool) {
+// told is what this host uses of a storage; some tells whether it is anything at all.
+func (w *World) told(s coord.Storage) (t coord.Told, some bool) {
 	t.Guests = []coord.Guest{}
 	for i := range w.Domains {
 		if g, on := w.guestOn(s, &w.Domains[i]); on {
@@ -71,13 +71,13 @@ func (w *World) told(s coord.Storage) (t coord.Told, any bool) {
 		}
 	}
 	t.Images = w.imagesOn(s)
-	any = len(t.Guests)+len(t.Images) > 0
+	some = len(t.Guests)+len(t.Images) > 0
 	for i := range w.Strange {
 		if x := &w.Strange[i]; x.Anywhere && len(t.Doubts) < mostDoubts {
 			t.Doubts = append(t.Doubts, x.Path+": "+x.Reason)
 		}
 	}
-	return t, any
+	return t, some
 }
 
 // guestOn is what a domain uses of a storage; on tells whether it uses anything of it.

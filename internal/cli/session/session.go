@@ -44,7 +44,7 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	}
 	store := formats.Store(e.FS, nil)
 	store.Ignore = f.Storage.Ignore
-	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Clock: e.Clock}
+	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock}
 	r := &rotate.Rotator{
 		Host:     host,
 		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),

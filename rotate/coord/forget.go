@@ -1,0 +1,89 @@
+package coord
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Forget takes a host out of the table. The claims that it had become claims of this host that
+// it has given up: an older one of a third host stays old.
+func (s *share) Forget(ctx context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, err := s.identity()
+	if err != nil {
+		return err
+	}
+	return s.locked(ctx, true, func(t *table) error {
+		state, err := s.whoAmI(t, id)
+		if err != nil {
+			return err
+		}
+		place, err := s.named(t, state.ID, name)
+		if err != nil {
+			return err
+		}
+		v := s.all(t, state.ID)
+		for i := range v.Peers {
+			if r, _, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
+				v.Mine = inherit(v.Mine, v.Peers[i].Told)
+			}
+		}
+		if err := s.tell(t, state, id, s.fleet.now(), v.Mine); err != nil {
+			return err
+		}
+		return s.clear(t, place)
+	})
+}
+
+// clear frees a place. A damaged one is made whole by that.
+func (s *share) clear(t *table, place int) error {
+	r, _, err := t.at(place)
+	if err != nil {
+		r = record{ID: newUUID(), Sum: strings.Repeat("0", 64)}
+		if err := t.f.Put(bytes.Repeat([]byte{0}, placeSize), int64(place*placeSize)); err != nil {
+			return err
+		}
+	}
+	r.Generation++
+	r.Gone = true
+	delete(s.read, place)
+	return errors.Join(t.put(place, r), s.stop(place))
+}
+
+// inherit adds the claims of a host that is forgotten to what this host has given up.
+func inherit(mine, gone Told) Told {
+	for _, g := range gone.Guests {
+		epoch := max(g.Epoch, g.Seen)
+		if epoch == 0 || mine.Guest(g.UUID) != nil {
+			continue
+		}
+		mine.Guests = append(mine.Guests, Guest{UUID: g.UUID, Name: g.Name, Epoch: epoch, Seen: epoch, Left: true})
+	}
+	return mine
+}
+
+// named finds the one host with that name, or ID, which is not this one. A place whose record
+// is damaged is named by its number: "place 3".
+func (s *share) named(t *table, me, name string) (int, error) {
+	var found []int
+	for i := range t.places() {
+		r, _, err := t.at(i)
+		switch {
+		case errors.Is(err, errNoRecord):
+		case err != nil && name == fmt.Sprintf("place %d", i),
+			err == nil && !r.Gone && r.ID != me && (r.Name == name || r.ID == name):
+			found = append(found, i)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return 0, fmt.Errorf("%s: %w", name, ErrNoSuchHost)
+	case 1:
+		return found[0], nil
+	}
+	return 0, fmt.Errorf("%d hosts are called %s: give the ID, as virt-rotate fleet status shows it", len(found), name)
+}
