@@ -46,11 +46,11 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	store.Ignore = f.Storage.Ignore
 	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock}
 	r := &rotate.Rotator{
-		Host:     host,
+		Host: host,
 		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
 			Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock},
-		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
-		Match:    f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
+		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
+		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
 	return &Session{f, host, r}, nil
 }
