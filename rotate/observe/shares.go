@@ -160,10 +160,10 @@ func (s *Share) heard(p *coord.Peer, within time.Duration, now time.Time) {
 	}
 }
 
-// keepOfOthers keeps the layers that guests of other hosts use, but for guests that this host
-// has, too: whose those are is judged by itself.
+// keepOfOthers keeps the layers that guests of other hosts use, but for guests that are this
+// host's: what others have told of those does not count any more.
 func (w *World) keepOfOthers(s coord.Storage, v *coord.View) {
-	used := newUsed(w, v)
+	used := newUsed(w, s, v)
 	if used.empty() {
 		return
 	}
@@ -208,12 +208,12 @@ type used struct {
 	names  map[string][]use // of layers whose place on the storage is not known
 }
 
-func newUsed(w *World, v *coord.View) *used {
+func newUsed(w *World, s coord.Storage, v *coord.View) *used {
 	u := &used{map[uint64][]use{}, map[string][]use{}, map[string][]use{}}
 	for i := range v.Peers {
 		p := &v.Peers[i]
 		for k := range p.Told.Guests {
-			if g := &p.Told.Guests[k]; !w.has(g.UUID) {
+			if g := &p.Told.Guests[k]; !w.owns(s, v, g.UUID) {
 				u.add(p, g.Layers, fmt.Sprintf("guest %s of host %s", g.Name, p.Name))
 			}
 		}
@@ -222,8 +222,15 @@ func newUsed(w *World, v *coord.View) *used {
 	return u
 }
 
-func (w *World) has(uuid string) bool {
-	return slices.ContainsFunc(w.Domains, func(d host.Domain) bool { return d.UUID == uuid })
+// owns tells whether the guest is this host's. One that is only defined here, as by what a migration has left
+// behind, uses on its own host what no definition here may tell of.
+func (w *World) owns(s coord.Storage, v *coord.View, uuid string) bool {
+	i := slices.IndexFunc(w.Domains, func(d host.Domain) bool { return d.UUID == uuid })
+	if i < 0 {
+		return false
+	}
+	g, on := w.guestOn(s, &w.Domains[i])
+	return on && coord.Judge(&g, v).Epoch > 0
 }
 
 func (u *used) empty() bool { return len(u.inodes)+len(u.paths)+len(u.names) == 0 }
