@@ -3,6 +3,7 @@ package hosttest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -63,6 +64,41 @@ func (h *Host) RehearseConfig(_ context.Context, domain, snapshot string) error 
 	return h.call("rehearse configuration", func() error {
 		if odd := h.Find(domain).Oddities; odd != "" && (odd == snapshot || odd == "configuration" && snapshot == "") {
 			return errors.New("an element that this version does not know")
+		}
+		return nil
+	})
+}
+
+func (h *Host) Redefine(_ context.Context, domain string, fix host.SnapshotFix) error {
+	return h.call("redefine", func() error {
+		d := h.Find(domain)
+		if !d.State.Live() && d.Checkpoints > 0 {
+			return errors.New("cannot perform block operations while checkpoint exists") // libvirt's words
+		}
+		i := slices.IndexFunc(d.Snapshots, func(s host.Snapshot) bool { return s.Name == fix.Snapshot })
+		if i < 0 {
+			return fmt.Errorf("no snapshot %s", fix.Snapshot)
+		}
+		if fix.Description != "" {
+			d.Snapshots[i].Description = fix.Description
+		}
+		if fix.Parent != nil {
+			d.Snapshots[i].Parent = *fix.Parent
+		}
+		for k := range d.Snapshots {
+			d.Snapshots[k].Current = d.Snapshots[k].Current && !fix.Current || fix.Current && k == i
+		}
+		for k := range d.Snapshots[i].Disks {
+			sd := &d.Snapshots[i].Disks[k]
+			if path := fix.Overlays[sd.Target]; path != "" {
+				sd.Overlay = path
+			}
+			if chain := fix.Chains[sd.Target]; chain != nil {
+				sd.State, sd.Cut = host.Paths(chain), false
+				if sd.Inactive != nil {
+					sd.Inactive = host.Paths(chain)
+				}
+			}
 		}
 		return nil
 	})
