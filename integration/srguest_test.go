@@ -244,7 +244,7 @@ func TestAGuestOfAPoolComesWithItsSnapshots(t *testing.T) {
 			t.Errorf("%s is %s", target, path)
 		}
 	}
-	files, err := filepath.Glob(b.path("images", "*"))
+	files, err := filepath.Glob(b.path("images", "*.qcow2"))
 	must(t, err)
 	if len(files) != 2*moments {
 		t.Errorf("%q", files)
@@ -398,7 +398,7 @@ func TestAGuestIsChangedAboveItsSnapshots(t *testing.T) {
 	r := convert("failed", 3)
 	wantTold(t, r, "the guest was not changed", "virtio_blk", "defined domain failed")
 	b.wantMoments("failed", []string{"hda", "hdb"}, root, data)
-	if files, err := filepath.Glob(b.path("to-failed", "*")); err != nil || len(files) != 2*moments {
+	if files, err := filepath.Glob(b.path("to-failed", "*.qcow2")); err != nil || len(files) != 2*moments {
 		t.Errorf("%q %v", files, err)
 	}
 
