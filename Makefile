@@ -32,9 +32,9 @@ unit:
 	$(GO) vet $(TAGS),failpoint ./rotate ./cmd/... ./internal/cli/...
 	CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/virt-rotate
 	$(GO) run ./internal/archdoc -check
-	$(GO) test $(TAGS) -count=1 -race -timeout $(LIMIT) -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$)
+	$(GO) test $(TAGS) -count=1 -race -timeout $(LIMIT) -skip '$(REPLAYS)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./qcow2/... ./vhdbridge/... | grep -v -e chaintest -e vhdbridge$$ -e internal/cli$$)
 	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '$(REPLAYS)' ./rotate # replays of crashes: the race detector would only slow them down
-	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./internal/chain/chaintest ./vhdbridge
+	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./internal/chain/chaintest ./vhdbridge ./internal/cli # they work on many images; what runs side by side in there has tests of its own
 	cd testdata/outside && $(GO) vet ./... && $(GO) test ./... && $(GO) run . # a module of somebody else, on the packages for others
 
 integration:
