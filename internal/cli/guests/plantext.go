@@ -69,9 +69,17 @@ func summaryText(s *decide.Summary) string {
 	return text + fmt.Sprintf(" %s; %s merged, %s given back", term.Plural(s.Steps, "step"), host.Bytes(s.Merged), host.Bytes(s.Freed))
 }
 
+// standing is the policy of a domain, if one has to do with the plan, and its state.
+func standing(p *decide.Plan) string {
+	if p.Policy == "" {
+		return string(p.State)
+	}
+	return fmt.Sprintf("policy %s, %s", p.Policy, p.State)
+}
+
 func planText(w io.Writer, p *decide.Plan) {
 	w = term.At(w, levelOf(p))
-	fmt.Fprintf(w, "%s (policy %s, %s): %s\n", p.Domain, p.Policy, p.State, resultText(p))
+	fmt.Fprintf(w, "%s (%s): %s\n", p.Domain, standing(p), resultText(p))
 	if p.Restores != "" {
 		fmt.Fprintf(w, "  %-13s  %s\n", "to", term.Printable(p.Restores))
 	}
