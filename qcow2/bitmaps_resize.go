@@ -116,6 +116,7 @@ func (m *Image) switchSize(size int64, resized *BitmapEdit) error {
 	h := m.h
 	h.Size = size
 	if !m.h.HasBitmaps() {
+		m.w.growing = false
 		return m.writeHeader(h)
 	}
 	e, err := m.openBitmaps()

@@ -66,11 +66,7 @@ func (m *Image) grow(size, below int64) error {
 	if err := m.Flush(); err != nil {
 		return err
 	}
-	if m.h.HasBitmaps() {
-		return m.switchSize(size, nil)
-	}
-	m.w.growing = false
-	return m.writeHeader(m.h)
+	return m.switchSize(size, nil)
 }
 
 // CheckResize tells whether Resize would refuse the size. The image need not be
