@@ -150,11 +150,16 @@ func (c *checker) wrong(off int64, what, reason string) {
 	c.note(Problem{off, what, reason, true})
 }
 
-// damaged notes what stays wrong.
-func (c *checker) damaged(off int64, what, reason string) {
+// damaged notes what stays wrong. A hostile table has a million reasons: those that
+// nobody reads are not put into words.
+func (c *checker) damaged(off int64, what string, reason any) {
 	c.res.Corruptions++
 	c.res.Damage++
-	c.note(Problem{off, what, reason, false})
+	if len(c.res.Problems) >= maxProblems {
+		c.res.ProblemCount++
+		return
+	}
+	c.note(Problem{off, what, fmt.Sprint(reason), false})
 }
 
 func (c *checker) leak(off int64, what, reason string) {
@@ -192,8 +197,8 @@ func (c *checker) checkEnds() {
 // checkTable looks at the blocks.
 func (c *checker) checkTable() error {
 	i := c.image
-	end, err := c.m.checkBlocks(i.bat, func(bad *FormatError) error {
-		c.damaged(bad.Offset, bad.Field, bad.Reason)
+	end, err := c.m.checkBlocks(i.bat, func(bad badEntry) error {
+		c.damaged(c.m.entry(bad.index), tableName, bad)
 		return nil
 	})
 	for _, r := range c.m.regions() {

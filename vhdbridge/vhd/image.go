@@ -70,7 +70,7 @@ func (i *Image) take(m *meta) (err error) {
 	if i.bat, err = m.readTable(); err != nil {
 		return err
 	}
-	i.end, err = m.checkBlocks(i.bat, func(bad *FormatError) error { return bad })
+	i.end, err = m.checkBlocks(i.bat, m.refuse)
 	for _, r := range m.regions() {
 		i.end = max(i.end, r.to)
 	}
@@ -130,15 +130,42 @@ func (m *meta) regions() []region {
 	return all
 }
 
+// A badEntry is an entry of the block allocation table whose block is where it must not be.
+type badEntry struct {
+	index int
+	over  string // what of the metadata it is over
+	other int64  // the block that it is over, or -1
+}
+
+func (e badEntry) String() string {
+	switch {
+	case e.other >= 0:
+		return fmt.Sprintf("the block overlaps block %d", e.other)
+	case e.over != "":
+		return "the block overlaps " + e.over
+	}
+	return "the block is beyond the end of the file, or over its beginning"
+}
+
+// entry is where the entry is in the file.
+func (m *meta) entry(index int) int64 { return m.head.table + int64(index)*4 }
+
+const tableName = "block allocation table"
+
+// refuse is the error of a bad entry.
+func (m *meta) refuse(bad badEntry) error {
+	return malformed(m.entry(bad.index), tableName, bad.String())
+}
+
 // checkBlocks looks for blocks of the disk that are not within the file, or over
 // metadata or another block. Bad gets each and may end the search by an error. It
 // returns where the last block ends, whether the disk has it or not.
-func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int64, err error) {
+func (m *meta) checkBlocks(bat []uint32, bad func(badEntry) error) (end int64, err error) {
 	h := &m.head
 	length := h.bitmapBytes() + h.blockSize
 	limit := m.limit()
 	disk := h.blocks(m.foot.size)
-	var order []uint64 // sector and index
+	order := make([]uint64, 0, used(bat)) // sector and index
 	for i, e := range bat {
 		off := int64(e) * sectorSize
 		switch {
@@ -146,7 +173,7 @@ func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int6
 			continue
 		case off+length > limit || off < footerLen:
 			if int64(i) < disk {
-				err = bad(m.badBlock(i, "the block is beyond the end of the file, or over its beginning"))
+				err = bad(badEntry{index: i, other: -1})
 			}
 		default:
 			end = max(end, off+length)
@@ -160,16 +187,22 @@ func (m *meta) checkBlocks(bat []uint32, bad func(*FormatError) error) (end int6
 	return end, m.checkOverlaps(order, length, disk, bad)
 }
 
-func (m *meta) badBlock(i int, reason string) *FormatError {
-	return malformed(m.head.table+int64(i)*4, "block allocation table", reason)
+// used counts the blocks that a table has.
+func used(bat []uint32) (n int) {
+	for _, e := range bat {
+		if e != unused {
+			n++
+		}
+	}
+	return n
 }
 
 // checkOverlaps looks at the blocks in their order in the file.
-func (m *meta) checkOverlaps(order []uint64, length, disk int64, bad func(*FormatError) error) error {
+func (m *meta) checkOverlaps(order []uint64, length, disk int64, bad func(badEntry) error) error {
 	for k := 1; k < len(order); k++ {
 		a, b := order[k-1], order[k]
 		if int64(b>>32)*sectorSize < int64(a>>32)*sectorSize+length && (int64(uint32(a)) < disk || int64(uint32(b)) < disk) {
-			if err := bad(m.badBlock(int(uint32(b)), fmt.Sprintf("the block overlaps block %d", uint32(a)))); err != nil {
+			if err := bad(badEntry{index: int(uint32(b)), other: int64(uint32(a))}); err != nil {
 				return err
 			}
 		}
@@ -181,7 +214,7 @@ func (m *meta) checkOverlaps(order []uint64, length, disk int64, bad func(*Forma
 			if int64(order[k]>>32)*sectorSize+length <= r.from || int64(uint32(order[k])) >= disk {
 				continue
 			}
-			if err := bad(m.badBlock(int(uint32(order[k])), "the block overlaps "+r.what)); err != nil {
+			if err := bad(badEntry{index: int(uint32(order[k])), over: r.what, other: -1}); err != nil {
 				return err
 			}
 		}

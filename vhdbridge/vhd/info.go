@@ -110,7 +110,7 @@ func (m *meta) readTable() ([]uint32, error) {
 	b := make([]byte, min(m.head.tableBytes(), 1<<20))
 	for i := 0; i < len(bat); {
 		n := min(len(b)/4, len(bat)-i)
-		if err := readFull(m.r, b[:n*4], m.head.table+int64(i)*4, "block allocation table"); err != nil {
+		if err := readFull(m.r, b[:n*4], m.entry(i), tableName); err != nil {
 			return nil, err
 		}
 		for k := range n {

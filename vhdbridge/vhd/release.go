@@ -58,7 +58,7 @@ func planRelease(f vfs.File) (*release, error) {
 	if m.end == endMissing && !info.IsBlock {
 		m.size = max(m.size, m.lastBlockEnd(bat))
 	}
-	end, err := m.checkBlocks(bat, func(bad *FormatError) error { return bad })
+	end, err := m.checkBlocks(bat, m.refuse)
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func Look(r io.ReaderAt, size int64) (Survey, error) {
 		return s, err
 	}
 	s.Allocated, s.Blocks = m.allocated(bat), m.blocksOf(bat)
-	_, err = m.checkBlocks(bat, func(bad *FormatError) error { return bad })
+	_, err = m.checkBlocks(bat, m.refuse)
 	return s, err
 }
 

@@ -41,7 +41,7 @@ type Config struct {
 type Client struct {
 	config  Config
 	base    *url.URL
-	http    *http.Client
+	http    *http.Transport // it sends on to nowhere, and its errors name no URL
 	session string
 	id      int
 }
@@ -60,11 +60,8 @@ func Dial(ctx context.Context, config Config) (*Client, error) {
 		config.Pause = 2 * time.Second
 	}
 	c := &Client{config: config, base: hostURL(base.Host)}
-	c.http = &http.Client{
-		Transport: &http.Transport{TLSClientConfig: secure, ResponseHeaderTimeout: idleTimeout, Proxy: http.ProxyFromEnvironment,
-			DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout, DisableCompression: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	c.http = &http.Transport{TLSClientConfig: secure, ResponseHeaderTimeout: idleTimeout, Proxy: http.ProxyFromEnvironment,
+		DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext, TLSHandshakeTimeout: dialTimeout, DisableCompression: true}
 	return c, c.login(ctx)
 }
 
@@ -220,7 +217,7 @@ func (c *Client) once(ctx context.Context, method string, result any, params ...
 		return fmt.Errorf("%s: %w", method, withoutURL(err))
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.Do(req)
+	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, withoutURL(err))
 	}

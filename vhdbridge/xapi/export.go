@@ -46,7 +46,7 @@ func (c *Client) get(ctx context.Context, at *url.URL) (io.ReadCloser, *url.URL,
 		return nil, nil, withoutURL(err)
 	}
 	req.Close = true
-	resp, err := c.http.Do(req)
+	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		cancel()
 		return nil, nil, withoutURL(err)
