@@ -95,6 +95,7 @@ func topLevel(f *File, base *Rule) []field {
 		text("state_dir", (*absPath)(&f.StateDir), "/var/lib/virt-rotate"),
 		text("metrics_file", (*filePath)(&f.MetricsFile), "/var/lib/prometheus/node-exporter/virt-rotate.prom"),
 		{key: "storage", sub: storageFields(&f.Storage)},
+		{key: "coordination", sub: coordinationFields(&f.Coordination)},
 		{key: "metadata", sub: metadataFields(&f.Metadata)},
 		{key: "ping", sub: pingFields(&f.Ping)},
 		{key: "check", sub: hostCheckFields(&f.Check)},

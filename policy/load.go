@@ -70,12 +70,14 @@ func (p *parser) faulty(key toml.Key) bool {
 }
 
 func (p *parser) file(root map[string]any) *File {
-	f := &File{Path: p.path, Storage: Storage{SilentAfter: silentAfter, Slots: slots}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, lines: p.lines}
+	f := &File{Path: p.path, Storage: Storage{SilentAfter: silentAfter, Slots: slots}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn},
+		Coordination: Coordination{Engine: EngineShare, Prefix: coordinationPrefix}, lines: p.lines}
 	base := builtin()
 	p.table(nil, root, topLevel(f, &base))
 	p.metadata = f.Metadata.Allow
 	f.Rules = p.rules(root["policy"], base)
 	p.checkLiterals(f.Rules)
+	p.checkCoordination(&f.Coordination)
 	return f
 }
 

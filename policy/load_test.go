@@ -82,7 +82,7 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 	}
 	want := &File{
 		Path: "testdata/good/design.toml", Connect: "qemu:///system", StateDir: "/var/lib/virt-rotate",
-		Storage: Storage{SilentAfter: 7 * 24 * time.Hour, Slots: 3}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn},
+		Storage: Storage{SilentAfter: 7 * 24 * time.Hour, Slots: 3}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, Coordination: Coordination{Engine: EngineShare, Prefix: coordinationPrefix},
 		Rules: []Rule{{
 			Name: "web", Domains: []string{"web-*"}, Exclude: []string{"web-scratch"}, Disks: []string{"vd*"}, OnUnsuitable: UnsuitableRefuse,
 			Every: time.Hour, Keep: Keep{Last: 24, Daily: 7, Weekly: 4, Monthly: 6},
@@ -98,7 +98,7 @@ func TestDesignExampleLoadsWithEveryValue(t *testing.T) {
 
 func TestMissingKeysGetTheDocumentedDefaults(t *testing.T) {
 	f := mustParse(t, "policy.a = { domains = ['a'], keep = { last = 1 } }")
-	want := &File{Path: "test.toml", Storage: Storage{SilentAfter: 7 * 24 * time.Hour, Slots: 3}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, Rules: []Rule{{
+	want := &File{Path: "test.toml", Storage: Storage{SilentAfter: 7 * 24 * time.Hour, Slots: 3}, Ping: Ping{Method: PingPost, Timeout: 10 * time.Second}, Check: HostCheck{Uncovered: SeverityWarn}, Coordination: Coordination{Engine: EngineShare, Prefix: coordinationPrefix}, Rules: []Rule{{
 		Name: "a", Domains: []string{"a"}, OnUnsuitable: UnsuitableRefuse, Every: 24 * time.Hour, Keep: Keep{Last: 1},
 		Method: MethodAuto, Quiesce: QuiesceAuto, MaxChain: 30, MinFree: MinFree{Percent: 10},
 		Offline: OfflineNative, Hooks: Hooks{Timeout: 5 * time.Minute},

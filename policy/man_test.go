@@ -43,7 +43,8 @@ func withDefaults(prefix string, fields []field) []documented {
 }
 
 // mustBeSet are keys whose empty value means that there is none.
-var mustBeSet = []string{"connect", "state_dir", "metrics_file", "domains", "ping.start", "ping.success", "ping.failure", "hooks.before", "hooks.after", "hooks.failed"}
+var mustBeSet = []string{"connect", "state_dir", "metrics_file", "domains", "ping.start", "ping.success", "ping.failure", "coordination.ca_file", "coordination.cert_file", "coordination.key_file",
+	"coordination.user", "coordination.password_file", "hooks.before", "hooks.after", "hooks.failed"}
 
 func TestThePageHasEveryKeyWithItsDefaultAndNoOther(t *testing.T) {
 	f, err := Parse("test", []byte("[policy.p]\ndomains = [\"*\"]\nkeep = { last = 1 }\n"))

@@ -35,6 +35,8 @@ type File struct {
 	Metadata Metadata
 	Check    HostCheck
 
+	Coordination Coordination
+
 	MetricsFile string // absolute path; "" = not set
 
 	Rules []Rule // sorted by name

@@ -71,7 +71,7 @@ func (r *domainRun) alone(ctx context.Context, m *decide.Merge, do func(d *host.
 	if err != nil {
 		return fmt.Errorf("%w: no slot can be had on its storage: %w", decide.ErrNoLonger, err)
 	}
-	defer slot()
+	defer slot.Release()
 	if err := r.look(ctx, m.Domain, maxAge); err != nil {
 		return err
 	}
@@ -79,5 +79,11 @@ func (r *domainRun) alone(ctx context.Context, m *decide.Merge, do func(d *host.
 	if d == nil {
 		return errGone
 	}
-	return do(d)
+	if err := do(d); err != nil {
+		return err
+	}
+	if err := slot.Err(); err != nil {
+		return fmt.Errorf("the slot to merge on its storage was lost meanwhile (%w): the next run goes on from here", err)
+	}
+	return nil
 }

@@ -299,7 +299,7 @@ func TestAMergeWaitsForASlotOfTheStorage(t *testing.T) {
 	for _, r := range p.r {
 		r.Observer.Fleet.Slots = 1
 	}
-	release, err := p.r[1].Observer.Fleet.Take(context.Background(), dir)
+	slot, err := p.r[1].Observer.Fleet.Take(context.Background(), dir)
 	hosttest.Must(err)
 	soon, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -307,7 +307,7 @@ func TestAMergeWaitsForASlotOfTheStorage(t *testing.T) {
 	if err != nil || merges(plans[0]) > 0 {
 		t.Fatalf("%+v %v", plans, err)
 	}
-	release()
+	slot.Release()
 	p.boot(0)
 	if ran := p.run(t, 0)["web"]; merges(ran) != 1 {
 		t.Errorf("%+v", ran)

@@ -23,7 +23,16 @@ type Users interface {
 // Slot lets only so many hosts merge on a storage at the same time.
 type Slot interface {
 	// Take waits for one of n slots until ctx ends.
-	Take(ctx context.Context, n int) (release func(), err error)
+	Take(ctx context.Context, n int) (Hold, error)
+}
+
+// A Hold is a slot that this host has.
+type Hold interface {
+	// Release gives it back.
+	Release()
+	// Err tells why it is not this host's any more, though it was not given back; nil as long
+	// as it is.
+	Err() error
 }
 
 // Presence shows the other hosts that this one is at work.
@@ -128,6 +137,7 @@ type Peer struct {
 // A View is what is on record of a storage, as this host reads it.
 type View struct {
 	UUID       string   `json:"uuid"`
+	By         string   `json:"by,omitempty"` // the store by which its hosts tell each other; "": they do on the storage itself
 	Mine       Told     `json:"mine"`       // what this host has told last
 	Registered bool     `json:"registered"` // this host is on record
 	Locks      Crossing `json:"locks"`      // what this host has found out of them

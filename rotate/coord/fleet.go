@@ -3,6 +3,7 @@ package coord
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -34,6 +35,9 @@ type Fleet struct {
 	Name     string   // of this host; "": its host name
 
 	Slots int // how many hosts may merge on a storage at the same time; 0: 3
+
+	// Store is where hosts tell each other, if that is not the storage itself.
+	Store Store
 
 	Wait  time.Duration                    // for the table of hosts
 	Beat  time.Duration                    // how often a host that is at work counts
@@ -237,22 +241,36 @@ const defaultSlots = 3
 
 // Take waits for a slot on each storage that dir is on. They are taken in one order by all
 // hosts: from the top of the file system down.
-func (f *Fleet) Take(ctx context.Context, dir string) (release func(), err error) {
-	var all []func()
-	release = func() {
-		for _, r := range slices.Backward(all) {
-			r()
-		}
-	}
+func (f *Fleet) Take(ctx context.Context, dir string) (Hold, error) {
+	var all holds
 	for _, s := range f.On(dir) {
-		r, err := s.Take(ctx, cmp.Or(f.Slots, defaultSlots))
+		h, err := s.Take(ctx, cmp.Or(f.Slots, defaultSlots))
 		if err != nil {
-			release()
+			all.Release()
 			return nil, err
 		}
-		all = append(all, r)
+		all = append(all, h)
 	}
-	return release, nil
+	return all, nil
+}
+
+// Holds are slots on several storages.
+type holds []Hold
+
+// Release gives all of them back, the last one first.
+func (h holds) Release() {
+	for _, one := range slices.Backward(h) {
+		one.Release()
+	}
+}
+
+// Err tells of those that are lost.
+func (h holds) Err() error {
+	var lost error
+	for _, one := range h {
+		lost = errors.Join(lost, one.Err())
+	}
+	return lost
 }
 
 // Enter shows the others on all storages that this host is at work. Where that cannot be done,

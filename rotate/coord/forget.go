@@ -1,7 +1,6 @@
 package coord
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,22 +16,34 @@ func (s *share) Forget(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.locked(ctx, true, func(t *table) error {
-		state, err := s.whoAmI(t, id)
+	forgotten := s.forgetIn(ctx, s.ledger(id), id, s.key(id), name)
+	if s.fleet.Store == nil {
+		return forgotten
+	}
+	here := s.forgetIn(ctx, files{s}, id, id, name)
+	if errors.Is(forgotten, ErrNoSuchHost) || errors.Is(here, ErrNoSuchHost) && forgotten != nil {
+		return here
+	}
+	return forgotten
+}
+
+func (s *share) forgetIn(ctx context.Context, l ledger, id, key, name string) error {
+	return l.with(ctx, true, func(t table) error {
+		state, err := s.whoAmI(t, key)
 		if err != nil {
 			return err
 		}
-		place, err := s.named(t, state.ID, name)
+		place, err := named(t, state.ID, name)
 		if err != nil {
 			return err
 		}
 		v := s.all(t, state.ID)
 		for i := range v.Peers {
-			if r, _, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
+			if r, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
 				v.Mine = inherit(v.Mine, v.Peers[i].Told)
 			}
 		}
-		if err := s.tell(t, state, id, s.fleet.now(), v.Mine); err != nil {
+		if err := s.tell(t, state.ID, key, s.fleet.now(), v.Mine); err != nil {
 			return err
 		}
 		return s.clear(t, place)
@@ -40,18 +51,21 @@ func (s *share) Forget(ctx context.Context, name string) error {
 }
 
 // clear frees a place. A damaged one is made whole by that.
-func (s *share) clear(t *table, place int) error {
-	r, _, err := t.at(place)
+func (s *share) clear(t table, place int) error {
+	r, err := t.at(place)
 	if err != nil {
 		r = record{ID: newUUID(), Sum: strings.Repeat("0", 64)}
-		if err := t.f.Put(bytes.Repeat([]byte{0}, placeSize), int64(place*placeSize)); err != nil {
-			return err
-		}
 	}
 	r.Generation++
 	r.Gone = true
-	delete(s.read, place)
-	return errors.Join(t.put(place, r), s.stop(place))
+	delete(s.read, r.ID)
+	if err := t.put(place, r); err != nil {
+		return err
+	}
+	if _, here := t.(*fileTable); here {
+		return s.stop(place)
+	}
+	return nil
 }
 
 // inherit adds the claims of a host that is forgotten to what this host has given up.
@@ -68,10 +82,10 @@ func inherit(mine, gone Told) Told {
 
 // named finds the one host with that name, or ID, which is not this one. A place whose record
 // is damaged is named by its number: "place 3".
-func (s *share) named(t *table, me, name string) (int, error) {
+func named(t table, me, name string) (int, error) {
 	var found []int
 	for i := range t.places() {
-		r, _, err := t.at(i)
+		r, err := t.at(i)
 		switch {
 		case errors.Is(err, errNoRecord):
 		case err != nil && name == fmt.Sprintf("place %d", i),

@@ -51,7 +51,7 @@ func (l *local) Enter(ctx context.Context) (func(), error) { return func() {}, c
 func (l *local) Locks(ctx context.Context) (Crossing, error) { return LocksCross, ctx.Err() }
 
 // Take counts by what is asked for first.
-func (l *local) Take(ctx context.Context, n int) (func(), error) {
+func (l *local) Take(ctx context.Context, n int) (Hold, error) {
 	l.mu.Lock()
 	if l.taken == nil {
 		l.taken = make(chan struct{}, max(n, 1))
@@ -60,7 +60,7 @@ func (l *local) Take(ctx context.Context, n int) (func(), error) {
 	l.mu.Unlock()
 	select {
 	case taken <- struct{}{}:
-		return func() { <-taken }, nil
+		return held(func() { <-taken }), nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -180,20 +180,29 @@ func (s *share) stop(place int) error {
 	return f.Put(pulse{}.encode(), int64(place)*beatSize)
 }
 
-// Take takes one of n bytes of the file slots.
-func (s *share) Take(ctx context.Context, n int) (func(), error) {
+// Take takes one of n slots of the storage.
+func (s *share) Take(ctx context.Context, n int) (Hold, error) {
+	id, err := s.identity()
+	if err != nil {
+		return nil, err
+	}
+	return s.ledger(id).take(ctx, max(n, 1))
+}
+
+// takeByte takes one of n bytes of the file slots.
+func (s *share) takeByte(ctx context.Context, n int) (Hold, error) {
 	f, err := vfs.OpenLockFile(s.path("slots"), true, true)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		for i := range max(n, 1) {
+		for i := range n {
 			got, err := f.TryLock(lockSlot+int64(i), true)
 			if err != nil {
 				return nil, errors.Join(err, f.Close())
 			}
 			if got {
-				return func() { _ = f.Close() }, nil
+				return held(func() { _ = f.Close() }), nil
 			}
 		}
 		select {
@@ -203,6 +212,15 @@ func (s *share) Take(ctx context.Context, n int) (func(), error) {
 		}
 	}
 }
+
+// Held is a slot that cannot be lost: Release gives it back.
+type held func()
+
+// Release gives the slot back.
+func (h held) Release() { h() }
+
+// Err is nil.
+func (h held) Err() error { return nil }
 
 // slotPause is how long a merge waits before it looks for a free slot again.
 const slotPause = 500 * time.Millisecond

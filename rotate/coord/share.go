@@ -44,9 +44,10 @@ type share struct {
 	dir   string
 	dev   uint64
 	fleet *Fleet
+	books ledger // nil: the files above
 
-	mu     sync.Mutex // guards all below
-	read   map[int]reading
+	mu     sync.Mutex         // guards all below
+	read   map[string]reading // by the host's ID
 	found  Crossing
 	place  int // of this host; -1: not known yet
 	broken error
@@ -60,7 +61,7 @@ type reading struct {
 }
 
 func newShare(dir string, f *Fleet) *share {
-	s := &share{dir: dir, fleet: f, read: map[int]reading{}, place: -1}
+	s := &share{dir: dir, fleet: f, read: map[string]reading{}, place: -1}
 	if dev, err := deviceOf(dir); err == nil {
 		s.dev = dev
 	}
@@ -198,12 +199,12 @@ func (s *share) view(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	var v View
-	err = s.locked(ctx, false, func(t *table) error {
+	err = s.ledger(id).with(ctx, false, func(t table) error {
 		if state.ID == "" {
 			state.ID, _ = s.before(t)
 		}
-		v = s.all(t, state.ID)
-		return nil
+		v, err = s.look(ctx, t, state.ID)
+		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) { // a crash before the first host was on record
 		err = nil
@@ -212,28 +213,46 @@ func (s *share) view(ctx context.Context) (View, error) {
 	return v, err
 }
 
+// ledger is where the hosts tell each other what they use.
+func (s *share) ledger(id string) ledger {
+	if s.fleet.Store == nil {
+		return files{s}
+	}
+	return central{s, s.fleet.Store, "storages/" + id + "/"}
+}
+
+// look reads what all hosts have told, wherever they do.
+func (s *share) look(ctx context.Context, t table, me string) (View, error) {
+	v := s.all(t, me)
+	if s.fleet.Store == nil {
+		return v, nil
+	}
+	v.By = s.fleet.Store.String()
+	return v, s.strays(ctx, &v, me)
+}
+
 // all reads what the hosts of the table have told.
-func (s *share) all(t *table, me string) View {
+func (s *share) all(t table, me string) View {
 	var v View
 	inode := s.probe()
 	for i := range t.places() {
-		r, _, err := t.at(i)
+		r, err := t.at(i)
 		if errors.Is(err, errNoRecord) {
 			continue
 		}
 		v.Generation += r.Generation + 1
 		told, problem := Told{}, err
 		if err == nil && (!r.Gone || r.ID == me) {
-			told, problem = s.told(i, r)
+			told, problem = s.told(t, i, r)
 		}
 		switch {
 		case err == nil && r.ID == me:
 			v.Mine, v.Registered, v.Locks = told, !r.Gone, s.locks(r)
-			s.place = i
+			s.noted(t, i)
 		case err != nil || !r.Gone:
 			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
 			if problem != nil {
-				p.Problem = fmt.Sprintf("place %d of %s: %v", i, s.path("hosts"), problem)
+				p.Problem = fmt.Sprintf("place %d: %v", i, problem)
 			}
 			v.Peers = append(v.Peers, p)
 		}
@@ -256,32 +275,36 @@ func (s *share) usersFile(place, file int) string {
 }
 
 // told reads what a host has told, if that is another text than the one read last.
-func (s *share) told(place int, r record) (Told, error) {
-	if was, ok := s.read[place]; ok && was.sum == r.Sum {
+func (s *share) told(t table, place int, r record) (Told, error) {
+	if was, ok := s.read[r.ID]; ok && was.sum == r.Sum {
 		return was.told, nil
 	}
-	f, err := vfs.OpenLockFile(s.usersFile(place, r.File), false, false)
-	if err != nil {
-		return Told{}, err
-	}
-	defer f.Close()
-	if _, err := f.TryLock(lockTable, false); err != nil { // so that a network file system looks anew
-		return Told{}, err
-	}
-	data, err := f.Content(mostTold)
+	data, err := t.users(place, r)
 	if err != nil {
 		return Told{}, err
 	}
 	if sum := sha256.Sum256(data); int64(len(data)) != r.Size || hex.EncodeToString(sum[:]) != r.Sum {
-		return Told{}, fmt.Errorf("%s is not what its record says", f.Name())
+		return Told{}, errors.New("what it has told is not what its record says")
 	}
 	var told Told
 	if err := json.Unmarshal(data, &told); err != nil {
-		return Told{}, fmt.Errorf("%s: %w", f.Name(), err)
+		return Told{}, fmt.Errorf("what it has told: %w", err)
 	}
 	told.clean()
-	s.read[place] = reading{r.Sum, told}
+	s.read[r.ID] = reading{r.Sum, told}
 	return told, nil
+}
+
+func (s *share) readUsers(place, file int) ([]byte, error) {
+	f, err := vfs.OpenLockFile(s.usersFile(place, file), false, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.TryLock(lockTable, false); err != nil { // so that a network file system looks anew
+		return nil, err
+	}
+	return f.Content(mostTold)
 }
 
 // Tell puts on record what claim returns.
@@ -293,18 +316,33 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 	if err != nil {
 		return err
 	}
-	return s.locked(ctx, true, func(t *table) error {
-		state, err := s.whoAmI(t, id)
+	if s.fleet.Store != nil {
+		if err := s.pointOut(ctx, now); err != nil {
+			return err
+		}
+	}
+	var state *hostState
+	var told Told
+	err = s.ledger(id).with(ctx, true, func(t table) error {
+		if state, err = s.whoAmI(t, s.key(id)); err != nil {
+			return err
+		}
+		v, err := s.look(ctx, t, state.ID)
 		if err != nil {
 			return err
 		}
-		v := s.all(t, state.ID)
 		v.UUID = id
-		return s.tell(t, state, id, now, claim(v))
+		told = claim(v)
+		return s.tell(t, state.ID, s.key(id), now, told)
 	})
+	if err != nil || s.fleet.Store == nil {
+		return err
+	}
+	return s.tellHere(ctx, state.ID, id, now, told)
 }
 
-func (s *share) tell(t *table, state *hostState, storage string, now time.Time, told Told) error {
+// tell puts on record what a host tells; key is under which this host remembers that.
+func (s *share) tell(t table, me, key string, now time.Time, told Told) error {
 	data, err := json.Marshal(told)
 	if err != nil {
 		return err
@@ -312,30 +350,37 @@ func (s *share) tell(t *table, state *hostState, storage string, now time.Time, 
 	if len(data) > mostTold {
 		return fmt.Errorf("what this host uses takes %d bytes: at most %d can be told", len(data), mostTold)
 	}
-	place, was := t.of(state.ID)
+	place, was := placeOf(t, me)
 	if place < 0 {
-		if place, err = t.free(); err != nil {
+		if place, err = free(t); err != nil {
 			return err
 		}
-		was, _, _ = t.at(place) // of whoever had the place before
+		was, _ = t.at(place) // of whoever had the place before
 		was = record{Generation: was.Generation, File: was.File}
 	}
 	sum := sha256.Sum256(data)
-	r := record{ID: state.ID, Name: s.fleet.name(), Generation: was.Generation + 1, When: now.UTC(), Inode: s.probe(),
+	r := record{ID: me, Name: s.fleet.name(), Generation: was.Generation + 1, When: now.UTC(), Inode: s.probe(),
 		File: was.File, Size: int64(len(data)), Sum: hex.EncodeToString(sum[:]), Locks: s.locks(was), Mount: s.fleet.mount(s.dev)}
-	if err := s.remember(storage, r.Generation); err != nil {
+	if err := s.remember(key, r.Generation); err != nil {
 		return err
 	}
 	s.fleet.boundary("before the users are told")
 	if r.Sum != was.Sum {
 		r.File = 1 - was.File
-		if err := s.write(place, r.File, data); err != nil {
+		if err := t.tell(place, r, data); err != nil {
 			return err
 		}
 	}
 	s.fleet.boundary("before the record is written")
-	s.place = place
+	s.noted(t, place)
 	return t.put(place, r)
+}
+
+// noted keeps which place on the storage itself this host has.
+func (s *share) noted(t table, place int) {
+	if _, here := t.(*fileTable); here {
+		s.place = place
+	}
 }
 
 // locks is what is known of them: what was found just now, else what was on record since the
@@ -351,18 +396,18 @@ func (s *share) locks(was record) Crossing {
 }
 
 // remember notes what is about to be told.
-func (s *share) remember(storage string, generation uint64) error {
+func (s *share) remember(key string, generation uint64) error {
 	s.fleet.stateMu.Lock()
 	defer s.fleet.stateMu.Unlock()
 	state, err := loadState(s.fleet.StateDir)
 	if err != nil {
 		return err
 	}
-	state.Told[storage] = generation
+	state.Told[key] = generation
 	return state.save(s.fleet.StateDir)
 }
 
-func (s *share) write(place, file int, data []byte) error {
+func (s *share) writeUsers(place, file int, data []byte) error {
 	f, err := vfs.OpenLockFile(s.usersFile(place, file), true, true)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 type hostState struct {
 	Version int               `json:"version"`
 	ID      string            `json:"id"`
-	Told    map[string]uint64 `json:"told"` // generations, by the UUID of the storage
+	Told    map[string]uint64 `json:"told"` // generations, by the UUID of the storage, with the engine's name before it
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "host.json") }
@@ -62,7 +62,7 @@ func newUUID() string {
 
 // whoAmI is this host's identity: a new one where it has none, or where another host has
 // taken it, as happens to copies of a virtual machine.
-func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
+func (s *share) whoAmI(t table, key string) (*hostState, error) {
 	s.fleet.stateMu.Lock()
 	defer s.fleet.stateMu.Unlock()
 	state, err := loadState(s.fleet.StateDir)
@@ -70,10 +70,10 @@ func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
 		return nil, err
 	}
 	if state.ID == "" {
-		state.ID, state.Told[storage] = s.before(t)
+		state.ID, state.Told[key] = s.before(t)
 	}
-	_, r := t.of(state.ID)
-	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[storage]) {
+	_, r := placeOf(t, state.ID)
+	if state.ID == "" || r.ID != "" && (r.Name != s.fleet.name() || r.Generation > state.Told[key]) {
 		state = &hostState{Version: 1, ID: newUUID(), Told: map[string]uint64{}}
 		return state, state.save(s.fleet.StateDir)
 	}
@@ -82,9 +82,9 @@ func (s *share) whoAmI(t *table, storage string) (*hostState, error) {
 
 // before is who this host was when its state directory was lost: a host of this name has told
 // something since this start of this very machine. After another start that could be a copy.
-func (s *share) before(t *table) (id string, generation uint64) {
+func (s *share) before(t table) (id string, generation uint64) {
 	for i := range t.places() {
-		if r, _, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
+		if r, err := t.at(i); err == nil && !r.Gone && r.Name == s.fleet.name() && r.Mount == s.fleet.mount(s.dev) {
 			if id != "" {
 				return "", 0
 			}

@@ -21,6 +21,7 @@ type statusReport struct {
 type storageReport struct {
 	Dir     string       `json:"dir"`
 	UUID    string       `json:"uuid"`              // "" where no host has told anything yet
+	By      string       `json:"by,omitempty"`      // the store by which the hosts tell each other, such as etcd
 	Problem string       `json:"problem,omitempty"` // why nothing is merged there
 	Remedy  string       `json:"remedy,omitempty"`
 	Hosts   []hostReport `json:"hosts"`
@@ -76,7 +77,7 @@ func status(e *term.Env, c *cli.Context, s *session.Session) error {
 }
 
 func reportOf(s *observe.Share) storageReport {
-	r := storageReport{Dir: s.Dir, UUID: s.View.UUID, Problem: s.Problem, Remedy: s.Remedy, Hosts: []hostReport{}}
+	r := storageReport{Dir: s.Dir, UUID: s.View.UUID, By: s.View.By, Problem: s.Problem, Remedy: s.Remedy, Hosts: []hostReport{}}
 	if s.View.Registered {
 		me := hostOf(&s.View.Mine)
 		me.Me, me.Name, me.Locks = true, "this host", s.View.Locks
@@ -113,6 +114,9 @@ func statusText(out io.Writer, r *statusReport) {
 	}
 	for _, s := range r.Storages {
 		fmt.Fprintf(out, "%s  %s\n", term.Printable(s.Dir), s.UUID)
+		if s.By != "" {
+			fmt.Fprintln(out, "  its hosts tell each other by", term.Printable(s.By))
+		}
 		if s.Problem != "" {
 			fmt.Fprintf(out, "  nothing is merged there: %s\n  remedy: %s\n", term.Printable(s.Problem), term.Printable(s.Remedy))
 		}

@@ -31,10 +31,11 @@ func policyCommand(e *term.Env) *cli.Command {
 
 // showReport is the JSON of policy show.
 type showReport struct {
-	Storage     policy.Storage   `json:"storage"`
-	Check       policy.HostCheck `json:"check"`
-	MetricsFile string           `json:"metrics_file"`
-	Domains     []shownRule      `json:"domains"`
+	Storage      policy.Storage      `json:"storage"`
+	Coordination policy.Coordination `json:"coordination"`
+	Check        policy.HostCheck    `json:"check"`
+	MetricsFile  string              `json:"metrics_file"`
+	Domains      []shownRule         `json:"domains"`
 }
 
 type shownRule struct {
@@ -58,7 +59,7 @@ func policyShow(e *term.Env) *cli.Command {
 					return err
 				}
 				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
-				report.Storage, report.Check, report.MetricsFile = s.Policy.Storage, s.Policy.Check, s.Policy.MetricsFile
+				report.Storage, report.Coordination, report.Check, report.MetricsFile = s.Policy.Storage, s.Policy.Coordination, s.Policy.Check, s.Policy.MetricsFile
 				if conflicts > 0 {
 					err = &term.ExitError{Code: term.ExitUsage}
 				}
@@ -91,7 +92,7 @@ func (r *showReport) topLevel() string {
 	if r.MetricsFile != "" {
 		tables = append(tables, fmt.Sprintf("%-13s = %q\n", "metrics_file", r.MetricsFile))
 	}
-	for _, table := range []string{r.Storage.TOML(), r.Check.TOML()} {
+	for _, table := range []string{r.Storage.TOML(), r.Coordination.TOML(), r.Check.TOML()} {
 		if table != "" {
 			tables = append(tables, table)
 		}

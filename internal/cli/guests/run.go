@@ -52,7 +52,7 @@ func pingedRun(e *term.Env, c *cli.Context, o decide.Options) error {
 	p := newPinger(e, host, show.Warn)
 	s, err := session.Open(e, false)
 	if err == nil {
-		err = errors.Join(rotateDomains(e, c, s, o, show, p), s.Host.Close())
+		err = errors.Join(rotateDomains(e, c, s, o, show, p), s.Close())
 	} else {
 		newReporter(e, c, show.Warn).didNotRun(c.Context, err)
 	}

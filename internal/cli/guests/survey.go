@@ -137,7 +137,7 @@ func fromOutside(e *term.Env) observing {
 			return nil, err
 		}
 		w, err := s.Rotator.Observer.Observe(ctx)
-		return w, errors.Join(err, s.Host.Close())
+		return w, errors.Join(err, s.Close())
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/coord/etcd"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
@@ -22,6 +23,16 @@ type Session struct {
 	Policy  *policy.File
 	Host    *libvirthost.Host
 	Rotator *rotate.Rotator
+	store   *etcd.Store // nil where hosts do not tell each other by one
+}
+
+// Close ends all connections.
+func (s *Session) Close() error {
+	err := s.Host.Close()
+	if s.store != nil {
+		err = errors.Join(err, s.store.Close())
+	}
+	return err
 }
 
 // Open connects to the host that flag, policy or libvirt's own settings name,
@@ -52,7 +63,13 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
 		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
-	return &Session{f, host, r}, nil
+	s := &Session{Policy: f, Host: host, Rotator: r}
+	if c := &f.Coordination; c.Engine == policy.EngineEtcd {
+		s.store = etcd.New(etcd.Config{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
+			User: c.User, PasswordFile: c.PasswordFile, Prefix: c.Prefix})
+		fleet.Store = s.store
+	}
+	return s, nil
 }
 
 // overlayDirs lists the overlay directories of all policies.
@@ -72,7 +89,7 @@ func With(e *term.Env, optional bool, do func(*Session) error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(s), s.Host.Close())
+	return errors.Join(do(s), s.Close())
 }
 
 // Assigned looks at the host and returns what is assigned to each domain asked for.

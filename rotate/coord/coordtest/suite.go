@@ -149,13 +149,13 @@ func slots(t *testing.T, hosts []coord.Storage) {
 	if _, err := hosts[0].Take(soon, 2); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a third of two slots: %v", err)
 	}
-	first()
+	first.Release()
 	third, err := hosts[len(hosts)-1].Take(ctx, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second()
-	third()
+	second.Release()
+	third.Release()
 }
 
 func nobody(t *testing.T, hosts []coord.Storage) {
@@ -170,7 +170,7 @@ func canceled(t *testing.T, hosts []coord.Storage) {
 	cancel()
 	held, err := hosts[0].Take(ctx, 1)
 	if err == nil {
-		defer held()
+		defer held.Release()
 		if _, err = hosts[0].Take(ctx, 1); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}

@@ -1,0 +1,199 @@
+// Package etcdtest runs clusters of real members, each a process of its own, so that they can be
+// killed and stopped. A test's TestMain calls Member first.
+package etcdtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// asked is the variable that makes a test's process a member.
+const asked = "VIRT_ROTATE_ETCD_MEMBER"
+
+// settings are what a member's process is told.
+type settings struct {
+	Name, Dir, Client, Peer, Cluster string
+	TLS                              bool // towards clients, by a certificate of its own
+}
+
+// Member runs a member and never returns, if this process was started to be one.
+func Member() {
+	text := os.Getenv(asked)
+	if text == "" {
+		return
+	}
+	var s settings
+	err := json.Unmarshal([]byte(text), &s)
+	if err == nil {
+		err = s.run()
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+func (s *settings) run() error {
+	c := embed.NewConfig()
+	c.Name, c.Dir, c.InitialCluster = s.Name, s.Dir, s.Cluster
+	client, err := url.Parse(s.Client)
+	if err != nil {
+		return err
+	}
+	peer, err := url.Parse(s.Peer)
+	if err != nil {
+		return err
+	}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
+	c.TickMs, c.ElectionMs = 50, 500
+	c.ClientAutoTLS = s.TLS
+	c.UnsafeNoFsync = true
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	e, err := embed.StartEtcd(c)
+	if err != nil {
+		return err
+	}
+	return <-e.Err()
+}
+
+// A Cluster has members that run, are stopped, or are dead.
+type Cluster struct {
+	Endpoints []string
+	CAFile    string // by which the members are known, with TLS
+	t         testing.TB
+	members   []settings
+	running   []*exec.Cmd
+}
+
+// Start runs n members, and waits until they answer.
+func Start(t testing.TB, n int) *Cluster {
+	t.Helper()
+	c := start(t, n, false)
+	c.Wait()
+	return c
+}
+
+// StartTLS runs one member that is reached by TLS.
+func StartTLS(t testing.TB) *Cluster {
+	t.Helper()
+	c := start(t, 1, true)
+	c.CAFile = filepath.Join(c.members[0].Dir, "fixtures", "client", "cert.pem")
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		if _, err := os.Stat(c.CAFile); err == nil {
+			return c
+		}
+	}
+	t.Fatal("the member has made no certificate")
+	return nil
+}
+
+func start(t testing.TB, n int, secure bool) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, running: make([]*exec.Cmd, n)}
+	dir := t.TempDir()
+	var cluster []string
+	for i := range n {
+		s := settings{Name: fmt.Sprint("m", i), Client: free(t), Peer: free(t), TLS: secure}
+		if secure {
+			s.Client = "https" + strings.TrimPrefix(s.Client, "http")
+		}
+		s.Dir = filepath.Join(dir, s.Name)
+		c.members = append(c.members, s)
+		c.Endpoints = append(c.Endpoints, s.Client)
+		cluster = append(cluster, s.Name+"="+s.Peer)
+	}
+	for i := range c.members {
+		c.members[i].Cluster = strings.Join(cluster, ",")
+		c.Run(i)
+	}
+	t.Cleanup(func() {
+		for i := range c.members {
+			c.Kill(i)
+		}
+	})
+	return c
+}
+
+// free is a URL that nobody listens at.
+func free(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return "http://" + l.Addr().String()
+}
+
+// Run starts a member that is dead, with the data that it had.
+func (c *Cluster) Run(i int) {
+	c.t.Helper()
+	text, err := json.Marshal(c.members[i])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	m := exec.Command(os.Args[0])
+	m.Env = append(os.Environ(), asked+"="+string(text))
+	m.Stderr = os.Stderr
+	m.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := m.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	c.running[i] = m
+}
+
+// Kill ends a member as a loss of power does, but for its disk.
+func (c *Cluster) Kill(i int) {
+	if m := c.running[i]; m != nil {
+		_ = m.Process.Kill()
+		_ = m.Wait() // it was killed
+		c.running[i] = nil
+	}
+}
+
+// Freeze stops a member as a partition does: nobody hears of it until Thaw.
+func (c *Cluster) Freeze(i int) { c.signal(i, syscall.SIGSTOP) }
+
+// Thaw lets it go on.
+func (c *Cluster) Thaw(i int) { c.signal(i, syscall.SIGCONT) }
+
+func (c *Cluster) signal(i int, s syscall.Signal) {
+	c.t.Helper()
+	if err := c.running[i].Process.Signal(s); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Wait waits until a quorum agrees.
+func (c *Cluster) Wait() {
+	c.t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints, Logger: zap.NewNop()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer client.Close()
+	for until := time.Now().Add(time.Minute); ; {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		_, err := client.Get(ctx, "nothing")
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(until) {
+			c.t.Fatal("the cluster does not answer: ", err)
+		}
+	}
+}

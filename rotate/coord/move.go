@@ -1,0 +1,90 @@
+package coord
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"slices"
+	"time"
+)
+
+// Hosts with a Store tell the same on the storage itself, and beside it that they use a store:
+// so a host that has not moved to it yet, or has moved back, merges nothing, and none forgets
+// whose a guest is.
+
+// signpost is the host in the table on the storage which stands for all that use a store.
+const (
+	signpost     = "00000000-0000-4000-8000-000000000000"
+	signpostName = "store"
+)
+
+// strays adds the hosts that have told on the storage itself alone: what this one has told
+// there, and problems of the others.
+func (s *share) strays(ctx context.Context, v *View, me string) error {
+	err := files{s}.with(ctx, false, func(t table) error {
+		here := s.all(t, me)
+		if !v.Registered {
+			v.Mine = here.Mine
+		}
+		v.Locks = here.Locks
+		for _, p := range here.Peers {
+			if p.ID == signpost || slices.ContainsFunc(v.Peers, func(q Peer) bool { return q.ID == p.ID && p.ID != "" }) {
+				continue
+			}
+			if p.Problem == "" {
+				p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String()
+			}
+			v.Peers = append(v.Peers, p)
+			v.Generation++
+		}
+		return nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// tellHere puts on record on the storage itself what was told to a store.
+func (s *share) tellHere(ctx context.Context, me, id string, now time.Time, told Told) error {
+	return files{s}.with(ctx, true, func(t table) error { return s.tell(t, me, id, now, told) })
+}
+
+// pointOut says in the table on the storage that its hosts use a store, unless it says so.
+func (s *share) pointOut(ctx context.Context, now time.Time) error {
+	said := false
+	err := files{s}.with(ctx, false, func(t table) error {
+		_, r := placeOf(t, signpost)
+		said = r.ID == signpost && !r.Gone
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || said {
+		return err
+	}
+	return files{s}.with(ctx, true, func(t table) error { return s.putSignpost(t, now) })
+}
+
+func (s *share) putSignpost(t table, now time.Time) error {
+	data, err := json.Marshal(Told{Guests: []Guest{}, Doubts: []string{
+		"hosts of this storage tell each other by a store (" + printable(s.fleet.Store.String()) + "): set [coordination] here as it is there; or, if none does so any more: virt-rotate fleet forget " + signpostName}})
+	if err != nil {
+		return err
+	}
+	place, was := placeOf(t, signpost)
+	if place < 0 {
+		if place, err = free(t); err != nil {
+			return err
+		}
+		was, _ = t.at(place)
+	}
+	sum := sha256.Sum256(data)
+	r := record{ID: signpost, Name: signpostName, Generation: was.Generation + 1, When: now.UTC(), File: 1 - was.File,
+		Size: int64(len(data)), Sum: hex.EncodeToString(sum[:])}
+	if err := t.tell(place, r, data); err != nil {
+		return err
+	}
+	return t.put(place, r)
+}
