@@ -1,6 +1,7 @@
 package hosts_test
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/integration/hosts"
 	"github.com/virt-rotate/virt-rotate/internal/tidy"
+	"github.com/virt-rotate/virt-rotate/rotate/coord/etcd/etcdtest"
 )
 
 // tools must be installed: a missing one fails the tests.
@@ -20,7 +22,10 @@ var tools = []string{"bindfs", "go", "ip", "libvirtd", "nsenter", "qemu-img", "q
 // buildDir holds the virt-rotate binary.
 var buildDir string
 
-func TestMain(m *testing.M) { os.Exit(tidy.Run(func() int { return runTests(m) })) }
+func TestMain(m *testing.M) {
+	etcdtest.Member()
+	os.Exit(tidy.Run(func() int { return runTests(m) }))
+}
 
 func runTests(m *testing.M) int {
 	for _, tool := range tools {
@@ -53,8 +58,9 @@ var binary = sync.OnceValues(func() (string, error) {
 type bed struct {
 	*testing.T
 	*hosts.Fleet
-	policy string
-	fuse   bool
+	policy   string
+	policies map[int]string // of single hosts
+	fuse     bool
 }
 
 const policyText = `[storage]
@@ -88,7 +94,7 @@ func (b *bed) rotate(n int, args ...string) (string, int) {
 	program, err := binary()
 	must(b.T, err)
 	h := b.Host(n)
-	out, err := h.Command(append([]string{program, "--connect", "qemu:///system", "--policy", b.policy, "--state-dir", h.State()}, args...)...).CombinedOutput()
+	out, err := h.Command(append([]string{program, "--connect", "qemu:///system", "--policy", cmp.Or(b.policies[n], b.policy), "--state-dir", h.State()}, args...)...).CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		b.Fatal(err)

@@ -138,10 +138,10 @@ type Peer struct {
 type View struct {
 	UUID       string   `json:"uuid"`
 	By         string   `json:"by,omitempty"` // the store by which its hosts tell each other; "": they do on the storage itself
-	Mine       Told     `json:"mine"`       // what this host has told last
-	Registered bool     `json:"registered"` // this host is on record
-	Locks      Crossing `json:"locks"`      // what this host has found out of them
-	Generation uint64   `json:"generation"` // another one whenever somebody has told something
+	Mine       Told     `json:"mine"`         // what this host has told last
+	Registered bool     `json:"registered"`   // this host is on record
+	Locks      Crossing `json:"locks"`        // what this host has found out of them
+	Generation uint64   `json:"generation"`   // another one whenever somebody has told something
 	Peers      []Peer   `json:"peers"`
 }
 

@@ -6,9 +6,10 @@
 //		peers, err := s.Others(ctx)
 //	}
 //
-// There are two implementations: NewLocal, for storage of one host alone, which tells nobody
-// anything; and the one on the storage itself, in a directory .virt-rotate. coordtest is what
-// both have to pass.
+// There are three implementations: NewLocal, for storage of one host alone, which tells nobody
+// anything; the one on the storage itself, in a directory .virt-rotate; and the one in a Store, as etcd
+// is (rotate/coord/etcd), whose hosts tell the same on the storage, too. coordtest is what all of
+// them have to pass.
 //
 // Invariants:
 //   - nothing is written on storage of this host alone;

@@ -15,9 +15,10 @@ import (
 // so a host that has not moved to it yet, or has moved back, merges nothing, and none forgets
 // whose a guest is.
 
-// signpost is the host in the table on the storage which stands for all that use a store.
+// Signpost is the ID of the host in the table on the storage which stands for all that use a
+// store; its doubt tells which one.
 const (
-	signpost     = "00000000-0000-4000-8000-000000000000"
+	Signpost     = "00000000-0000-4000-8000-000000000000"
 	signpostName = "store"
 )
 
@@ -31,7 +32,7 @@ func (s *share) strays(ctx context.Context, v *View, me string) error {
 		}
 		v.Locks = here.Locks
 		for _, p := range here.Peers {
-			if p.ID == signpost || slices.ContainsFunc(v.Peers, func(q Peer) bool { return q.ID == p.ID && p.ID != "" }) {
+			if p.ID == Signpost || slices.ContainsFunc(v.Peers, func(q Peer) bool { return q.ID == p.ID && p.ID != "" }) {
 				continue
 			}
 			if p.Problem == "" {
@@ -57,8 +58,8 @@ func (s *share) tellHere(ctx context.Context, me, id string, now time.Time, told
 func (s *share) pointOut(ctx context.Context, now time.Time) error {
 	said := false
 	err := files{s}.with(ctx, false, func(t table) error {
-		_, r := placeOf(t, signpost)
-		said = r.ID == signpost && !r.Gone
+		_, r := placeOf(t, Signpost)
+		said = r.ID == Signpost && !r.Gone
 		return nil
 	})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) || said {
@@ -69,11 +70,11 @@ func (s *share) pointOut(ctx context.Context, now time.Time) error {
 
 func (s *share) putSignpost(t table, now time.Time) error {
 	data, err := json.Marshal(Told{Guests: []Guest{}, Doubts: []string{
-		"hosts of this storage tell each other by a store (" + printable(s.fleet.Store.String()) + "): set [coordination] here as it is there; or, if none does so any more: virt-rotate fleet forget " + signpostName}})
+		printable("its hosts tell each other by " + s.fleet.Store.String())}})
 	if err != nil {
 		return err
 	}
-	place, was := placeOf(t, signpost)
+	place, was := placeOf(t, Signpost)
 	if place < 0 {
 		if place, err = free(t); err != nil {
 			return err
@@ -81,7 +82,7 @@ func (s *share) putSignpost(t table, now time.Time) error {
 		was, _ = t.at(place)
 	}
 	sum := sha256.Sum256(data)
-	r := record{ID: signpost, Name: signpostName, Generation: was.Generation + 1, When: now.UTC(), File: 1 - was.File,
+	r := record{ID: Signpost, Name: signpostName, Generation: was.Generation + 1, When: now.UTC(), File: 1 - was.File,
 		Size: int64(len(data)), Sum: hex.EncodeToString(sum[:])}
 	if err := t.tell(place, r, data); err != nil {
 		return err

@@ -148,6 +148,9 @@ func (s *Share) heard(p *coord.Peer, within time.Duration, now time.Time) {
 	switch age := now.Sub(p.When); {
 	case p.Problem != "":
 		s.Problem, s.Remedy = "what host "+name+" has told cannot be read: "+p.Problem, again
+	case p.ID == coord.Signpost && len(p.Told.Doubts) > 0:
+		s.Problem = p.Told.Doubts[0] + ", and this host does not"
+		s.Remedy = "set [coordination] here as it is there; if none of them does so any more: " + forget
 	case len(p.Told.Doubts) > 0:
 		s.Problem = "host " + name + " cannot tell all that it uses: " + p.Told.Doubts[0]
 		s.Remedy = "see to that on host " + name

@@ -43,7 +43,7 @@ func statusCommand(e *term.Env) *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "tell which hosts have the same storage, and what each has told",
 		OnUsageError: term.UsageError, Flags: []cli.Flag{term.OutputFlag()},
-		Description: `What a host has told is as old as its last run. Exit status 3 tells that there is a storage
+		Description: `What a host has told is as old as its last run. Exit status 4 tells that there is a storage
 on which nothing is merged.
 
 ` + term.ExitHelp,

@@ -56,7 +56,11 @@ func (s *settings) run() error {
 	if err != nil {
 		return err
 	}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{*client}, []url.URL{*client}
+	anywhere := *client
+	if !s.TLS { // whose certificate is for what is listened at
+		anywhere.Host = net.JoinHostPort("0.0.0.0", client.Port())
+	}
+	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{anywhere}, []url.URL{*client}
 	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
 	c.TickMs, c.ElectionMs = 50, 500
 	c.ClientAutoTLS = s.TLS
