@@ -314,3 +314,19 @@ func TestAMergeWaitsForASlotOfTheStorage(t *testing.T) {
 	}
 	p.check(t)
 }
+
+// What other hosts see of a run: those of single guests do not count.
+func TestOthersAreToldHowARunHasEnded(t *testing.T) {
+	p, _ := newPair(t, 9, 10, 11)
+	p.clone("web.qcow2")
+	p.run(t, 1)
+	p.run(t, 0)
+	before := p.r[0].Clock()
+	_, err := p.r[0].Run(context.Background(), []string{"web"})
+	hosttest.Must(err)
+	v, err := p.r[1].Observer.Fleet.All()[0].View(context.Background())
+	hosttest.Must(err)
+	if ran := v.Peers[0].Told.Ran; ran == nil || ran.End.After(before) || ran.Domains != 1 || ran.Failed != 0 {
+		t.Errorf("%+v", ran)
+	}
+}

@@ -148,7 +148,7 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 	if err != nil {
 		return nil, err
 	}
-	defer func() { leave(decide.Summarize(plans).Steps > 0) }()
+	defer func() { leave(decide.Summarize(plans).Steps > 0, r.ran(names, plans)) }()
 	o := r.Options
 	o.Reserved = &decide.Reservations{}
 	var g errgroup.Group

@@ -49,7 +49,7 @@ func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (d
 func (r *Rotator) takeOver(ctx context.Context, w *observe.World, d *host.Domain, p decide.Plan, epoch uint64) decide.Plan {
 	p.Result = decide.ResultDone
 	r.boundary("before the takeover")
-	err := r.Observer.Tell(ctx, w, map[string]uint64{d.UUID: epoch})
+	err := r.Observer.Tell(ctx, w, observe.News{Adopted: map[string]uint64{d.UUID: epoch}})
 	if err == nil {
 		err = r.tookOver(ctx, d)
 	}

@@ -10,22 +10,22 @@ import (
 
 // atWork tells the hosts that have the same storages what this one uses of them, and that it is
 // at work, before anything is decided for good. leave ends that; it tells once more, if changed
-// says so. What could not be told stops merges, and is told by them.
-func (r *Rotator) atWork(ctx context.Context, w *observe.World) (leave func(changed bool), err error) {
+// says so, or how a run has ended. What could not be told stops merges, and is told by them.
+func (r *Rotator) atWork(ctx context.Context, w *observe.World) (leave func(changed bool, ran *coord.Ran), err error) {
 	o := r.Observer
 	if o.Fleet == nil || w.Remote || len(o.Fleet.All()) == 0 {
-		return func(bool) {}, nil
+		return func(bool, *coord.Ran) {}, nil
 	}
-	if err := o.Tell(ctx, w, nil); err != nil {
+	if err := o.Tell(ctx, w, observe.News{}); err != nil {
 		return nil, err
 	}
 	gone := o.Fleet.Enter(ctx)
 	if r.lookForLocks(ctx) {
-		err = o.Tell(ctx, w, nil)
+		err = o.Tell(ctx, w, observe.News{})
 	}
-	return func(changed bool) {
-		if changed {
-			r.tellAgain(context.WithoutCancel(ctx))
+	return func(changed bool, ran *coord.Ran) {
+		if changed || ran != nil {
+			r.tellAgain(context.WithoutCancel(ctx), observe.News{Ran: ran})
 		}
 		gone()
 	}, err
@@ -48,15 +48,30 @@ func (r *Rotator) lookForLocks(ctx context.Context) (news bool) {
 // tellChanged tells the other hosts once something was done outside of a run.
 func (r *Rotator) tellChanged(ctx context.Context, done []decide.Step) {
 	if len(done) > 0 && len(r.Observer.Fleet.All()) > 0 {
-		r.tellAgain(context.WithoutCancel(ctx))
+		r.tellAgain(context.WithoutCancel(ctx), observe.News{})
 	}
 }
 
 // tellAgain tells how the layers are now: a host that takes a guest over sees by that whether its
 // definition is an old one. Where it fails, what was told before the run is believed, which
 // keeps more than is needed.
-func (r *Rotator) tellAgain(ctx context.Context) {
+func (r *Rotator) tellAgain(ctx context.Context, news observe.News) {
 	if w, err := r.Observer.Observe(ctx); err == nil {
-		_ = r.Observer.Tell(ctx, w, nil)
+		_ = r.Observer.Tell(ctx, w, news)
 	}
+}
+
+// ran is what the other hosts are told of a run of all domains by the clock; nil of any other.
+func (r *Rotator) ran(names []string, plans []decide.Plan) *coord.Ran {
+	if len(names) > 0 || r.Options.ByHand != nil {
+		return nil
+	}
+	s := decide.Summarize(plans)
+	ran := coord.Ran{End: r.Clock(), Domains: s.Domains, Refused: s.Refused, Failed: s.Failed}
+	for i := range plans {
+		if plans[i].MergesWait {
+			ran.Waiting++
+		}
+	}
+	return &ran
 }

@@ -31,7 +31,7 @@ func TestHostsOfACluster(t *testing.T) {
 	if b.sum(2, clone) != before {
 		t.Error("the clone was changed")
 	}
-	b.want(0, 1, "fleet status", "by etcd at", "host2")
+	b.want(0, 1, "fleet status", "by etcd at", "host2", "ran ")
 	must(t, os.WriteFile(b.policies[2], fmt.Appendf(nil, policyText, 1), 0o600)) // as if it had not moved
 	b.want(4, 2, "fleet status", "[coordination]")
 

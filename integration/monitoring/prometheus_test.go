@@ -26,6 +26,7 @@ func everything() *metrics.Host {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	return &metrics.Host{
 		Version: "v1", Up: true, Level: rotate.Critical, Runs: history.HostRuns{Start: at, End: at.Add(time.Minute), Count: 7},
+		Storages: []metrics.Storage{{Dir: hostile, Peers: map[string]time.Time{hostile: at}}},
 		Guests: []metrics.Guest{
 			{Verdict: rotate.Verdict{Domain: hostile, Policy: "p", Level: rotate.Critical, Snapshots: 3, Newest: &at, MaxAge: 2 * time.Hour, CritAge: 4 * time.Hour,
 				MaxChain: 30, Free: 1 << 40, MinFree: 1 << 30, LastRun: &rotate.LastRun{Time: at, Result: decide.ResultFailed}, LastSuccess: &at,

@@ -22,6 +22,15 @@ type Host struct {
 	Level   rotate.Level
 	Runs    history.HostRuns
 	Guests  []Guest
+	// Storages are those that other hosts have, too.
+	Storages []Storage
+}
+
+// A Storage is one that other hosts have, too.
+type Storage struct {
+	Dir     string
+	Blocked bool                 // nothing is merged there
+	Peers   map[string]time.Time // when each of them has told last, by its name
 }
 
 // A Guest is a domain that a policy covers, or should cover.
@@ -43,6 +52,7 @@ func Registry(h *Host) *prometheus.Registry {
 	s.chains(h)
 	s.lastRuns(h)
 	s.sums(h)
+	s.storages(h)
 	return s.registry
 }
 
@@ -120,6 +130,19 @@ func (s *set) host(h *Host) {
 		end(unix(h.Runs.End))
 		took(h.Runs.End.Sub(h.Runs.Start).Seconds())
 		runs(float64(h.Runs.Count))
+	}
+}
+
+// storages are those that other hosts have, too.
+func (s *set) storages(h *Host) {
+	blocked := s.gauge("storage_blocked", "Whether nothing is merged on a storage that other hosts have, too: virt-rotate fleet status says why.", "storage")
+	told := s.gauge("storage_host_told_timestamp_seconds", "When another host with that storage has told last what its guests use there.", "storage", "host")
+	for i := range h.Storages {
+		storage := &h.Storages[i]
+		blocked(flag(storage.Blocked), storage.Dir)
+		for name, at := range storage.Peers {
+			told(unix(at), storage.Dir, name)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ func host(domain string) *Host {
 	at := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	return &Host{
 		Version: "v1", Up: true, Level: rotate.Critical, Runs: history.HostRuns{Start: at, End: at.Add(90 * time.Second), Count: 7},
+		Storages: []Storage{{Dir: "/srv/" + domain, Blocked: true, Peers: map[string]time.Time{domain: at}}},
 		Guests: []Guest{
 			{Verdict: rotate.Verdict{Domain: domain, Policy: "p", Level: rotate.Critical, Snapshots: 3, Newest: &at, MaxAge: 2 * time.Hour, CritAge: 4 * time.Hour,
 				MaxChain: 30, Free: 1 << 40, MinFree: 1 << 30, LastRun: &rotate.LastRun{Time: at, Result: decide.ResultFailed}, LastSuccess: &at,
@@ -51,6 +52,7 @@ func TestAHostInPrometheusText(t *testing.T) {
 		`virt_rotate_domain_newest_snapshot_timestamp_seconds{domain="web"} 1.7672688e+09`, `virt_rotate_domain_problem{code="overdue",domain="web"} 2`,
 		`virt_rotate_domain_check_level{domain="web"} 2`, `virt_rotate_domain_uncovered{domain="scratch"} 1`, `virt_rotate_uncovered_domains 1`, `virt_rotate_domains 1`,
 		`virt_rotate_domain_last_run_duration_seconds{domain="web"} 1.5`, `virt_rotate_last_run_duration_seconds 90`,
+		`virt_rotate_storage_blocked{storage="/srv/web"} 1`, `virt_rotate_storage_host_told_timestamp_seconds{host="web",storage="/srv/web"} 1.7672688e+09`,
 		`virt_rotate_domain_snapshot_critical_age_seconds{domain="web"} 14400`, `virt_rotate_domain_storage_free_bytes{domain="web"} 1.099511627776e+12`,
 	} {
 		if !strings.Contains(got, "\n"+line+"\n") {

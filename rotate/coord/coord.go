@@ -88,6 +88,16 @@ type Told struct {
 	Guests []Guest  `json:"guests"`
 	Images []Layer  `json:"images,omitempty"` // layers that images elsewhere on the host build on, or saved guests need
 	Doubts []string `json:"doubts,omitempty"` // why the host cannot tell all that it uses
+	Ran    *Ran     `json:"ran,omitempty"`    // its last run by the clock; nil: there was none yet
+}
+
+// A Ran is how a run on a host ended, in numbers of all domains that policies cover there.
+type Ran struct {
+	End     time.Time `json:"end"`
+	Domains int       `json:"domains"`
+	Refused int       `json:"refused"` // something was refused
+	Failed  int       `json:"failed"`
+	Waiting int       `json:"waiting"` // merges are put off
 }
 
 // clean takes out of names what could confuse a terminal. Paths stay: they are compared, and

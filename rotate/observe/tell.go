@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"slices"
@@ -15,10 +16,15 @@ import (
 // mostDoubts is how many reasons a host gives why it cannot tell all that it uses.
 const mostDoubts = 8
 
+// News is what this host tells beside what its guests use.
+type News struct {
+	Adopted map[string]uint64 // by UUID, guests that a person has made this host's: the epoch of that
+	Ran     *coord.Ran        // a run by the clock that is over
+}
+
 // Tell puts on record, on each storage that other hosts have, too, what this host uses of it.
-// Where that fails, nothing is merged until it succeeds. adopted names, by UUID, guests that a
-// person has made this host's, and by what epoch.
-func (o *Observer) Tell(ctx context.Context, w *World, adopted map[string]uint64) error {
+// Where that fails, nothing is merged until it succeeds.
+func (o *Observer) Tell(ctx context.Context, w *World, news News) error {
 	if o.Fleet == nil || w.Remote {
 		return nil
 	}
@@ -27,7 +33,10 @@ func (o *Observer) Tell(ctx context.Context, w *World, adopted map[string]uint64
 		if v, err := s.View(ctx); !some && err == nil && len(v.Mine.Guests)+len(v.Mine.Images) == 0 && !v.Registered {
 			continue // nothing of this host is there
 		}
-		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told { return coord.Claims(told, &v, adopted) })
+		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
+			told.Ran = cmp.Or(news.Ran, v.Mine.Ran)
+			return coord.Claims(told, &v, news.Adopted)
+		})
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -33,9 +34,10 @@ type hostReport struct {
 	Me      bool           `json:"me"`                         // this host
 	Told    *time.Time     `json:"told" jsonschema:"nullable"` // when it has told last; null for this host
 	Guests  int            `json:"guests"`
-	Running int            `json:"running"` // guests, as it has told last
-	Layers  int            `json:"layers"`  // that its guests use there
-	Locks   coord.Crossing `json:"locks"`   // what it has found out of locks: "cross", "stay", or "" as long as no other host was at work at the same time
+	Running int            `json:"running"`       // guests, as it has told last
+	Layers  int            `json:"layers"`        // that its guests use there
+	Locks   coord.Crossing `json:"locks"`         // what it has found out of locks: "cross", "stay", or "" as long as no other host was at work at the same time
+	Ran     *coord.Ran     `json:"ran,omitempty"` // its last run by the clock, all guests of the host that policies cover
 	Problem string         `json:"problem,omitempty"`
 }
 
@@ -94,6 +96,7 @@ func reportOf(s *observe.Share) storageReport {
 }
 
 func hostOf(t *coord.Told) (h hostReport) {
+	h.Ran = t.Ran
 	for i := range t.Guests {
 		g := &t.Guests[i]
 		if g.Left {
@@ -126,10 +129,27 @@ func statusText(out io.Writer, r *statusReport) {
 			if h.Told != nil {
 				told = h.Told.Local().Format("2006-01-02 15:04:05")
 			}
-			fmt.Fprintf(t, "  %s\t%s\t%d guests, %d running\t%d layers\t%s\t%s\n", term.Printable(h.Name), told, h.Guests, h.Running, h.Layers, locksText(h.Locks), h.ID)
+			fmt.Fprintf(t, "  %s\t%s\t%d guests, %d running\t%d layers\t%s\t%s\t%s\n", term.Printable(h.Name), told, h.Guests, h.Running, h.Layers, ranText(h.Ran), locksText(h.Locks), h.ID)
 		}
 		_ = t.Flush()
 	}
+}
+
+// ranText tells of the last run what is not as it should be.
+func ranText(r *coord.Ran) string {
+	if r == nil {
+		return "has not run"
+	}
+	parts := []string{"ran " + r.End.Local().Format("01-02 15:04")}
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{r.Failed, "failed"}, {r.Refused, "refused"}, {r.Waiting, "wait with merges"}} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprint(part.n, " ", part.what))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func locksText(c coord.Crossing) string {

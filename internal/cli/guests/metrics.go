@@ -11,6 +11,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/history"
 	"github.com/virt-rotate/virt-rotate/internal/metrics"
 	"github.com/virt-rotate/virt-rotate/rotate"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
@@ -90,7 +91,24 @@ func (s *survey) metrics(version string) (*metrics.Host, error) {
 		h.Level = h.Level.Worst(v.Level)
 		h.Guests = append(h.Guests, g)
 	}
+	if s.world != nil {
+		h.Storages = storagesOf(s.world)
+	}
 	return h, nil
+}
+
+func storagesOf(w *observe.World) (all []metrics.Storage) {
+	for i := range w.Shares {
+		x := &w.Shares[i]
+		s := metrics.Storage{Dir: x.Dir, Blocked: x.Problem != "", Peers: map[string]time.Time{}}
+		for k := range x.View.Peers {
+			if p := &x.View.Peers[k]; p.ID != coord.Signpost && !p.When.IsZero() {
+				s.Peers[p.Name] = p.When
+			}
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 // metricsPatience is how long a run waits for libvirt at its end: what it was there for is
