@@ -370,7 +370,8 @@ func TestAClaimIsDecidedAnewWhereAnotherHostCameFirst(t *testing.T) {
 		}
 		return coord.Claims(told("web"), &v, nil)
 	}))
-	if a, b := view(t, h.at(0)).Mine.Guest("u-web").Epoch, view(t, h.at(1)).Mine.Guest("u-web").Epoch; calls != 2 || a != 0 || b != 1 {
+	first, second := view(t, h.at(0)), view(t, h.at(1))
+	if a, b := first.Mine.Guest("u-web").Epoch, second.Mine.Guest("u-web").Epoch; calls != 2 || a != 0 || b != 1 {
 		t.Errorf("%d calls, epochs %d and %d", calls, a, b)
 	}
 }
