@@ -1,7 +1,7 @@
 // Command bench measures virt-rotate against the same work done by virsh, in
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
 // ratios and figures as Markdown. It needs root: libvirtd runs privately. An argument
-// chooses one part of it: rotation, plan, scan, guests, graft, images, growth, sr; growth draws
+// chooses one part of it: rotation, plan, scan, guests, graft, images, growth, fleet (a simulation), sr; growth draws
 // docs/growth.svg. After "images" and "sr", which leave libvirt out, a further word chooses the
 // tasks that have it in their name.
 package main
@@ -78,6 +78,7 @@ var parts = []struct {
 	{"graft", grafts},
 	{"images", func(ctx context.Context, binary string) error { return images(ctx, binary, "") }},
 	{"growth", growth},
+	{"fleet", fleet},
 	{"sr", func(ctx context.Context, binary string) error { return repositories(ctx, binary, "") }},
 }
 
