@@ -21,6 +21,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// Program is the variable that names an etcd of another version, such as a distribution's: members are that.
+const Program = "VIRT_ROTATE_ETCD"
+
 // asked is the variable that makes a test's process a member.
 const asked = "VIRT_ROTATE_ETCD_MEMBER"
 
@@ -46,6 +49,9 @@ func Member() {
 }
 
 func (s *settings) run() error {
+	if program := os.Getenv(Program); program != "" {
+		return syscall.Exec(program, s.args(program), os.Environ())
+	}
 	c := embed.NewConfig()
 	c.Name, c.Dir, c.InitialCluster = s.Name, s.Dir, s.Cluster
 	client, err := url.Parse(s.Client)
@@ -71,6 +77,16 @@ func (s *settings) run() error {
 		return err
 	}
 	return <-e.Err()
+}
+
+// args are of a program as etcd's own is.
+func (s *settings) args(program string) []string {
+	args := []string{program, "--name", s.Name, "--data-dir", s.Dir, "--initial-cluster", s.Cluster, "--listen-client-urls", s.Client, "--advertise-client-urls", s.Client,
+		"--listen-peer-urls", s.Peer, "--initial-advertise-peer-urls", s.Peer, "--heartbeat-interval", "50", "--election-timeout", "500", "--log-level", "panic"}
+	if s.TLS {
+		args = append(args, "--auto-tls")
+	}
+	return args
 }
 
 // A Cluster has members that run, are stopped, or are dead.
