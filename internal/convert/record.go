@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,12 +37,17 @@ type Entry struct {
 	Sources string          `json:"sources"`           // a sum of all that it was made of; "": unlike anything
 	Backing string          `json:"backing,omitempty"` // the file name of what it builds on
 	Hidden  bool            `json:"hidden,omitempty"`  // the node's content is nobody's: only others build on it
+	View    string          `json:"view,omitempty"`    // a sum of what it reads as; "": as Sources
 	Size    int64           `json:"size"`              // virtual, bytes
 	File    FileID          `json:"file"`              // as it was made
 	// Unfinished tells that the image is being changed, and Next how it is when it is complete.
 	Unfinished bool   `json:"unfinished,omitempty"`
 	Next       FileID `json:"next,omitzero"`
+	// Was is the name that the image has until it gets the one of this entry; its content stays.
+	Was string `json:"was,omitempty"`
 }
+
+func (e *Entry) view() string { return cmp.Or(e.View, e.Sources) }
 
 // A FileID is a file as it was left: whoever writes to it changes that.
 type FileID struct {
@@ -69,12 +75,15 @@ func ReadRecord(dir string) (*Record, error) {
 		return nil, fmt.Errorf("%s, the record of what was converted: %w; convert into another directory", r.path, err)
 	}
 	for name, e := range r.Images {
-		if e == nil || name != filepath.Base(name) || e.Backing != "" && e.Backing != filepath.Base(e.Backing) {
+		if e == nil || name != filepath.Base(name) || !isName(e.Backing) || !isName(e.Was) {
 			return nil, fmt.Errorf("%s, the record of what was converted: %q is no name of a file; convert into another directory", r.path, name)
 		}
 	}
 	return r, nil
 }
+
+// isName tells whether a name leads to a file of the directory, or is none.
+func isName(name string) bool { return name == "" || name == filepath.Base(name) }
 
 // save makes the record durable.
 func (r *Record) save() error {
@@ -107,9 +116,10 @@ func (f FileID) equal(o FileID) bool {
 type place int
 
 const (
-	gone  place = iota
-	there       // as it was left
-	aside       // under the name of what is not finished
+	gone      place = iota
+	there           // as it was left
+	aside           // under the name of what is not finished
+	elsewhere       // as it was left, under the name that it had, or on its way
 )
 
 // settle finds an image. One that was complete and had its name when the run ended, but not
@@ -129,8 +139,10 @@ func (r *Record) settle(name string) (place, error) {
 		if left.ID.Ino == e.File.ID.Ino && left != (FileID{}) {
 			r.litter[name] = e.File.ID.Ino
 		}
-		e.File, e.Next, e.Unfinished = e.Next, FileID{}, false
+		e.File, e.Next, e.Unfinished, e.Was = e.Next, FileID{}, false, ""
 		return there, nil
+	case e.Was != "":
+		return r.settleMoved(name)
 	case now != (FileID{}) && now.equal(e.File):
 		return there, nil
 	case now != (FileID{}):

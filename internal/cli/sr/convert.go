@@ -111,7 +111,7 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 	if err != nil {
 		return err
 	}
-	w, err := newWarm(r, repo, groups, left, all)
+	w, err := newWarm(r, repo, groups, left, all, d)
 	if err != nil {
 		return err
 	}
