@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -157,13 +156,13 @@ func (a *Again) unused(all []*Conversion) error {
 	ours := map[string]bool{}
 	for _, c := range all {
 		o, known := a.old[c]
-		if !known || o.kept && o.at == there {
+		if !known {
 			continue
 		}
 		for _, path := range []string{c.Path, c.Path + asideSuffix, a.knownAs(c)} {
 			ours[absolutePath(path)] = true
 		}
-		if o.at == gone {
+		if o.kept && o.at == there || o.at == gone { // what is kept builds on what is kept
 			continue
 		}
 		n, err := a.held(c)
@@ -208,7 +207,7 @@ func (a *Again) unused(all []*Conversion) error {
 // usersOf lists what builds on nodes. What of ours builds on an image that has lost its name
 // is known by the record.
 func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
-	ignored, err := filepath.Glob(a.Record.image(vfs.TempPattern))
+	ignored, err := a.temporary()
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +222,7 @@ func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
 	}
 	for name, e := range a.Record.Images {
 		on := slices.ContainsFunc(nodes, func(n chain.Node) bool { return e.Backing != "" && n.Path == absolutePath(a.Record.image(e.Backing)) })
-		f, err := fileAt(a.Record.image(name))
+		f, err := a.Record.fileAt(a.Record.image(name))
 		if err != nil {
 			return nil, err
 		}
@@ -237,6 +236,17 @@ func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
 		users = append(users, n)
 	}
 	return users, nil
+}
+
+// temporary are the files that a run which was broken off has left, or that have no name yet.
+func (a *Again) temporary() (paths []string, err error) {
+	names, err := a.Store.FS.ReadDir(filepath.Dir(a.Record.path))
+	for _, name := range names {
+		if temp, _ := filepath.Match(vfs.TempPattern, name); temp {
+			paths = append(paths, a.Record.image(name))
+		}
+	}
+	return paths, err
 }
 
 // giveUp takes an image for one that is needed by nothing any more, or refuses.
@@ -339,6 +349,7 @@ func (a *Again) Begin(all []*Conversion) error {
 // findChain finds an image that is written into, and what it builds on. Of that, layers without
 // data may not be there yet.
 func (a *Again) findChain(c *Conversion) error {
+	c.fs = a.Store.FS
 	path, below := a.Record.aside(filepath.Base(c.Path)), []chain.Node{}
 	if !a.Exact {
 		nodes, err := a.Store.Chain(path, c.Format.Name)
@@ -415,7 +426,7 @@ func (a *Again) moveAside(names []string) (err error) {
 		if from[name] == a.Record.aside(name) {
 			continue
 		}
-		if err := named(from[name], a.Record.aside(name)); err != nil {
+		if err := named(a.Store.FS, from[name], a.Record.aside(name)); err != nil {
 			return err
 		}
 	}
@@ -463,7 +474,7 @@ func (a *Again) note(c *Conversion) error {
 	} else {
 		path = c.Made.path
 	}
-	next, err := aged(path)
+	next, err := a.Record.aged(path)
 	if err != nil {
 		return err
 	}
@@ -485,20 +496,12 @@ func (a *Again) note(c *Conversion) error {
 
 // aged is the file at path, which is given a time that lies back: a later write within the
 // same tick of the clock would not be seen otherwise.
-func aged(path string) (FileID, error) {
+func (r *Record) aged(path string) (FileID, error) {
 	at := time.Now().Add(-2 * vfs.Racy).Truncate(time.Second)
-	if err := os.Chtimes(path, at, at); err != nil {
+	if err := vfs.SetTimeOn(r.fs, path, at); err != nil {
 		return FileID{}, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return FileID{}, err
-	}
-	err = errors.Join(f.Sync(), f.Close())
-	if err != nil {
-		return FileID{}, err
-	}
-	return fileAt(path)
+	return r.fileAt(path)
 }
 
 // Done notes that all images have their names, and removes those that had been in their
@@ -513,19 +516,19 @@ func (a *Again) Done(all []*Conversion) error {
 		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
 		idle := a.Whole && e.Hidden || slices.Contains(a.Removed(), name)
 		if idle && e.Unfinished && !used && e.Next == (FileID{}) {
-			a.Record.litter[name] = e.File.ID.Ino
+			a.Record.Litter[name] = e.File.ID.Ino
 			delete(a.Record.Images, name)
+		}
+	}
+	for _, c := range all {
+		if a.old[c].at == aside && c.Renew == nil && c.Err == nil {
+			a.Record.Litter[filepath.Base(c.Path)] = a.old[c].file.ID.Ino
 		}
 	}
 	if err := a.Record.save(); err != nil {
 		return err
 	}
-	for _, c := range all {
-		if a.old[c].at == aside && c.Renew == nil && c.Err == nil {
-			a.Record.litter[filepath.Base(c.Path)] = a.old[c].file.ID.Ino
-		}
-	}
-	return a.Record.sweep(a.Store.FS)
+	return a.Record.sweep()
 }
 
 // Idle lists images on record that nothing of what is converted now needs to be, by their

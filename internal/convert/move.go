@@ -206,7 +206,7 @@ func (a *Again) relink(c *Conversion) (err error) {
 			return err
 		}
 	}
-	a.Record.Images[name].Next, err = aged(a.Record.aside(name))
+	a.Record.Images[name].Next, err = a.Record.aged(a.Record.aside(name))
 	return err
 }
 
@@ -214,7 +214,7 @@ func (a *Again) relink(c *Conversion) (err error) {
 func (a *Again) nameMoved(moved []*Conversion) error {
 	for _, c := range moved {
 		name := filepath.Base(c.Path)
-		if err := named(a.Record.aside(name), a.Record.image(name)); err != nil {
+		if err := named(a.Store.FS, a.Record.aside(name), a.Record.image(name)); err != nil {
 			return err
 		}
 		e := a.Record.Images[name]
@@ -285,7 +285,7 @@ func (a *Again) Removed() []string {
 // where is the file that is to have a name, as far as it has come.
 func (r *Record) where(name string) (path string, f FileID, err error) {
 	for _, path := range []string{r.aside(name), r.image(r.Images[name].Was)} {
-		if f, err = fileAt(path); err != nil || f != (FileID{}) {
+		if f, err = r.fileAt(path); err != nil || f != (FileID{}) {
 			return path, f, err
 		}
 	}
@@ -298,7 +298,7 @@ func (r *Record) now(name string) (path string, err error) {
 		path, _, err = r.where(name)
 		return path, err
 	}
-	f, err := fileAt(r.image(name))
+	f, err := r.fileAt(r.image(name))
 	if err == nil && f == (FileID{}) {
 		return r.aside(name), nil
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -26,8 +25,11 @@ type Record struct {
 	Version int               `json:"version"`
 	Images  map[string]*Entry `json:"images"` // by file name
 
-	path   string
-	litter map[string]uint64 // images in whose place others have come: names, and their inodes
+	// Litter are images in whose place others have come: names, and their inodes.
+	Litter map[string]uint64 `json:"litter,omitempty"`
+
+	fs   vfs.FS
+	path string
 }
 
 // An Entry is what is known of one image.
@@ -59,9 +61,9 @@ type FileID struct {
 const recordVersion = 1
 
 // ReadRecord reads what is known of the images in dir; nothing where nothing is.
-func ReadRecord(dir string) (*Record, error) {
-	r := &Record{Version: recordVersion, Images: map[string]*Entry{}, litter: map[string]uint64{}, path: filepath.Join(dir, RecordName)}
-	b, err := os.ReadFile(r.path)
+func ReadRecord(fsys vfs.FS, dir string) (*Record, error) {
+	r := &Record{fs: fsys, Version: recordVersion, Images: map[string]*Entry{}, Litter: map[string]uint64{}, path: filepath.Join(dir, RecordName)}
+	b, err := fsys.ReadFile(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
@@ -73,6 +75,14 @@ func ReadRecord(dir string) (*Record, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s, the record of what was converted: %w; convert into another directory", r.path, err)
+	}
+	if r.Litter == nil {
+		r.Litter = map[string]uint64{}
+	}
+	for name := range r.Litter {
+		if !isName(name) {
+			return nil, fmt.Errorf("%s, the record of what was converted: %q is no name of a file; convert into another directory", r.path, name)
+		}
 	}
 	for name, e := range r.Images {
 		if e == nil || name != filepath.Base(name) || !isName(e.Backing) || !isName(e.Was) {
@@ -91,7 +101,7 @@ func (r *Record) save() error {
 	if err != nil {
 		return err
 	}
-	return vfs.WriteFile(r.path, append(b, '\n'), newImageMode)
+	return r.fs.WriteFile(r.path, append(b, '\n'), newImageMode)
 }
 
 func (r *Record) image(name string) string { return filepath.Join(filepath.Dir(r.path), name) }
@@ -99,8 +109,8 @@ func (r *Record) image(name string) string { return filepath.Join(filepath.Dir(r
 func (r *Record) aside(name string) string { return r.image(name) + asideSuffix }
 
 // fileAt is the file at path; none is the zero FileID.
-func fileAt(path string) (FileID, error) {
-	info, err := vfs.Lstat(path)
+func (r *Record) fileAt(path string) (FileID, error) {
+	info, err := r.fs.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return FileID{}, nil
 	}
@@ -126,18 +136,18 @@ const (
 // on record yet, is taken for what it is. It is refused if somebody has changed it.
 func (r *Record) settle(name string) (place, error) {
 	e := r.Images[name]
-	now, err := fileAt(r.image(name))
+	now, err := r.fileAt(r.image(name))
 	if err != nil {
 		return gone, err
 	}
-	left, err := fileAt(r.aside(name))
+	left, err := r.fileAt(r.aside(name))
 	if err != nil {
 		return gone, err
 	}
 	switch {
 	case now != (FileID{}) && e.Next != (FileID{}) && now.equal(e.Next):
 		if left.ID.Ino == e.File.ID.Ino && left != (FileID{}) {
-			r.litter[name] = e.File.ID.Ino
+			r.Litter[name] = e.File.ID.Ino
 		}
 		e.File, e.Next, e.Unfinished, e.Was = e.Next, FileID{}, false, ""
 		return there, nil
@@ -156,19 +166,23 @@ func (r *Record) settle(name string) (place, error) {
 	return gone, nil
 }
 
-// sweep removes the images in whose place others have come.
-func (r *Record) sweep(fsys vfs.FS) error {
-	for name, inode := range r.litter {
-		f, err := fileAt(r.aside(name))
+// sweep removes the images in whose place others have come, and forgets them.
+func (r *Record) sweep() error {
+	if len(r.Litter) == 0 {
+		return nil
+	}
+	for name, inode := range r.Litter {
+		f, err := r.fileAt(r.aside(name))
 		if err != nil {
 			return err
 		}
 		if f.ID.Ino != inode || f == (FileID{}) {
 			continue
 		}
-		if err := fsys.RemoveExact(r.aside(name), f.ID); err != nil {
+		if err := r.fs.RemoveExact(r.aside(name), f.ID); err != nil {
 			return err
 		}
 	}
-	return nil
+	clear(r.Litter)
+	return r.save()
 }

@@ -44,7 +44,7 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 			}
 		}
 	}
-	record, err := convert.ReadRecord(dir)
+	record, err := convert.ReadRecord(r.Store.FS, dir)
 	if err == nil {
 		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi") && !anyWrong(left),
 			Exact: d.wants(), Covered: d.covered(groups)}
