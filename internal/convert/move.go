@@ -310,8 +310,11 @@ func (r *Record) settleMoved(name string) (place, error) {
 	e := r.Images[name]
 	path, f, err := r.where(name)
 	switch {
-	case err != nil || f == (FileID{}):
+	case err != nil:
 		return gone, err
+	case f == (FileID{}):
+		e.Was = ""
+		return gone, nil
 	case path == r.aside(name) && e.Unfinished && f.ID.Ino == e.File.ID.Ino, f.equal(e.File):
 		return elsewhere, nil
 	}
