@@ -164,7 +164,7 @@ func TestRepositoriesAreToldByGuestsAndDisks(t *testing.T) {
 	}
 	for line, want := range map[string]string{
 		"sr scan sr --names fs.raw":                                     "debugfs -R 'dump /POOL.db",
-		"sr check sr --names fs.raw --names pool.xml":                   "fs.raw: it is a disk with an ext file system",
+		"sr check sr --names fs.raw --names pool.xml":                   "fs.raw: it is a disk with an ext file system, and no dump",
 		"sr convert sr --to x --names pool.xml --names sr/base.vhd":     "a VHD",
 		"sr convert sr --to x --names pool.xml --vm nobody":             `there are "../web 1\n"`,
 		"sr convert sr --to x --vm web":                                 "--names",

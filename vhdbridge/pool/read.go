@@ -61,7 +61,7 @@ func peek(in *bufio.Reader) ([]byte, error) {
 // read tells by its beginning what a source is.
 func read(in *bufio.Reader, head []byte) ([]*record, error) {
 	if what := image(head); what != "" {
-		return nil, &ImageError{what}
+		return nil, &ImageError{what, formatOf(head)}
 	}
 	if bytes.HasPrefix(head, []byte("ova.xml\x00")) {
 		return readExport(in)
@@ -75,6 +75,17 @@ func read(in *bufio.Reader, head []byte) ([]*record, error) {
 // extMark is where the superblock of an ext file system has its magic number, 0xEF53
 // (kernel documentation, filesystems/ext4/super).
 const extMark = 1024 + 0x38
+
+// formatOf is the format of such a disk.
+func formatOf(head []byte) string {
+	switch {
+	case bytes.HasPrefix(head, []byte("conectix")):
+		return "vhd"
+	case bytes.HasPrefix(head, []byte("QFI\xfb")):
+		return "qcow2"
+	}
+	return "raw"
+}
 
 // image tells that a source is a disk, and what it begins with.
 func image(head []byte) string {
@@ -91,11 +102,14 @@ func image(head []byte) string {
 
 // An ImageError means that a source is a disk, such as the one that xe-backup-metadata writes
 // its dumps to, and not one of the files in it.
-type ImageError struct{ What string }
+type ImageError struct {
+	What   string
+	Format string // of the image: vhd, qcow2 or raw
+}
 
 func (e *ImageError) Error() string {
-	return fmt.Sprintf("it is %s: the dumps of a metadata backup are files in it (POOL.db, older ones POOL.db.1 …, "+
-		"of each guest metadata/DATE/all/UUID.vmmeta), to be taken out first", e.What)
+	return fmt.Sprintf("it is %s, and no dump: that of a metadata backup is a file in it (POOL.db, older ones POOL.db.1 …, "+
+		"by the UUID of the pool; of each guest metadata/DATE/all/UUID.vmmeta)", e.What)
 }
 
 // readExport reads the objects of ova.xml, as a .vmmeta has them, too.

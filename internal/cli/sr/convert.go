@@ -87,7 +87,7 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if fresh := vhdbridge.ThisHost().Fresh(repo, r.Clock()); fresh != "" {
 		fmt.Fprintf(r.Err, "virt-rotate: %s: %s; if a host has it attached, what is read of its disks is of several moments\n", term.Printable(repo.Dir), term.Printable(fresh))
 	}
-	names, err := namesOf(r)
+	names, _, err := namesOf(r)
 	if err != nil {
 		return err
 	}
