@@ -155,10 +155,14 @@ func (w *warm) kept() (paths []string) {
 		fmt.Fprintf(w.Out, "%s as they were: nothing of what they were made of has changed\n", term.Plural(len(paths), "image"))
 	}
 	if w.renamed > 0 {
-		fmt.Fprintf(w.Out, "%s by other names than before\n", term.Plural(w.renamed, "image"))
+		fmt.Fprintf(w.Out, "other names for %s\n", term.Plural(w.renamed, "image"))
+	}
+	verb := "removed"
+	if w.Bool("dry-run") {
+		verb = "remove"
 	}
 	for _, name := range w.Removed() {
-		fmt.Fprintf(w.Out, "no more: %s, since another image has what it had\n", term.Printable(filepath.Join(w.String("to"), name)))
+		fmt.Fprintf(w.Out, "%s %s: other images have what it has\n", verb, term.Printable(filepath.Join(w.String("to"), name)))
 	}
 	return paths
 }

@@ -39,7 +39,8 @@ made or nothing. The memory of suspended guests is left out, too.
 
 With --again what has not changed since images were made in DEST is left as it is, and of
 what has changed only that is written: an outage is as short as what a guest has written
-since. Images that somebody has written to are refused.
+since. Images that somebody has written to are refused. Those that get other names, as by
+--define after a run without, are renamed.
 
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
