@@ -40,7 +40,7 @@ func TestNamesComeOutOfAMetadataBackup(t *testing.T) {
 	for _, file := range []string{"backup.raw", "backup.vhd", "backup.qcow2"} {
 		before := fileSum(t, file)
 		out, errs, code := call(t, "sr", "scan", "sr", "--names", file)
-		if code != 0 || !strings.Contains(out, `disk 0 of "newest"`) || !strings.Contains(errs, "names are from "+backupPool+".db in it, of 20") {
+		if code != 0 || !strings.Contains(out, `disk 0 of "newest"`) || !strings.Contains(errs, "names are from "+backupPool+".db on it, of 20") {
 			t.Errorf("%s: %d %s%s", file, code, out, errs)
 		}
 		if fileSum(t, file) != before {

@@ -117,6 +117,9 @@ func (e *Ext) run(ctx context.Context, request string, take func(r io.Reader) er
 	return errors.Join(ctx.Err(), err, complaint(said.String()))
 }
 
+// ErrNotExt says that an Ext is none.
+var ErrNotExt = errors.New("there is no ext file system on it")
+
 // complaint is what debugfs says besides its version.
 func complaint(said string) error {
 	var lines []string
@@ -125,8 +128,11 @@ func complaint(said string) error {
 			lines = append(lines, line)
 		}
 	}
-	if len(lines) == 0 {
+	switch {
+	case len(lines) == 0:
 		return nil
+	case strings.Contains(said, "Bad magic number"):
+		return ErrNotExt
 	}
 	return fmt.Errorf("debugfs: %s", strings.Join(lines, "; "))
 }

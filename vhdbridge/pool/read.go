@@ -94,22 +94,26 @@ func image(head []byte) string {
 		return "a VHD"
 	case bytes.HasPrefix(head, []byte("QFI\xfb")):
 		return "a qcow2 image"
-	case len(head) >= extMark+2 && binary.LittleEndian.Uint16(head[extMark:]) == 0xEF53:
+	case IsExt(head):
 		return "a disk with an ext file system"
 	}
 	return ""
 }
 
+// IsExt tells by its first 1082 bytes whether a disk has an ext file system.
+func IsExt(head []byte) bool {
+	return len(head) >= extMark+2 && binary.LittleEndian.Uint16(head[extMark:]) == 0xEF53
+}
+
 // An ImageError means that a source is a disk, such as the one that xe-backup-metadata writes
-// its dumps to, and not one of the files in it.
+// its dumps to (POOL.db, older ones POOL.db.1 …), and not one of the files on it.
 type ImageError struct {
 	What   string
 	Format string // of the image: vhd, qcow2 or raw
 }
 
 func (e *ImageError) Error() string {
-	return fmt.Sprintf("it is %s, and no dump: that of a metadata backup is a file in it (POOL.db, older ones POOL.db.1 …, "+
-		"by the UUID of the pool; of each guest metadata/DATE/all/UUID.vmmeta)", e.What)
+	return fmt.Sprintf("it is %s: of disks, only that of a metadata backup has names, in files on it", e.What)
 }
 
 // readExport reads the objects of ova.xml, as a .vmmeta has them, too.

@@ -25,27 +25,30 @@ const mostBackup = 8 << 30
 // mostDumps is how many dumps are looked at: xe-backup-metadata keeps 25 of a pool.
 const mostDumps = 256
 
-// byHand is how dumps are got out of the disk that xe-backup-metadata writes to, where they are not
-// found.
-const byHand = "take it out by hand: virt-rotate sr convert SR --vdi UUID --flatten -O raw --to DIR; " +
-	"debugfs -R 'dump /POOL.db pool.db' DIR/UUID.raw (or: guestfish --ro -a DIR/UUID.raw -m /dev/sda download /POOL.db pool.db)"
+// byHand is what there is to do where a dump is not found, or cannot be read.
+const byHand = "how one is taken out by hand is in docs/migration.md, \"The metadata backup\""
+
+var errNoDump = errors.New("there is no dump in its root (POOL.db, by the UUID of the pool; older ones POOL.db.1 …)")
 
 // readBackup reads the newest dump on the disk that xe-backup-metadata writes to, and tells which.
 func readBackup(r *images.Run, p *pool.Pool, path string, disk *pool.ImageError) (note string, err error) {
 	raw, err := rawDisk(r, path, disk.Format)
 	if err != nil {
-		return "", fmt.Errorf("%w; %w; %s", disk, err, byHand)
+		return "", fmt.Errorf("%w; %w", disk, err)
 	}
 	defer raw.Close()
 	fs := &guestfs.Ext{Disk: raw}
 	f, at, err := newestDump(r, fs)
+	if errors.Is(err, guestfs.ErrNotExt) {
+		return "", fmt.Errorf("%w; %w", disk, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w; %w; %s", disk, err, byHand)
 	}
 	if err := fs.Read(r.Ctx(), f, p.Read); err != nil {
-		return "", fmt.Errorf("%q in it, of %s: %w; of an older one: %s", f.Name, at.Format(time.DateTime), err, byHand)
+		return "", fmt.Errorf("%q on it, of %s: %w; of an older one, %s", f.Name, at.Format(time.DateTime), err, byHand)
 	}
-	return fmt.Sprintf("a metadata backup; names are from %s in it, of %s UTC", f.Name, at.Format(time.DateTime)), nil
+	return fmt.Sprintf("a metadata backup; names are from %s on it, of %s UTC", f.Name, at.Format(time.DateTime)), nil
 }
 
 // rawDisk is what a guest sees of the disk, as a file without a name; of a raw one, itself.
@@ -63,6 +66,13 @@ func rawDisk(r *images.Run, path, format string) (*os.File, error) {
 		return nil, err
 	}
 	defer view.Close()
+	head := make([]byte, 2048)
+	if _, err := view.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if !pool.IsExt(head) {
+		return nil, guestfs.ErrNotExt
+	}
 	if view.Size() > mostBackup {
 		return nil, fmt.Errorf("it has %s, and that of a metadata backup 500 MiB", host.Bytes(view.Size()))
 	}
@@ -112,7 +122,7 @@ func newestDump(r *images.Run, fs *guestfs.Ext) (dump guestfs.ExtFile, at time.T
 		}
 	}
 	if len(found) == 0 {
-		return dump, at, errors.New("in its root there is no dump")
+		return dump, at, errNoDump
 	}
 	slices.SortStableFunc(found, func(a, b guestfs.ExtFile) int { return newer[a.Name] - newer[b.Name] })
 	for _, f := range found {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -14,6 +15,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/convert"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -249,7 +251,10 @@ func makeLayers(r *images.Run, w *warm, whole bool) error {
 // fillLayers writes the images, and the directory for them. A dry run sees whether the nodes
 // can be held.
 func fillLayers(r *images.Run, w *warm, v *convert.Converter, whole bool) error {
-	all := w.rest
+	all, bytes := w.rest, int64(0)
+	for _, c := range all {
+		bytes += c.Bytes
+	}
 	release, err := convert.HoldSound(r.Ctx(), r.Store, all)
 	if err == nil && whole {
 		err = firstError(all)
@@ -265,7 +270,18 @@ func fillLayers(r *images.Run, w *warm, v *convert.Converter, whole bool) error 
 	if err != nil && !w.renews() {
 		r.Moved = 0 // what was changed is gone again
 	}
-	return errors.Join(err, release())
+	return errors.Join(noRoom(err, w, bytes), release())
+}
+
+// noRoom tells how much is needed, where the disk is full.
+func noRoom(err error, w *warm, bytes int64) error {
+	switch {
+	case !errors.Is(err, syscall.ENOSPC):
+		return err
+	case w.renews():
+		return fmt.Errorf("%w; what is to be written is about %s: make room, and the same command goes on", err, host.Bytes(bytes))
+	}
+	return fmt.Errorf("%w; the images take at least %s, and what was begun is removed: make room for that, or convert less at a time (--vdi, --vm)", err, host.Bytes(bytes))
 }
 
 // firstError is that of the first image that could not be made.
