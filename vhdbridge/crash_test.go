@@ -216,6 +216,9 @@ func TestPowerLossLosesNoVDI(t *testing.T) {
 	t.Parallel()
 	states, want := 0, wantStates(t)
 	for seed := uint64(1); seed == 1 || states < want; seed++ {
+		if seed > 1 {
+			t.Logf("%d states of %d repositories", states, seed-1)
+		}
 		origin, views := newSim(t, seed)
 		for n := 1; ; n++ {
 			m := origin.Crash(1) // a copy in which all survives
