@@ -63,12 +63,9 @@ func TestARunThatDefinesConvertsOnlyWhatHasChanged(t *testing.T) { // alone: it 
 			b.writePolicy(keepThreeNights)
 			convert := func(args ...string) result {
 				t.Helper()
-				for i := range args {
-					args[i] = strings.Replace(args[i], "pool.xml", b.path("pool.xml"), 1)
-				}
-				return b.rotate(append([]string{"sr", "convert", sr, "--to", b.path("images")}, args...)...).wantExit(t, 0)
+				return b.rotate(append([]string{"sr", "convert", sr, "--to", b.path("images")}, withPool(b, args)...)...).wantExit(t, 0)
 			}
-			convert(slices.Clone(first)...)
+			convert(first...)
 			if slices.Contains(first, "--define") {
 				b.virsh("undefine", "trial", "--snapshots-metadata")
 			}
@@ -79,12 +76,12 @@ func TestARunThatDefinesConvertsOnlyWhatHasChanged(t *testing.T) { // alone: it 
 			copy(now[moments-1][10<<20:], bytes.Repeat([]byte{0x77}, changed))
 			rewriteLeaf(t, sr, rootDisk, now)
 			define := []string{"--names", "pool.xml", "--vm", "web", "--define", "web", "--again"}
-			dry := convert(append(slices.Clone(define), "--dry-run")...)
+			dry := convert(append(define, "--dry-run")...)
 			if strings.Count(dry.Stdout, "convert ") > 2 || !strings.Contains(dry.Stdout, "images as they were") {
 				t.Errorf("%v", dry)
 			}
 			r0, w0 := childIO(t)
-			run := convert(slices.Clone(define)...)
+			run := convert(define...)
 			r1, w1 := childIO(t)
 			t.Logf("%d bytes read, %d written\n%s", r1-r0, w1-w0, run.Stdout)
 			if r1-r0 > 24<<20 || w1-w0 > 8<<20 {
@@ -92,6 +89,10 @@ func TestARunThatDefinesConvertsOnlyWhatHasChanged(t *testing.T) { // alone: it 
 			}
 			if after := imagesBySize(t, b.path("images")); !os.SameFile(after[0], before) || len(after) != 2*moments {
 				t.Errorf("the largest image is another one, or there are %d", len(after))
+			}
+			if !slices.Contains(first, "--define") { // the domain would lose its disks
+				again := b.rotate(append([]string{"sr", "convert", sr, "--to", b.path("images"), "--again"}, withPool(b, first)...)...).wantExit(t, 4)
+				wantTold(t, again, `on which the domain "web" was defined`)
 			}
 			b.wantMoments("web", []string{"hda", "hdb"}, now, data)
 			b.rotate("run", "--now").wantExit(t, 0)
@@ -101,6 +102,14 @@ func TestARunThatDefinesConvertsOnlyWhatHasChanged(t *testing.T) { // alone: it 
 			}
 		})
 	}
+}
+
+// withPool has the database named as it is on the bed.
+func withPool(b *bed, args []string) (line []string) {
+	for _, arg := range args {
+		line = append(line, strings.Replace(arg, "pool.xml", b.path("pool.xml"), 1))
+	}
+	return line
 }
 
 // imagesBySize lists the images of a directory, the largest first.

@@ -35,6 +35,8 @@ type Again struct {
 	// Covered are nodes, by path, that are not converted since others have their content: images
 	// of theirs are removed.
 	Covered []string
+	// Defined tells whether a domain is there; nil: nobody can tell.
+	Defined func(domain string) (bool, error)
 
 	all      []*Conversion
 	old      map[*Conversion]old

@@ -37,8 +37,26 @@ func (a *Again) adopt(all []*Conversion) error {
 	}
 	for m.leaveOut() {
 	}
+	if err := m.nobodysDisks(); err != nil {
+		return err
+	}
 	m.apply()
 	return a.begun()
+}
+
+// nobodysDisks refuses to rename images of which a domain knows the names.
+func (m *mover) nobodysDisks() error {
+	name := m.Record.Domain
+	if len(m.from) == 0 || name == "" {
+		return nil
+	}
+	if m.Defined != nil {
+		if there, err := m.Defined(name); err != nil || !there {
+			return err
+		}
+	}
+	return refusedf(m.Record.path, "images would get other names, on which the domain %q was defined: "+
+		"undefine it (virsh undefine %[1]s --snapshots-metadata) and convert with --define, or convert into another directory", name)
 }
 
 // begun finds images that a run which was broken off was to rename, and that are made anew.

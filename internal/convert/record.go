@@ -25,6 +25,8 @@ type Record struct {
 	Version int               `json:"version"`
 	Images  map[string]*Entry `json:"images"` // by file name
 
+	// Domain is the one that was defined on the images; "": none was.
+	Domain string `json:"domain,omitempty"`
 	// Litter are images in whose place others have come: names, and their inodes.
 	Litter map[string]uint64 `json:"litter,omitempty"`
 
@@ -94,6 +96,12 @@ func ReadRecord(fsys vfs.FS, dir string) (*Record, error) {
 
 // isName tells whether a name leads to a file of the directory, or is none.
 func isName(name string) bool { return name == "" || name == filepath.Base(name) }
+
+// Define notes that a domain is going to be defined on the images.
+func (r *Record) Define(domain string) error {
+	r.Domain = domain
+	return r.save()
+}
 
 // save makes the record durable.
 func (r *Record) save() error {

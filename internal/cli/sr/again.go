@@ -48,6 +48,9 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 	if err == nil {
 		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi") && !anyWrong(left),
 			Exact: d.wants(), Covered: d.covered(groups)}
+		if d.host != nil {
+			w.Defined = d.host.Has
+		}
 		w.sources(repo, groups)
 		err = w.plan()
 	}

@@ -139,6 +139,11 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 	}
 	w.tellIdle(left)
 	layersText(r, groups, all, d)
+	if d.name != "" && !r.Bool("dry-run") {
+		if err := w.Record.Define(d.name); err != nil {
+			return err
+		}
+	}
 	if err := d.define(); err != nil {
 		return err
 	}
