@@ -31,6 +31,9 @@ type mover struct {
 func (a *Again) adopt(all []*Conversion) error {
 	m := &mover{a, all, maps.Clone(a.Record.Images), map[*Conversion]string{}, nil}
 	for _, c := range all {
+		if c.Err != nil {
+			continue
+		}
 		if err := m.look(c); err != nil {
 			return err
 		}
@@ -81,7 +84,7 @@ func (a *Again) begun() error {
 // look finds the image of a conversion under another name.
 func (m *mover) look(c *Conversion) error {
 	s := m.Sources[c]
-	if e := m.before[filepath.Base(c.Path)]; c.Err != nil || e != nil && e.From == s.From {
+	if e := m.before[filepath.Base(c.Path)]; e != nil && e.From == s.From {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.before)) {
