@@ -19,6 +19,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/srtest"
+	"github.com/virt-rotate/virt-rotate/vhdbridge/xapi/xapitest"
 	"github.com/virt-rotate/virt-rotate/vhdbridge/xva/xvatest"
 )
 
@@ -34,6 +35,11 @@ const (
 // snapVDI and snapVM are the UUIDs of the n-th snapshot, from 1.
 func snapVDI(disk string, n int) string { return disk[:8] + fmt.Sprintf("-0000-0000-0000-%012d", n) }
 func snapVM(n int) string               { return guestVM[:8] + fmt.Sprintf("-0000-0000-0000-%012d", n) }
+
+// baseVDI is the hidden node that has what a disk was at the n-th moment, from 0.
+func baseVDI(disk string, n int) string {
+	return disk[:8] + fmt.Sprintf("-0000-0000-0000-%012d", 100+n)
+}
 
 // momentTime is when a snapshot was taken.
 func momentTime(n int) time.Time { return time.Date(2024, 5, n, 3, 0, 0, 0, time.UTC) }
@@ -68,20 +74,21 @@ func guestDisks(t *testing.T) (root, data [moments][]byte) {
 // was written to the disk, the next one builds on the same parent.
 func writeVHDs(t *testing.T, dir, disk string, content [moments][]byte) {
 	t.Helper()
-	parent, before := "", make([]byte, guestSize)
+	size := int64(len(content[0]))
+	parent, before := "", make([]byte, size)
 	for n := range moments {
 		own := differing(before, content[n])
 		last := n == moments-1
 		if own != nil || last {
-			name := fmt.Sprintf("%s-0000-0000-0000-%012d", disk[:8], 100+n)
+			name := baseVDI(disk, n)
 			if last {
 				name = disk
 			}
-			srtest.Write(t, dir, srtest.Node{Name: name, Parent: parent, Size: guestSize, Hidden: !last, Own: own, Created: momentTime(n + 1)})
+			srtest.Write(t, dir, srtest.Node{Name: name, Parent: parent, Size: size, Hidden: !last, Own: own, Created: momentTime(n + 1)})
 			parent, before = name, content[n]
 		}
 		if !last {
-			srtest.Write(t, dir, srtest.Node{Name: snapVDI(disk, n+1), Parent: parent, Size: guestSize, Created: momentTime(n + 1)})
+			srtest.Write(t, dir, srtest.Node{Name: snapVDI(disk, n+1), Parent: parent, Size: size, Created: momentTime(n + 1)})
 		}
 	}
 }
@@ -177,16 +184,17 @@ func (b *bed) bootsAndWrites(dom, target string) {
 	}))
 }
 
-// emulated lets the domain run without KVM, as all guests of the tests do.
+// emulated lets the domain run without KVM, as all guests of the tests do, and without a display:
+// libvirts that do not know of each other would give guests the same port.
 func (b *bed) emulated(dom string) {
 	b.t.Helper()
 	text := strings.Replace(b.virsh("dumpxml", "--inactive", dom), "<domain type='kvm'", "<domain type='qemu'", 1)
 	file := b.path(dom + "-emulated.xml")
-	must(b.t, os.WriteFile(file, []byte(cpuModel.ReplaceAllString(text, "")), 0o600))
+	must(b.t, os.WriteFile(file, []byte(notEmulated.ReplaceAllString(text, "")), 0o600))
 	b.virsh("define", file)
 }
 
-var cpuModel = regexp.MustCompile(`(?s)<cpu .*</cpu>`)
+var notEmulated = regexp.MustCompile(`(?s)<cpu .*</cpu>|<graphics .*</graphics>`)
 
 // wantTold wants people to have been told so.
 func wantTold(t *testing.T, r result, words ...string) {
@@ -259,9 +267,64 @@ func TestAGuestOfAPoolComesWithItsSnapshots(t *testing.T) {
 	if list := b.virsh("snapshot-dumpxml", "web", names[0]); !strings.Contains(list, "night 1") {
 		t.Errorf("the name is not noted: %s", list)
 	}
-	statusKeeps(t, b, 3)
-	b.bootsAndWrites("web", "hdb")
-	b.rotatesGuest("web", "hdb")
+	b.goesOnHere("web")
+}
+
+// goesOnHere wants the guest, which has come along with three snapshots, to boot, to write to its
+// second disk, and to be rotated.
+func (b *bed) goesOnHere(dom string) {
+	b.t.Helper()
+	statusKeeps(b.t, b, moments-1)
+	b.bootsAndWrites(dom, "hdb")
+	b.rotatesGuest(dom, "hdb")
+}
+
+// And the guest of a live host, which is pulled over its API.
+func TestAGuestOfALiveHostComesWithItsSnapshots(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	root, data := guestDisks(t)
+	s := liveHost(t, root, data)
+	must(t, os.WriteFile(b.path("password"), []byte(s.Password+"\n"), 0o600))
+	b.writePolicy(keepThreeNights)
+	b.rotate("sr", "pull", "--fingerprint", s.Fingerprint(), "--password-file", b.path("password"), "--vm", "web", "--to", b.path("pulled"), s.URL).wantExit(t, 0)
+	r := b.rotate("sr", "convert", b.path("pulled"), "--names", b.path("pulled", "pool.xml"), "--define", "web", "--to", b.path("images")).wantExit(t, 0)
+	wantTold(t, r, "defined domain web", "on IDE", `"night 1", VDI `)
+
+	list := b.virsh("snapshot-list", "--name", "web")
+	for n := 1; n < moments; n++ {
+		if want := "xenserver-" + momentTime(n).Format("20060102T150405Z"); !strings.Contains(list, want) {
+			t.Errorf("%s is missing: %s", want, list)
+		}
+	}
+	b.wantMoments("web", []string{"hda", "hdb"}, root, data)
+	b.goesOnHere("web")
+	if n := s.Sessions(); n != 0 {
+		t.Errorf("%d sessions are left", n)
+	}
+}
+
+// liveHost is a host with the guest, which is shut off.
+func liveHost(t *testing.T, disks ...[moments][]byte) *xapitest.Server {
+	t.Helper()
+	s := xapitest.New(t)
+	vm := s.VM(1, "web", "Halted")
+	s.Set("VM", vm, "memory_static_max", "33554432")
+	s.Set("VM", vm, "HVM_boot_policy", "BIOS order")
+	s.Set("VM", vm, "HVM_boot_params", map[string]string{"order": "c"})
+	var refs []string
+	for i, content := range disks {
+		refs = append(refs, s.Disk(i+1, vm, fmt.Sprint(i), "disk", xapitest.Disk{Content: content[0]}))
+	}
+	for n := range moments {
+		for i, ref := range refs {
+			s.Fill(ref, xapitest.Disk{Content: disks[i][n]})
+		}
+		if n < moments-1 {
+			s.Snapshot(vm, fmt.Sprint("night ", n+1), momentTime(n+1).Format("20060102T15:04:05Z"))
+		}
+	}
+	return s
 }
 
 // So does the guest of an export, whose snapshots are whole disks there.
@@ -289,9 +352,7 @@ func TestAGuestOfAnExportComesWithItsSnapshots(t *testing.T) {
 	r := b.rotate("sr", "convert", b.path("web.xva"), "--define", "web", "--to", b.path("images"), "--bus", "ide").wantExit(t, 0)
 	wantTold(t, r, "defined domain web", `which is "night 2"`)
 	b.wantMoments("web", []string{"hda", "hdb"}, root, data)
-	statusKeeps(t, b, 3)
-	b.bootsAndWrites("web", "hdb")
-	b.rotatesGuest("web", "hdb")
+	b.goesOnHere("web")
 }
 
 // And the guest of a repository on a physical volume, of which the second disk has a snapshot,

@@ -14,6 +14,13 @@ type Group struct {
 	Parent *Node // the highest of the group below; nil for a base
 }
 
+// Empty tells whether the layer reads as the one below it: its node has no data, and no other
+// size.
+func (g *Group) Empty() bool {
+	n, p := g.Node, g.Parent
+	return p != nil && g.Layers == 1 && n.Format == formatVHD && n.Err == nil && n.Allocated == 0 && n.VirtualSize == p.VirtualSize
+}
+
 // Groups lists the layers that what is sound in the repository, or in the chains of the
 // VDIs alone, is converted into, parents first, and what is left out. Garbage is left out
 // without a word; with keepAll each node is a layer of its own.

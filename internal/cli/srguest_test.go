@@ -163,9 +163,9 @@ func TestRepositoriesAreToldByGuestsAndDisks(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	for line, want := range map[string]string{
-		"sr scan sr --names fs.raw":                                     "debugfs -R 'dump /POOL.db",
-		"sr check sr --names fs.raw --names pool.xml":                   "fs.raw: it is a disk with an ext file system",
-		"sr convert sr --to x --names pool.xml --names sr/base.vhd":     "a VHD",
+		"sr scan sr --names fs.raw":                                     "there is no dump in its root (POOL.db",
+		"sr check sr --names fs.raw --names pool.xml":                   "fs.raw: it is a disk with an ext file system: of disks",
+		"sr convert sr --to x --names pool.xml --names sr/base.vhd":     "a VHD: of disks, only that of a metadata backup has names, in files on it; there is no ext file system on it",
 		"sr convert sr --to x --names pool.xml --vm nobody":             `there are "../web 1\n"`,
 		"sr convert sr --to x --vm web":                                 "--names",
 		"sr convert sr --to x --names pool.xml --vm u1 --vdi c5":        "does not go with --vdi",

@@ -204,7 +204,8 @@ func TestSRPullSaysWhatIsWrong(t *testing.T) {
 		{"--password-file password --vm web --to x --keep-snapshot " + s.URL, "goes with --snapshot", term.ExitUsage},
 		{"--password-file password --vm web --to x --rate much " + known + " " + s.URL, "--rate much", term.ExitUsage},
 		{"--password-file password --vm nobody --to x " + known + " " + s.URL, "no VM of the pool", term.ExitUsage},
-		{"--password-file password --vm web --to x " + s.URL, "certificate", term.ExitFailed},
+		{"--password-file password --vm web --to x " + s.URL, "compare " + s.Fingerprint() + " with what it says itself", term.ExitFailed},
+		{"--password-file password --vm web --to x --fingerprint sha256:" + strings.Repeat("ab", 32) + " " + s.URL, "its fingerprint is " + s.Fingerprint() + "; if its", term.ExitFailed},
 		{"--password-file host.pem --vm web --to x " + known + " " + s.URL, "password is wrong", term.ExitFailed},
 		{"--password-file password --vm web --to x --cacert password " + s.URL, "no certificate", term.ExitUsage},
 	} {

@@ -1,10 +1,10 @@
 package convert
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,9 +29,19 @@ type Again struct {
 	// Whole tells that all that is in the repository is converted: what is on record besides
 	// is of nodes that are gone, or have become part of others.
 	Whole bool
+	// Exact tells that each image is to build on the one that a conversion says, and on no other
+	// that reads the same.
+	Exact bool
+	// Covered are nodes, by path, that are not converted since others have their content: images
+	// of theirs are removed.
+	Covered []string
+	// Defined tells whether a domain is there; nil: nobody can tell.
+	Defined func(domain string) (bool, error)
 
+	all      []*Conversion
 	old      map[*Conversion]old
-	obsolete []string // images of inner nodes that are no more, and build on what is changed
+	obsolete []string // images that are needed no more, and build on what is changed
+	drop     []string // those that have no name any more
 }
 
 // A Source is what an image is made of.
@@ -40,7 +50,13 @@ type Source struct {
 	Node   any    // as it is, for people
 	Hidden bool   // its content is nobody's
 	Sum    string // of all; "": unlike anything
+	// Empty tells that the node has no data of its own, and View what it reads as: a sum of what
+	// has some. "": unlike anything but by Sum.
+	Empty bool
+	View  string
 }
+
+func (s Source) view() string { return cmp.Or(s.View, s.Sum) }
 
 // old is what is there already of a conversion.
 type old struct {
@@ -52,7 +68,10 @@ type old struct {
 // Plan finds out what needs nothing, and what is written into an image that is there. The
 // conversions are in the order of chains, bases first. Nothing is changed.
 func (a *Again) Plan(all []*Conversion) error {
-	a.old = map[*Conversion]old{}
+	a.all, a.old = all, map[*Conversion]old{}
+	if err := a.adopt(all); err != nil {
+		return err
+	}
 	for _, c := range all {
 		if c.Err != nil {
 			continue
@@ -70,6 +89,9 @@ func (a *Again) Kept(c *Conversion) bool { return a.old[c].kept }
 func (a *Again) plan(c *Conversion, all []*Conversion) error {
 	name := filepath.Base(c.Path)
 	e := a.Record.Images[name]
+	if e == nil && a.leaves(name) {
+		return nil
+	}
 	if e == nil {
 		if err := CheckFree(a.Store.FS, c.Path); err != nil {
 			return fmt.Errorf("%w, and nothing is on record of it", err)
@@ -86,7 +108,7 @@ func (a *Again) plan(c *Conversion, all []*Conversion) error {
 		return err
 	}
 	switch {
-	case at == there && !e.Unfinished && e.Sources != "" && e.Sources == a.Sources[c].Sum && firm:
+	case isWhole(at, e) && e.Sources != "" && e.Sources == a.Sources[c].Sum && firm && (!a.Exact || e.Backing == c.New.Backing):
 		o.kept = true
 	case at != gone && firm && e.Size == c.New.Size && e.Backing == c.New.Backing && !buildsOn(all, c):
 		c.Renew = &chain.Renewal{Disk: c.Nodes, Layers: len(c.Nodes)}
@@ -98,21 +120,27 @@ func (a *Again) plan(c *Conversion, all []*Conversion) error {
 	return nil
 }
 
-// firm tells whether all that an image builds on is as it was left, and stays so.
+// isWhole tells whether an image has what it had when it was made.
+func isWhole(at place, e *Entry) bool { return at == elsewhere || at == there && !e.Unfinished }
+
+// firm tells whether all that an image builds on is as it was left, and stays so. A layer that
+// has nothing may be missing: it is made.
 func (a *Again) firm(e *Entry, all []*Conversion) (bool, error) {
-	for range len(a.Record.Images) + 1 {
+	for range len(a.Record.Images) + len(all) + 1 {
 		if e.Backing == "" {
 			return true, nil
 		}
 		name := e.Backing
-		if e = a.Record.Images[name]; e == nil || e.Unfinished {
-			return false, nil
-		}
+		e = a.Record.Images[name]
 		i := slices.IndexFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
-		if i >= 0 && !a.Kept(all[i]) {
+		if e == nil && a.Exact && i >= 0 && a.Sources[all[i]].Empty {
+			e = &Entry{Backing: all[i].New.Backing}
+			continue
+		}
+		if e == nil || i >= 0 && !a.Kept(all[i]) {
 			return false, nil
 		}
-		if at, err := a.Record.settle(name); err != nil || at != there {
+		if at, err := a.Record.settle(name); err != nil || !isWhole(at, e) {
 			return false, err
 		}
 	}
@@ -130,25 +158,31 @@ func (a *Again) unused(all []*Conversion) error {
 	ours := map[string]bool{}
 	for _, c := range all {
 		o, known := a.old[c]
-		if !known || o.kept {
+		if !known {
 			continue
 		}
-		ours[absolutePath(c.Path)], ours[absolutePath(c.Path)+asideSuffix] = true, true
-		if o.at == gone {
+		for _, path := range []string{c.Path, c.Path + asideSuffix, a.knownAs(c)} {
+			ours[absolutePath(path)] = true
+		}
+		if o.kept && o.at == there || o.at == gone { // what is kept builds on what is kept
 			continue
 		}
-		n, err := a.Store.Node(a.pathOf(c), c.Format.Name)
+		n, err := a.held(c)
 		if err != nil {
 			return err
 		}
-		f, err := a.Store.Hold(n, true) // nobody has it open; it is locked once more when it is changed
-		if err != nil {
-			return err
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
-		n.Path = absolutePath(c.Path) // by which others know it
+		changed = append(changed, n)
+	}
+	covered, err := a.uncover()
+	if err != nil {
+		return err
+	}
+	dropped, err := a.dropped()
+	if err != nil {
+		return err
+	}
+	for _, n := range append(covered, dropped...) {
+		ours[n.Path] = true
 		changed = append(changed, n)
 	}
 	for len(changed) > 0 {
@@ -175,7 +209,7 @@ func (a *Again) unused(all []*Conversion) error {
 // usersOf lists what builds on nodes. What of ours builds on an image that has lost its name
 // is known by the record.
 func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
-	ignored, err := filepath.Glob(a.Record.image(vfs.TempPattern))
+	ignored, err := a.temporary()
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +224,7 @@ func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
 	}
 	for name, e := range a.Record.Images {
 		on := slices.ContainsFunc(nodes, func(n chain.Node) bool { return e.Backing != "" && n.Path == absolutePath(a.Record.image(e.Backing)) })
-		f, err := fileAt(a.Record.image(name))
+		f, err := a.Record.fileAt(a.Record.image(name))
 		if err != nil {
 			return nil, err
 		}
@@ -204,6 +238,17 @@ func (a *Again) usersOf(nodes []chain.Node) ([]chain.Node, error) {
 		users = append(users, n)
 	}
 	return users, nil
+}
+
+// temporary are the files that a run which was broken off has left, or that have no name yet.
+func (a *Again) temporary() (paths []string, err error) {
+	names, err := a.Store.FS.ReadDir(filepath.Dir(a.Record.path))
+	for _, name := range names {
+		if temp, _ := filepath.Match(vfs.TempPattern, name); temp {
+			paths = append(paths, a.Record.image(name))
+		}
+	}
+	return paths, err
 }
 
 // giveUp takes an image for one that is needed by nothing any more, or refuses.
@@ -220,6 +265,9 @@ func (a *Again) giveUp(u chain.Node) error {
 	switch {
 	case err != nil:
 		return err
+	case a.superseded(name) && at == there:
+		a.obsolete = append(a.obsolete, name)
+		return nil
 	case !a.Whole:
 		return refusedf(u.Path, "it builds on an image that is to be changed, and is not made anew: leave out --vdi, and put right what of the repository is left out, or convert into another directory")
 	case !e.Hidden:
@@ -240,16 +288,49 @@ func absolutePath(path string) string {
 }
 
 // pathOf is where what is there of a conversion is.
-func (a *Again) pathOf(c *Conversion) string {
-	if a.old[c].at == aside {
-		return a.Record.aside(filepath.Base(c.Path))
+func (a *Again) pathOf(c *Conversion) (string, error) {
+	switch name := filepath.Base(c.Path); a.old[c].at {
+	case aside:
+		return a.Record.aside(name), nil
+	case elsewhere:
+		path, _, err := a.Record.where(name)
+		return path, err
+	}
+	return c.Path, nil
+}
+
+// knownAs is the path by which others know what is there of a conversion.
+func (a *Again) knownAs(c *Conversion) string {
+	if a.old[c].at == elsewhere {
+		return a.Record.image(a.Record.Images[filepath.Base(c.Path)].Was)
 	}
 	return c.Path
 }
 
-// Begin takes the names from images that are written into. What follows is for Naming, and
-// Done.
+// held is what is there of a conversion. Nobody has it open now; it is locked once more when it is
+// changed.
+func (a *Again) held(c *Conversion) (n chain.Node, err error) {
+	path, err := a.pathOf(c)
+	if err != nil {
+		return n, err
+	}
+	if n, err = a.Store.Node(path, c.Format.Name); err != nil {
+		return n, err
+	}
+	f, err := a.Store.Hold(n, true)
+	if err != nil {
+		return n, err
+	}
+	n.Path = absolutePath(a.knownAs(c))
+	return n, f.Close()
+}
+
+// Begin gives images their names, and takes them from those that are written into. What follows
+// is for Naming, and Done.
 func (a *Again) Begin(all []*Conversion) error {
+	if err := a.move(); err != nil {
+		return err
+	}
 	var renewed []*Conversion
 	for _, c := range all {
 		if c.Renew != nil && c.Err == nil {
@@ -260,13 +341,40 @@ func (a *Again) Begin(all []*Conversion) error {
 		return err
 	}
 	for _, c := range renewed {
-		nodes, err := a.Store.Chain(a.Record.aside(filepath.Base(c.Path)), c.Format.Name)
+		if err := a.findChain(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findChain finds an image that is written into, and what it builds on. Of that, layers without
+// data may not be there yet.
+func (a *Again) findChain(c *Conversion) error {
+	c.fs = a.Store.FS
+	path, below := a.Record.aside(filepath.Base(c.Path)), []chain.Node{}
+	if !a.Exact {
+		nodes, err := a.Store.Chain(path, c.Format.Name)
 		if err != nil {
 			return err
 		}
 		c.Renew.Below, c.Renew.Image = nodes[:len(nodes)-1], nodes[len(nodes)-1]
+		return nil
 	}
-	return nil
+	for on := c.On; on != nil; on = on.On {
+		if a.Record.Images[filepath.Base(on.Path)] == nil {
+			continue
+		}
+		n, err := a.Store.Node(on.Path, on.Format.Name)
+		if err != nil {
+			return err
+		}
+		below = append(below, n)
+	}
+	slices.Reverse(below)
+	n, err := a.Store.Node(path, c.Format.Name)
+	c.Renew.Below, c.Renew.Image = below, n
+	return err
 }
 
 // setAside notes that images are not finished, and renames them. Nobody may have one open.
@@ -297,8 +405,13 @@ func (a *Again) moveAside(names []string) (err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
+	from := map[string]string{}
 	for _, name := range names {
-		n, err := a.Store.Node(a.Record.image(name), strings.TrimPrefix(filepath.Ext(name), "."))
+		path, err := a.Record.now(name)
+		if err != nil {
+			return err
+		}
+		n, err := a.Store.Node(path, strings.TrimPrefix(filepath.Ext(name), "."))
 		if err != nil {
 			return err
 		}
@@ -306,13 +419,16 @@ func (a *Again) moveAside(names []string) (err error) {
 		if err != nil {
 			return err
 		}
-		held = append(held, f)
+		held, from[name] = append(held, f), path
 	}
 	if err := a.Record.save(); err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := named(a.Record.image(name), a.Record.aside(name)); err != nil {
+		if from[name] == a.Record.aside(name) {
+			continue
+		}
+		if err := named(a.Store.FS, from[name], a.Record.aside(name)); err != nil {
 			return err
 		}
 	}
@@ -360,7 +476,7 @@ func (a *Again) note(c *Conversion) error {
 	} else {
 		path = c.Made.path
 	}
-	next, err := aged(path)
+	next, err := a.Record.aged(path)
 	if err != nil {
 		return err
 	}
@@ -376,26 +492,18 @@ func (a *Again) note(c *Conversion) error {
 		return err
 	}
 	was := e.File
-	*e = Entry{From: s.From, Node: node, Hidden: s.Hidden, Sources: s.Sum, Backing: c.New.Backing, Size: c.New.Size, File: was, Unfinished: true, Next: next}
+	*e = Entry{From: s.From, Node: node, Hidden: s.Hidden, Sources: s.Sum, View: s.View, Backing: c.New.Backing, Size: c.New.Size, File: was, Unfinished: true, Next: next}
 	return nil
 }
 
 // aged is the file at path, which is given a time that lies back: a later write within the
 // same tick of the clock would not be seen otherwise.
-func aged(path string) (FileID, error) {
+func (r *Record) aged(path string) (FileID, error) {
 	at := time.Now().Add(-2 * vfs.Racy).Truncate(time.Second)
-	if err := os.Chtimes(path, at, at); err != nil {
+	if err := vfs.SetTimeOn(r.fs, path, at); err != nil {
 		return FileID{}, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return FileID{}, err
-	}
-	err = errors.Join(f.Sync(), f.Close())
-	if err != nil {
-		return FileID{}, err
-	}
-	return fileAt(path)
+	return r.fileAt(path)
 }
 
 // Done notes that all images have their names, and removes those that had been in their
@@ -408,20 +516,21 @@ func (a *Again) Done(all []*Conversion) error {
 	}
 	for name, e := range a.Record.Images { // what a run that was broken off has begun to drop as well
 		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
-		if a.Whole && e.Unfinished && e.Hidden && !used && e.Next == (FileID{}) {
-			a.Record.litter[name] = e.File.ID.Ino
+		idle := a.Whole && e.Hidden || slices.Contains(a.Removed(), name)
+		if idle && e.Unfinished && !used && e.Next == (FileID{}) {
+			a.Record.Litter[name] = e.File.ID.Ino
 			delete(a.Record.Images, name)
+		}
+	}
+	for _, c := range all {
+		if a.old[c].at == aside && c.Renew == nil && c.Err == nil {
+			a.Record.Litter[filepath.Base(c.Path)] = a.old[c].file.ID.Ino
 		}
 	}
 	if err := a.Record.save(); err != nil {
 		return err
 	}
-	for _, c := range all {
-		if a.old[c].at == aside && c.Renew == nil && c.Err == nil {
-			a.Record.litter[filepath.Base(c.Path)] = a.old[c].file.ID.Ino
-		}
-	}
-	return a.Record.sweep(a.Store.FS)
+	return a.Record.sweep()
 }
 
 // Idle lists images on record that nothing of what is converted now needs to be, by their
@@ -429,7 +538,7 @@ func (a *Again) Done(all []*Conversion) error {
 func (a *Again) Idle(all []*Conversion, from string) (names []string) {
 	for name, e := range a.Record.Images {
 		used := slices.ContainsFunc(all, func(c *Conversion) bool { return filepath.Base(c.Path) == name })
-		if !used && filepath.Dir(e.From) == from {
+		if !used && filepath.Dir(e.From) == from && !slices.Contains(a.Removed(), name) {
 			names = append(names, name)
 		}
 	}

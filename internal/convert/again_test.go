@@ -73,7 +73,7 @@ func (j *job) conversions(s *chain.Store) (all []*Conversion) {
 func (j *job) run(n int) (crashed bool, err error) {
 	j.Helper()
 	s := formats.Store(vfs.OS(), nil)
-	record, err := ReadRecord(j.dest)
+	record, err := ReadRecord(vfs.OS(), j.dest)
 	must(j.T, err)
 	all := j.conversions(s)
 	a := &Again{Store: s, Record: record, Sources: map[*Conversion]Source{}, Whole: true}
@@ -270,7 +270,7 @@ func TestARecordThatIsDamagedIsRefused(t *testing.T) {
 	for _, text := range []string{"{", `{"version":7}`, `{"version":1,"images":{"../x":{}}}`, `{"version":1,"images":{"x":null}}`, `{"version":1,"images":{"x":{"backing":"/etc/passwd"}}}`} {
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, RecordName), []byte(text), 0o600))
-		if _, err := ReadRecord(dir); err == nil || !strings.Contains(err.Error(), "another directory") {
+		if _, err := ReadRecord(vfs.OS(), dir); err == nil || !strings.Contains(err.Error(), "another directory") {
 			t.Errorf("%s: %v", text, err)
 		}
 	}

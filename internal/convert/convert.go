@@ -34,6 +34,7 @@ type Conversion struct {
 	On  *Conversion // makes the image that this one builds on, if any
 	Err error       // why it could not be done, where others go on
 
+	fs    vfs.FS // of what is made like the source again
 	Bytes int64  // of data: at most, before; copied, after
 	Made  *Image // under a temporary name, until it is named
 }
@@ -130,7 +131,7 @@ func (c *Conversion) name() error {
 	case c.Old != nil:
 		return c.Old.replace(c.Made)
 	case c.Renew != nil:
-		return named(c.Renew.Image.Path, c.Path)
+		return named(c.fs, c.Renew.Image.Path, c.Path)
 	}
 	return c.Made.rename(c.Path)
 }

@@ -101,15 +101,15 @@ func (n *Image) Discard() error {
 
 // rename gives a finished image its name, where nothing may be.
 func (n *Image) rename(path string) error {
-	err := named(n.path, path)
+	err := named(n.fs, n.path, path)
 	if err == nil {
 		n.path = path
 	}
 	return err
 }
 
-func named(from, to string) error {
-	err := vfs.RenameNew(from, to)
+func named(fsys vfs.FS, from, to string) error {
+	err := vfs.RenameNewOn(fsys, from, to)
 	if errors.Is(err, fs.ErrExist) {
 		return alreadyThere(to)
 	}

@@ -1,11 +1,11 @@
 package convert
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -25,8 +25,13 @@ type Record struct {
 	Version int               `json:"version"`
 	Images  map[string]*Entry `json:"images"` // by file name
 
-	path   string
-	litter map[string]uint64 // images in whose place others have come: names, and their inodes
+	// Domain is the one that was defined on the images; "": none was.
+	Domain string `json:"domain,omitempty"`
+	// Litter are images in whose place others have come: names, and their inodes.
+	Litter map[string]uint64 `json:"litter,omitempty"`
+
+	fs   vfs.FS
+	path string
 }
 
 // An Entry is what is known of one image.
@@ -36,12 +41,17 @@ type Entry struct {
 	Sources string          `json:"sources"`           // a sum of all that it was made of; "": unlike anything
 	Backing string          `json:"backing,omitempty"` // the file name of what it builds on
 	Hidden  bool            `json:"hidden,omitempty"`  // the node's content is nobody's: only others build on it
+	View    string          `json:"view,omitempty"`    // a sum of what it reads as; "": as Sources
 	Size    int64           `json:"size"`              // virtual, bytes
 	File    FileID          `json:"file"`              // as it was made
 	// Unfinished tells that the image is being changed, and Next how it is when it is complete.
 	Unfinished bool   `json:"unfinished,omitempty"`
 	Next       FileID `json:"next,omitzero"`
+	// Was is the name that the image has until it gets the one of this entry; its content stays.
+	Was string `json:"was,omitempty"`
 }
+
+func (e *Entry) view() string { return cmp.Or(e.View, e.Sources) }
 
 // A FileID is a file as it was left: whoever writes to it changes that.
 type FileID struct {
@@ -53,9 +63,9 @@ type FileID struct {
 const recordVersion = 1
 
 // ReadRecord reads what is known of the images in dir; nothing where nothing is.
-func ReadRecord(dir string) (*Record, error) {
-	r := &Record{Version: recordVersion, Images: map[string]*Entry{}, litter: map[string]uint64{}, path: filepath.Join(dir, RecordName)}
-	b, err := os.ReadFile(r.path)
+func ReadRecord(fsys vfs.FS, dir string) (*Record, error) {
+	r := &Record{fs: fsys, Version: recordVersion, Images: map[string]*Entry{}, Litter: map[string]uint64{}, path: filepath.Join(dir, RecordName)}
+	b, err := fsys.ReadFile(r.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
@@ -68,12 +78,29 @@ func ReadRecord(dir string) (*Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s, the record of what was converted: %w; convert into another directory", r.path, err)
 	}
+	if r.Litter == nil {
+		r.Litter = map[string]uint64{}
+	}
+	for name := range r.Litter {
+		if !isName(name) {
+			return nil, fmt.Errorf("%s, the record of what was converted: %q is no name of a file; convert into another directory", r.path, name)
+		}
+	}
 	for name, e := range r.Images {
-		if e == nil || name != filepath.Base(name) || e.Backing != "" && e.Backing != filepath.Base(e.Backing) {
+		if e == nil || name != filepath.Base(name) || !isName(e.Backing) || !isName(e.Was) {
 			return nil, fmt.Errorf("%s, the record of what was converted: %q is no name of a file; convert into another directory", r.path, name)
 		}
 	}
 	return r, nil
+}
+
+// isName tells whether a name leads to a file of the directory, or is none.
+func isName(name string) bool { return name == "" || name == filepath.Base(name) }
+
+// Define notes that a domain is going to be defined on the images.
+func (r *Record) Define(domain string) error {
+	r.Domain = domain
+	return r.save()
 }
 
 // save makes the record durable.
@@ -82,7 +109,7 @@ func (r *Record) save() error {
 	if err != nil {
 		return err
 	}
-	return vfs.WriteFile(r.path, append(b, '\n'), newImageMode)
+	return r.fs.WriteFile(r.path, append(b, '\n'), newImageMode)
 }
 
 func (r *Record) image(name string) string { return filepath.Join(filepath.Dir(r.path), name) }
@@ -90,8 +117,8 @@ func (r *Record) image(name string) string { return filepath.Join(filepath.Dir(r
 func (r *Record) aside(name string) string { return r.image(name) + asideSuffix }
 
 // fileAt is the file at path; none is the zero FileID.
-func fileAt(path string) (FileID, error) {
-	info, err := vfs.Lstat(path)
+func (r *Record) fileAt(path string) (FileID, error) {
+	info, err := r.fs.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return FileID{}, nil
 	}
@@ -107,30 +134,33 @@ func (f FileID) equal(o FileID) bool {
 type place int
 
 const (
-	gone  place = iota
-	there       // as it was left
-	aside       // under the name of what is not finished
+	gone      place = iota
+	there           // as it was left
+	aside           // under the name of what is not finished
+	elsewhere       // as it was left, under the name that it had, or on its way
 )
 
 // settle finds an image. One that was complete and had its name when the run ended, but not
 // on record yet, is taken for what it is. It is refused if somebody has changed it.
 func (r *Record) settle(name string) (place, error) {
 	e := r.Images[name]
-	now, err := fileAt(r.image(name))
+	now, err := r.fileAt(r.image(name))
 	if err != nil {
 		return gone, err
 	}
-	left, err := fileAt(r.aside(name))
+	left, err := r.fileAt(r.aside(name))
 	if err != nil {
 		return gone, err
 	}
 	switch {
 	case now != (FileID{}) && e.Next != (FileID{}) && now.equal(e.Next):
 		if left.ID.Ino == e.File.ID.Ino && left != (FileID{}) {
-			r.litter[name] = e.File.ID.Ino
+			r.Litter[name] = e.File.ID.Ino
 		}
-		e.File, e.Next, e.Unfinished = e.Next, FileID{}, false
+		e.File, e.Next, e.Unfinished, e.Was = e.Next, FileID{}, false, ""
 		return there, nil
+	case e.Was != "":
+		return r.settleMoved(name)
 	case now != (FileID{}) && now.equal(e.File):
 		return there, nil
 	case now != (FileID{}):
@@ -144,19 +174,23 @@ func (r *Record) settle(name string) (place, error) {
 	return gone, nil
 }
 
-// sweep removes the images in whose place others have come.
-func (r *Record) sweep(fsys vfs.FS) error {
-	for name, inode := range r.litter {
-		f, err := fileAt(r.aside(name))
+// sweep removes the images in whose place others have come, and forgets them.
+func (r *Record) sweep() error {
+	if len(r.Litter) == 0 {
+		return nil
+	}
+	for name, inode := range r.Litter {
+		f, err := r.fileAt(r.aside(name))
 		if err != nil {
 			return err
 		}
 		if f.ID.Ino != inode || f == (FileID{}) {
 			continue
 		}
-		if err := fsys.RemoveExact(r.aside(name), f.ID); err != nil {
+		if err := r.fs.RemoveExact(r.aside(name), f.ID); err != nil {
 			return err
 		}
 	}
-	return nil
+	clear(r.Litter)
+	return r.save()
 }

@@ -5,6 +5,9 @@
 // partitions, LVM, RAID, LUKS and most file systems; one that was made to attack a kernel
 // attacks that machine's. By the host's kernel it is faster, and for those who trust the guest.
 //
+// An Ext is a whole disk with an ext file system, of which one file is wanted: debugfs, a
+// program like others, takes it out.
+//
 // A View that is not to be seen by others is in mount namespaces of its own, or attached to
 // no directory at all: whatever this process dies of, nothing stays mounted.
 package guestfs

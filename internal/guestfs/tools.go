@@ -8,6 +8,7 @@ import (
 
 // packages have the programs: of the Debian family, and of the Fedora family.
 var packages = map[string][2]string{
+	"debugfs":     {"e2fsprogs", "e2fsprogs"},
 	"qemu-nbd":    {"qemu-utils", "qemu-img"},
 	"guestfish":   {"guestfish", "libguestfs"},
 	"nbdfuse":     {"libnbd-bin", "nbdfuse"},

@@ -25,6 +25,19 @@ func RenameNew(oldpath, newpath string) error {
 	return syncDir(parent(newpath), (*os.File).Sync)
 }
 
+func (osFS) RenameNew(oldpath, newpath string) error { return RenameNew(oldpath, newpath) }
+
+// RenameNewOn is RenameNew on a file system that may be simulated.
+func RenameNewOn(fsys FS, oldpath, newpath string) error {
+	f, ok := fsys.(interface {
+		RenameNew(oldpath, newpath string) error
+	})
+	if !ok {
+		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: errors.ErrUnsupported}
+	}
+	return f.RenameNew(oldpath, newpath)
+}
+
 func renameFree(oldpath, newpath string) error {
 	_, err := os.Lstat(newpath)
 	if err == nil {

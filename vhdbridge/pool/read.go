@@ -61,7 +61,7 @@ func peek(in *bufio.Reader) ([]byte, error) {
 // read tells by its beginning what a source is.
 func read(in *bufio.Reader, head []byte) ([]*record, error) {
 	if what := image(head); what != "" {
-		return nil, &ImageError{what}
+		return nil, &ImageError{what, formatOf(head)}
 	}
 	if bytes.HasPrefix(head, []byte("ova.xml\x00")) {
 		return readExport(in)
@@ -76,6 +76,17 @@ func read(in *bufio.Reader, head []byte) ([]*record, error) {
 // (kernel documentation, filesystems/ext4/super).
 const extMark = 1024 + 0x38
 
+// formatOf is the format of such a disk.
+func formatOf(head []byte) string {
+	switch {
+	case bytes.HasPrefix(head, []byte("conectix")):
+		return "vhd"
+	case bytes.HasPrefix(head, []byte("QFI\xfb")):
+		return "qcow2"
+	}
+	return "raw"
+}
+
 // image tells that a source is a disk, and what it begins with.
 func image(head []byte) string {
 	switch {
@@ -83,19 +94,26 @@ func image(head []byte) string {
 		return "a VHD"
 	case bytes.HasPrefix(head, []byte("QFI\xfb")):
 		return "a qcow2 image"
-	case len(head) >= extMark+2 && binary.LittleEndian.Uint16(head[extMark:]) == 0xEF53:
+	case IsExt(head):
 		return "a disk with an ext file system"
 	}
 	return ""
 }
 
+// IsExt tells by its first 1082 bytes whether a disk has an ext file system.
+func IsExt(head []byte) bool {
+	return len(head) >= extMark+2 && binary.LittleEndian.Uint16(head[extMark:]) == 0xEF53
+}
+
 // An ImageError means that a source is a disk, such as the one that xe-backup-metadata writes
-// its dumps to, and not one of the files in it.
-type ImageError struct{ What string }
+// its dumps to (POOL.db, older ones POOL.db.1 …), and not one of the files on it.
+type ImageError struct {
+	What   string
+	Format string // of the image: vhd, qcow2 or raw
+}
 
 func (e *ImageError) Error() string {
-	return fmt.Sprintf("it is %s: the dumps of a metadata backup are files in it (POOL.db, older ones POOL.db.1 …, "+
-		"of each guest metadata/DATE/all/UUID.vmmeta), to be taken out first", e.What)
+	return fmt.Sprintf("it is %s: of disks, only that of a metadata backup has names, in files on it", e.What)
 }
 
 // readExport reads the objects of ova.xml, as a .vmmeta has them, too.

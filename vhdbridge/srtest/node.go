@@ -20,6 +20,7 @@ type Node struct {
 	Hidden       bool
 	Own          []byte // what it has itself, from its beginning; zeros are left out
 	Created      time.Time
+	Block        int64 // bytes; 0: as XenServer has them
 }
 
 // Write makes the node in dir.
@@ -29,21 +30,22 @@ func Write(t testing.TB, dir string, n Node) {
 	// locks, until it is what it is to be: whoever opens the node next would meet those.
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
-	if err := write(dir, n); err != nil {
+	if err := WriteOn(vfs.OS(), dir, n); err != nil {
 		t.Fatalf("%s: %v", n.Name, err)
 	}
 }
 
-func write(dir string, n Node) error {
-	o := vhd.CreateOptions{Size: n.Size, UUID: vhd.NewUUID(), Time: n.Created}
+// WriteOn makes the node on a file system that may be simulated.
+func WriteOn(fsys vfs.FS, dir string, n Node) error {
+	o := vhd.CreateOptions{Size: n.Size, UUID: vhd.NewUUID(), Time: n.Created, BlockSize: n.Block}
 	if n.Parent != "" {
-		id, err := idOf(filepath.Join(dir, n.Parent+".vhd"))
+		id, err := idOf(fsys, filepath.Join(dir, n.Parent+".vhd"))
 		if err != nil {
 			return err
 		}
 		o.Backing, o.BackingFormat, o.ParentID = n.Parent+".vhd", "vhd", id
 	}
-	f, err := vfs.OS().Create(filepath.Join(dir, n.Name+".vhd"), 0o600)
+	f, err := fsys.Create(filepath.Join(dir, n.Name+".vhd"), 0o600)
 	if err != nil {
 		return err
 	}
@@ -57,8 +59,8 @@ func write(dir string, n Node) error {
 	return errors.Join(fill(image, n), image.Close())
 }
 
-func idOf(path string) (string, error) {
-	f, err := vfs.OS().Open(path, false)
+func idOf(fsys vfs.FS, path string) (string, error) {
+	f, err := fsys.Open(path, false)
 	if err != nil {
 		return "", err
 	}

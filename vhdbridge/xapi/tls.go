@@ -29,7 +29,7 @@ func ParseFingerprint(text string) (sum [sha256.Size]byte, err error) {
 type CertificateError struct{ Have string }
 
 func (e *CertificateError) Error() string {
-	return "its certificate has another fingerprint than was told: " + e.Have
+	return "its certificate is none of those that were told: its fingerprint is " + e.Have
 }
 
 // transport is how connections are secured: by the authorities, or by fingerprints alone.

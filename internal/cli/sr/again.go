@@ -29,11 +29,12 @@ type warm struct {
 	all, rest []*convert.Conversion // the rest are those that need something
 	lock      io.Closer
 	from      string
+	renamed   int
 }
 
 // newWarm looks at what is in the directory. Without --again nothing may be there under the
 // names of the new images.
-func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group, left []vhdbridge.Spoiled, all []*convert.Conversion) (*warm, error) {
+func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group, left []vhdbridge.Spoiled, all []*convert.Conversion, d *domain) (*warm, error) {
 	w := &warm{Run: r, all: all, rest: all, from: repo.Dir}
 	dir := r.String("to")
 	if r.Bool("again") && !r.Bool("dry-run") {
@@ -43,9 +44,13 @@ func newWarm(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge.Group
 			}
 		}
 	}
-	record, err := convert.ReadRecord(dir)
+	record, err := convert.ReadRecord(r.Store.FS, dir)
 	if err == nil {
-		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi") && !anyWrong(left)}
+		w.Again = convert.Again{Store: r.Store, Record: record, Sources: map[*convert.Conversion]convert.Source{}, Whole: !r.IsSet("vdi") && !anyWrong(left),
+			Exact: d.wants(), Covered: d.covered(groups)}
+		if d.host != nil {
+			w.Defined = d.host.Has
+		}
 		w.sources(repo, groups)
 		err = w.plan()
 	}
@@ -65,7 +70,7 @@ func anyWrong(left []vhdbridge.Spoiled) bool {
 // sources tells what each image is to be made of. What cannot be told is like nothing, and
 // its image made anew.
 func (w *warm) sources(repo *vhdbridge.Repository, groups []vhdbridge.Group) {
-	of := map[string]*vhdbridge.Group{}
+	of, views := map[string]*vhdbridge.Group{}, map[*vhdbridge.Node]string{}
 	for i := range groups {
 		of[groups[i].Node.Path] = &groups[i]
 	}
@@ -84,6 +89,11 @@ func (w *warm) sources(repo *vhdbridge.Repository, groups []vhdbridge.Group) {
 		if err != nil {
 			s.Sum = ""
 		}
+		views[g.Node] = s.Sum
+		if s.Empty = g.Empty(); s.Empty && s.Sum != "" && views[g.Parent] != "" {
+			s.View = views[g.Parent]
+			views[g.Node] = s.View
+		}
 		w.Sources[c] = s
 	}
 }
@@ -93,6 +103,7 @@ func (w *warm) plan() error {
 		if err := w.Plan(w.all); err != nil {
 			return err
 		}
+		w.renamed = len(w.Again.Moved(w.all))
 		w.Hint = ": what was begun is removed, or has the name of an image that is not finished; the same command goes on"
 		w.rest = slices.DeleteFunc(slices.Clone(w.all), w.Kept)
 		return nil
@@ -140,8 +151,21 @@ func (w *warm) kept() (paths []string) {
 			paths = append(paths, c.Path)
 		}
 	}
-	if len(paths) > 0 && !w.Bool("quiet") && w.String("output") != "json" {
+	if w.Bool("quiet") || w.String("output") == "json" {
+		return paths
+	}
+	if len(paths) > 0 {
 		fmt.Fprintf(w.Out, "%s as they were: nothing of what they were made of has changed\n", term.Plural(len(paths), "image"))
+	}
+	if w.renamed > 0 {
+		fmt.Fprintf(w.Out, "other names for %s\n", term.Plural(w.renamed, "image"))
+	}
+	verb := "removed"
+	if w.Bool("dry-run") {
+		verb = "remove"
+	}
+	for _, name := range w.Removed() {
+		fmt.Fprintf(w.Out, "%s %s: other images have what it has\n", verb, term.Printable(filepath.Join(w.String("to"), name)))
 	}
 	return paths
 }
@@ -151,10 +175,19 @@ func (w *warm) tellIdle(left []vhdbridge.Spoiled) {
 	if !w.Bool("again") || w.IsSet("vdi") {
 		return
 	}
+	part := w.IsSet("vm") || w.Exact // of the repository: other guests' images stay what they are
 	for _, name := range w.Idle(w.all, w.from) {
+		if part && !w.isBelow(w.Record.Images[name].Backing) {
+			continue
+		}
 		from := filepath.Base(w.Record.Images[name].From)
 		if !slices.ContainsFunc(left, func(s vhdbridge.Spoiled) bool { return s.Node == from }) {
 			fmt.Fprintf(w.Err, "virt-rotate: %s: nothing is converted into it any more; it can be deleted once no image builds on it\n", term.Printable(filepath.Join(w.String("to"), name)))
 		}
 	}
+}
+
+// isBelow tells whether an image of that name is one of those that are converted.
+func (w *warm) isBelow(name string) bool {
+	return slices.ContainsFunc(w.all, func(c *convert.Conversion) bool { return filepath.Base(c.Path) == name })
 }

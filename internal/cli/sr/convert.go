@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
@@ -14,6 +15,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/convert"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/vhdbridge"
 )
 
@@ -39,7 +41,8 @@ made or nothing. The memory of suspended guests is left out, too.
 
 With --again what has not changed since images were made in DEST is left as it is, and of
 what has changed only that is written: an outage is as short as what a guest has written
-since. Images that somebody has written to are refused.
+since. Images that somebody has written to are refused. Those that get other names, as by
+--define after a run without, are renamed.
 
 Data that a node has in single sectors becomes clusters: what such a cluster lacks is
 taken from the layers below.
@@ -87,7 +90,7 @@ func convertRepository(r *images.Run, repo *vhdbridge.Repository) error {
 	if fresh := vhdbridge.ThisHost().Fresh(repo, r.Clock()); fresh != "" {
 		fmt.Fprintf(r.Err, "virt-rotate: %s: %s; if a host has it attached, what is read of its disks is of several moments\n", term.Printable(repo.Dir), term.Printable(fresh))
 	}
-	names, err := namesOf(r)
+	names, _, err := namesOf(r)
 	if err != nil {
 		return err
 	}
@@ -111,7 +114,7 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 	if err != nil {
 		return err
 	}
-	w, err := newWarm(r, repo, groups, left, all)
+	w, err := newWarm(r, repo, groups, left, all, d)
 	if err != nil {
 		return err
 	}
@@ -136,6 +139,11 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 	}
 	w.tellIdle(left)
 	layersText(r, groups, all, d)
+	if d.name != "" && !r.Bool("dry-run") {
+		if err := w.Record.Define(d.name); err != nil {
+			return err
+		}
+	}
 	if err := d.define(); err != nil {
 		return err
 	}
@@ -248,7 +256,10 @@ func makeLayers(r *images.Run, w *warm, whole bool) error {
 // fillLayers writes the images, and the directory for them. A dry run sees whether the nodes
 // can be held.
 func fillLayers(r *images.Run, w *warm, v *convert.Converter, whole bool) error {
-	all := w.rest
+	all, bytes := w.rest, int64(0)
+	for _, c := range all {
+		bytes += c.Bytes
+	}
 	release, err := convert.HoldSound(r.Ctx(), r.Store, all)
 	if err == nil && whole {
 		err = firstError(all)
@@ -264,7 +275,18 @@ func fillLayers(r *images.Run, w *warm, v *convert.Converter, whole bool) error 
 	if err != nil && !w.renews() {
 		r.Moved = 0 // what was changed is gone again
 	}
-	return errors.Join(err, release())
+	return errors.Join(noRoom(err, w, bytes), release())
+}
+
+// noRoom tells how much is needed, where the disk is full.
+func noRoom(err error, w *warm, bytes int64) error {
+	switch {
+	case !errors.Is(err, syscall.ENOSPC):
+		return err
+	case w.renews():
+		return fmt.Errorf("%w; what is to be written is about %s: make room, and the same command goes on", err, host.Bytes(bytes))
+	}
+	return fmt.Errorf("%w; the images take at least %s, and what was begun is removed: make room for that, or convert less at a time (--vdi, --vm)", err, host.Bytes(bytes))
 }
 
 // firstError is that of the first image that could not be made.

@@ -210,6 +210,19 @@ func (d *domain) shown(n *vhdbridge.Node) string {
 	return d.Stem(n)
 }
 
+// covered are the nodes, by path, of the domain's snapshots that are no layers of their own: what
+// they build on has their content.
+func (d *domain) covered(groups []vhdbridge.Group) (paths []string) {
+	for _, s := range d.Sets {
+		for _, t := range s.Taken {
+			if t != nil && !slices.ContainsFunc(groups, func(g vhdbridge.Group) bool { return g.Node == t.Node }) {
+				paths = append(paths, t.Node.Path)
+			}
+		}
+	}
+	return paths
+}
+
 // place gives each layer of the domain its part in it.
 func (d *domain) place(groups []vhdbridge.Group) ([]vhdbridge.Group, error) {
 	return d.Place(groups, time.Now(), namer(d.String("policy-name")))

@@ -2,6 +2,8 @@ package sr
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -76,7 +78,7 @@ func pull(r *images.Run) (err error) {
 	}
 	c, err := xapi.Dial(r.Ctx(), config)
 	if err != nil {
-		return err
+		return certificateHelp(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Ctx()), 10*time.Second)
@@ -100,6 +102,22 @@ func pull(r *images.Run) (err error) {
 	}
 	p.puller = &xapi.Puller{Client: c, Dir: dir, Rate: rate, Progress: r.Progress, Warn: func(text string) { tellPull(r, text+"; it is tried again") }}
 	return p.run()
+}
+
+// certificateHelp tells what to do about a certificate that is not known here.
+func certificateHelp(err error) error {
+	var unknown *tls.CertificateVerificationError
+	var other *xapi.CertificateError
+	switch {
+	case errors.As(err, &unknown) && len(unknown.UnverifiedCertificates) > 0:
+		return fmt.Errorf("%w; if the host signs its own, compare sha256:%x with what it says itself "+
+			"(openssl x509 -in /etc/xensource/xapi-ssl.pem -noout -fingerprint -sha256), and name it: --fingerprint; or name the authority: --cacert",
+			err, sha256.Sum256(unknown.UnverifiedCertificates[0].Raw))
+	case errors.As(err, &other):
+		return fmt.Errorf("%w; if its certificate was renewed, which the host itself tells "+
+			"(openssl x509 -in /etc/xensource/xapi-ssl.pem -noout -fingerprint -sha256), name that one", err)
+	}
+	return err
 }
 
 // pullOptions looks at what the command line says.

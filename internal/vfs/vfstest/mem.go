@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
@@ -274,6 +275,38 @@ func (m *Mem) Rename(oldpath, newpath string) error {
 		}
 		return nil
 	}})
+}
+
+// RenameNew is Rename to a name that is free, and SyncDir.
+func (m *Mem) RenameNew(oldpath, newpath string) error {
+	m.mu.Lock()
+	taken := m.names.live[filepath.Clean(newpath)] != nil
+	m.mu.Unlock()
+	if taken {
+		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: fs.ErrExist}
+	}
+	if err := m.Rename(oldpath, newpath); err != nil {
+		return err
+	}
+	return m.SyncDir(filepath.Dir(newpath))
+}
+
+// SetTime gives a file the time of its last change, and is a Sync of it.
+func (m *Mem) SetTime(path string, at time.Time) error {
+	f, err := m.Open(path, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.names.live[filepath.Clean(path)]; i != nil {
+		i.mtime = at
+	}
+	return nil
 }
 
 // RemoveExact implements vfs.FS. It is two changes: the unlink and the SyncDir.

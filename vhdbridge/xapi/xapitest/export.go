@@ -107,6 +107,9 @@ func Stream(content, below []byte) []byte {
 
 // padded is the i-th block of a disk, with zeros behind its end.
 func padded(content []byte, i int) []byte {
+	if (i+1)*block <= len(content) {
+		return content[i*block : (i+1)*block]
+	}
 	b := make([]byte, block)
 	if i*block < len(content) {
 		copy(b, content[i*block:])
