@@ -27,13 +27,14 @@ func RenameNew(oldpath, newpath string) error {
 
 func (osFS) RenameNew(oldpath, newpath string) error { return RenameNew(oldpath, newpath) }
 
-// RenameNewOn is RenameNew on a file system that may be simulated.
+// RenameNewOn is RenameNew on a file system that may be simulated; one that does not tell how
+// leaves it to the operating system, as those that add made-up files to it do.
 func RenameNewOn(fsys FS, oldpath, newpath string) error {
 	f, ok := fsys.(interface {
 		RenameNew(oldpath, newpath string) error
 	})
 	if !ok {
-		return &os.LinkError{Op: "rename", Old: oldpath, New: newpath, Err: errors.ErrUnsupported}
+		return RenameNew(oldpath, newpath)
 	}
 	return f.RenameNew(oldpath, newpath)
 }

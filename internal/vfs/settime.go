@@ -18,13 +18,13 @@ func (osFS) SetTime(path string, at time.Time) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// SetTimeOn is SetTime on a file system that may be simulated.
+// SetTimeOn is SetTime on a file system that may be simulated; see RenameNewOn.
 func SetTimeOn(fsys FS, path string, at time.Time) error {
 	f, ok := fsys.(interface {
 		SetTime(path string, at time.Time) error
 	})
 	if !ok {
-		return &os.PathError{Op: "set the time of", Path: path, Err: errors.ErrUnsupported}
+		return osFS{}.SetTime(path, at)
 	}
 	return f.SetTime(path, at)
 }
