@@ -419,8 +419,8 @@ func packagesOf(t *testing.T, version string) packages {
 	cmd.Env = append(os.Environ(), "VERSION="+version, "OUT="+dir)
 	output(t, cmd)
 	p := packages{version: version}
-	for pattern, path := range map[string]*string{"virt-rotate[_-][0-9]*.deb": &p.deb, "virt-rotate-[0-9]*.rpm": &p.rpm, "*.apk": &p.apk, "*.tar.gz": &p.tarball,
-		"virt-rotate-cockpit*.deb": &p.cockpitDeb, "virt-rotate-cockpit*.rpm": &p.cockpitRPM} {
+	for pattern, path := range map[string]*string{"virt-rotate_*.deb": &p.deb, "virt-rotate-[0-9]*.rpm": &p.rpm, "*.apk": &p.apk, "*.tar.gz": &p.tarball,
+		"virt-rotate-cockpit_*.deb": &p.cockpitDeb, "virt-rotate-cockpit-*.rpm": &p.cockpitRPM} {
 		found, err := filepath.Glob(dir + "/" + pattern)
 		must(t, err)
 		if len(found) != 1 {
