@@ -29,7 +29,7 @@ func reports(ctx context.Context, binary string) error {
 }
 
 func (b *bench) report(ctx context.Context, layers int) error {
-	policy := fmt.Appendf(nil, "connect = %q\nstate_dir = %q\n[policy.p]\ndomains = [\"d*\"]\nevery = \"24h\"\nkeep = { last = 30, weekly = 4 }\n", b.host.URI(), filepath.Join(b.host.Dir(), "state"))
+	policy := fmt.Appendf(nil, "connect = %q\nstate_dir = %q\n[policy.p]\ndomains = [\"d*\"]\nevery = \"24h\"\nkeep = { last = 25, weekly = 4 }\n", b.host.URI(), filepath.Join(b.host.Dir(), "state"))
 	if err := os.WriteFile(b.policy, policy, 0o644); err != nil {
 		return err
 	}

@@ -80,6 +80,17 @@ func TestCockpitsPackages(t *testing.T) {
 	if got := output(t, exec.Command("dpkg-deb", "-f", p.cockpitDeb, "Depends")); got != "virt-rotate (= "+p.version+"-1), cockpit-bridge (>= 239)\n" {
 		t.Errorf("it depends on %q", got)
 	}
+	if got := output(t, exec.Command("rpmlint", "-c", top+"/packaging/rpm/rpmlint.toml", p.cockpitRPM)); !strings.Contains(got, "0 errors, 0 warnings") {
+		t.Errorf("rpmlint:\n%s", got)
+	}
+	root := t.TempDir()
+	output(t, exec.Command("rpm", "--root", root, "--initdb"))
+	output(t, exec.Command("rpm", "--root", root, "--install", "--nodeps", p.cockpitRPM))
+	output(t, exec.Command("rpm", "--root", root, "--verify", "--nodeps", "virt-rotate-cockpit"))
+	output(t, exec.Command("rpm", "--root", root, "--erase", "--nodeps", "virt-rotate-cockpit"))
+	if _, err := os.Stat(root + "/usr/share/cockpit/virt-rotate"); err == nil {
+		t.Error("rpm leaves the page behind")
+	}
 	if got := output(t, exec.Command("rpm", "-qpR", p.cockpitRPM)); !strings.Contains(got, "virt-rotate = "+p.version+"-1\n") {
 		t.Errorf("it requires %q", got)
 	}
@@ -227,7 +238,7 @@ func TestPackagesAreReproducible(t *testing.T) {
 	cmd := exec.Command(top+"/packaging/build.sh", "deb", "rpm", "apk", "tarball")
 	cmd.Env = append(os.Environ(), "OUT="+again, "TZ=Asia/Tokyo", "LANG=C", "USER=somebody")
 	output(t, cmd)
-	for _, path := range []string{p.deb, p.rpm, p.apk, p.tarball} {
+	for _, path := range []string{p.deb, p.rpm, p.apk, p.tarball, p.cockpitDeb, p.cockpitRPM} {
 		if read(t, path) != read(t, filepath.Join(again, filepath.Base(path))) {
 			t.Errorf("%s is another one the second time", filepath.Base(path))
 		}

@@ -32,6 +32,7 @@ func testPackageOn(t *testing.T, suite string) {
 	now, later := packagesOf(t, ""), packagesOf(t, laterVersion)
 	s := &system{nspawn.Boot(t, suite), t}
 	s.Bring(now.deb, "/root/virt-rotate.deb")
+	s.Bring(now.cockpitDeb, "/root/virt-rotate-cockpit.deb")
 	s.Bring(later.deb, "/root/later/virt-rotate.deb")
 	s.checkedByLintian()
 	s.StartGuest()
@@ -49,11 +50,12 @@ func testPackageOn(t *testing.T, suite string) {
 	s.upgrades()
 	s.removes()
 	s.purges()
+	s.hasCockpit()
 }
 
 func (s *system) checkedByLintian() {
 	s.t.Helper()
-	out := s.Sh("lintian --allow-root --fail-on error,warning --display-level '>=warning' /root/virt-rotate.deb")
+	out := s.Sh("lintian --allow-root --fail-on error,warning --display-level '>=warning' /root/virt-rotate.deb /root/virt-rotate-cockpit.deb")
 	if strings.TrimSpace(out) != "" {
 		s.t.Errorf("lintian of %s:\n%s", s.Suite, out)
 	}
@@ -394,9 +396,43 @@ func (s *system) purges() {
 	}
 	s.Sh("rm -r /etc/systemd/system/virt-rotate-failure@.service /etc/virt-rotate/hook /var/lib/virt-rotate/*; apt-get install -y -qq ./virt-rotate.deb; virt-rotate policy init; systemctl start virt-rotate.service")
 	s.Sh("rm -rf /var/lib/virt-rotate/released/* /var/lib/virt-rotate/lost/*; apt-get purge -y -qq virt-rotate")
+	s.leavesNothing()
+}
+
+func (s *system) leavesNothing() {
+	s.t.Helper()
 	if left, _ := s.Try("find / -xdev -name '*virt-rotate*' ! -path '/root/*' ! -path '/proc/*' ! -path '/sys/*' ! -path '/run/*' ! -path '/tmp/*' ! -path '/var/cache/man/*' -exec find {} +"); left != "" {
 		s.t.Errorf("after the purge there is still\n%s", left)
 	}
+}
+
+// hasCockpit installs Cockpit's page, which brings what it needs, is found by Cockpit, and goes without a trace. There
+// is no network: what apt would install beside is only asked for.
+func (s *system) hasCockpit() {
+	s.t.Helper()
+	said := s.Sh("apt-get install -s ./virt-rotate.deb ./virt-rotate-cockpit.deb")
+	for _, name := range []string{"virt-rotate", "cockpit-bridge", "cockpit-ws", "cockpit"} {
+		if !strings.Contains(said, "\nInst "+name+" ") {
+			s.t.Errorf("apt would not install %s:\n%s", name, said)
+		}
+	}
+	if out, code := s.Try("apt-get install -s ./later/virt-rotate.deb ./virt-rotate-cockpit.deb"); code == 0 {
+		s.t.Errorf("it is installed with a program of another version:\n%s", out)
+	}
+	s.Sh("apt-get install -y -qq --no-install-recommends ./virt-rotate.deb ./virt-rotate-cockpit.deb")
+	if out := s.Sh("cockpit-bridge --packages"); !strings.Contains(out, "/usr/share/cockpit/virt-rotate\n") {
+		s.t.Errorf("Cockpit does not find the page:\n%s", out)
+	}
+	s.Sh("dpkg --verify virt-rotate-cockpit && apt-get remove -y -qq virt-rotate-cockpit")
+	if s.Exists("/usr/share/cockpit/virt-rotate") || !s.Exists("/usr/bin/virt-rotate") {
+		s.t.Error("the page is still there, or the program has gone with it")
+	}
+	s.Sh("apt-get install -y -qq --no-install-recommends ./virt-rotate-cockpit.deb && apt-get purge -y -qq virt-rotate")
+	if s.Exists("/usr/share/cockpit/virt-rotate") {
+		s.t.Error("the page is there without the program")
+	}
+	s.Sh("apt-get purge -y -qq virt-rotate-cockpit")
+	s.leavesNothing()
 }
 
 // packages are those of one version.
