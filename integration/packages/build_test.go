@@ -83,6 +83,7 @@ func TestCockpitsPackages(t *testing.T) {
 	if got := output(t, exec.Command("rpmlint", "-c", top+"/packaging/rpm/rpmlint.toml", p.cockpitRPM)); !strings.Contains(got, "0 errors, 0 warnings") {
 		t.Errorf("rpmlint:\n%s", got)
 	}
+	ownedBy(t, p.cockpitRPM)
 	root := t.TempDir()
 	output(t, exec.Command("rpm", "--root", root, "--initdb"))
 	output(t, exec.Command("rpm", "--root", root, "--install", "--nodeps", p.cockpitRPM))
@@ -134,12 +135,7 @@ func TestRPM(t *testing.T) {
 	if got := output(t, exec.Command("rpm", "-qp", "--qf", "%{VERSION}-%{RELEASE} %{BUILDHOST} %{LICENSE}", p.rpm)); got != p.version+"-1 localhost Apache-2.0" {
 		t.Errorf("it is %q", got)
 	}
-	owned := output(t, exec.Command("rpm", "-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]", p.rpm))
-	for _, line := range strings.Split(strings.TrimSpace(owned), "\n") {
-		if dir, name, _ := strings.Cut(line, " "); dir[0] == 'd' && !strings.Contains(name, "virt-rotate") {
-			t.Errorf("it owns %s, a directory of the system's", name)
-		}
-	}
+	owned := ownedBy(t, p.rpm)
 	if !strings.Contains(owned, "drwxr-x--- /etc/virt-rotate\n") {
 		t.Errorf("/etc/virt-rotate is not 0750:\n%s", owned)
 	}
@@ -158,6 +154,18 @@ func TestRPM(t *testing.T) {
 		script.Stdin = strings.NewReader(output(t, exec.Command("rpm", "-qp", "--qf", "%{"+tag+"}", p.rpm)))
 		output(t, script)
 	}
+}
+
+// ownedBy lists what an rpm owns, with the modes: no directory of the system's.
+func ownedBy(t *testing.T, rpm string) string {
+	t.Helper()
+	owned := output(t, exec.Command("rpm", "-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]", rpm))
+	for _, line := range strings.Split(strings.TrimSpace(owned), "\n") {
+		if dir, name, _ := strings.Cut(line, " "); dir[0] == 'd' && !strings.Contains(name, "virt-rotate") {
+			t.Errorf("%s owns %s, a directory of the system's", rpm, name)
+		}
+	}
+	return owned
 }
 
 // An apk is up to three tar archives, each compressed by itself.
