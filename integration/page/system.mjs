@@ -47,7 +47,7 @@ async function becomeAdministrator() {
 
 try {
   await limited(await login("bob"), "bob");
-  await page.screenshot({ path: `${dir}/cockpit-limited.png` });
+  await page.screenshot({ path: `${dir}/shell-limited.png` });
   await page.context().close();
 
   const frame = await login("ann");
@@ -93,7 +93,7 @@ try {
     return false;
   });
   step(`a merge is watched: ${(await watched.locator(".job span").first().textContent()).trim()}`);
-  await other.screenshot({ path: `${dir}/cockpit-merge.png` });
+  await other.screenshot({ path: `${dir}/shell-merge.png` });
   await other.close();
   await dialog.getByRole("button", { name: "Run", exact: true }).waitFor({ state: "hidden" });
   await closed();
@@ -144,7 +144,7 @@ try {
   await typed.fill("web-1");
   await until("the name is taken", async () => !(await restore.isDisabled()));
   await accessible(inside(), "in the restore", wrong);
-  await page.screenshot({ path: `${dir}/cockpit-restore.png` });
+  await page.screenshot({ path: `${dir}/shell-restore.png` });
   // What goes wrong then is told in the command's words, and nothing has been done.
   host("lock");
   await restore.click();
@@ -175,14 +175,14 @@ try {
     await inside().evaluate((s) => { localStorage.setItem("shell:style", s); dispatchEvent(new Event("cockpit-style")); }, style);
     await page.evaluate((s) => { document.documentElement.classList.toggle("pf-theme-dark", s === "dark"); }, style);
     await page.waitForTimeout(500);
-    await page.screenshot({ path: `${dir}/cockpit-${width}-${style}.png` });
+    await page.screenshot({ path: `${dir}/shell-${width}-${style}.png` });
     await accessible(inside(), `${width} wide, ${style}`, wrong);
     const over = await inside().evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
     if (over > 0) wrong.push(`${width} wide: ${over} pixels too wide`);
   }
 } catch (ex) {
   wrong.push(ex.stack);
-  await page.screenshot({ path: `${dir}/cockpit-failed.png` });
+  await page.screenshot({ path: `${dir}/shell-failed.png` });
   wrong.push(`the page says: ${(await (inside() ?? page).locator("body").innerText()).slice(0, 3000)}`);
 }
 await end(browser, wrong);
