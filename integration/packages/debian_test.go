@@ -431,7 +431,6 @@ func (s *system) hasCockpit() {
 	if s.Exists("/usr/share/cockpit/virt-rotate") {
 		s.t.Error("the page is there without the program")
 	}
-	s.Sh("apt-get purge -y -qq virt-rotate-cockpit")
 	s.leavesNothing()
 }
 
