@@ -16,14 +16,14 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/guest"
 )
 
-// host is what a fresh Debian has on which somebody runs guests, and lintian.
+// hostPackages is what a fresh Debian has on which somebody runs guests, and lintian.
 const hostPackages = "systemd systemd-sysv dbus bash bash-completion ca-certificates libvirt-daemon-system libvirt-clients " +
 	"qemu-system-x86 qemu-utils procps iproute2 lintian sudo"
 
 // laterPackages can be installed without a network.
 const laterPackages = "cockpit"
 
-// A system is a Debian system of that suite with systemd as its first process, in namespaces
+// A System is a Debian system of that suite with systemd as its first process, in namespaces
 // of its own and without a network. It ends, and is forgotten, with the test.
 type System struct {
 	t          *testing.T
@@ -36,21 +36,22 @@ type System struct {
 // Images is where the guests' disks are, in the system and from here.
 const Images = "/var/lib/libvirt/images"
 
+// Boot makes such a system, once, and starts it for this test.
 func Boot(t *testing.T, suite string) *System {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	must(t, err)
 	lower := filepath.Join(cache, "virt-rotate", "systems", suite)
 	must(t, os.MkdirAll(filepath.Dir(lower), 0o755))
-	output(t, exec.Command("../matrix/root.sh", suite, lower, hostPackages, laterPackages))
+	succeeds(t, exec.Command("../matrix/root.sh", suite, lower, hostPackages, laterPackages))
 	dir := t.TempDir()
 	s := &System{t: t, Suite: suite, root: filepath.Join(dir, "root")}
 	for _, sub := range []string{"root", "upper", "work", "images"} {
 		must(t, os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
-	output(t, exec.Command("mount", "-t", "overlay", "overlay", "-o",
+	succeeds(t, exec.Command("mount", "-t", "overlay", "overlay", "-o",
 		fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", lower, dir, dir), s.root))
-	t.Cleanup(func() { output(t, exec.Command("umount", s.root)) })
+	t.Cleanup(func() { succeeds(t, exec.Command("umount", s.root)) })
 	s.prepare()
 	s.start(filepath.Join(dir, "images"))
 	return s
@@ -101,7 +102,7 @@ func (s *System) start(imageDir string) {
 			_ = cmd.Process.Kill()
 		}
 		<-ended
-		output(s.t, exec.Command("sh", "-c", endGroup, "sh", s.group()))
+		succeeds(s.t, exec.Command("sh", "-c", endGroup, "sh", s.group()))
 	})
 	s.Await("systemd to start", func() (bool, error) {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
@@ -117,6 +118,7 @@ func (s *System) start(imageDir string) {
 	})
 }
 
+// Await waits for some minutes until something is there.
 func (s *System) Await(what string, ready func() (bool, error)) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
@@ -159,6 +161,7 @@ func (s *System) Try(line string) (out string, code int) {
 	return string(b), cmd.ProcessState.ExitCode()
 }
 
+// Journal is the end of what runs have told.
 func (s *System) Journal() string {
 	out, _ := s.Command("journalctl", "--no-pager", "-u", "virt-rotate.service", "-n", "60").Output()
 	return string(out)
@@ -175,7 +178,7 @@ func (s *System) Write(path, text string, mode os.FileMode) {
 	s.t.Helper()
 	cmd := s.Command("sh", "-c", fmt.Sprintf("mkdir -p '%s' && cat > '%s' && chmod %o '%[2]s'", filepath.Dir(path), path, mode))
 	cmd.Stdin = strings.NewReader(text)
-	output(s.t, cmd)
+	succeeds(s.t, cmd)
 }
 
 // Bring copies a file of this machine into the system.
@@ -186,19 +189,18 @@ func (s *System) Bring(path, target string) {
 	s.Write(target, string(b), 0o644)
 }
 
+// Exists tells whether there is something in the system of that path.
 func (s *System) Exists(path string) bool {
 	_, code := s.Try("test -e '" + path + "'")
 	return code == 0
 }
 
-// output runs a command, which must succeed, and returns what it prints.
-func output(t *testing.T, cmd *exec.Cmd) string {
+// succeeds runs a command, which must.
+func succeeds(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
+	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
 	}
-	return string(out)
 }
 
 func must(t *testing.T, err error) {
