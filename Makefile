@@ -128,7 +128,7 @@ test-packages: ## the packages on fresh Debian systems with systemd, and a real 
 	integration/packages/tools.sh
 	$(GO) test $(TAGS),packages -count=1 -timeout $(LIMIT) -v ./integration/packages
 
-test-page: ## the page of report, and Cockpit's, in headless Chromium; as root
+test-page: ## the page of report, and Cockpit's on a Debian system with systemd, in headless Chromium; as root
 	integration/page/tools.sh
 	$(GO) test $(TAGS),page -count=1 -timeout $(LIMIT) -v ./integration/page
 

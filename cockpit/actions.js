@@ -57,20 +57,26 @@ export function restore(guest, done) {
   typed.field.hidden = true;
   const args = () => [...(stop.input.checked ? ["--stop"] : []), ...(force.input.checked ? ["--force"] : [])];
   let shown = "";
-  const go = button("Restore", () => d.during(async () => {
+  const go = button("Restore", async () => {
     let text = "";
-    try {
-      await run(["restore", ...args(), "--", guest.name, snapshot.input.value], (more) => d.say(text += more));
+    await d.during(async () => {
+      shown = ""; // whatever comes of it, the guest is another one afterwards
+      try {
+        await run(["restore", ...args(), "--", guest.name, snapshot.input.value], (more) => d.say(text += more));
+      } catch (ex) {
+        throw new Error([text, ex.message].filter(Boolean).join("\n"));
+      }
       d.say(text || "Done.");
-    } catch (ex) {
-      throw new Error([text, ex.message].filter(Boolean).join("\n"));
-    }
-    go.hidden = true;
-    done();
-  }), "danger");
+      go.hidden = true;
+      done();
+    });
+    ready();
+  }, "danger");
   // What was shown is what is done: whatever changes has to be shown again.
   const changed = () => {
     shown = "";
+    force.input.disabled = !stop.input.checked; // it says how to stop
+    if (force.input.disabled) force.input.checked = false;
     typed.field.hidden = !force.input.checked;
     if (!force.input.checked) typed.input.value = "";
     ready();
@@ -80,6 +86,7 @@ export function restore(guest, done) {
   };
   const show = button("Show what it does", async () => {
     const asked = [...args(), snapshot.input.value].join(" ");
+    shown = "";
     await d.during(async () => {
       d.say(await run(["restore", "--dry-run", ...args(), "--", guest.name, snapshot.input.value]));
       shown = asked;
@@ -89,7 +96,7 @@ export function restore(guest, done) {
   for (const field of [snapshot, stop, force]) field.input.addEventListener("change", changed);
   typed.input.addEventListener("input", ready);
   const d = dialog(`Restore ${visible(guest.name)}`, [snapshot.field, stop.field, force.field, typed.field], [show, go]);
-  ready();
+  changed();
 }
 
 // browse lists the files of a snapshot; one is downloaded by its name.

@@ -7,8 +7,9 @@ const options = { superuser: "try", err: "message", environ: ["LC_ALL=C.UTF-8"] 
 // standard error with it. A command that fails or refuses tells why in both places.
 export function run(args, told) {
   const process = cockpit.spawn(["virt-rotate", ...args], { ...options, err: told ? "out" : "message" });
-  if (told) process.stream(told);
-  return new Promise((done, failed) => process.then(done, (ex, data) => failed(new Failed(args, ex, data))));
+  let some = false;
+  if (told) process.stream((text) => { some = true; told(text); });
+  return new Promise((done, failed) => process.then(done, (ex, data) => failed(new Failed(args, ex, data, some))));
 }
 
 // json is what a command prints with --output=json.
@@ -18,17 +19,17 @@ export async function json(args) {
 
 // A Failed command: its message is what the program said.
 export class Failed extends Error {
-  constructor(args, ex, data) {
-    super([data, explained(ex, data)].filter(Boolean).map((text) => text.trim()).join("\n"));
+  constructor(args, ex, data, told) {
+    super([data, explained(ex, data || told)].filter(Boolean).map((text) => text.trim()).join("\n"));
     this.command = ["virt-rotate", ...args].join(" ");
     this.status = ex.exit_status;
   }
 }
 
-function explained(ex, data) {
+function explained(ex, told) {
   if (ex.problem === "not-found") return "virt-rotate is not installed on this host.";
   if (ex.problem === "access-denied") return "This needs administrative access: use the button for it at the top of Cockpit.";
-  if (data && ex.exit_status && /exited with code/.test(ex.message)) return ""; // Cockpit's words, where there are better ones
+  if (told && ex.exit_status && /exited with code/.test(ex.message)) return ""; // Cockpit's words, where there are better ones
   const said = (ex.message || ex.problem || String(ex)).trim();
   try {
     return JSON.parse(said).error || said; // of a command that was asked for JSON

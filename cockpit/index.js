@@ -12,6 +12,11 @@ const busy = 2000;
 const idle = 10000;
 const rests = 5;
 
+// Without administrative access virt-rotate has the rights of who is logged in.
+const admin = cockpit.permission({ admin: true });
+const limited = "virt-rotate was called with your own rights, without administrative access, and this is what it says. " +
+  "If you may use sudo, turn that access on at the top of Cockpit (“Limited access”).";
+
 let model = null;
 let timer = 0;
 let looking = null;
@@ -39,7 +44,7 @@ async function lookOnce() {
     trouble("");
     at("state").textContent = `As of ${new Date().toLocaleTimeString()}${model.working ? ", a run is at work" : ""}`;
   } catch (ex) {
-    trouble(ex.message);
+    trouble(ex.message, admin.allowed === false ? limited : "");
     at("state").textContent = "The host could not be looked at.";
   }
   const wait = model && (model.working || model.guests.some((g) => g.jobs.length)) ? busy : idle;
@@ -52,9 +57,9 @@ function again() {
   else look();
 }
 
-function trouble(text) {
+function trouble(text, why = "") {
   at("trouble").hidden = !text;
-  at("trouble").replaceChildren(...(text ? [element("pre", { class: "error" }, text)] : []));
+  at("trouble").replaceChildren(...(why ? [element("p", {}, why)] : []), ...(text ? [element("pre", { class: "error" }, text)] : []));
 }
 
 // A place that is remembered over a look: what is open, and where the keyboard is.
@@ -141,6 +146,7 @@ cockpit.transport.wait(() => {
   addEventListener("storage", (e) => e.key === "shell:style" && theme());
   addEventListener("cockpit-style", theme);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+  admin.addEventListener("changed", async () => { await looking; look(); });
   at("refresh").addEventListener("click", look);
   at("download").addEventListener("click", download);
   document.body.hidden = false;

@@ -70,12 +70,12 @@ cockpit() {
 	root=$stage/$1-cockpit
 	doc=$root/usr/share/doc/virt-rotate-cockpit
 	packaging/install-cockpit.sh "$root/usr/share/cockpit/virt-rotate"
-	install -d "$doc"
 	if [ "$1" = deb ]; then
-		install -m 0644 packaging/deb/copyright "$doc/copyright"
-	else
-		install -D -m 0644 LICENSE "$root/usr/share/licenses/virt-rotate-cockpit/LICENSE"
-		install -m 0644 docs/page.md "$doc/page.md"
+		install -D -m 0644 packaging/deb/copyright "$doc/copyright"
+		install -D -m 0644 packaging/deb/lintian-overrides-cockpit "$root/usr/share/lintian/overrides/virt-rotate-cockpit"
+	else # their types are in nfpm-cockpit.yaml
+		install -D -m 0644 -t "$root-doc" LICENSE docs/page.md
+		dated "$root-doc"
 	fi
 	dated "$root"
 	STAGE=$root

@@ -76,16 +76,17 @@ func (k Keep) Apply(taken []Snapshot, now time.Time) []Verdict {
 // settled says whether a snapshot stays of which that is settled without any rule; "" for
 // one that the rules decide on.
 func (s *Snapshot) settled(now time.Time) (reason string, keep bool) {
-	switch at := s.Expires.In(now.Location()).Format("2006-01-02 15:04"); {
+	switch {
 	case s.Pinned:
 		return "pinned", true
 	case s.Expires.IsZero():
 		return "", false
-	case s.Expires.After(now):
-		return "expires " + at, true
-	default:
-		return "expired " + at, false
 	}
+	at := s.Expires.In(now.Location()).Format("2006-01-02 15:04")
+	if s.Expires.After(now) {
+		return "expires " + at, true
+	}
+	return "expired " + at, false
 }
 
 // count is Apply for snapshots on which the rules decide.

@@ -19,6 +19,9 @@ type Simulation struct {
 	Left    []Snapshot // oldest first; those that were taken are called by their time
 	Why     []Verdict  // of each in Left
 	Most    int        // the largest number that there was at a time, before any was dropped
+
+	judged  bool      // whether all that is left has been judged
+	changes time.Time // when time alone changes a verdict of these; zero if it never does
 }
 
 // mostPasses bounds the work: a year of snapshots every five minutes.
@@ -70,14 +73,35 @@ func (s *Simulation) pass(r *Rule, at time.Time) {
 	m := Moment{Time: at}
 	if r.TakesSnapshots() && !s.due(r).After(at) {
 		s.Left = append(s.Left, Snapshot{Name: at.Format("2006-01-02 15:04"), Time: at})
-		m.Taken = true
+		m.Taken, s.judged = true, false
 	}
 	s.Most = max(s.Most, len(s.Left))
-	if r.Window.Open(at) {
+	if s.isDue(at) && r.Window.Open(at) {
 		m.Dropped = s.drop(r, at)
 	}
 	if m.Left = len(s.Left); m.Taken || len(m.Dropped) > 0 {
 		s.Moments = append(s.Moments, m)
+	}
+}
+
+// isDue tells whether a verdict may be another one than the last time: what the rules keep once,
+// they keep until another snapshot comes.
+func (s *Simulation) isDue(at time.Time) bool {
+	return !s.judged || !s.changes.IsZero() && !at.Before(s.changes)
+}
+
+// settle remembers when time alone changes something: a snapshot expires, or its time is no longer in
+// the future.
+func (s *Simulation) settle(at time.Time) {
+	s.judged, s.changes = true, time.Time{}
+	sooner := func(t time.Time) {
+		if t.After(at) && (s.changes.IsZero() || t.Before(s.changes)) {
+			s.changes = t
+		}
+	}
+	for i := range s.Left {
+		sooner(s.Left[i].Time.Add(-clockSlack))
+		sooner(s.Left[i].Expires)
 	}
 }
 
@@ -92,5 +116,6 @@ func (s *Simulation) drop(r *Rule, at time.Time) (dropped []string) {
 		}
 	}
 	s.Left = kept
+	s.settle(at)
 	return dropped
 }

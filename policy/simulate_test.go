@@ -75,6 +75,16 @@ func TestARuleThatTakesNothingSimulates(t *testing.T) {
 	}
 }
 
+// A snapshot from the future stays beside the rules until its time has come; then it counts, and another goes.
+func TestASnapshotFromTheFutureCountsWhenItsTimeHasCome(t *testing.T) {
+	now := time.Date(2026, 11, 28, 10, 0, 0, 0, time.UTC)
+	r := Rule{Manual: true, Keep: Keep{Daily: 1}}
+	s, err := r.Simulate([]Snapshot{{Name: "a", Time: now.Add(-time.Hour)}, {Name: "ahead", Time: now.Add(5 * time.Hour)}}, now, 24*time.Hour)
+	if err != nil || len(s.Moments) != 1 || !s.Moments[0].Time.Equal(now.Add(5*time.Hour)) || !slices.Equal(s.Moments[0].Dropped, []string{"a"}) {
+		t.Errorf("%+v %v", s, err)
+	}
+}
+
 func TestTooMuchToSimulateIsAnError(t *testing.T) {
 	r := Rule{Every: time.Second, Keep: Keep{Last: 1}}
 	if _, err := r.Simulate(nil, time.Now(), 90*24*time.Hour); err == nil || !strings.Contains(err.Error(), "simulate less") {

@@ -72,10 +72,15 @@ func (r *Rotator) stopAndRestore(ctx context.Context, domain, snapshot string, o
 	if err := r.Stop(ctx, domain, o.Stop.Force, o.Stop.Patience); err != nil {
 		return decide.Plan{}, err
 	}
+	stopped := o.Stop.Step()
 	o.Start, o.Stop = o.Starts(first.State.Live()), nil
 	p, err := r.Restore(ctx, domain, s.plan.Snapshot.Name, o) // which is the latest may be another one by now
-	if len(p.Refused) > 0 && first.State.Live() {
+	switch {
+	case !first.State.Live():
+	case len(p.Refused) > 0:
 		return r.afterAll(ctx, domain, p, o.Start), err
+	case len(p.Steps) > 0:
+		p.Steps = slices.Insert(p.Steps, 0, stopped)
 	}
 	return p, err
 }
@@ -126,6 +131,9 @@ func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o dec
 	p.Restores = meant.Name
 	if p.State, s.warnings = state, p.Warnings; len(p.Refused) > 0 {
 		p.Steps = []decide.Step{}
+	}
+	if o.Plan && o.Stop != nil && o.Stop.Runs && len(p.Refused) == 0 {
+		p.Steps = slices.Insert(p.Steps, 0, o.Stop.Step())
 	}
 	if len(p.Refused) > 0 || o.Plan {
 		p.Settle()

@@ -130,7 +130,7 @@ func TestARestoreStopsTheGuestAndGoesBack(t *testing.T) {
 	stop := &decide.StopOptions{Patience: time.Second}
 	before := filesOf(h, t)
 	dry := back(t, h, r, web, hosttest.Name(9), decide.RestoreOptions{Stop: stop, Plan: true})
-	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 3 || dry.Steps[2].Op != decide.OpStart || dry.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
+	if web.State != host.Running || dry.Result != decide.ResultPlanned || len(dry.Steps) != 4 || dry.Steps[0].Op != decide.OpStop || dry.Steps[3].Op != decide.OpStart || dry.State != host.Running || !slices.Equal(before, filesOf(h, t)) {
 		t.Errorf("the guest is %s: %+v", web.State, dry)
 	}
 	web.Obeys = false

@@ -80,6 +80,18 @@ func TestCockpitsPackages(t *testing.T) {
 	if got := output(t, exec.Command("dpkg-deb", "-f", p.cockpitDeb, "Depends")); got != "virt-rotate (= "+p.version+"-1), cockpit-bridge (>= 239)\n" {
 		t.Errorf("it depends on %q", got)
 	}
+	if got := output(t, exec.Command("rpmlint", "-c", top+"/packaging/rpm/rpmlint.toml", p.cockpitRPM)); !strings.Contains(got, "0 errors, 0 warnings") {
+		t.Errorf("rpmlint:\n%s", got)
+	}
+	ownedBy(t, p.cockpitRPM)
+	root := t.TempDir()
+	output(t, exec.Command("rpm", "--root", root, "--initdb"))
+	output(t, exec.Command("rpm", "--root", root, "--install", "--nodeps", p.cockpitRPM))
+	output(t, exec.Command("rpm", "--root", root, "--verify", "--nodeps", "virt-rotate-cockpit"))
+	output(t, exec.Command("rpm", "--root", root, "--erase", "--nodeps", "virt-rotate-cockpit"))
+	if _, err := os.Stat(root + "/usr/share/cockpit/virt-rotate"); err == nil {
+		t.Error("rpm leaves the page behind")
+	}
 	if got := output(t, exec.Command("rpm", "-qpR", p.cockpitRPM)); !strings.Contains(got, "virt-rotate = "+p.version+"-1\n") {
 		t.Errorf("it requires %q", got)
 	}
@@ -123,12 +135,7 @@ func TestRPM(t *testing.T) {
 	if got := output(t, exec.Command("rpm", "-qp", "--qf", "%{VERSION}-%{RELEASE} %{BUILDHOST} %{LICENSE}", p.rpm)); got != p.version+"-1 localhost Apache-2.0" {
 		t.Errorf("it is %q", got)
 	}
-	owned := output(t, exec.Command("rpm", "-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]", p.rpm))
-	for _, line := range strings.Split(strings.TrimSpace(owned), "\n") {
-		if dir, name, _ := strings.Cut(line, " "); dir[0] == 'd' && !strings.Contains(name, "virt-rotate") {
-			t.Errorf("it owns %s, a directory of the system's", name)
-		}
-	}
+	owned := ownedBy(t, p.rpm)
 	if !strings.Contains(owned, "drwxr-x--- /etc/virt-rotate\n") {
 		t.Errorf("/etc/virt-rotate is not 0750:\n%s", owned)
 	}
@@ -147,6 +154,18 @@ func TestRPM(t *testing.T) {
 		script.Stdin = strings.NewReader(output(t, exec.Command("rpm", "-qp", "--qf", "%{"+tag+"}", p.rpm)))
 		output(t, script)
 	}
+}
+
+// ownedBy lists what an rpm owns, with the modes: no directory of the system's.
+func ownedBy(t *testing.T, rpm string) string {
+	t.Helper()
+	owned := output(t, exec.Command("rpm", "-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\n]", rpm))
+	for _, line := range strings.Split(strings.TrimSpace(owned), "\n") {
+		if dir, name, _ := strings.Cut(line, " "); dir[0] == 'd' && !strings.Contains(name, "virt-rotate") {
+			t.Errorf("%s owns %s, a directory of the system's", rpm, name)
+		}
+	}
+	return owned
 }
 
 // An apk is up to three tar archives, each compressed by itself.
@@ -227,7 +246,7 @@ func TestPackagesAreReproducible(t *testing.T) {
 	cmd := exec.Command(top+"/packaging/build.sh", "deb", "rpm", "apk", "tarball")
 	cmd.Env = append(os.Environ(), "OUT="+again, "TZ=Asia/Tokyo", "LANG=C", "USER=somebody")
 	output(t, cmd)
-	for _, path := range []string{p.deb, p.rpm, p.apk, p.tarball} {
+	for _, path := range []string{p.deb, p.rpm, p.apk, p.tarball, p.cockpitDeb, p.cockpitRPM} {
 		if read(t, path) != read(t, filepath.Join(again, filepath.Base(path))) {
 			t.Errorf("%s is another one the second time", filepath.Base(path))
 		}

@@ -1,42 +1,21 @@
 // cockpit.mjs URL DIR TURN-OFF NAME TEXT: does in Cockpit what an administrator does, and writes pictures into DIR.
 // TURN-OFF is a program that turns the guest off; the guest g2 has a file NAME with TEXT in /home/ann. The last line tells what was restored.
-import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 import { execFileSync } from "node:child_process";
+import { accessible as accessibleIn, end, start, step, until } from "./driver.mjs";
 
-const require = createRequire(process.env.PAGE_MODULES + "/");
-const { chromium } = require("playwright-core");
-const axe = await readFile(require.resolve("axe-core/axe.min.js"), "utf8");
 const [url, dir, turnOff, letterName, letter] = process.argv.slice(2);
-const wrong = [];
-const patience = 120000;
-
-const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
-const context = await browser.newContext({ viewport: { width: 1280, height: 1000 }, bypassCSP: false, acceptDownloads: true });
-const page = await context.newPage();
-page.setDefaultTimeout(patience);
-page.on("console", (m) => m.type() === "error" && wrong.push(`console: ${m.text()}`));
-page.on("pageerror", (e) => wrong.push(`error: ${e.message}`));
+const { browser, wrong, newPage } = await start();
+const page = await newPage();
+const context = page.context();
 
 const guest = page.locator("section.guest", { has: page.getByRole("heading", { name: /^g1/ }) });
 const files = page.locator("section.guest", { has: page.getByRole("heading", { name: /^g2/ }) });
 const names = () => guest.locator(".snaps code").allTextContents();
-const step = (text) => console.log(`${new Date().toISOString().slice(11, 19)} ${text}`);
-const until = async (what, is) => {
-  for (const end = Date.now() + patience; Date.now() < end; await page.waitForTimeout(250)) if (await is()) return;
-  throw new Error(`never: ${what}`);
-};
 const dialog = page.locator("dialog[open]");
 const press = (name) => dialog.getByRole("button", { name, exact: true }).click();
 const closed = async () => { await press("Close"); await dialog.waitFor({ state: "detached" }); };
-const accessible = async (what) => {
-  const found = await page.evaluate(`(() => { ${axe}; return axe.run(document, { resultTypes: ["violations"] }); })()`);
-  for (const v of found.violations) {
-    const line = `axe, ${what}: ${v.impact}: ${v.id}: ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`;
-    if (["serious", "critical"].includes(v.impact)) wrong.push(line);
-    else console.log(`note: ${line}`);
-  }
-};
+const accessible = (what) => accessibleIn(page.mainFrame(), what, wrong);
 
 try {
   await page.goto(url);
@@ -84,9 +63,9 @@ try {
   await other.locator("section.guest").first().waitFor();
   await press("Run");
   await other.getByRole("button", { name: "Look again" }).click();
-  for (const end = Date.now() + patience; ; await other.waitForTimeout(300)) {
+  for (const last = Date.now() + 120000; ; await other.waitForTimeout(300)) {
     if (await other.locator("progress").count()) break;
-    if (Date.now() > end) throw new Error("no merge is seen");
+    if (Date.now() > last) throw new Error("no merge is seen");
     await other.getByRole("button", { name: "Look again" }).click();
   }
   step(`a merge is watched: ${(await other.locator(".job span").first().textContent()).trim()}`);
@@ -175,6 +154,4 @@ try {
   await page.screenshot({ path: `${dir}/cockpit-failed.png` });
   wrong.push(`the page says: ${(await page.locator("body").innerText()).slice(0, 3000)}`);
 }
-await browser.close();
-for (const line of wrong) console.log(line);
-process.exitCode = wrong.length > 0 ? 1 : 0;
+await end(browser, wrong);

@@ -34,7 +34,7 @@ func newCockpit(t *testing.T, policy string) *cockpit {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	daemon, err := guest.NewDaemon(filepath.Join(dir, "h"))
 	must(t, err)
-	t.Cleanup(func() { must(t, errors.Join(daemon.Host.KillGuests(), daemon.Close())) })
+	t.Cleanup(func() { must(t, errors.Join(daemon.KillGuests(), daemon.Close())) })
 	c := &cockpit{t: t, host: daemon.Host, dir: dir}
 	must(t, c.host.Define(t.Context(), guest.Spec{Name: "g1"}))
 	must(t, c.host.Start(t.Context(), "g1"))

@@ -30,7 +30,7 @@ func chained(name, dir string, layers int, mib int64) page.Guest {
 		g.Allocated += at.Allocated
 		s := page.Snapshot{Name: page.Text(snap), Time: when, Ours: true, Keep: true, Reasons: []page.Text{page.Text(fmt.Sprintf("last %d of 7", layers-1-i)), page.Text("daily " + when.Format(time.DateOnly))}}
 		if i%7 == 0 {
-			s.Reasons = append(s.Reasons, page.Text("weekly "+when.Format("2006-W02")))
+			s.Reasons = append(s.Reasons, page.Text("weekly "+isoWeek(when)))
 		}
 		g.Snapshots = append(g.Snapshots, s)
 	}
@@ -42,6 +42,11 @@ func chained(name, dir string, layers int, mib int64) page.Guest {
 			Layers: min(3+i, layers), Took: float64(merged) / (180 << 20), Merged: merged})
 	}
 	return g
+}
+
+func isoWeek(t time.Time) string {
+	year, week := t.ISOWeek()
+	return fmt.Sprintf("%d-W%02d", year, week)
 }
 
 func crowd(guests, layers int) *page.Model {

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs what make test-page needs beside what make test does: Chromium, Cockpit, node and npm, and, in the
-# user's cache directory, what drives the browser and looks for what a screen reader would stumble over.
+# Installs what make test-page needs beside what make test-packages does: Chromium, Cockpit, node and npm, and, in
+# the user's cache directory, what drives the browser and looks for what a screen reader would stumble over.
 set -eu
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/virt-rotate/page # as in page_test.go
 playwright=1.65.1
 axe=4.14.1
 
-"$(dirname "$0")/../tools.sh"
+"$(dirname "$0")/../packages/tools.sh"
 missing=
 [ -x /usr/lib/cockpit/cockpit-ws ] || missing="$missing cockpit-ws"
 command -v cockpit-bridge >/dev/null 2>&1 || missing="$missing cockpit-bridge"

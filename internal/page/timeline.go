@@ -196,17 +196,24 @@ func (s scale) ticks() []tick {
 	return thin(ticks)
 }
 
+// What a tick's words take on a narrow screen, in percent, from their middle or their start.
+const (
+	tickRoom  = 16
+	startRoom = 26
+)
+
 // thin leaves out ticks that would be written over each other, and lets those at the left end begin
 // there.
 func thin(ticks []tick) []tick {
 	kept := ticks[:1]
 	last := 100.0
 	for _, t := range ticks[1:] {
-		if last-t.at < 18 {
-			continue
-		}
+		room := tickRoom
 		if t.at < 6 {
-			t.Anchor = "start"
+			t.Anchor, room = "start", startRoom
+		}
+		if last-t.at < float64(room) {
+			continue
 		}
 		kept, last = append(kept, t), t.at
 	}

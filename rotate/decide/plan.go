@@ -27,7 +27,7 @@ func (s Step) String() string {
 		return "end-copy " + s.Disk
 	case OpFirmware, OpMemory, OpGoOn:
 		return string(s.Op) + " " + s.Path
-	case OpStart, OpTakeOver:
+	case OpStop, OpStart, OpTakeOver:
 		return string(s.Op)
 	case OpUnfold:
 		return fmt.Sprintf("unfold %s of %s: %s", cmp.Or(s.Snapshot, "the present"), s.Disk, s.Path)
@@ -96,6 +96,7 @@ const (
 	OpFirmware     Op = "firmware"  // UEFI variables and TPM state are copied with a snapshot, or go back with a restore
 	OpMemory       Op = "memory"    // the guest's memory is kept with a snapshot
 	OpGoOn         Op = "go-on"     // of a restore: the guest goes on from the memory of the snapshot
+	OpStop         Op = "stop"      // of a restore: the guest is shut down first
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 	OpUnfold       Op = "unfold"    // of an adoption: a state inside an image becomes a layer

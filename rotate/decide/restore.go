@@ -35,6 +35,15 @@ type StopOptions struct {
 	Runs     bool          // the guest runs now; Restore finds that out
 }
 
+// Step is the shutdown as the first step of a restore.
+func (o *StopOptions) Step() Step {
+	reason := fmt.Sprintf("it is asked to shut down; if it still runs after %s, nothing is done", o.Patience)
+	if o.Force {
+		reason = fmt.Sprintf("it is asked to shut down; if it still runs after %s, its plug is pulled, and what it has not written is lost", o.Patience)
+	}
+	return Step{Op: OpStop, Reason: reason}
+}
+
 // A Restoration is a plan of a way back to a snapshot: each disk gets a new overlay on the
 // layer that holds the snapshot's state. The layers above become a branch: the newest
 // state among them is kept as a snapshot of its own, unless it is to be given up.

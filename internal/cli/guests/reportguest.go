@@ -144,10 +144,15 @@ func pageHistory(v *rotate.Verdict, entries []history.Entry) []page.Point {
 	return points[max(0, len(points)-pagePoints):]
 }
 
-// horizon is how far ahead a page looks for snapshots that go: some snapshots, and a day at least.
+// horizon is how far ahead a page looks for snapshots that go: some snapshots, and a day at least, but not
+// past a hundred snapshots, which is a day where one is taken each quarter of an hour.
 func horizon(rule *policy.Rule) time.Duration {
-	const day = 24 * time.Hour
-	return max(day, min(3*rule.Every, 7*day))
+	const day, most = 24 * time.Hour, 100
+	ahead := max(day, min(3*rule.Every, 7*day))
+	if rule.TakesSnapshots() {
+		ahead = min(ahead, most*max(rule.Every, time.Second))
+	}
+	return ahead
 }
 
 // goes tells when each snapshot that a rule keeps now is dropped within the next days, if the guest
