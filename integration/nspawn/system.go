@@ -3,6 +3,7 @@ package nspawn
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,7 +22,7 @@ const hostPackages = "systemd systemd-sysv dbus bash bash-completion ca-certific
 	"qemu-system-x86 qemu-utils procps iproute2 lintian sudo"
 
 // laterPackages can be installed without a network.
-const laterPackages = "cockpit"
+const laterPackages = "cockpit ansible-core"
 
 // A System is a Debian system of that suite with systemd as its first process, in namespaces
 // of its own and without a network. It ends, and is forgotten, with the test.
@@ -41,7 +42,8 @@ func Boot(t *testing.T, suite string) *System {
 	t.Helper()
 	cache, err := os.UserCacheDir()
 	must(t, err)
-	lower := filepath.Join(cache, "virt-rotate", "systems", suite)
+	sum := sha256.Sum256([]byte(hostPackages + "+" + laterPackages)) // another list is another system
+	lower := filepath.Join(cache, "virt-rotate", "systems", fmt.Sprintf("%s-%x", suite, sum[:4]))
 	must(t, os.MkdirAll(filepath.Dir(lower), 0o755))
 	succeeds(t, exec.Command("../matrix/root.sh", suite, lower, hostPackages, laterPackages))
 	dir := t.TempDir()
