@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -183,7 +182,7 @@ func fleet(context.Context, string) error {
 				sum.Merged += o.Merged
 				sum.Left += o.Left
 			}
-			slices.SortFunc(ends, func(a, b time.Duration) int { return cmp.Compare(a, b) })
+			slices.Sort(ends)
 			fmt.Printf("| %.0f MiB/s | %d | %.1f h | %.1f h | %d | %d |\n", bandwidth/(1<<20), slots, ends[10].Hours(), ends[19].Hours(), sum.Merged, sum.Left)
 		}
 	}

@@ -16,18 +16,18 @@ func (s *share) Forget(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	forgotten := s.forgetIn(ctx, s.ledger(id), id, s.key(id), name)
+	forgotten := s.forgetIn(ctx, s.ledger(id), s.key(id), name)
 	if s.fleet.Store == nil {
 		return forgotten
 	}
-	here := s.forgetIn(ctx, files{s}, id, id, name)
+	here := s.forgetIn(ctx, files{s}, id, name)
 	if errors.Is(forgotten, ErrNoSuchHost) || errors.Is(here, ErrNoSuchHost) && forgotten != nil {
 		return here
 	}
 	return forgotten
 }
 
-func (s *share) forgetIn(ctx context.Context, l ledger, id, key, name string) error {
+func (s *share) forgetIn(ctx context.Context, l ledger, key, name string) error {
 	return l.with(ctx, true, func(t table) error {
 		state, err := s.whoAmI(t, key)
 		if err != nil {

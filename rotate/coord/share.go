@@ -44,7 +44,6 @@ type share struct {
 	dir   string
 	dev   uint64
 	fleet *Fleet
-	books ledger // nil: the files above
 
 	mu     sync.Mutex         // guards all below
 	read   map[string]reading // by the host's ID

@@ -56,12 +56,12 @@ func (l central) with(ctx context.Context, change bool, do func(table) error) er
 		if err != nil {
 			return fmt.Errorf("%s: %w", l.where(), err)
 		}
-		t := &valueTable{ctx: ctx, l: l, values: values, revision: revision, put_: map[string][]byte{}}
-		if err := do(t); err != nil || !change || len(t.put_) == 0 {
+		t := &valueTable{ctx: ctx, l: l, values: values, revision: revision, puts: map[string][]byte{}}
+		if err := do(t); err != nil || !change || len(t.puts) == 0 {
 			return err
 		}
 		l.s.fleet.boundary("before the store is changed")
-		if err = l.store.Change(ctx, l.prefix+"hosts/", revision, t.put_); err == nil {
+		if err = l.store.Change(ctx, l.prefix+"hosts/", revision, t.puts); err == nil {
 			return nil
 		}
 		if !errors.Is(err, ErrChanged) {
@@ -84,7 +84,7 @@ type valueTable struct {
 	l        central
 	values   map[string][]byte
 	revision int64
-	put_     map[string][]byte
+	puts     map[string][]byte
 }
 
 func (t *valueTable) key(kind string, place int) string {
@@ -118,7 +118,7 @@ func (t *valueTable) put(place int, r record) error {
 	if err != nil {
 		return err
 	}
-	t.put_[t.key("hosts", place)] = value
+	t.puts[t.key("hosts", place)] = value
 	t.values[t.key("hosts", place)] = value
 	return nil
 }
@@ -150,7 +150,7 @@ func (t *valueTable) tell(place int, _ record, data []byte) error {
 	if packed.Len() > mostValue {
 		return fmt.Errorf("what this host uses takes %d bytes: at most %d can be told to %s", packed.Len(), mostValue, t.l.where())
 	}
-	t.put_[t.key("users", place)] = packed.Bytes()
+	t.puts[t.key("users", place)] = packed.Bytes()
 	return nil
 }
 
