@@ -41,6 +41,7 @@ ROOT=$root PACKAGES=$packages LATER=$later unshare --mount --propagation private
 	mount -t proc proc "$ROOT/proc"
 	mount --rbind /dev "$ROOT/dev"
 	export DEBIAN_FRONTEND=noninteractive LC_ALL=C HOME=/root
+	unset TMPDIR # of whoever calls: it is not in there
 	chroot "$ROOT" apt-get -o Acquire::Check-Valid-Until=false update -qq
 	chroot "$ROOT" apt-get install -y -qq --no-install-recommends $PACKAGES
 	[ -z "$LATER" ] || chroot "$ROOT" apt-get install -y -qq --no-install-recommends --download-only $LATER
