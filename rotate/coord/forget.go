@@ -21,10 +21,13 @@ func (s *share) Forget(ctx context.Context, name string) error {
 		return forgotten
 	}
 	here := s.forgetIn(ctx, files{s}, id, name)
-	if errors.Is(forgotten, ErrNoSuchHost) || errors.Is(here, ErrNoSuchHost) && forgotten != nil {
+	switch {
+	case errors.Is(forgotten, ErrNoSuchHost): // it has told on the storage alone
 		return here
+	case errors.Is(here, ErrNoSuchHost):
+		return forgotten
 	}
-	return forgotten
+	return errors.Join(forgotten, here)
 }
 
 func (s *share) forgetIn(ctx context.Context, l ledger, key, name string) error {

@@ -36,7 +36,7 @@ func (s *share) strays(ctx context.Context, v *View, me string) error {
 				continue
 			}
 			if p.Problem == "" {
-				p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String()
+				p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String() + ": [coordination] is another one there"
 			}
 			v.Peers = append(v.Peers, p)
 			v.Generation++

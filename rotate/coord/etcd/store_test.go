@@ -375,3 +375,23 @@ func TestAClaimIsDecidedAnewWhereAnotherHostCameFirst(t *testing.T) {
 		t.Errorf("%d calls, epochs %d and %d", calls, a, b)
 	}
 }
+
+// A host is forgotten wherever it has told something.
+func TestAHostOfAClusterIsForgotten(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	h := newHouse(t, c, 3)
+	for i, name := range []string{"web", "db", "mail"} {
+		must(t, tell(h.at(i), told(name)))
+	}
+	old := &coord.Fleet{StateDir: t.TempDir(), Shared: []string{h.dir}, Name: "old"}
+	must(t, tell(old.All()[0], told("old")))
+	for _, name := range []string{"host2", "old"} { // the second one has told on the storage alone
+		must(t, h.at(0).Forget(context.Background(), name))
+	}
+	if err := h.at(0).Forget(context.Background(), "host2"); !errors.Is(err, coord.ErrNoSuchHost) {
+		t.Error(err)
+	}
+	if v := view(t, h.at(0)); len(v.Peers) != 1 || v.Peers[0].Name != "host3" || v.Mine.Guest("u-db") == nil {
+		t.Errorf("%+v", v)
+	}
+}
