@@ -22,7 +22,7 @@ const hostPackages = "systemd systemd-sysv dbus bash bash-completion ca-certific
 	"qemu-system-x86 qemu-utils procps iproute2 lintian sudo"
 
 // laterPackages can be installed without a network.
-const laterPackages = "cockpit ansible-core"
+const laterPackages = "cockpit ansible-core python3-apt"
 
 // A System is a Debian system of that suite with systemd as its first process, in namespaces
 // of its own and without a network. It ends, and is forgotten, with the test.

@@ -32,7 +32,7 @@ func TestTheRoleMakesAHostRotate(t *testing.T) {
 	s := &system{nspawn.Boot(t, "bookworm"), t}
 	s.Bring(packagesOf(t, "").deb, "/root/virt-rotate.deb")
 	s.StartGuest()
-	s.Sh("apt-get install -y -qq ansible-core")
+	s.Sh("apt-get install -y -qq --no-install-recommends ansible-core python3-apt")
 	s.role(t)
 	if out := s.plays("1h"); !strings.Contains(out, "failed=0") || strings.Contains(out, "changed=0") {
 		t.Fatalf("the play says\n%s", out)

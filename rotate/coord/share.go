@@ -188,7 +188,7 @@ func (s *share) View(ctx context.Context) (View, error) {
 func (s *share) view(ctx context.Context) (View, error) {
 	id, err := s.identity()
 	if errors.Is(err, fs.ErrNotExist) {
-		return View{}, nil
+		return s.untouched(ctx)
 	}
 	if err != nil {
 		return View{}, err
@@ -210,6 +210,19 @@ func (s *share) view(ctx context.Context) (View, error) {
 	}
 	v.UUID = id
 	return v, err
+}
+
+// untouched is what is known of a storage on which nobody has told anything. Whether a store can be
+// asked is found out all the same: what is told first is told there.
+func (s *share) untouched(ctx context.Context) (View, error) {
+	if s.fleet.Store == nil {
+		return View{}, nil
+	}
+	v := View{By: s.fleet.Store.String()}
+	if _, _, err := s.fleet.Store.List(ctx, "storages/none/"); err != nil {
+		return v, fmt.Errorf("%s: %w", v.By, err)
+	}
+	return v, nil
 }
 
 // ledger is where the hosts tell each other what they use.

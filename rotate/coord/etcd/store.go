@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -133,9 +135,50 @@ func ask[T any](ctx context.Context, s *Store, call func(ctx context.Context, c 
 	defer cancel()
 	answer, err := call(limited, c)
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
-		err = fmt.Errorf("no answer within %v: no member can be reached, or too few of them to agree (%w)", s.config.Timeout, err)
+		err = fmt.Errorf("no answer within %v: %w", s.config.Timeout, s.silence(ctx))
 	}
 	return answer, err
+}
+
+// lookAfter is how long it takes at most to find out why nobody answers.
+const lookAfter = 2 * time.Second
+
+var errTooFew = errors.New("members can be reached, and too few of them agree: has the cluster lost its quorum?")
+
+// silence finds out why there is no answer, which the client does not tell.
+func (s *Store) silence(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lookAfter)
+	defer cancel()
+	secure, err := s.config.tls()
+	if err != nil {
+		return err
+	}
+	var all []string
+	for _, endpoint := range s.config.Endpoints {
+		at, err := url.Parse(endpoint)
+		if err == nil {
+			err = reach(ctx, at.Host, secure)
+		}
+		if err == nil {
+			return errTooFew
+		}
+		all = append(all, err.Error())
+	}
+	return errors.New("no member can be reached: " + strings.Join(all, "; "))
+}
+
+func reach(ctx context.Context, address string, secure *tls.Config) error {
+	var conn net.Conn
+	var err error
+	if secure == nil {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	} else {
+		conn, err = (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", address)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", address, err)
+	}
+	return conn.Close()
 }
 
 func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {

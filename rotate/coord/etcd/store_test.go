@@ -130,6 +130,8 @@ func TestTheClusterIsReachedByTLS(t *testing.T) {
 	defer stranger.Close()
 	if _, _, err := stranger.List(context.Background(), "hosts/"); err == nil {
 		t.Error("a certificate of nobody is believed")
+	} else if !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("nothing tells that the certificate is of nobody: %v", err)
 	}
 }
 
@@ -230,6 +232,10 @@ func TestWhatKeepsFromTheClusterIsSaid(t *testing.T) {
 		s := etcd.New(c)
 		if _, _, err := s.List(context.Background(), "hosts/"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", want, err)
+		}
+		f := &coord.Fleet{StateDir: t.TempDir(), Shared: []string{dir}, Name: "host", Store: s}
+		if _, err := f.All()[0].View(context.Background()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q, before anybody has told something: %v", want, err)
 		}
 		_ = s.Close()
 	}
