@@ -288,7 +288,7 @@ func TestTheExamplesOfTheImagePageWork(t *testing.T) {
 }
 
 // others are pages of other packages that ours may refer to.
-var others = []string{"cron.8", "guestfish.1", "nbdcopy.1", "qemu-img.1", "qemu-nbd.8", "sha256sum.1", "sudo.8", "systemd.1", "virsh.1"}
+var others = []string{"cron.8", "debugfs.8", "guestfish.1", "nbdcopy.1", "qemu-img.1", "qemu-nbd.8", "sha256sum.1", "sudo.8", "systemd.1", "virsh.1"}
 
 func TestPagesReferToPagesThatThereAre(t *testing.T) {
 	known := map[string]bool{}
