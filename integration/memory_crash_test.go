@@ -275,6 +275,25 @@ func TestKillAtEveryBoundaryOfASnapshotWithMemory(t *testing.T) {
 	}
 }
 
+// diedAsQEMUSwitched is when libvirt's driver, which is in the killed process, has not noted any more that
+// QEMU writes to the overlays: the first case of docs/recovery.md, which is left to a person. All files stay, and
+// the guest goes on; other places cannot be tried on it.
+func (b *bed) diedAsQEMUSwitched(run result, kept states) {
+	b.t.Helper()
+	run.wantExit(b.t, 3)
+	if !strings.Contains(run.Stdout, "docs/recovery.md") {
+		b.t.Errorf("the refusal does not say where to read on: %s", run.Stdout)
+	}
+	found, err := filepath.Glob(b.path("images", "g1-*.mine-*.qcow2"))
+	must(b.t, err)
+	if len(found) == 0 {
+		b.t.Error("the overlay that QEMU writes to is gone")
+	}
+	b.unchanged("g1", kept)
+	b.waitWrites("g1", 10)
+	b.t.Log("the kill came as QEMU switched over: places after this one were not tried")
+}
+
 // killWithMemory kills a snapshot with memory at its n-th place.
 func (c *boundaryCase) killWithMemory(b *bed, n int) string {
 	b.t.Helper()
@@ -283,7 +302,12 @@ func (c *boundaryCase) killWithMemory(b *bed, n int) string {
 	name := fmt.Sprintf("mine-%d", n)
 	place := b.dieAt(c.kind(), n, "snapshot", "--memory", "--pin", "--name", name, "g1")
 	b.await("libvirt to be done with it", func() bool { return strings.Contains(b.virsh("domjobinfo", "g1"), "None") })
-	b.rotate("run", "--no-snapshot").wantExit(b.t, 0)
+	run := b.rotate("run", "--no-snapshot")
+	if c.name == "embedded" && strings.Contains(run.Stdout, "but a process has it open") {
+		b.diedAsQEMUSwitched(run, kept)
+		return ""
+	}
+	run.wantExit(b.t, 0)
 	b.unchanged("g1", kept)
 	was, listed := b.keptStates("g1")[name]
 	found, err := filepath.Glob(b.path("images", "*.memory"))
