@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/coord/coordtest"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
@@ -329,4 +330,32 @@ func TestOthersAreToldHowARunHasEnded(t *testing.T) {
 	if ran := v.Peers[0].Told.Ran; ran == nil || ran.End.After(before) || ran.Domains != 1 || ran.Failed != 0 {
 		t.Errorf("%+v", ran)
 	}
+}
+
+// A slot is lost in the middle of a merge: the run stops behind it, says so, and the next one does the rest.
+func TestASlotThatIsLostEndsTheRunAtItsNextBoundary(t *testing.T) {
+	p, _ := newPair(t, 9, 10, 11)
+	p.clone("other.qcow2")
+	store := &coordtest.Memory{Lost: errors.New("its lease has ended")}
+	for _, r := range p.r {
+		r.Observer.Fleet.Store = store
+	}
+	p.run(t, 1)
+	plans, err := p.r[0].Run(context.Background(), nil)
+	hosttest.Must(err)
+	if ran := plans[0]; ran.Result != decide.ResultFailed || !strings.Contains(ran.Error, "its lease has ended") || hasStep(ran, decide.OpDeleteFile) {
+		t.Errorf("%+v", ran)
+	}
+	p.check(t)
+	store.Lost = nil
+	p.boot(0)
+	p.r[0].Observer.Fleet.Store = store
+	if ran := p.run(t, 0)["web"]; len(ran.Refused) > 0 || ran.Error != "" || !hasStep(ran, decide.OpDeleteFile) {
+		t.Errorf("%+v", ran)
+	}
+	p.check(t)
+}
+
+func hasStep(p decide.Plan, op decide.Op) bool {
+	return slices.ContainsFunc(p.Steps, func(s decide.Step) bool { return s.Op == op })
 }

@@ -153,6 +153,8 @@ type View struct {
 	Locks      Crossing `json:"locks"`        // what this host has found out of them
 	Generation uint64   `json:"generation"`   // another one whenever somebody has told something
 	Peers      []Peer   `json:"peers"`
+
+	told time.Time // when this host has told last; zero if it has not
 }
 
 // A Crossing says whether locks reach other hosts.

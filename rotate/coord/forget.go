@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
-// Forget takes a host out of the table. The claims that it had become claims of this host that
-// it has given up: an older one of a third host stays old.
+// Forget takes a host out of the table, and out of that on the storage if there is a store. The claims
+// that it had become claims of this host that it has given up: an older one of a third host stays old.
+// What this host tells is as old as it was.
 func (s *share) Forget(ctx context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -16,41 +18,70 @@ func (s *share) Forget(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	forgotten := s.forgetIn(ctx, s.ledger(id), s.key(id), name)
-	if s.fleet.Store == nil {
-		return forgotten
+	f := forgetting{share: s, name: name}
+	err = s.ledger(id).with(ctx, true, func(t table) error { return f.first(ctx, t, s.key(id)) })
+	if err == nil && s.fleet.Store != nil {
+		err = files{s}.with(ctx, true, func(t table) error { return f.from(t, id) })
 	}
-	here := s.forgetIn(ctx, files{s}, id, name)
-	switch {
-	case errors.Is(forgotten, ErrNoSuchHost): // it has told on the storage alone
-		return here
-	case errors.Is(here, ErrNoSuchHost):
-		return forgotten
+	if err == nil && !f.found {
+		err = fmt.Errorf("%s: %w", name, ErrNoSuchHost)
 	}
-	return errors.Join(forgotten, here)
+	return err
 }
 
-func (s *share) forgetIn(ctx context.Context, l ledger, key, name string) error {
-	return l.with(ctx, true, func(t table) error {
-		state, err := s.whoAmI(t, key)
-		if err != nil {
-			return err
+// A forgetting is on its way through the tables.
+type forgetting struct {
+	*share
+	name  string
+	me    string
+	told  Told      // of this host, with what it inherits
+	when  time.Time // it has told so
+	found bool
+}
+
+// first looks at all that is known, in the table that counts, and forgets the host there.
+func (f *forgetting) first(ctx context.Context, t table, key string) error {
+	state, err := f.whoAmI(t, key)
+	if err != nil {
+		return err
+	}
+	v, err := f.look(ctx, t, state.ID)
+	if err != nil {
+		return err
+	}
+	f.me, f.told, f.when = state.ID, v.Mine, v.told
+	if f.when.IsZero() {
+		f.when = f.fleet.now()
+	}
+	place, err := named(t, f.me, f.name)
+	var gone record
+	if err == nil {
+		gone, _ = t.at(place) // a damaged one has no ID
+	}
+	known := err == nil
+	for i := range v.Peers {
+		if p := &v.Peers[i]; p.Name == f.name || p.ID == f.name || p.ID == gone.ID && p.ID != "" {
+			f.told, known = inherit(f.told, p.Told), true
 		}
-		place, err := named(t, state.ID, name)
-		if err != nil {
-			return err
-		}
-		v := s.all(t, state.ID)
-		for i := range v.Peers {
-			if r, err := t.at(place); err == nil && v.Peers[i].ID == r.ID {
-				v.Mine = inherit(v.Mine, v.Peers[i].Told)
-			}
-		}
-		if err := s.tell(t, state.ID, key, s.fleet.now(), v.Mine); err != nil {
-			return err
-		}
-		return s.clear(t, place)
-	})
+	}
+	if !known || err != nil && !errors.Is(err, ErrNoSuchHost) {
+		return err
+	}
+	return f.from(t, key)
+}
+
+// from forgets the host in a table, if it is there.
+func (f *forgetting) from(t table, key string) error {
+	place, err := named(t, f.me, f.name)
+	missing := errors.Is(err, ErrNoSuchHost)
+	if err != nil && !missing {
+		return err
+	}
+	if err := f.tell(t, f.me, key, f.when, f.told); err != nil || missing {
+		return err
+	}
+	f.found = true
+	return f.clear(t, place)
 }
 
 // clear frees a place. A damaged one is made whole by that.

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
-	"slices"
 	"time"
 )
 
@@ -22,24 +21,20 @@ const (
 	signpostName = "store"
 )
 
-// strays adds the hosts that have told on the storage itself alone: what this one has told
-// there, and problems of the others.
+// strays adds what was told on the storage itself alone, or later than to the store: as by a host that has
+// not moved, or has moved back, and where the store was made anew, or came back from an old copy.
 func (s *share) strays(ctx context.Context, v *View, me string) error {
 	err := files{s}.with(ctx, false, func(t table) error {
 		here := s.all(t, me)
-		if !v.Registered {
-			v.Mine = here.Mine
+		if here.told.After(v.told) {
+			v.Mine, v.told = here.Mine, here.told
 		}
 		v.Locks = here.Locks
+		v.Generation += here.Generation
 		for _, p := range here.Peers {
-			if p.ID == Signpost || slices.ContainsFunc(v.Peers, func(q Peer) bool { return q.ID == p.ID && p.ID != "" }) {
-				continue
+			if p.ID != Signpost {
+				s.stray(v, p)
 			}
-			if p.Problem == "" {
-				p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String() + ": [coordination] is another one there"
-			}
-			v.Peers = append(v.Peers, p)
-			v.Generation++
 		}
 		return nil
 	})
@@ -47,6 +42,22 @@ func (s *share) strays(ctx context.Context, v *View, me string) error {
 		return nil
 	}
 	return err
+}
+
+// stray adds a host as the table on the storage has it, unless the store has heard it since.
+func (s *share) stray(v *View, p Peer) {
+	if p.Problem == "" {
+		p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String() + ": [coordination] is another one there"
+	}
+	for i := range v.Peers {
+		if q := &v.Peers[i]; q.ID == p.ID && p.ID != "" {
+			if p.When.After(q.When) {
+				*q = p
+			}
+			return
+		}
+	}
+	v.Peers = append(v.Peers, p)
 }
 
 // tellHere puts on record on the storage itself what was told to a store.

@@ -259,7 +259,7 @@ func (s *share) all(t table, me string) View {
 		}
 		switch {
 		case err == nil && r.ID == me:
-			v.Mine, v.Registered, v.Locks = told, !r.Gone, s.locks(r)
+			v.Mine, v.Registered, v.Locks, v.told = told, !r.Gone, s.locks(r), r.When
 			s.noted(t, i)
 		case err != nil || !r.Gone:
 			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}

@@ -17,8 +17,6 @@ type ledger interface {
 	with(ctx context.Context, change bool, do func(table) error) error
 	// take waits for one of n slots.
 	take(ctx context.Context, n int) (Hold, error)
-	// where names it for people.
-	where() string
 }
 
 // A table has a place for each host.

@@ -1,7 +1,6 @@
 package sr
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/cli/images"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/guestfs"
@@ -88,13 +88,13 @@ func rawDisk(r *images.Run, path, format string) (*os.File, error) {
 
 // copySparse leaves out zeros.
 func copySparse(to *os.File, from io.Reader, size int64) error {
-	b, zeros := make([]byte, 64<<10), make([]byte, 64<<10)
+	b := make([]byte, 64<<10)
 	for at := int64(0); at < size; {
 		n, err := io.ReadFull(from, b[:min(int64(len(b)), size-at)])
 		if err != nil {
 			return err
 		}
-		if !bytes.Equal(b[:n], zeros[:n]) {
+		if !chain.AllZero(b[:n]) {
 			if _, err := to.WriteAt(b[:n], at); err != nil {
 				return err
 			}

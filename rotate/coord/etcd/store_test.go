@@ -401,3 +401,54 @@ func TestAHostOfAClusterIsForgotten(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+// useful tells whether a peer with that guest is known, or else that its host is a problem: without either, its
+// layers are nobody's.
+func useful(v coord.View, guest string) bool {
+	for i := range v.Peers {
+		if v.Peers[i].Problem != "" || v.Peers[i].Told.Guest(guest) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// A host that has told on the storage, and has only forgotten another one by the cluster so far.
+func TestAHostThatForgetsFirstKeepsWhatItUses(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	h := newHouse(t, c, 3)
+	must(t, tell(h.at(0), told("web")))
+	must(t, tell(h.at(2), told("mail")))
+	before := &coord.Fleet{StateDir: h.hosts[1].StateDir, Shared: h.hosts[1].Shared, Name: h.hosts[1].Name}
+	must(t, tell(before.All()[0], told("db")))
+	must(t, h.at(1).Forget(context.Background(), "host3"))
+	if v := view(t, h.at(0)); !useful(v, "u-db") {
+		t.Errorf("nothing tells that host2 uses db: %+v", v.Peers)
+	}
+}
+
+// A host has moved back to the storage, or the cluster came back from an old backup: what is told on the storage is
+// newer, and counts.
+func TestWhatIsNewerOnTheStorageCounts(t *testing.T) {
+	c := etcdtest.Start(t, 1)
+	h := newHouse(t, c, 2)
+	must(t, tell(h.at(0), told("web")))
+	must(t, tell(h.at(1), told("db")))
+	back := &coord.Fleet{StateDir: h.hosts[1].StateDir, Shared: h.hosts[1].Shared, Name: h.hosts[1].Name}
+	adopted := coord.Told{}
+	must(t, back.All()[0].Tell(context.Background(), time.Now(), func(v coord.View) coord.Told {
+		adopted = coord.Claims(told("db", "clone"), &v, map[string]uint64{"u-db": 7})
+		return adopted
+	}))
+	v := view(t, h.at(0))
+	if len(v.Peers) != 1 || v.Peers[0].Problem == "" || v.Peers[0].Told.Guest("u-clone") == nil {
+		t.Errorf("what host2 tells on the storage is not seen: %+v", v.Peers)
+	}
+	if v = view(t, h.at(1)); v.Mine.Guest("u-db").Epoch != 7 {
+		t.Errorf("the cluster's older word counts: %+v", v.Mine)
+	}
+	must(t, tell(h.at(1), told("db", "clone")))
+	if v = view(t, h.at(0)); v.Peers[0].Problem != "" || v.Peers[0].Told.Guest("u-db").Epoch != 7 {
+		t.Errorf("%+v", v.Peers)
+	}
+}
