@@ -20,6 +20,17 @@ const RecordName = ".virt-rotate-convert.json"
 // yet: nobody takes it for the disk.
 const asideSuffix = ".unfinished"
 
+// CheckBegun refuses to make an image anew that a run with a record was broken off in: two would
+// want the name then.
+func CheckBegun(fsys vfs.FS, path string) error {
+	if _, err := fsys.Lstat(path + asideSuffix); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return refusedf(path+asideSuffix, "a run with --again was broken off: the same command goes on; or move this file away if it is not needed")
+}
+
 // A Record is what is known of the images of a directory.
 type Record struct {
 	Version int               `json:"version"`

@@ -109,6 +109,9 @@ func (w *warm) plan() error {
 		return nil
 	}
 	for _, c := range w.all {
+		if err := convert.CheckBegun(w.Run.Store.FS, c.Path); err != nil {
+			return err
+		}
 		if err := convert.CheckFree(w.Run.Store.FS, c.Path); err != nil {
 			return err
 		}
