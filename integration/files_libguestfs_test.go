@@ -117,7 +117,7 @@ func moreByLibguestfs(b *filesBed) {
 	must(b.t, os.Mkdir(dir, 0o755))
 	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
 		m := b.byLibguestfs("mount", "--filesystem", "vg/root", "g1@latest", dir)
-		b.awaitIn(m, "the files", func() bool { _, err := os.Stat(dir + "/etc"); return err == nil })
+		b.awaitIn(m, "the directory, printed", func() bool { return m.stdout.String() == dir+"\n" })
 		b.fileIs(dir+"/etc/app.conf", "old\n")
 		must(b.t, m.cmd.Process.Signal(end))
 		m.wait()

@@ -327,11 +327,11 @@ func mounts(b *filesBed) {
 	}
 }
 
-// mount has the oldest snapshot mounted, and waits until it is.
+// mount has the oldest snapshot mounted, and waits until that is told.
 func (b *filesBed) mount(dir string) *rotation {
 	b.t.Helper()
 	m := b.beginRotate("mount", "--host-kernel", "g1@oldest", dir)
-	b.awaitIn(m, "the files", func() bool { _, err := os.Stat(dir + "/etc"); return err == nil })
+	b.awaitIn(m, "the directory, printed", func() bool { return m.stdout.String() == dir+"\n" })
 	return m
 }
 

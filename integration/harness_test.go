@@ -411,9 +411,27 @@ func (b *bed) rotate(args ...string) result {
 // libvirt until it has ended.
 type rotation struct {
 	cmd            *exec.Cmd
-	stdout, stderr bytes.Buffer
+	stdout, stderr said
 	hung           atomic.Bool
 	ended          func() result
+}
+
+// said is what a program has written so far.
+type said struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *said) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // beginRotate starts virt-rotate and returns at once.

@@ -110,10 +110,13 @@ func withFiles(r *images.Run, at string, wanted []wantedState, do func([]*guestf
 			err = errors.Join(err, v.Close())
 		}
 	}()
-	if err == nil {
-		err = l.stillThere(r)
-	}
 	if err != nil {
+		return openError(r, err)
+	}
+	switch err := l.stillThere(r); {
+	case at != "" && errors.Is(err, context.Canceled):
+		return nil // it is mounted, and that is how a mount is meant to end
+	case err != nil:
 		return openError(r, err)
 	}
 	return do(views)
