@@ -9,19 +9,21 @@ import (
 type Stack struct {
 	layers []Source // base first
 	seen   []Extent // the last extent of each layer
-	size   int64
+	sizes  []int64  // virtual sizes of the layers, in bytes
+	size   int64    // that of the uppermost
 	holes  []*holes // of layers whose files are asked for them; nil for all others
 }
 
 // NewStack returns the disk that the layers, base first, form. Encrypted ones
 // cannot be read.
 func NewStack(layers ...Source) (*Stack, error) {
-	s := &Stack{layers: layers, seen: make([]Extent, len(layers))}
-	for _, l := range layers {
-		if l.Image().Encrypted {
+	s := &Stack{layers: layers, seen: make([]Extent, len(layers)), sizes: make([]int64, len(layers))}
+	for i, l := range layers {
+		image := l.Image()
+		if image.Encrypted {
 			return nil, refused(pathOf(l), "it is encrypted: its data cannot be read without the key")
 		}
-		s.size = l.Image().VirtualSize
+		s.sizes[i], s.size = image.VirtualSize, image.VirtualSize
 	}
 	return s, nil
 }
@@ -32,8 +34,13 @@ func (s *Stack) Size() int64 { return s.size }
 // Depth is how many layers there are.
 func (s *Stack) Depth() int { return len(s.layers) }
 
-// Forget drops what was remembered of extents: a layer has changed.
-func (s *Stack) Forget() { clear(s.seen) }
+// Forget drops what was remembered of extents and of sizes: a layer has changed.
+func (s *Stack) Forget() {
+	clear(s.seen)
+	for i, l := range s.layers {
+		s.sizes[i] = l.Image().VirtualSize
+	}
+}
 
 // NoLayer is the layer of what no layer has.
 const NoLayer = -1
@@ -49,7 +56,7 @@ type Found struct {
 // Find returns what the disk has at off, up to end at most.
 func (s *Stack) Find(off, end int64) (Found, error) {
 	for i := len(s.layers) - 1; i >= 0; i-- {
-		size := s.layers[i].Image().VirtualSize
+		size := s.sizes[i]
 		if off >= size {
 			return Found{Extent{off, end - off, Zero, NoHost}, i}, nil
 		}
@@ -74,7 +81,7 @@ func (s *Stack) Find(off, end int64) (Found, error) {
 func (s *Stack) extent(i int, off, end int64) (Extent, error) {
 	last := s.seen[i]
 	if last.Length == 0 || off < last.Offset || off >= last.End() || last.Kind == Compressed {
-		x, err := s.layers[i].Extent(off, s.layers[i].Image().VirtualSize)
+		x, err := s.layers[i].Extent(off, s.sizes[i])
 		if err != nil {
 			return Extent{}, err
 		}

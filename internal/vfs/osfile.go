@@ -202,24 +202,27 @@ func (f *osFile) NextData(off int64) (start, end int64, err error) {
 	if err := checkRange(f.Path(), off, 0); err != nil {
 		return 0, 0, err
 	}
-	size, err := f.Size()
-	if err != nil || off >= size {
-		return size, size, err
-	}
 	if f.block {
-		return off, size, nil
+		return f.toEnd(off)
 	}
 	start, err = f.seek(off, unix.SEEK_DATA)
-	if errors.Is(err, unix.ENXIO) {
-		return size, size, nil
+	if errors.Is(err, unix.ENXIO) { // there is none
+		size, err := f.Size()
+		return size, size, err
 	}
 	if err == nil {
 		end, err = f.seek(start, unix.SEEK_HOLE)
 	}
 	if isUnsupported(err) || errors.Is(err, unix.EINVAL) {
-		return off, size, nil
+		return f.toEnd(off)
 	}
 	return start, end, f.wrap("seek", err)
+}
+
+// toEnd takes all from off on for data.
+func (f *osFile) toEnd(off int64) (start, end int64, err error) {
+	size, err := f.Size()
+	return min(off, size), size, err
 }
 
 func (f *osFile) seek(off int64, whence int) (at int64, err error) {
