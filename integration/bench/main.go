@@ -1,7 +1,7 @@
 // Command bench measures virt-rotate against the same work done by virsh, in
 // the same run, on the same host, as whole processes, and with qemu-img. It prints
 // ratios and figures as Markdown. It needs root: libvirtd runs privately. An argument
-// chooses one part of it: rotation, plan, scan, guests, report, graft, images, growth, fleet (a simulation),
+// chooses one part of it: rotation, plan, scan, guests, report, graft, images, kernel, growth, fleet (a simulation),
 // sr; growth draws docs/growth.svg. After "images" and "sr", which leave libvirt out, a further word chooses the
 // tasks that have it in their name.
 package main
@@ -80,6 +80,7 @@ var parts = []struct {
 	{"report", reports},
 	{"graft", grafts},
 	{"images", func(ctx context.Context, binary string) error { return images(ctx, binary, "") }},
+	{"kernel", kernelWays},
 	{"growth", growth},
 	{"fleet", fleet},
 	{"sr", func(ctx context.Context, binary string) error { return repositories(ctx, binary, "") }},
