@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -469,7 +470,14 @@ func TestSRConvertAgainRenamesImages(t *testing.T) {
 	if err := os.Remove("out/trial.qcow2"); err != nil {
 		t.Fatal(err)
 	}
-	var out string
+	var told struct {
+		Renamed []struct{ Image, Was string }
+		Removed []string
+	}
+	out := must(t, "sr", "convert", "sr", "--to", "out", "--names", "pool.xml", "--again", "--dry-run", "--output=json")
+	if err := json.Unmarshal([]byte(out), &told); err != nil || len(told.Renamed) != 3 || told.Renamed[0].Was != "out/base2.qcow2" || told.Renamed[0].Image != "out/web-disk0-base-base2.qcow2" {
+		t.Errorf("%v: %s", err, out)
+	}
 	read, written := x.io(func() { out = must(t, "sr", "convert", "sr", "--to", "out", "--names", "pool.xml", "--again") })
 	if read > 3<<20 || written > 1<<20 || !strings.Contains(out, "other names for 3 images") {
 		t.Errorf("%d bytes read and %d written\n%s", read, written, out)

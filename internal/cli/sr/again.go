@@ -29,7 +29,7 @@ type warm struct {
 	all, rest []*convert.Conversion // the rest are those that need something
 	lock      io.Closer
 	from      string
-	renamed   int
+	renamed   []renamedImage
 }
 
 // newWarm looks at what is in the directory. Without --again nothing may be there under the
@@ -103,7 +103,9 @@ func (w *warm) plan() error {
 		if err := w.Plan(w.all); err != nil {
 			return err
 		}
-		w.renamed = len(w.Again.Moved(w.all))
+		for _, c := range w.Again.Moved(w.all) {
+			w.renamed = append(w.renamed, renamedImage{c.Path, filepath.Join(filepath.Dir(c.Path), w.Record.Images[filepath.Base(c.Path)].Was)})
+		}
 		w.Hint = ": what was begun is removed, or has the name of an image that is not finished; the same command goes on"
 		w.rest = slices.DeleteFunc(slices.Clone(w.all), w.Kept)
 		return nil
@@ -154,23 +156,35 @@ func (w *warm) kept() (paths []string) {
 			paths = append(paths, c.Path)
 		}
 	}
+	return paths
+}
+
+// removed are the images that others take the place of.
+func (w *warm) removed() (paths []string) {
+	for _, name := range w.Removed() {
+		paths = append(paths, filepath.Join(w.String("to"), name))
+	}
+	return paths
+}
+
+// tellKept tells of images that were there before.
+func (w *warm) tellKept(c *converted) {
 	if w.Bool("quiet") || w.String("output") == "json" {
-		return paths
+		return
 	}
-	if len(paths) > 0 {
-		fmt.Fprintf(w.Out, "%s as they were: nothing of what they were made of has changed\n", term.Plural(len(paths), "image"))
+	if len(c.kept) > 0 {
+		fmt.Fprintf(w.Out, "%s as they were: nothing of what they were made of has changed\n", term.Plural(len(c.kept), "image"))
 	}
-	if w.renamed > 0 {
-		fmt.Fprintf(w.Out, "other names for %s\n", term.Plural(w.renamed, "image"))
+	if len(c.renamed) > 0 {
+		fmt.Fprintf(w.Out, "other names for %s\n", term.Plural(len(c.renamed), "image"))
 	}
 	verb := "removed"
 	if w.Bool("dry-run") {
 		verb = "remove"
 	}
-	for _, name := range w.Removed() {
-		fmt.Fprintf(w.Out, "%s %s: other images have what it has\n", verb, term.Printable(filepath.Join(w.String("to"), name)))
+	for _, path := range c.removed {
+		fmt.Fprintf(w.Out, "%s %s: other images have what it has\n", verb, term.Printable(path))
 	}
-	return paths
 }
 
 // tellIdle tells of images that nothing is converted into any more.

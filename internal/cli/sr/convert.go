@@ -133,7 +133,8 @@ func convertGroups(r *images.Run, repo *vhdbridge.Repository, groups []vhdbridge
 			left = append(left, vhdbridge.Spoiled{Node: filepath.Base(c.Source().Path), Reason: c.Err.Error()})
 		}
 	}
-	done := converted{images.ConvertSteps(sound), left, nil, w.kept(), namedImages(groups, sound)}
+	done := converted{steps: images.ConvertSteps(sound), left: left, kept: w.kept(), renamed: w.renamed, removed: w.removed(), named: namedImages(groups, sound)}
+	w.tellKept(&done)
 	if err := done.print(r); err != nil {
 		return err
 	}

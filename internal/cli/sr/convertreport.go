@@ -18,7 +18,15 @@ type convertReport struct {
 	LeftOut []vhdbridge.Spoiled `json:"left-out"` // nodes of which nothing was made
 	Missing []missing           `json:"missing"`  // of an export that is damaged (--salvage)
 	Kept    []string            `json:"kept"`     // images that need nothing (--again)
+	Renamed []renamedImage      `json:"renamed"`  // images that have, or will have, another name (--again)
+	Removed []string            `json:"removed"`  // images that go, or would, since others have what they have (--again)
 	Named   []namedImage        `json:"named"`    // images of whose disks it is known what they are called
+}
+
+// renamedImage is an image that was converted before, under another name.
+type renamedImage struct {
+	Image string `json:"image"`
+	Was   string `json:"was"`
 }
 
 // namedImage is an image with whose disk it is, or was before.
@@ -56,11 +64,12 @@ type missing struct {
 
 // A converted is what came of a conversion.
 type converted struct {
-	steps []images.Step
-	left  []vhdbridge.Spoiled
-	lost  []missing
-	kept  []string
-	named []namedImage
+	steps         []images.Step
+	left          []vhdbridge.Spoiled
+	lost          []missing
+	kept, removed []string
+	renamed       []renamedImage
+	named         []namedImage
 }
 
 // print prints what was made, and in JSON what was not.
@@ -73,7 +82,7 @@ func (c *converted) print(r *images.Run) error {
 	}
 	return r.StepsAs(steps, func(p images.Report) any {
 		return convertReport{p, append([]vhdbridge.Spoiled{}, c.left...), append([]missing{}, c.lost...),
-			append([]string{}, c.kept...), append([]namedImage{}, c.named...)}
+			append([]string{}, c.kept...), append([]renamedImage{}, c.renamed...), append([]string{}, c.removed...), append([]namedImage{}, c.named...)}
 	})
 }
 
