@@ -55,3 +55,9 @@ func (h *Host) RestartDaemon() error {
 	}
 	return h.startDaemon()
 }
+
+// Cut takes that network away.
+func (f *Fleet) Cut() error {
+	_, err := f.Host(1).Run("ip", "link", "del", fmt.Sprint("vl", f.Host(1).pid, "a"))
+	return err
+}

@@ -1,6 +1,7 @@
 package hosts_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -125,17 +126,18 @@ func TestAMigrationThatIsKilledIsFinished(t *testing.T) {
 	program, err := mortal()
 	must(t, err)
 	for _, c := range []struct {
-		place string
-		order []int
+		place   string
+		order   []int
+		daemons bool // both libvirtds are killed, too
 	}{
-		{"the move is on record on the storage", []int{1, 2}},
-		{"the move is on record", []int{2, 1}},
-		{"after drop-metadata", []int{1, 2}},
-		{"before migrate", []int{2, 1}},
-		{"after migrate", []int{1, 2}},
-		{"after migrate", []int{2, 1}},
-		{"before the snapshots are written", []int{2, 1}},
-		{"the move is off the record on the storage", []int{1, 2}},
+		{"the move is on record on the storage", []int{1, 2}, false},
+		{"the move is on record", []int{2, 1}, false},
+		{"after drop-metadata", []int{1, 2}, true},
+		{"before migrate", []int{2, 1}, false},
+		{"after migrate", []int{1, 2}, true},
+		{"after migrate", []int{2, 1}, false},
+		{"before the snapshots are written", []int{2, 1}, false},
+		{"the move is off the record on the storage", []int{1, 2}, false},
 	} {
 		b.fresh(true)
 		b.rotations(1, 2)
@@ -145,6 +147,9 @@ func TestAMigrationThatIsKilledIsFinished(t *testing.T) {
 		out, err := b.Host(1).Run(args...)
 		if err == nil || !strings.Contains(out, "killed at") {
 			t.Fatalf("%s: %v %s", c.place, err, out)
+		}
+		if c.daemons {
+			must(t, errors.Join(b.Host(1).RestartDaemon(), b.Host(2).RestartDaemon()))
 		}
 		for _, n := range c.order {
 			b.rotate(n, "doctor")
@@ -161,4 +166,65 @@ func TestAMigrationThatIsKilledIsFinished(t *testing.T) {
 			t.Fatalf("%s, order %v", c.place, c.order)
 		}
 	}
+}
+
+// commandline is more of the domain's QEMU: memory that takes a while to be moved.
+const commandline = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-device'/>
+<qemu:arg value='loader,file=/srv/share/random,addr=0x800000,force-raw=on'/></qemu:commandline></domain>`
+
+// The command is killed while libvirt moves the guest. A run leaves that alone; when it has ended, by itself or
+// since the network is gone, all is where the guest is.
+func TestAMigrationGoesOnWithoutItsCommand(t *testing.T) {
+	t.Parallel()
+	b, command := moving(t, false)
+	b.on(1, "dd", "if=/dev/urandom", "of=/srv/share/random", "bs=1M", "count=16", "status=none")
+	must(t, b.Host(1).DefineXML(strings.Replace(b.virsh(1, "dumpxml", "--inactive", "web"), "</domain>", commandline, 1)))
+	b.virsh(1, "start", "web")
+	before := b.states(1)
+	program, err := binary()
+	must(t, err)
+	for _, cut := range []bool{true, false} {
+		run := strings.Join([]string{"echo $$ >/run/migrate.pid; exec", program, "--connect qemu:///system --policy", b.policy,
+			"--state-dir", b.Host(1).State(), command, "--bandwidth 1"}, " ")
+		cmd := b.Host(1).Command("sh", "-c", run)
+		must(t, cmd.Start())
+		b.await("migration", func() bool {
+			return strings.Contains(first(b.Host(1).Virsh("domjobinfo", "web")), "Outgoing migration")
+		})
+		b.on(1, "sh", "-c", "kill -9 $(cat /run/migrate.pid)")
+		_ = cmd.Wait()
+		b.want(4, 1, "run", "migration")
+		if n := b.virsh(1, "snapshot-list", "web", "--name"); strings.TrimSpace(n) != "" {
+			t.Errorf("snapshots amid the migration: %s", n)
+		}
+		on := 2
+		if cut {
+			must(t, b.Cut())
+			on = 1
+		}
+		b.await("the end of the migration", func() bool {
+			_, err := b.Host(3-on).Virsh("domstate", "web")
+			return err != nil && !strings.Contains(first(b.Host(on).Virsh("domjobinfo", "web")), "migration")
+		})
+		b.rotate(on, "run")
+		b.rotate(3-on, "run")
+		b.isOn(on, true, before)
+		if t.Failed() {
+			return
+		}
+		if cut {
+			_, err = b.Link()
+			must(t, err)
+		}
+	}
+}
+
+func (b *bed) await(what string, done func() bool) {
+	b.Helper()
+	for until := time.Now().Add(3 * time.Minute); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	b.Fatal(what + " does not come")
 }

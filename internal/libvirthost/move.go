@@ -200,6 +200,14 @@ func (h *Host) Migrate(ctx context.Context, m host.Migration) (err error) {
 	return nil
 }
 
+// CanMigrate tells whether Migrate can be called at all.
+func CanMigrate() error {
+	if _, err := exec.LookPath("virsh"); err != nil {
+		return fmt.Errorf("virsh moves the guest, and is not installed (package libvirt-clients of Debian, libvirt-client elsewhere): %w", err)
+	}
+	return nil
+}
+
 // mostReason is how much of what virsh says is told, in bytes.
 const mostReason = 4096
 

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"github.com/virt-rotate/virt-rotate/internal/cli/session"
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
+	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 )
@@ -44,6 +45,9 @@ is done. Other runs on this host wait meanwhile.
 			}
 			if err := term.CheckOutput(c); err != nil {
 				return err
+			}
+			if err := libvirthost.CanMigrate(); err != nil {
+				return fmt.Errorf("migrate: nothing was changed: %w", err)
 			}
 			return session.With(e, true, func(s *session.Session) error { return migrateDomain(e, c, s) })
 		},
