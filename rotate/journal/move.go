@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -173,6 +174,22 @@ func (j Moves) Any() bool {
 // and dashes. Letters are let through for the sake of tests, whose hosts are not libvirt's.
 func isUUID(text string) bool {
 	return text != "" && len(text) <= 64 && strings.Trim(text, "0123456789abcdefghijklmnopqrstuvwxyz-") == ""
+}
+
+// mostText is how much of a text of another host is taken, in bytes.
+const mostText = 512
+
+// Tame takes out of another host's record what could confuse a terminal; the guest is called as here.
+func (m *Move) Tame(domain string) {
+	m.Domain = domain
+	for _, text := range []*string{&m.From, &m.To} {
+		*text = strings.Map(func(r rune) rune {
+			if !unicode.IsPrint(r) {
+				return '?'
+			}
+			return r
+		}, strings.ToValidUTF8((*text)[:min(len(*text), mostText)], "?"))
+	}
 }
 
 // Named tells how the record calls the guest.

@@ -27,6 +27,7 @@ func (o *Observer) moves(w *World) error {
 		for _, dir := range o.recordsOf(w, d) {
 			if moves[d.UUID] == nil {
 				if m := dir.Read(d.UUID); m != nil {
+					m.Tame(d.Name)
 					moves[d.UUID] = m
 				}
 			}
