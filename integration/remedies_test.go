@@ -64,7 +64,8 @@ var unprinted = map[string]string{
 	"in-use": "words", "other-host": "virt-rotate adopt and undefine are for a person to choose from: TestAGuestThatIsDefinedTwiceHasOneOwner", "unheard-host": "virt-rotate fleet forget names the host: TestAHostThatIsForgottenIsNotWaitedFor", "wrong-backing-file": "names docs/recovery.md", "orphan": "qemu-img info and map look", "apparmor": "apparmor_parser touches no image",
 	"nvram-not-covered": "words", "tpm-not-covered": "words", "disk-taken-out": "words; it is no snapshot's", "large-storage": "words", "of-no-use": "words; it is no snapshot's",
 	"pinned": "virt-rotate unpin leaves it to the person who deletes: TestSnapshotsByHandOfARealGuest does it", "name-taken": "words", "memory": "words",
-	"adoption": "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",
+	"adoption":  "virt-rotate adopt: TestKillAtEveryBoundaryOfAnAdoption does it",
+	"migration": "virt-rotate run: TestAMigrationThatIsKilledIsFinished does it", "not-shared": "words", "destination": "words",
 	"not-root": "words", "unfinished-run": "virt-rotate run: all tests of crashes do it",
 }
 

@@ -64,6 +64,7 @@ type Rotator struct {
 	Clock    func() time.Time
 	Options  decide.Options
 	Engine   engine.Engine     // for guests that are shut off
+	Mover    host.Mover        // for guests that go to other hosts; nil: none does
 	Report   func(Event)       // called from several goroutines; never nil
 	Ended    func(decide.Plan) // is told of each domain as its work ends, from several goroutines; may be nil
 
@@ -139,6 +140,11 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 	plans, w, err := r.Plan(ctx, names)
 	if err != nil {
 		return nil, err
+	}
+	if len(w.Moves) > 0 && r.endMoves(ctx, w) {
+		if plans, w, err = r.Plan(ctx, names); err != nil {
+			return nil, err
+		}
 	}
 	chosen, err := decide.Select(w, r.Match, names)
 	if err != nil {

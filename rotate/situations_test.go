@@ -51,6 +51,13 @@ func situations() []situation {
 			p.as(web)
 			return p.h[1], p.r[1]
 		}},
+		situation{code: host.CodeMove, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
+			p, web := newMovers(t, host.Running)
+			p.dies(toSecond, 0, "call migrate")
+			web.State = host.ShutOff
+			p.h[0].Move.Silent = true
+			return p.h[0], p.r[0]
+		}},
 		situation{code: host.CodeHosts, host: func(t *testing.T) (*hosttest.Host, *Rotator) {
 			p, _ := newPair(t, 9, 10, 11)
 			p.clone("web.qcow2")
@@ -83,6 +90,8 @@ var notOfAPlan = map[string]string{
 	host.CodePinned:      "of a deletion by hand: TestWhatStaysWhateverIsNamed",
 	host.CodeMemory:      "of a snapshot by hand: TestMemoryThatCannotBeKeptIsRefused; of a restore: TestMemoryThatCannotBeGoneBackToIsRefused",
 	host.CodeNameTaken:   "of a snapshot by hand: TestANameThatIsTakenIsRefused",
+	host.CodeNotShared:   "of a migration: TestAMigrationIsRefusedBeforeAnythingIsChanged",
+	host.CodeDestination: "of a migration: TestAMigrationIsRefusedBeforeAnythingIsChanged",
 	host.CodeMetadata:    "of a restore, which rehearses what it would write",
 	host.CodeCheckpoints: "of a restore; a snapshot that is due waits for the guest's start, which is no refusal",
 }

@@ -68,6 +68,9 @@ func (f *Fleet) Close() error {
 
 const daemonConf = `auth_unix_ro = "none"
 auth_unix_rw = "none"
+listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
 host_uuid = "0000000%[1]d-1111-2222-3333-44444444444%[1]d"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 `
@@ -147,7 +150,7 @@ func (h *Host) Boot(fuse bool) error {
 // startDaemon pins libvirtd to one processor: on some machines those differ, and it would ask QEMU
 // what it can do again and again.
 func (h *Host) startDaemon() error {
-	if out, err := h.Run("taskset", "-c", "0", "libvirtd", "-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirtd.pid"); err != nil {
+	if out, err := h.Run("taskset", "-c", "0", "libvirtd", "-d", "--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirtd.pid"); err != nil {
 		return fmt.Errorf("libvirtd: %w: %s", err, out)
 	}
 	return await("libvirtd of "+h.Name, func() bool { _, err := h.Virsh("list"); return err == nil })

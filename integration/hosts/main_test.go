@@ -54,6 +54,16 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// mortal is the same with places at which it can be made to die.
+var mortal = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(buildDir, "virt-rotate-mortal")
+	out, err := exec.Command("go", "build", "-tags", "libvirt_dlopen failpoint", "-o", path, "../../cmd/virt-rotate").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
 // A bed is hosts, and what virt-rotate needs on them.
 type bed struct {
 	*testing.T

@@ -23,6 +23,12 @@ func SnapshotNames(string, string) ([]string, error) { return nil, ErrNoLibvirt 
 // Close does nothing.
 func (h *Host) Close() error { return nil }
 
+// Mover is not built in.
+func (h *Host) Mover() host.Mover { return nil }
+
+// CanMigrate is not built in.
+func CanMigrate() error { return ErrNoLibvirt }
+
 // Outline is not built in.
 func (h *Host) Outline(context.Context) ([]host.Domain, error) { return nil, ErrNoLibvirt }
 

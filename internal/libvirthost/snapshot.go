@@ -132,11 +132,12 @@ func (h *Host) KeepMetadata(_ context.Context, domain string) (putBack func() er
 		return nil, err
 	}
 	defer dom.Free()
+	kept, err := keptSnapshots(dom)
+	return func() error { return h.putBack(domain, kept) }, err
+}
+
+func keptSnapshots(dom *libvirt.Domain) (kept []keptSnapshot, err error) {
 	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
-	if err != nil {
-		return nil, err
-	}
-	var kept []keptSnapshot
 	for i := range snaps {
 		name, failed := snaps[i].GetName()
 		text, failed2 := snaps[i].GetXMLDesc(libvirt.DOMAIN_SNAPSHOT_XML_SECURE)
@@ -144,7 +145,7 @@ func (h *Host) KeepMetadata(_ context.Context, domain string) (putBack func() er
 		err = errors.Join(err, failed, failed2, failed3, snaps[i].Free())
 		kept = append(kept, keptSnapshot{name, text, current})
 	}
-	return func() error { return h.putBack(domain, kept) }, err
+	return kept, err
 }
 
 // A keptSnapshot is the metadata of one.

@@ -52,6 +52,9 @@ type Storage interface {
 	Presence
 	// Dir is its directory here.
 	Dir() string
+	// Records is the directory on it with what hosts tell each other; fs.ErrNotExist where nobody has told
+	// yet. One that others could have written to is an error.
+	Records() (dir string, err error)
 	// UUID names it on all hosts; "" where no other host has it, or nobody has told yet.
 	UUID() string
 	// Locate tells how hosts name the file at an absolute path to each other; false if it

@@ -77,6 +77,14 @@ func (f *Fleet) name() string {
 	return cmp.Or(strings.ToValidUTF8(name[:min(len(name), mostName)], "?"), "localhost")
 }
 
+// HostName is what the others call this host.
+func (f *Fleet) HostName() string {
+	if f == nil {
+		f = &Fleet{}
+	}
+	return f.name()
+}
+
 // mount names a mount of this start of the host: what was found out of its locks holds no longer.
 func (f *Fleet) mount(dev uint64) string {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")

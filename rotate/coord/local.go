@@ -3,6 +3,7 @@ package coord
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"sync"
 	"time"
 )
@@ -21,6 +22,8 @@ type local struct {
 func NewLocal(dir string) Storage { return &local{dir: dir} }
 
 func (l *local) Dir() string { return l.dir }
+
+func (l *local) Records() (string, error) { return "", fs.ErrNotExist }
 
 func (l *local) UUID() string { return "" }
 

@@ -71,6 +71,11 @@ func (s *share) Dir() string { return s.dir }
 
 func (s *share) path(name string) string { return filepath.Join(s.dir, Subdirectory, name) }
 
+func (s *share) Records() (string, error) {
+	dir := filepath.Join(s.dir, Subdirectory)
+	return dir, s.checkDir()
+}
+
 // UUID is "" where nobody has told anything yet.
 func (s *share) UUID() string {
 	id, err := s.identity()

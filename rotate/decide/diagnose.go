@@ -70,6 +70,7 @@ func Diagnose(w *observe.World, names []string, rules policy.Assignment, now tim
 		found = append(found, strangers(w)...)
 		found = append(found, sharesInDoubt(w)...)
 		found = append(found, lostIntents(w)...)
+		found = append(found, goneMoves(w)...)
 		found = append(found, notes(w)...)
 	}
 	return found
@@ -108,6 +109,9 @@ func diagnoseDomain(w *observe.World, d *host.Domain, rule *policy.Rule, now tim
 	}
 	if in := w.Intents[d.UUID]; in != nil && in.Broken == "" {
 		add(intentFinding(d, in))
+	}
+	if m := w.Moves[d.UUID]; m != nil && rule == nil && !touched(d) {
+		add(FindingOf(d, Refusal{host.CodeMove, "", openMove(m)}))
 	}
 	if d.Problem != "" {
 		add(Finding{Code: FindStrange, Detail: d.Problem, Remedy: "look at virsh dumpxml and snapshot-dumpxml of the domain"})

@@ -27,7 +27,7 @@ func (s Step) String() string {
 		return "end-copy " + s.Disk
 	case OpFirmware, OpMemory, OpGoOn:
 		return string(s.Op) + " " + s.Path
-	case OpStop, OpStart, OpTakeOver:
+	case OpStop, OpStart, OpTakeOver, OpMigrate:
 		return string(s.Op)
 	case OpUnfold:
 		return fmt.Sprintf("unfold %s of %s: %s", cmp.Or(s.Snapshot, "the present"), s.Disk, s.Path)
@@ -100,6 +100,7 @@ const (
 	OpStart        Op = "start"     // of a restore: the guest runs from then on
 	OpConfigure    Op = "configure" // of a restore: the domain gets the configuration of the snapshot's time
 	OpUnfold       Op = "unfold"    // of an adoption: a state inside an image becomes a layer
+	OpMigrate      Op = "migrate"   // the domain goes to another host
 	OpTakeOver     Op = "take-over" // of an adoption: the domain is this host's from then on
 )
 

@@ -54,6 +54,9 @@ func (b *builder) checkGuest() {
 	if d.ManagedSave {
 		b.refuse(host.CodeManagedSave, "", "a managed save of the guest names the present chain: start the guest or drop the save (virsh managedsave-remove)")
 	}
+	if m := b.w.Moves[d.UUID]; m != nil {
+		b.refuse(host.CodeMove, "", openMove(m))
+	}
 	if d.Transient {
 		b.refuse(host.CodeTransient, "", "the domain has no persistent configuration: its snapshots would be forgotten when it stops")
 	}

@@ -53,6 +53,9 @@ const (
 	CodeNameTaken      = "name-taken"       // there is a snapshot of that name
 	CodeMemory         = "memory"           // a guest's memory cannot be kept, or not be gone back to
 	CodeElsewhere      = "other-host"       // the guest is another host's
+	CodeMove           = "migration"        // one was interrupted
+	CodeNotShared      = "not-shared"       // a file of the guest is on a disk of this host alone
+	CodeDestination    = "destination"      // what speaks against a migration there
 	CodeHosts          = "unheard-host"     // what a host uses of a shared storage is not known
 	CodeOwnPolicy      = "own-policy"       // the policy in the domain's metadata is at fault
 )

@@ -66,6 +66,7 @@ type Host struct {
 	CannotClone   error
 	CopyFails     error
 	PivotFails    error
+	Move          Move
 	Qemu          map[string][]string // what QEMU says its chains are; nil: it may not be asked
 }
 

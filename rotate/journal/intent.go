@@ -152,7 +152,7 @@ func (j Journal) Remove(uuid string) error {
 // Sweep removes the temporary files of a run that was killed while it wrote.
 // The caller holds the Lock.
 func Sweep(stateDir string) error {
-	for _, dir := range []string{stateDir, In(stateDir).dir} {
+	for _, dir := range []string{stateDir, In(stateDir).dir, MovesIn(stateDir).dir} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

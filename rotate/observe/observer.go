@@ -149,6 +149,9 @@ func (o *Observer) assemble(ctx context.Context, domains, fresh []host.Domain, p
 		look.neighbours(w, o)
 		o.shares(ctx, w)
 	}
+	if err := o.moves(w); err != nil {
+		return nil, err
+	}
 	w.noteChains()
 	w.looking = false
 	return w, ctx.Err()

@@ -153,7 +153,7 @@ func (w *World) imagesOn(s coord.Storage) []coord.Layer {
 }
 
 func savedNeeds(l *chain.Layer) bool {
-	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") })
+	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") || movesLayer(who) })
 }
 
 // Adoptable returns the epoch with which a person can make the domain this host's, or why not.

@@ -62,6 +62,9 @@ type World struct {
 	OnShares map[string][]int         `json:",omitempty"`
 	Whose    map[string]coord.Verdict `json:",omitempty"`
 
+	// Moves are migrations that are not finished, by the UUID of the domain, which may be gone from here.
+	Moves map[string]*journal.Move `json:",omitempty"`
+
 	TooWide []string // storages that hold too much to be searched for users of layers
 }
 

@@ -9,7 +9,7 @@ import (
 func Reports() map[string]any {
 	return map[string]any{
 		"plan": PlanReport{}, "plan-simulate": simulationReport{}, "run": PlanReport{}, "restore": PlanReport{},
-		"snapshot": PlanReport{}, "delete": PlanReport{}, "prune": PlanReport{}, "adopt": PlanReport{}, "pin": pinReport{}, "unpin": pinReport{},
+		"snapshot": PlanReport{}, "delete": PlanReport{}, "prune": PlanReport{}, "adopt": PlanReport{}, "migrate": PlanReport{}, "pin": pinReport{}, "unpin": pinReport{},
 		"status": statusReport{}, "history": HistoryReport{}, "tree": treeReport{}, "tree-who": observe.Users{},
 		"import": importReport{}, "verify": verifyReport{},
 		"doctor": doctorReport{}, "check": checkReport{}, "policy-check": PolicyCheckReport{}, "policy-show": showReport{},

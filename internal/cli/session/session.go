@@ -61,6 +61,7 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
 			Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock},
 		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
+		Mover:  host.Mover(),
 		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
 	s := &Session{Policy: f, Host: host, Rotator: r}

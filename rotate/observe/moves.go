@@ -1,0 +1,117 @@
+package observe
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+)
+
+// movePrefix begins what keeps the layers of a guest whose migration is not finished.
+const movePrefix = "migration of "
+
+// moves reads the migrations that are not finished: those that this host began, and those of guests of
+// this host that another one has put on record on the storage. All layers that these name are kept.
+func (o *Observer) moves(w *World) error {
+	moves, err := journal.MovesIn(o.StateDir).Load()
+	if err != nil {
+		return err
+	}
+	for i := range w.Domains {
+		d := &w.Domains[i]
+		for _, dir := range o.recordsOf(w, d) {
+			if moves[d.UUID] == nil {
+				if m := dir.Read(d.UUID); m != nil {
+					m.Tame(d.Name)
+					moves[d.UUID] = m
+				}
+			}
+		}
+	}
+	for _, m := range moves {
+		for i := range m.Snapshots {
+			for _, path := range m.Snapshots[i].Files {
+				w.Forest.Add(w.Key(path), path).Keep(movePrefix + m.Named())
+			}
+		}
+	}
+	if len(moves) > 0 {
+		w.Moves = moves
+	}
+	return nil
+}
+
+// recordsOf are the records on the storages that the domain has layers on.
+func (o *Observer) recordsOf(w *World, d *host.Domain) (all []journal.Moves) {
+	if o.Fleet == nil || w.Remote {
+		return nil
+	}
+	for _, s := range o.Fleet.All() {
+		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
+		if i < 0 || !w.has(d, i) {
+			continue
+		}
+		dir, err := s.Records()
+		if err != nil {
+			continue // nobody has told anything there, or w.Shares tells of it
+		}
+		if j := journal.MovesIn(dir); j.Any() {
+			all = append(all, j)
+		}
+	}
+	return all
+}
+
+// has tells whether a layer of the domain is on the storage with that number.
+func (w *World) has(d *host.Domain, share int) bool {
+	return slices.ContainsFunc(layersOf(d), func(path string) bool { return slices.Contains(w.OnShares[path], share) })
+}
+
+// RecordDirs are the directories in which other hosts find the record of a guest's migration.
+func (o *Observer) RecordDirs(w *World, d *host.Domain) (dirs []string, err error) {
+	for _, s := range o.Fleet.All() {
+		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
+		if i < 0 || !w.has(d, i) {
+			continue
+		}
+		dir, err := s.Records()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// movesLayer tells whether a migration that is not finished keeps the layer.
+func movesLayer(who string) bool { return strings.HasPrefix(who, movePrefix) }
+
+// Unshared are files of the domain's disks and snapshots that no storage of several hosts has: another host
+// has others, or none, by these names.
+func (o *Observer) Unshared(w *World, d *host.Domain) (paths []string) {
+	add := func(path string) {
+		if filepath.IsAbs(path) && len(o.Fleet.On(w.dirOf(d, path))) == 0 && !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
+	}
+	for i := range d.Disks {
+		for _, l := range d.Disks[i].Chain {
+			if l.Kind == "file" && !d.Disks[i].ReadOnly {
+				add(l.Path)
+			}
+		}
+	}
+	for i := range d.Snapshots {
+		for _, path := range d.Snapshots[i].Files() {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+				add(path)
+			}
+		}
+	}
+	return paths
+}
