@@ -24,7 +24,8 @@ const (
 // ocfRoot is where resource-agents is installed.
 const ocfRoot = "/usr/lib/ocf"
 
-// clusterXML is what crm_mon tells: the only thing that the agent asks the cluster, which is not there.
+// clusterXML is what crm_mon tells, the only thing that our agent asks the cluster, which is not there.
+// VirtualDomain warns that there is no crm_resource.
 const clusterXML = `#!/bin/sh
 cat <<'EOF'
 <pacemaker-result api-version="2.25" request="crm_mon -1 --output-as=xml">
@@ -99,6 +100,8 @@ func (c *cluster) hooks(on bool) {
 func (c *cluster) cluster(fencing, online, unclean bool) {
 	c.Helper()
 	must(c.T, os.MkdirAll(filepath.Join(c.dir, "bin"), 0o755))
+	// It needs xmllint, without which VirtualDomain would write no definition, whatever it is told.
+	must(c.T, os.WriteFile(filepath.Join(c.dir, "bin/virt-xml-validate"), []byte("#!/bin/sh\n"), 0o700))
 	must(c.T, os.WriteFile(filepath.Join(c.dir, "bin/crm_mon"), fmt.Appendf(nil, clusterXML, fencing, online, unclean), 0o700))
 }
 
