@@ -26,6 +26,7 @@ var recipes = map[string]func(*recipe){
 	"A host that is full":                       onAFullHost,
 	"From a virsh script":                       fromAScript,
 	"A guest with internal snapshots":           withInternalSnapshots,
+	"A cluster with Pacemaker":                  inACluster,
 	"What is not tried":                         func(*recipe) {},
 }
 

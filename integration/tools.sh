@@ -2,7 +2,7 @@
 # Installs what tests and demo need: libvirt's QEMU driver, virsh, QEMU, qemu-img, and what
 # virt-install's guests have: UEFI and a TPM; a terminal, tmux; the shells whose completion is
 # tested; what reads manual pages; and what docs/recipes.md uses, restic, age, nbdfuse, guestfish
-# (which boots a kernel of this system) and what makes disks for it, LVM and NTFS.
+# (which boots a kernel of this system) and what makes disks for it, LVM and NTFS; Pacemaker's agents.
 # Unpacks what the Linux guest of some tests is made of, and programs of monitoring systems, in
 # the user's cache directory.
 # Does nothing when all is there. Only the installation itself uses sudo.
@@ -14,6 +14,7 @@ for tool in virsh libvirtd bindfs qemu-system-x86_64 qemu-img qemu-io mkfs.ext4 
 done
 [ -e /usr/share/bash-completion/bash_completion ] || missing="$missing bash-completion"
 id libvirt-qemu >/dev/null 2>&1 || id qemu >/dev/null 2>&1 || missing="$missing (a user for QEMU)"
+[ -e /usr/lib/ocf/resource.d/heartbeat/VirtualDomain ] || missing="$missing resource-agents"
 [ -d /usr/share/OVMF ] || [ -d /usr/share/edk2/ovmf ] || missing="$missing (UEFI for guests)"
 kernel_there() { # for libguestfs; a container has none
 	for kernel in /boot/vmlinuz-* /lib/modules/*/vmlinuz; do
@@ -45,7 +46,7 @@ install_debian() {
 	as_root apt-get install -y -qq --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu \
 		libvirt-clients qemu-system-x86 qemu-utils e2fsprogs xfsprogs btrfs-progs util-linux gcc libc6-dev xz-utils apparmor \
 		virtinst ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age bindfs libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base >&2
+		restic age bindfs libnbd-bin guestfish ntfs-3g lvm2 fdisk mandoc groff-base resource-agents >&2
 	kernel_there || as_root apt-get install -y -qq --no-install-recommends linux-image-cloud-amd64 >&2 ||
 		as_root apt-get install -y -qq --no-install-recommends linux-image-virtual >&2 # of Ubuntu
 }
@@ -54,7 +55,7 @@ install_fedora() {
 	as_root dnf install -y -q libvirt-daemon libvirt-daemon-driver-qemu libvirt-client \
 		qemu-system-x86-core qemu-img e2fsprogs xfsprogs btrfs-progs util-linux gcc glibc-devel xz \
 		virt-install edk2-ovmf swtpm swtpm-tools tmux bash-completion zsh fish git make \
-		restic age bindfs nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base >&2
+		restic age bindfs nbdfuse libnbd libguestfs ntfsprogs lvm2 mandoc groff-base resource-agents >&2
 	kernel_there || as_root dnf install -y -q kernel-core >&2
 }
 

@@ -129,6 +129,41 @@ func TestAnOldDefinitionIsNotTakenOver(t *testing.T) {
 	p.leftAlone(t, 1, "host1")
 }
 
+// A host dies after a snapshot that it has told nobody of. Its definition of before is an old one,
+// on another host, and on itself.
+func TestADefinitionOnWhoseLayerAnotherBuildsIsNotTakenOver(t *testing.T) {
+	p, web := newPair(t, 9)
+	p.run(t, 0)
+	old := p.as(web)
+	old.State = host.ShutOff
+	before := web.Observed(nil).Disks
+	p.h[0].Take(web, []int{10})
+	for i := range p.r {
+		p.h[0].Guests[0].State = host.ShutOff
+		p.h[i].Guests[0].Disks = before
+		plan, err := p.r[i].TakeOver(context.Background(), "web", "host1", false)
+		if err != nil || plan.Result != decide.ResultRefused || !strings.Contains(fmt.Sprint(plan.Refused), "old one") {
+			t.Errorf("host%d: %+v %v", i+1, plan, err)
+		}
+	}
+}
+
+// A guest was stopped on its host, which says so: another one need not be told that it is down.
+func TestWhoHasAGuestTellsByAdoptHowItIs(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	p.run(t, 0)
+	p.as(web).State = host.ShutOff
+	web.State = host.ShutOff
+	if plan, err := p.r[1].TakeOver(context.Background(), "web", "", false); err != nil || plan.Result != decide.ResultRefused {
+		t.Errorf("%+v %v", plan, err)
+	}
+	plan, err := p.r[0].TakeOver(context.Background(), "web", "", false)
+	if err != nil || len(plan.Steps)+len(plan.Refused) > 0 {
+		t.Errorf("%+v %v", plan, err)
+	}
+	tookOver(t, p, 1, "")
+}
+
 // A takeover is cut off at any place: the guest has one owner at any time, and doing it again
 // finishes it.
 func TestATakeoverDiesAnywhere(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 
 // TakeOver makes a domain this host's on all storages that its layers lie on, by a person's
 // word: another host had it, and that is over. down names a host of which the person says that it
-// is down. It is done by telling so with a higher epoch, storage by storage: after a crash between
+// is down. Of a domain that is this host's anyhow the others are told how it is now. It is done by telling so with a higher epoch, storage by storage: after a crash between
 // two, doing it again finishes it. The caller holds the Lock.
 func (r *Rotator) TakeOver(ctx context.Context, domain, down string, plan bool) (decide.Plan, error) {
 	w, err := r.Observer.Observe(ctx)
@@ -24,8 +24,11 @@ func (r *Rotator) TakeOver(ctx context.Context, domain, down string, plan bool) 
 		return decide.Plan{}, w.NoSuchDomain(domain)
 	}
 	p, epoch := r.planTakeover(w, d, down)
-	if plan || len(p.Steps) == 0 {
+	switch {
+	case plan, len(p.Refused) > 0:
 		return p, nil
+	case len(p.Steps) == 0: // it is this host's: the others hear whether it runs, and on what layers
+		return p, r.Observer.Tell(ctx, w, observe.News{})
 	}
 	return r.takeOver(ctx, w, d, p, epoch), nil
 }
@@ -35,7 +38,7 @@ func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (d
 	p := decide.Plan{Domain: d.Name, State: d.State, Steps: []decide.Step{}, Refused: []decide.Refusal{}}
 	epoch, err := r.Observer.Adoptable(w, d, down)
 	if err == nil {
-		err = writtenElsewhere(d)
+		err = errors.Join(writtenElsewhere(d), builtOn(w, d))
 	}
 	if why := w.Whose[d.UUID].Why; err != nil {
 		p.Refused = append(p.Refused, decide.Refusal{Code: host.CodeElsewhere, Detail: err.Error()})
@@ -83,6 +86,22 @@ func writtenElsewhere(d *host.Domain) error {
 			if !d.State.Live() && l.Use.Write {
 				return fmt.Errorf("the guest is off here, and a process writes to %s: it runs on another host", l.Path)
 			}
+		}
+	}
+	return nil
+}
+
+// builtOn tells of a guest that is off, and would write to a layer on which another builds: its
+// definition is older than a snapshot that its host has taken, but not told of before it died.
+func builtOn(w *observe.World, d *host.Domain) error {
+	for i := range d.Disks {
+		disk := &d.Disks[i]
+		if d.State.Live() || disk.ReadOnly || len(disk.Chain) == 0 {
+			continue
+		}
+		path := disk.Active().Path
+		if l := w.Forest.Find(w.KeyOf(d, path)); l != nil && len(l.Children) > 0 {
+			return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, l.Children[0].Path)
 		}
 	}
 	return nil

@@ -85,7 +85,7 @@ func TestInstallHasAllThatBelongsToIt(t *testing.T) {
 			t.Errorf("%s is installed as well", name)
 		}
 	}
-	for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md", "docs/policy.md", "docs/recovery.md", "examples/first.toml", "examples/virt-rotate.cron", "examples/virt-rotate-failure@.service"} {
+	for _, name := range []string{"LICENSE", "README.md", "CHANGELOG.md", "docs/policy.md", "docs/recovery.md", "examples/first.toml", "examples/pacemaker/virt-rotate-domain", "examples/pacemaker/virt-rotate-save-config", "examples/virt-rotate.cron", "examples/virt-rotate-failure@.service"} {
 		if _, ok := files["opt/vr/share/doc/virt-rotate/"+name]; !ok {
 			t.Errorf("%s is not among the documents", name)
 		}

@@ -28,8 +28,10 @@ func adoptCommand(e *term.Env) *cli.Command {
 and merges, and the others leave it alone. A guest that comes with all that its host has of
 it is followed without a word. This command is for one whose host died, or still has it
 defined. It refuses where another host has told that it runs the guest, unless --down names
-that host, and from a definition that is older than what the guest wrote to last. A host that
-comes back with an older claim leaves the guest alone, and says so. docs/fleet.md tells more.
+that host, and from a definition that is older than what the guest wrote to last, or on whose
+layer another one builds. Of a guest that is this host's already it tells the others whether
+it runs, and on what layers. A host that comes back with an older claim leaves the guest
+alone, and says so. docs/fleet.md tells more.
 
    virt-rotate adopt web
    virt-rotate adopt --down kvm1 web
