@@ -20,19 +20,19 @@ func migrateCommand(e *term.Env) *cli.Command {
 			term.OutputFlag(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "tell what would be done, change nothing"},
 		},
-		Description: `libvirt moves no guest that has snapshots, whose metadata stays on its host. This command puts that
-on record, lets libvirt forget it, moves the guest with virsh migrate (--live --persistent
---undefinesource --p2p; of a guest that is off --offline in place of --live), and has the metadata
-written on the other host, which owns the guest from then on. All images have to be on storage
-that both hosts have by the same paths. DESTURI is the other host's libvirt, as this host's
-libvirtd reaches it. What stands after -- goes to virsh migrate: a MIGRATEURI, or options such
-as --tunnelled, --auto-converge, --bandwidth 100. Those that copy storage, or give the guest another
-name or configuration, are refused.
+		Description: `libvirt moves no guest that has snapshots, whose metadata stays on its host. This command puts
+that on record, lets libvirt forget it, moves the guest with virsh migrate (--live --persistent
+--undefinesource --p2p; of a guest that is off --offline in place of --live), and has the
+metadata written on the other host, which owns the guest from then on. All images have to be
+on storage that both hosts have by the same paths. DESTURI is the other host's libvirt, as this
+host's libvirtd reaches it. What stands after -- goes to virsh migrate: a MIGRATEURI, or options
+such as --tunnelled, --auto-converge, --bandwidth 100. Those that copy storage, or give the
+guest another name or configuration, are refused.
 
 If the migration fails, the snapshots are put back at once. If it is cut off anywhere, the
-record stays, on the storage and in the state directory; the next run of virt-rotate, on the host
-that has the guest then, puts the snapshots there, and nothing of the guest is changed until that
-is done. Other runs on this host wait meanwhile.
+record stays, on the storage and in the state directory; the next run of virt-rotate, on the
+host that has the guest then, puts the snapshots there, and nothing of the guest is changed
+until that is done. Other runs on this host wait meanwhile.
 
    virt-rotate migrate --dry-run web qemu+ssh://kvm2/system
    virt-rotate migrate web qemu+ssh://kvm2/system
