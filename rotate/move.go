@@ -117,7 +117,7 @@ func (s *move) putOnRecord(ctx context.Context, d *host.Domain, to string) error
 	if err != nil {
 		return err
 	}
-	s.record = &journal.Move{ID: rand.Text(), Domain: d.Name, UUID: d.UUID, From: s.Observer.Fleet.HostName(), Epoch: s.w.Whose[d.UUID].Epoch,
+	s.record = &journal.Move{ID: rand.Text(), Domain: d.Name, UUID: d.UUID, From: s.Observer.Fleet.HostName(),
 		To: to, Started: s.Clock().UTC(), Offline: !d.State.Live(), Shared: dirs, Snapshots: texts, Here: true}
 	return s.write()
 }

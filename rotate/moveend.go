@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -182,11 +181,7 @@ func forgetIn(dir string, m *journal.Move) error {
 	if now := moves.Read(m.UUID); now == nil || now.Broken == "" && now.ID != m.ID {
 		return nil
 	}
-	err := moves.Remove(m.UUID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := moves.Remove(m.UUID); err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(dir, "moves"), err)
 	}
 	return nil

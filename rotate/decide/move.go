@@ -16,7 +16,6 @@ type MoveRequest struct {
 	Options  []string
 	There    host.Stand
 	Unshared []string // files that the other host does not have
-	Dry      bool
 }
 
 // Move plans the migration of the domain: the metadata of its snapshots goes here, children first, the

@@ -141,12 +141,29 @@ func (j Journal) Write(in Intent) error {
 }
 
 // Remove forgets the domain's intent; none is no error.
-func (j Journal) Remove(uuid string) error {
-	err := vfs.Remove(j.path(uuid))
+func (j Journal) Remove(uuid string) error { return forget(j.path(uuid)) }
+
+// forget removes a record; none is no error.
+func forget(path string) error {
+	err := vfs.Remove(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
+}
+
+// recordsIn lists the domains that have a record in dir, by UUID; none where there is no such directory.
+func recordsIn(dir string) (uuids []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if uuid, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			uuids = append(uuids, uuid)
+		}
+	}
+	return uuids, nil
 }
 
 // Sweep removes the temporary files of a run that was killed while it wrote.
@@ -171,16 +188,12 @@ func Sweep(stateDir string) error {
 
 // Load reads all intents, by UUID. One that cannot be read is there as broken.
 func (j Journal) Load() (map[string]*Intent, error) {
-	entries, err := os.ReadDir(j.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	uuids, err := recordsIn(j.dir)
+	if err != nil {
 		return nil, err
 	}
 	intents := map[string]*Intent{}
-	for _, e := range entries {
-		uuid, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok {
-			continue
-		}
+	for _, uuid := range uuids {
 		in, err := j.Read(uuid)
 		if errors.Is(err, fs.ErrNotExist) { // another domain's run has just ended it
 			continue

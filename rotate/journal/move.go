@@ -25,9 +25,8 @@ type Move struct {
 	ID        string              `json:"id"` // of this move, and of no other
 	Domain    string              `json:"domain"`
 	UUID      string              `json:"uuid"`
-	From      string              `json:"from"`            // the name of the host that began
-	Epoch     uint64              `json:"epoch,omitempty"` // with which that owned the guest
-	To        string              `json:"to"`              // the other host's libvirt
+	From      string              `json:"from"` // the name of the host that began
+	To        string              `json:"to"`   // the other host's libvirt
 	Started   time.Time           `json:"started"`
 	Offline   bool                `json:"offline,omitempty"` // the guest was off
 	Moving    bool                `json:"moving,omitempty"`  // libvirt may have begun: in the state directory only
@@ -141,22 +140,18 @@ func (j Moves) Remove(uuid string) error {
 	if !isUUID(uuid) {
 		return nil
 	}
-	if err := vfs.Remove(j.path(uuid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return forget(j.path(uuid))
 }
 
 // Load reads all records, by UUID.
 func (j Moves) Load() (map[string]*Move, error) {
-	entries, err := os.ReadDir(j.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	uuids, err := recordsIn(j.dir)
+	if err != nil {
 		return nil, err
 	}
 	moves := map[string]*Move{}
-	for _, e := range entries {
-		uuid, ok := strings.CutSuffix(e.Name(), ".json")
-		if m := j.Read(uuid); ok && m != nil {
+	for _, uuid := range uuids {
+		if m := j.Read(uuid); m != nil {
 			m.Here = true
 			moves[uuid] = m
 		}
