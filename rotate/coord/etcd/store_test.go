@@ -356,13 +356,22 @@ func (m *merging) merge(t *testing.T, base string, me int) {
 		t.Errorf("hosts %d and %d merge into %s at the same time", me, other, base)
 	}
 	m.busy[base] = me
-	m.mu.Unlock()
 	m.most.Store(max(m.most.Load(), m.now.Add(1)))
-	time.Sleep(30 * time.Millisecond)
+	m.mu.Unlock()
+	m.together()
 	m.now.Add(-1)
 	m.mu.Lock()
 	delete(m.busy, base)
 	m.mu.Unlock()
+}
+
+// together merges for a moment, the first ones until two of them have met: short merges of a few
+// hosts need not.
+func (m *merging) together() {
+	time.Sleep(30 * time.Millisecond)
+	for end := time.Now().Add(10 * time.Second); m.most.Load() < 2 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Between what a host reads and what it puts another one claims the same guest.
