@@ -30,7 +30,7 @@ type adopt struct {
 // Adopt makes layers of the internal snapshots of a domain, or finishes that. The caller holds
 // the Lock.
 func (r *Rotator) Adopt(ctx context.Context, domain string, o decide.AdoptOptions) (decide.Plan, error) {
-	s, err := r.newAdopt(ctx, domain)
+	s, err := r.newAdopt(ctx, domain, o.Plan)
 	if err != nil {
 		return decide.Plan{}, err
 	}
@@ -56,14 +56,15 @@ func (r *Rotator) Adopt(ctx context.Context, domain string, o decide.AdoptOption
 	}
 	s.warnings = p.Warnings
 	p = s.run(ctx, p)
+	s.leaveChanged(ctx, domain)
 	r.tellChanged(ctx, p.Steps)
 	_ = s.look(context.WithoutCancel(ctx), domain, maxAge) // only for what is told of the chains: an error leaves the last view
 	return s.ended(ctx, p), nil
 }
 
-func (r *Rotator) newAdopt(ctx context.Context, domain string) (*adopt, error) {
+func (r *Rotator) newAdopt(ctx context.Context, domain string, plan bool) (*adopt, error) {
 	seen := r.Clock()
-	w, err := r.Observer.Observe(ctx)
+	w, err := r.observe(ctx, domain, plan)
 	if err != nil {
 		return nil, err
 	}
@@ -193,8 +194,7 @@ func (s *adopt) makeFiles() error {
 			}
 		}
 	}
-	j := journal.In(s.Observer.StateDir)
-	if err := j.Write(s.in); err != nil {
+	if err := s.record(&s.in); err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	s.boundary("first intent of the adoption")
@@ -202,13 +202,13 @@ func (s *adopt) makeFiles() error {
 		info, err := vfs.CreateExclusive(a.Made[i].Path, overlayMode)
 		if err != nil { // what is there is not ours: take it out of the intent
 			a.Made = a.Made[:i]
-			return errors.Join(err, j.Write(s.in))
+			return errors.Join(err, s.record(&s.in))
 		}
 		a.Made[i].ID = info.ID
 		s.boundary("a file made")
 	}
 	s.boundary("files made, intent not renewed")
-	if err := j.Write(s.in); err != nil {
+	if err := s.record(&s.in); err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	s.boundary("intent of the adoption renewed")

@@ -18,7 +18,7 @@ import (
 // ErrNoSuchDomain for what cannot be forgotten; then nothing was changed.
 func (r *Rotator) Forget(ctx context.Context, domain string, snapshots []string) error {
 	seen := r.Clock()
-	w, err := r.Observer.Observe(ctx)
+	w, err := r.observe(ctx, domain, false)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,11 @@ func (f *forgetting) forget(ctx context.Context) error {
 			return err
 		}
 	}
-	return journal.SaveLost(f.Observer.StateDir, f.d, record)
+	if err := journal.SaveLost(f.Observer.StateDir, f.d, record); err != nil {
+		return err
+	}
+	f.leaveChanged(ctx, f.d.Name)
+	return nil
 }
 
 func onceEach(files []journal.File) []journal.File {

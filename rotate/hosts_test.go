@@ -39,6 +39,7 @@ func newPair(t *testing.T, hours ...int) (*pair, *hosttest.Domain) {
 func (p *pair) boot(i int) {
 	r := rotator(p.h[i], rule(2))
 	r.Options = coalesce()
+	r.Mover = p.h[i]
 	r.Observer.Clock = p.h[i].Clock
 	r.Observer.Fleet = &coord.Fleet{StateDir: r.Observer.StateDir, Shared: []string{filepath.Join(p.h[0].Dir, "img")},
 		Name: fmt.Sprintf("host%d", i+1), Clock: p.h[i].Clock, Beat: 200 * time.Millisecond, Wait: 10 * time.Second}

@@ -34,7 +34,7 @@ type move struct {
 
 // Migrate moves a domain with its snapshots to another host. The caller holds the Lock.
 func (r *Rotator) Migrate(ctx context.Context, domain string, o MoveOptions) (decide.Plan, error) {
-	w, err := r.Observer.Observe(ctx)
+	w, err := r.observe(ctx, domain, o.Plan)
 	if err != nil {
 		return decide.Plan{}, err
 	}
@@ -99,19 +99,9 @@ func (s *move) putOnRecord(ctx context.Context, d *host.Domain, to string) error
 	if err := s.Observer.Tell(ctx, s.w, observe.News{}); err != nil { // there is a place for records then
 		return err
 	}
-	texts, err := s.Mover.Texts(ctx, d.UUID)
+	texts, err := s.texts(ctx, d)
 	if err != nil {
 		return err
-	}
-	if len(texts) != len(d.Snapshots) {
-		return errors.New("a snapshot was taken or deleted meanwhile")
-	}
-	for i := range texts {
-		snap := d.Snapshot(texts[i].Name)
-		if snap == nil {
-			return fmt.Errorf("snapshot %s was taken meanwhile", texts[i].Name)
-		}
-		texts[i].Files = slices.DeleteFunc(snap.Files(), func(path string) bool { _, err := os.Lstat(path); return err != nil })
 	}
 	dirs, err := s.Observer.RecordDirs(s.w, d)
 	if err != nil {
@@ -120,6 +110,25 @@ func (s *move) putOnRecord(ctx context.Context, d *host.Domain, to string) error
 	s.record = &journal.Move{ID: rand.Text(), Domain: d.Name, UUID: d.UUID, From: s.Observer.Fleet.HostName(),
 		To: to, Started: s.Clock().UTC(), Offline: !d.State.Live(), Shared: dirs, Snapshots: texts, Here: true}
 	return s.write()
+}
+
+// texts is the metadata of the domain's snapshots, all of which have just been looked at.
+func (r *domainRun) texts(ctx context.Context, d *host.Domain) ([]host.SnapshotText, error) {
+	texts, err := r.Mover.Texts(ctx, d.UUID)
+	if err != nil {
+		return nil, err
+	}
+	if len(texts) != len(d.Snapshots) {
+		return nil, errors.New("a snapshot was taken or deleted meanwhile")
+	}
+	for i := range texts {
+		snap := d.Snapshot(texts[i].Name)
+		if snap == nil {
+			return nil, fmt.Errorf("snapshot %s was taken meanwhile", texts[i].Name)
+		}
+		texts[i].Files = slices.DeleteFunc(snap.Files(), func(path string) bool { _, err := os.Lstat(path); return err != nil })
+	}
+	return texts, nil
 }
 
 // write puts the record on stable storage, everywhere.

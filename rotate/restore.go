@@ -103,7 +103,7 @@ func (r *Rotator) afterAll(ctx context.Context, domain string, p decide.Plan, st
 // nothing else.
 func (r *Rotator) newRestore(ctx context.Context, domain, snapshot string, o decide.RestoreOptions) (*restore, decide.Plan, error) {
 	seen := r.Clock()
-	w, err := r.Observer.Observe(ctx)
+	w, err := r.observe(ctx, domain, o.Plan)
 	if err != nil {
 		return nil, decide.Plan{}, err
 	}
@@ -227,7 +227,11 @@ func (s *restore) switchOver(ctx context.Context, p *decide.Plan) error {
 	if err := s.dropNewer(ctx, *d, p); err != nil {
 		return err
 	}
-	return s.endIntent(d)
+	if err := s.endIntent(d); err != nil {
+		return err
+	}
+	s.leaveChanged(ctx, d.Name)
+	return nil
 }
 
 // putFirmware lets UEFI variables and TPM state go back. What they are now is in the snapshot of the

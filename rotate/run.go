@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -155,13 +156,19 @@ func (r *Rotator) Run(ctx context.Context, names []string) ([]decide.Plan, error
 		return nil, err
 	}
 	defer func() { leave(decide.Summarize(plans).Steps > 0, r.ran(names, plans)) }()
+	held, took := r.takeUpAll(ctx, w, plans)
+	if took {
+		if plans, w, err = r.Plan(ctx, names); err != nil {
+			return nil, err
+		}
+	}
 	o := r.Options
 	o.Reserved = &decide.Reservations{}
 	var g errgroup.Group
 	g.SetLimit(o.Parallel())
 	for i := range plans {
 		g.Go(func() error {
-			d := &domainRun{Rotator: r, rule: decide.RuleFor(chosen, plans[i].Domain), w: w, seen: seen, o: o, start: r.Clock()}
+			d := &domainRun{Rotator: r, rule: decide.RuleFor(chosen, plans[i].Domain), w: w, seen: seen, o: o, start: r.Clock(), held: held[plans[i].Domain]}
 			plans[i] = d.contained(ctx, plans[i])
 			return nil
 		})
@@ -187,6 +194,10 @@ type domainRun struct {
 	merged bool
 	// frozen tells that the guest may be frozen and could not be thawed.
 	frozen bool
+	// owes tells that the snapshots' metadata is not as the next owner would read it.
+	owes bool
+	// held is why nothing may be done with the domain.
+	held error
 	// stood is how long the guest stood still for a snapshot with its memory.
 	stood time.Duration
 
@@ -199,7 +210,7 @@ type domainRun struct {
 // run carries out one group of steps after the other and decides anew before
 // each, so that every group rests on the world as it is.
 func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
-	if err := r.settleEarlier(ctx, &p); err != nil {
+	if err := cmp.Or(r.held, r.settleEarlier(ctx, &p)); err != nil {
 		return r.finish(ctx, p, err)
 	}
 	var last []decide.Step

@@ -50,5 +50,5 @@ func (r *domainRun) recordDone(m *decide.Merge) error {
 			done.Merges[i].Done = true
 		}
 	}
-	return journal.In(r.Observer.StateDir).Write(done)
+	return r.record(&done)
 }

@@ -48,20 +48,19 @@ func (r *domainRun) readFirmware(d *host.Domain) *firmware.State {
 // makeBeside makes a file beside the layers, empty, as an overlay is made: the intent names it before it is
 // there, and its inode before anything is in it. named is where the intent does so.
 func (r *domainRun) makeBeside(path string, named **journal.File, in *journal.Intent) error {
-	j := journal.In(r.Observer.StateDir)
 	*named = &journal.File{Path: path}
-	if err := j.Write(*in); err != nil {
+	if err := r.record(in); err != nil {
 		return err
 	}
 	r.boundary("intent of a file beside the layers")
 	info, err := vfs.CreateExclusive(path, overlayMode)
 	if err != nil { // what is there is not ours: take it out of the intent
 		*named = nil
-		return errors.Join(err, j.Write(*in))
+		return errors.Join(err, r.record(in))
 	}
 	r.boundary("a file beside the layers made")
 	(*named).ID = info.ID
-	return j.Write(*in)
+	return r.record(in)
 }
 
 // withoutFirmware takes the file out of what the snapshot is to be.

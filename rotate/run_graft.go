@@ -192,15 +192,14 @@ func removeFiles(files []journal.File) error {
 
 // changeIntent writes the domain's intent anew, as do leaves it also after an error.
 func (r *domainRun) changeIntent(d *host.Domain, do func(*journal.Intent) error) error {
-	j := journal.In(r.Observer.StateDir)
-	in, err := j.Read(d.UUID)
+	in, err := journal.In(r.Observer.StateDir).Read(d.UUID)
 	if err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	if err := do(in); err != nil {
-		return errors.Join(err, j.Write(*in))
+		return errors.Join(err, r.record(in))
 	}
-	if err := j.Write(*in); err != nil {
+	if err := r.record(in); err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	return nil

@@ -49,7 +49,7 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 	in := r.intentOf(d, g)
 	if in != nil {
 		r.boundary("before the intent")
-		if err := journal.In(r.Observer.StateDir).Write(*in); err != nil {
+		if err := r.record(in); err != nil {
 			return fmt.Errorf("intent journal: %w", err)
 		}
 		r.boundary("after the intent")
@@ -57,8 +57,8 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 	if err := r.mergeSteps(ctx, d, g, steps); err != nil {
 		return r.notBegun(ctx, d, g, err, before)
 	}
-	if g.KeepIntent {
-		return nil
+	if err := r.leaveOwed(ctx, d.Name); err != nil || g.KeepIntent {
+		return err
 	}
 	if err := r.tidyReleased(d.Name); err != nil {
 		return err
@@ -89,8 +89,15 @@ func (r *domainRun) beforeDrop(ctx context.Context, d *host.Domain, g *decide.Gr
 // of it stays, so that the next run thaws it.
 func (r *domainRun) endIntent(d *host.Domain) error {
 	j := journal.In(r.Observer.StateDir)
+	var rest *journal.Intent
 	if r.frozen {
-		return j.Write(journal.Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: true})
+		rest = &journal.Intent{Domain: d.Name, UUID: d.UUID, Started: r.Clock(), Quiesce: true}
+	}
+	if err := r.leave(d, rest, nil); err != nil && r.intentNow(d).Lasting() {
+		return err
+	}
+	if rest != nil {
+		return j.Write(*rest)
 	}
 	return j.Remove(d.UUID)
 }
@@ -113,6 +120,9 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *host.Domain, g *decide.Gr
 	for i, s := range steps {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if err := r.leaveBefore(ctx, d.Name, s.Op); err != nil {
+			return stepError(i, steps, err)
 		}
 		r.starts(d.Name, s)
 		var err error
@@ -142,6 +152,7 @@ func (r *domainRun) mergeSteps(ctx context.Context, d *host.Domain, g *decide.Gr
 			return stepError(i, steps, err)
 		}
 		r.did(d.Name, s)
+		r.owes = r.owes || s.Op == decide.OpDropMetadata || s.Op == decide.OpRedefine
 	}
 	return nil
 }
@@ -165,7 +176,11 @@ func (r *domainRun) verify(ctx context.Context, m *decide.Merge) error {
 	}
 	for i := range d.Disks {
 		if d.Disks[i].Target == m.Disk {
-			return checkMerged(&d.Disks[i], m)
+			if err := checkMerged(&d.Disks[i], m); err != nil {
+				return err
+			}
+			r.tellTops(context.WithoutCancel(ctx), d)
+			return nil
 		}
 	}
 	return fmt.Errorf("the guest has no disk %s any more", m.Disk)

@@ -45,6 +45,7 @@ func (r *domainRun) snapshot(ctx context.Context, d *host.Domain, g *decide.Grou
 		}
 		r.did(d.Name, s)
 	}
+	r.leaveChanged(ctx, d.Name)
 	return nil
 }
 
@@ -71,12 +72,11 @@ func (r *domainRun) takeSnapshot(ctx context.Context, d *host.Domain, spec *host
 // makeOverlays writes the intent, makes the empty files, and writes the
 // intent again with their inodes.
 func (r *domainRun) makeOverlays(spec *host.SnapshotSpec, in *journal.Intent) error {
-	j := journal.In(r.Observer.StateDir)
 	for _, path := range spec.Overlays {
 		in.Created = append(in.Created, journal.File{Path: path})
 	}
 	slices.SortFunc(in.Created, func(a, b journal.File) int { return strings.Compare(a.Path, b.Path) })
-	if err := j.Write(*in); err != nil {
+	if err := r.record(in); err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	r.boundary("first intent of the snapshot")
@@ -84,13 +84,13 @@ func (r *domainRun) makeOverlays(spec *host.SnapshotSpec, in *journal.Intent) er
 		info, err := vfs.CreateExclusive(in.Created[i].Path, overlayMode)
 		if err != nil { // what is there is not ours: take it out of the intent
 			in.Created = in.Created[:i]
-			return errors.Join(err, j.Write(*in))
+			return errors.Join(err, r.record(in))
 		}
 		in.Created[i].ID = info.ID
 		r.boundary("an overlay made")
 	}
 	r.boundary("overlays made, intent not renewed")
-	if err := j.Write(*in); err != nil {
+	if err := r.record(in); err != nil {
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	return nil

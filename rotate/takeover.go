@@ -7,6 +7,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -38,7 +39,7 @@ func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (d
 	p := decide.Plan{Domain: d.Name, State: d.State, Steps: []decide.Step{}, Refused: []decide.Refusal{}}
 	epoch, err := r.Observer.Adoptable(w, d, down)
 	if err == nil {
-		err = errors.Join(writtenElsewhere(d), builtOn(w, d))
+		err = errors.Join(writtenElsewhere(d), builtOn(w, d, r.leftOf(w, d)))
 	}
 	if why := w.Whose[d.UUID].Why; err != nil {
 		p.Refused = append(p.Refused, decide.Refusal{Code: host.CodeElsewhere, Detail: err.Error()})
@@ -54,7 +55,7 @@ func (r *Rotator) takeOver(ctx context.Context, w *observe.World, d *host.Domain
 	r.boundary("before the takeover")
 	err := r.Observer.Tell(ctx, w, observe.News{Adopted: map[string]uint64{d.UUID: epoch}})
 	if err == nil {
-		err = r.tookOver(ctx, d)
+		err = r.tookOver(ctx, d, &p)
 	}
 	if err != nil {
 		p.Result, p.Error = decide.ResultFailed, err.Error()
@@ -62,8 +63,8 @@ func (r *Rotator) takeOver(ctx context.Context, w *observe.World, d *host.Domain
 	return p
 }
 
-// tookOver sees that the others find it so.
-func (r *Rotator) tookOver(ctx context.Context, d *host.Domain) error {
+// tookOver sees that the others find it so, and takes up what the last owner has left.
+func (r *Rotator) tookOver(ctx context.Context, d *host.Domain, p *decide.Plan) error {
 	w, err := r.Observer.Observe(ctx)
 	if err != nil {
 		return err
@@ -75,6 +76,13 @@ func (r *Rotator) tookOver(ctx context.Context, d *host.Domain) error {
 		if s := &w.Shares[i]; s.Problem != "" && s.View.Mine.Guest(d.UUID) == nil {
 			return errors.New(s.Problem)
 		}
+	}
+	t, err := r.takeUp(ctx, w, d.Name)
+	if err != nil || t == nil {
+		return err
+	}
+	for _, name := range t.snapshots {
+		p.Steps = append(p.Steps, decide.Step{Op: decide.OpRedefine, Snapshot: name, Reason: "as host " + host.Quoted(t.from) + " had it on record"})
 	}
 	return nil
 }
@@ -93,16 +101,40 @@ func writtenElsewhere(d *host.Domain) error {
 
 // builtOn tells of a guest that is off, and would write to a layer on which another builds: its
 // definition is older than a snapshot that its host has taken, but not told of before it died.
-func builtOn(w *observe.World, d *host.Domain) error {
+// Images that it has merged into that layer do not count.
+func builtOn(w *observe.World, d *host.Domain, left *journal.Handover) error {
 	for i := range d.Disks {
 		disk := &d.Disks[i]
 		if d.State.Live() || disk.ReadOnly || len(disk.Chain) == 0 {
 			continue
 		}
 		path := disk.Active().Path
-		if l := w.Forest.Find(w.KeyOf(d, path)); l != nil && len(l.Children) > 0 {
-			return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, l.Children[0].Path)
+		l := w.Forest.Find(w.KeyOf(d, path))
+		if l == nil {
+			continue
+		}
+		for _, above := range l.Children {
+			switch m, over := left.Merging(above.Path, path); {
+			case over:
+			case m != nil:
+				return fmt.Errorf("host %s was merging %q into %q, which the guest would write to here, as it went: which of the two it wrote to last is not known; see stopped-in-pivot in docs/recovery.md", host.Quoted(left.Host), above.Path, path)
+			default:
+				return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, above.Path)
+			}
 		}
 	}
 	return nil
+}
+
+// leftOf is what the last owner has left of the domain on the storage; nil for nothing that can be read.
+func (r *Rotator) leftOf(w *observe.World, d *host.Domain) *journal.Handover {
+	dirs, err := r.Observer.RecordDirs(w, d)
+	if err != nil {
+		return nil
+	}
+	left, _, err := handover{dirs: dirs}.read(d.UUID)
+	if err != nil {
+		return nil
+	}
+	return left
 }

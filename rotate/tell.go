@@ -5,6 +5,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -58,6 +59,15 @@ func (r *Rotator) tellChanged(ctx context.Context, done []decide.Step) {
 func (r *Rotator) tellAgain(ctx context.Context, news observe.News) {
 	if w, err := r.Observer.Observe(ctx); err == nil {
 		_ = r.Observer.Tell(ctx, w, news)
+	}
+}
+
+// tellTops tells the others at once that the guest writes to another layer now: by what they were told last, they see
+// whether a definition is an old one.
+func (r *domainRun) tellTops(ctx context.Context, d *host.Domain) {
+	if !r.Observer.TopsTold(r.w, d) {
+		_ = r.leave(d, r.intentNow(d), nil)
+		_ = r.Observer.Tell(ctx, r.w, observe.News{}) // what could not be told is told again as the run ends
 	}
 }
 

@@ -296,3 +296,14 @@ func (f *Fleet) Enter(ctx context.Context) (leave func()) {
 		}
 	}
 }
+
+// ID is this host's identity, under which it tells the others; "" before it has told anything.
+func (f *Fleet) ID() (string, error) {
+	f.stateMu.Lock()
+	defer f.stateMu.Unlock()
+	state, err := loadState(f.StateDir)
+	if err != nil {
+		return "", err
+	}
+	return state.ID, nil
+}

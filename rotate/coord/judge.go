@@ -67,7 +67,7 @@ func Adopt(me *Guest, v *View, down string) (epoch uint64, err error) {
 		case g.Live && p.Name != down && p.ID != down:
 			return 0, fmt.Errorf("host %s has told at %s that the guest runs there: let virt-rotate run there once it does not; if that host is down and stays so until it is known what it may start: --down %s", p.Name, stamp(p.When), p.Name)
 		case g.Epoch >= Seen(me.UUID, v) && !onTop(me, g, p.Inodes):
-			return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %q, which is in no chain of it here", p.Name, active(g))
+			return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %q, which is in no chain of it here", p.Name, lacking(me, g, p.Inodes).Path)
 		}
 	}
 	return Seen(me.UUID, v) + 1, nil
@@ -101,22 +101,16 @@ func highest(uuid string, v *View) (*Peer, *Guest) {
 }
 
 // onTop tells whether all layers that the other's disks wrote to are in a chain of this guest's.
-func onTop(me, other *Guest, inodes bool) bool {
-	for _, l := range other.Layers {
-		if l.Active && !slices.ContainsFunc(me.Layers, func(m Layer) bool { return m.Same(l, inodes) }) {
-			return false
-		}
-	}
-	return true
-}
+func onTop(me, other *Guest, inodes bool) bool { return lacking(me, other, inodes) == nil }
 
-func active(g *Guest) string {
-	for _, l := range g.Layers {
-		if l.Active {
-			return l.Path
+// lacking is the first layer that the other's disks wrote to and that no chain of this guest's has.
+func lacking(me, other *Guest, inodes bool) *Layer {
+	for i := range other.Layers {
+		if l := &other.Layers[i]; l.Active && !slices.ContainsFunc(me.Layers, func(m Layer) bool { return m.Same(*l, inodes) }) {
+			return l
 		}
 	}
-	return "another layer"
+	return nil
 }
 
 func runsThere(p *Peer, me *Guest) string {

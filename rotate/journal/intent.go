@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,12 @@ func (in *Intent) layout() int {
 		return adoptionVersion
 	}
 	return intentVersion
+}
+
+// Lasting tells whether what the intent is about cannot be taken back, or tells what must not be: one without is about
+// files that are made for a snapshot.
+func (in *Intent) Lasting() bool {
+	return in != nil && (len(in.Drops)+len(in.Merges)+len(in.Garbage) > 0 || in.Adoption != nil)
 }
 
 // Explains tells whether metadata that contradicts the chain is the run's own
@@ -220,4 +227,9 @@ func (j Journal) Read(uuid string) (*Intent, error) {
 			j.path(uuid), in.Version, in.UUID)
 	}
 	return in, nil
+}
+
+// Names tells whether the intent names the file.
+func (in *Intent) Names(path string) bool {
+	return in != nil && slices.Contains(in.paths(), path)
 }

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +10,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 )
 
@@ -55,25 +53,11 @@ func (j Moves) path(uuid string) string { return filepath.Join(j.dir, uuid+".jso
 
 // Write puts the record on stable storage.
 func (j Moves) Write(m *Move) error {
-	if !isUUID(m.UUID) {
-		return fmt.Errorf("%q is not a UUID of libvirt", m.UUID)
-	}
-	if err := os.Mkdir(j.dir, 0o700); err == nil {
-		if err := vfs.SyncDir(filepath.Dir(j.dir)); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
-		return err
+	if len(m.Snapshots) > mostMoved {
+		return fmt.Errorf("%d snapshots are too many to be put on record", len(m.Snapshots))
 	}
 	m.Version = moveVersion
-	data, err := json.MarshalIndent(m, "", "  ")
-	if err != nil {
-		return err
-	}
-	if len(data) >= mostMove || len(m.Snapshots) > mostMoved {
-		return fmt.Errorf("the metadata of the snapshots is too much to be put on record (%d bytes)", len(data))
-	}
-	return vfs.WriteFile(j.path(m.UUID), append(data, '\n'), 0o600)
+	return writeRecord(j.path(m.UUID), m.UUID, m, mostMove)
 }
 
 // Read returns the record of a domain; nil for none. One that cannot be read is there as broken.
@@ -89,21 +73,9 @@ func (j Moves) Read(uuid string) *Move {
 }
 
 func (j Moves) read(uuid string) (*Move, error) {
-	if !isUUID(uuid) {
-		return nil, fs.ErrNotExist
-	}
-	f, err := vfs.OpenLockFile(j.path(uuid), false, false)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := f.Content(mostMove)
-	if err != nil {
-		return nil, err
-	}
 	m := &Move{}
-	if err := json.Unmarshal(data, m); err != nil {
-		return nil, fmt.Errorf("%s: the record of a migration: %w", j.path(uuid), err)
+	if err := readRecord(j.path(uuid), uuid, m, mostMove); err != nil {
+		return nil, err
 	}
 	if why := m.wrong(uuid); why != "" {
 		return nil, fmt.Errorf("%s: the record of a migration: %s", j.path(uuid), why)
@@ -121,18 +93,7 @@ func (m *Move) wrong(uuid string) string {
 	case m.ID == "" || len(m.Snapshots) > mostMoved:
 		return "it has no ID, or too many snapshots"
 	}
-	for i := range m.Snapshots {
-		s := &m.Snapshots[i]
-		if s.Name == "" || strings.ContainsAny(s.Name, "/\n\x00") || s.XML == "" {
-			return fmt.Sprintf("snapshot %d has no name, or one that libvirt does not allow, or no metadata", i+1)
-		}
-		for _, path := range s.Files {
-			if !filepath.IsAbs(path) {
-				return fmt.Sprintf("snapshot %q names the file %q, which is no absolute path", s.Name, path)
-			}
-		}
-	}
-	return ""
+	return wrongTexts(m.Snapshots)
 }
 
 // Remove forgets the record of a domain; none is no error.
@@ -163,12 +124,6 @@ func (j Moves) Load() (map[string]*Move, error) {
 func (j Moves) Any() bool {
 	_, err := os.Lstat(j.dir)
 	return err == nil
-}
-
-// isUUID tells whether the text can be the name of a file here: libvirt's UUIDs are of hexadecimal digits
-// and dashes. Letters are let through for the sake of tests, whose hosts are not libvirt's.
-func isUUID(text string) bool {
-	return text != "" && len(text) <= 64 && strings.Trim(text, "0123456789abcdefghijklmnopqrstuvwxyz-") == ""
 }
 
 // mostText is how much of a text of another host is taken, in bytes.

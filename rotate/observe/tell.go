@@ -111,6 +111,36 @@ func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, on bool
 	return g, len(g.Layers) > 0
 }
 
+// TopsTold tells whether the others know which layers the domain writes to now.
+func (o *Observer) TopsTold(w *World, d *host.Domain) bool {
+	if o.Fleet == nil || w.Remote {
+		return true
+	}
+	for i := range w.Shares {
+		for _, s := range o.Fleet.All() {
+			if s.Dir() != w.Shares[i].Dir {
+				continue
+			}
+			told := w.Shares[i].View.Mine.Guest(d.UUID)
+			if now, on := w.guestOn(s, d); on && (told == nil || !slices.Equal(tops(&now), tops(told))) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// tops are the layers that the guest writes to, in no order of their own.
+func tops(g *coord.Guest) (paths []string) {
+	for _, l := range g.Layers {
+		if l.Active {
+			paths = append(paths, l.Path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
 // A placed layer has a name, and a key in the forest.
 type placed struct{ key, path string }
 

@@ -1,0 +1,210 @@
+package rotate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virt-rotate/virt-rotate/rotate/decide"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
+	"github.com/virt-rotate/virt-rotate/rotate/journal"
+)
+
+// left is a pair whose first host has run, and is gone; the second one has the guest, without its snapshots.
+func left(t *testing.T, hours ...int) *pair {
+	p, web := newPair(t, hours...)
+	web.State = host.ShutOff
+	p.run(t, 0)
+	p.fails(t)
+	p.boots()
+	return p
+}
+
+func (p *pair) record(kind string) string {
+	return filepath.Join(p.h[0].Dir, "img/.virt-rotate", kind, "uuid-of-web.json")
+}
+
+func (p *pair) snapshots(i int) (all []string) {
+	for _, s := range p.h[i].Find("web").Snapshots {
+		all = append(all, p.h[i].Brief(s.Name))
+	}
+	return all
+}
+
+func TestAGuestThatIsTakenOverHasItsSnapshots(t *testing.T) {
+	p := left(t, 9, 10)
+	plan, err := p.r[1].TakeOver(context.Background(), "web", "", false)
+	hosttest.Must(err)
+	if plan.Result != decide.ResultDone || len(plan.Steps) != 3 || plan.Steps[1].Op != decide.OpRedefine || !strings.Contains(plan.Steps[1].Reason, "host1") {
+		t.Errorf("%+v", plan)
+	}
+	if have := p.snapshots(1); !slices.Equal(have, []string{"S9", "S10"}) {
+		t.Errorf("%v", have)
+	}
+	p.boots()
+	p.worksOn(t, 1)
+	if plan, err = p.r[1].TakeOver(context.Background(), "web", "", false); err != nil || len(plan.Steps) > 0 {
+		t.Errorf("again: %+v %v", plan, err)
+	}
+}
+
+// What was released on the first host is merged on the second.
+func TestLayersThatAreOnRecordAsFreeAreMergedOnTheNextHost(t *testing.T) {
+	p, web := newPair(t, 9, 10, 11)
+	web.State = host.ShutOff
+	p.r[0].Mover = p.h[0]
+	at := ""
+	die(p.h[0], p.r[0], func(place string) bool { at = place; return place == "merge starts" })
+	if at != "merge starts" {
+		t.Fatal("no such place")
+	}
+	p.fails(t)
+	p.boots()
+	tookOverAll(t, p)
+	p.worksOn(t, 1)
+	if chain := p.h[1].Find("web").Disks[0].Chain; len(chain) != 3 || !slices.Equal(p.snapshots(1), []string{"S10", "S11"}) {
+		t.Errorf("%v, %v", p.h[0].Short(host.Paths(chain)), p.snapshots(1))
+	}
+}
+
+func tookOverAll(t *testing.T, p *pair) {
+	t.Helper()
+	plan, err := p.r[1].TakeOver(context.Background(), "web", "host1", false)
+	if err != nil || plan.Result != decide.ResultDone {
+		t.Fatalf("%+v %v", plan, err)
+	}
+}
+
+// A host that gets a guest back goes by what the other one has left, and not by what it remembers of long ago.
+func TestAHostThatGetsAGuestBackForgetsWhatItHadBegun(t *testing.T) {
+	p := left(t, 9, 10)
+	state := filepath.Join(p.h[0].Dir, "state")
+	keeps := p.h[1].Find("web").Disks[0].Chain[1]
+	hosttest.Must(journal.In(state).Write(journal.Intent{Domain: "web", UUID: "uuid-of-web", Started: p.h[0].Now,
+		Garbage: []journal.File{{Path: keeps.Path, ID: keeps.ID}}}))
+	hosttest.Must(journal.SaveReleased(state, &p.h[1].Find("web").Domain, []journal.File{{Path: keeps.Path, ID: keeps.ID}}))
+	tookOverAll(t, p)
+	p.worksOn(t, 1)
+	web := p.h[1].Find("web")
+	p.h[0].Guests = []*hosttest.Domain{{Domain: web.Observed(nil), Want: web.Want, States: web.States, Deleted: map[string]bool{}}}
+	p.h[1].Guests = nil
+	p.boots()
+	tookOver(t, p, 0, "")
+	if _, err := journal.In(state).Read("uuid-of-web"); err == nil {
+		t.Error("what was begun long ago is still on record")
+	}
+	if free := journal.LoadReleased(state, "uuid-of-web"); len(free) > 0 {
+		t.Errorf("%v is still on record as free", free)
+	}
+	p.worksOn(t, 0)
+}
+
+// What stands on the storage is another's word: what cannot be meant is not done, and keeps the guest from being changed
+// until a person has looked.
+func TestWhatCannotBeTakenUpKeepsTheGuestAsItIs(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "precious")
+	hosttest.Must(os.WriteFile(outside, []byte("precious"), 0o600))
+	intent := func(path string) string {
+		return fmt.Sprintf(`{"version":1,"uuid":"uuid-of-web","by":"x","host":"host1","names":[],"intent":{"version":1,"uuid":"uuid-of-web","garbage":[{"path":%q,"id":{"dev":0,"ino":0}}]}}`, path)
+	}
+	for name, c := range map[string]struct{ kind, text string }{
+		"no JSON":                  {"guests", "{"},
+		"another guest's":          {"guests", `{"version":1,"uuid":"uuid-of-db","by":"x"}`},
+		"of another version":       {"guests", `{"version":9,"uuid":"uuid-of-web","by":"x"}`},
+		"a file of this host's":    {"guests", intent(outside)},
+		"a relative file":          {"guests", intent("web.qcow2")},
+		"a way out":                {"guests", intent("/x/../etc/passwd")},
+		"no JSON of snapshots":     {"snapshots", "]"},
+		"snapshots of another one": {"snapshots", `{"version":1,"uuid":"uuid-of-db"}`},
+		"a hostile name":           {"snapshots", `{"version":1,"uuid":"uuid-of-web","snapshots":[{"name":"../a","xml":"b"}]}`},
+		"no metadata":              {"snapshots", `{"version":1,"uuid":"uuid-of-web","snapshots":[{"name":"a","xml":"b"}]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := left(t, 9, 10)
+			hosttest.Must(os.WriteFile(p.record(c.kind), []byte(c.text), 0o600))
+			before := everything(p.h[1], t)
+			plan, err := p.r[1].TakeOver(context.Background(), "web", "", false)
+			if err != nil || plan.Result != decide.ResultFailed || !strings.Contains(plan.Error, p.record("guests")) && !strings.Contains(plan.Error, p.record(c.kind)) {
+				t.Errorf("%+v %v", plan, err)
+			}
+			p.boots()
+			ran := p.run(t, 1)["web"]
+			if ran.Result != decide.ResultFailed || len(ran.Steps) > 0 || !strings.Contains(ran.Error, "remove that file") {
+				t.Errorf("%+v", ran)
+			}
+			if everything(p.h[1], t) != before {
+				t.Error("something was changed")
+			}
+			if text, err := os.ReadFile(outside); err != nil || string(text) != "precious" {
+				t.Errorf("%q %v", text, err)
+			}
+			hosttest.Must(os.Remove(p.record("guests")))
+			p.boots()
+			p.worksOn(t, 1)
+		})
+	}
+}
+
+// Where the record cannot be written snapshots go on, and nothing is merged.
+func TestWithoutARecordForOtherHostsNothingIsMerged(t *testing.T) {
+	p, _ := newPair(t, 9, 10, 11)
+	p.r[0].Options = decide.Options{}
+	dir := filepath.Dir(p.record("guests"))
+	hosttest.Must(os.MkdirAll(filepath.Dir(dir), 0o700))
+	hosttest.Must(os.WriteFile(dir, nil, 0o600))
+	ran := p.run(t, 0)["web"]
+	if ran.Result != decide.ResultFailed || !strings.Contains(ran.Error, dir) || merges(ran) > 0 || len(ran.Steps) != 1 || ran.Steps[0].Op != decide.OpSnapshot {
+		t.Errorf("%+v", ran)
+	}
+	if have := p.snapshots(0); !slices.Equal(have, []string{"S9", "S10", "S11", "S12"}) {
+		t.Errorf("%v", have)
+	}
+	p.check(t)
+	hosttest.Must(os.Remove(dir))
+	p.boots()
+	p.worksOn(t, 0)
+	if have := p.snapshots(0); !slices.Equal(have, []string{"S11", "S12"}) {
+		t.Errorf("%v", have)
+	}
+}
+
+// The owner sees to it that what it leaves is how it is, also where somebody else has changed it.
+func TestTheRecordFollowsWhatOthersDoToSnapshots(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	p.run(t, 0)
+	p.h[0].Foreign(web, "mine", 11)
+	p.boots()
+	p.run(t, 0)
+	texts, err := journal.HandoversIn(filepath.Join(p.h[0].Dir, "img/.virt-rotate")).ReadTexts("uuid-of-web")
+	if err != nil || len(texts) != 3 || texts[2].Name != "mine" {
+		t.Errorf("%+v %v", texts, err)
+	}
+}
+
+// A host that has taken the guest meanwhile is not written over.
+func TestARecordOfAnotherHostIsNotOverwritten(t *testing.T) {
+	p, web := newPair(t, 9, 10, 11)
+	p.run(t, 0)
+	p.h[0].Now = p.h[0].Now.Add(3600e9)
+	j := journal.HandoversIn(filepath.Join(p.h[0].Dir, "img/.virt-rotate"))
+	before := len(web.Snapshots)
+	p.boots()
+	p.r[0].crash = func(place string) {
+		if place == "before the intent" {
+			h, err := j.Read("uuid-of-web")
+			hosttest.Must(err)
+			h.By, h.Host = "another", "host2"
+			hosttest.Must(j.Write(h))
+		}
+	}
+	p.h[0].Take(web, []int{12})
+	ran := p.run(t, 0)["web"]
+	if ran.Result != decide.ResultFailed || !strings.Contains(ran.Error, "host2") || merges(ran) > 0 || len(web.Snapshots) != before+1 {
+		t.Errorf("%+v", ran)
+	}
+}
