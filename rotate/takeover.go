@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -37,9 +40,13 @@ func (r *Rotator) TakeOver(ctx context.Context, domain, down string, plan bool) 
 // planTakeover says whether that may be, and with what epoch.
 func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (decide.Plan, uint64) {
 	p := decide.Plan{Domain: d.Name, State: d.State, Steps: []decide.Step{}, Refused: []decide.Refusal{}}
-	epoch, err := r.Observer.Adoptable(w, d, down)
+	merged, unsure := r.mergedInto(w, d)
+	epoch, err := r.Observer.Adoptable(w, d, down, merged)
 	if err == nil {
-		err = errors.Join(writtenElsewhere(d), builtOn(w, d, r.leftOf(w, d)))
+		err = errors.Join(writtenElsewhere(d), builtOn(w, d, merged))
+	}
+	if err != nil && unsure != nil {
+		err = unsure
 	}
 	if why := w.Whose[d.UUID].Why; err != nil {
 		p.Refused = append(p.Refused, decide.Refusal{Code: host.CodeElsewhere, Detail: err.Error()})
@@ -102,7 +109,7 @@ func writtenElsewhere(d *host.Domain) error {
 // builtOn tells of a guest that is off, and would write to a layer on which another builds: its
 // definition is older than a snapshot that its host has taken, but not told of before it died.
 // Images that it has merged into that layer do not count.
-func builtOn(w *observe.World, d *host.Domain, left *journal.Handover) error {
+func builtOn(w *observe.World, d *host.Domain, merged []string) error {
 	for i := range d.Disks {
 		disk := &d.Disks[i]
 		if d.State.Live() || disk.ReadOnly || len(disk.Chain) == 0 {
@@ -114,16 +121,32 @@ func builtOn(w *observe.World, d *host.Domain, left *journal.Handover) error {
 			continue
 		}
 		for _, above := range l.Children {
-			switch m, over := left.Merging(above.Path, path); {
-			case over:
-			case m != nil:
-				return fmt.Errorf("host %s was merging %q into %q, which the guest would write to here, as it went: which of the two it wrote to last is not known; see stopped-in-pivot in docs/recovery.md", host.Quoted(left.Host), above.Path, path)
-			default:
+			if !slices.Contains(merged, above.Path) && !w.Itself(d, above.Path) {
 				return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, above.Path)
 			}
 		}
 	}
 	return nil
+}
+
+// mergedInto lists the images whose data is in those that the domain writes to here, since a run of the last owner has merged
+// them, or since a person has decided so and moved them away. unsure tells of a merge of which it is not known
+// whether the guest wrote to its base already.
+func (r *Rotator) mergedInto(w *observe.World, d *host.Domain) (merged []string, unsure error) {
+	left := r.leftOf(w, d)
+	for _, path := range tops(d) {
+		gone, over := left.Merging(path)
+		if len(gone) == 0 {
+			continue
+		}
+		top := gone[len(gone)-1]
+		if _, err := os.Lstat(top); !over && !errors.Is(err, fs.ErrNotExist) {
+			unsure = errors.Join(unsure, fmt.Errorf("host %s was merging %q into %q, which the guest would write to here, as it went: which of the two it wrote to last is not known; see stopped-in-pivot in docs/recovery.md", host.Quoted(left.Host), top, path))
+			continue
+		}
+		merged = append(merged, gone...)
+	}
+	return merged, unsure
 }
 
 // leftOf is what the last owner has left of the domain on the storage; nil for nothing that can be read.

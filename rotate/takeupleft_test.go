@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
@@ -206,5 +207,38 @@ func TestARecordOfAnotherHostIsNotOverwritten(t *testing.T) {
 	ran := p.run(t, 0)["web"]
 	if ran.Result != decide.ResultFailed || !strings.Contains(ran.Error, "host2") || merges(ran) > 0 || len(web.Snapshots) != before+1 {
 		t.Errorf("%+v", ran)
+	}
+}
+
+// A host dies between the end of a merge of what the guest wrote to and its telling so: a person decides which of the
+// two layers counts.
+func TestALayerThatWasBeingMergedIsForAPersonToDecide(t *testing.T) {
+	for _, base := range []bool{true, false} {
+		p, web := newPair(t, 9, 10)
+		web.State = host.ShutOff
+		p.known(t)
+		p.boots()
+		p.r[0].Match = rotator(p.h[0], with(rule(0), func(r *policy.Rule) { r.Keep = policy.Keep{} })).Match
+		newest, before := web.Disks[0].Active().Path, web.Observed(nil)
+		if !die(p.h[0], p.r[0], func(place string) bool { return place == "on record" }) {
+			t.Fatal("no such place")
+		}
+		if !base {
+			web.Disks = before.Disks
+		}
+		p.fails(t)
+		p.boots()
+		if base {
+			plan, err := p.r[1].TakeOver(context.Background(), "web", "", false)
+			if err != nil || !refusedWith(plan, host.CodeElsewhere) || !strings.Contains(fmt.Sprint(plan.Refused), "which of the two") || !strings.Contains(fmt.Sprint(plan.Refused), newest) {
+				t.Errorf("%+v %v", plan, err)
+			}
+			hosttest.Must(os.Rename(newest, filepath.Join(p.h[0].Dir, "old"))) // out of the way of what looks for images
+			p.boots()
+		}
+		tookOverAll(t, p)
+		p.check(t)
+		p.boots()
+		p.worksOn(t, 1)
 	}
 }

@@ -53,8 +53,9 @@ func Judge(me *Guest, v *View) Verdict {
 
 // Adopt says whether a person's word can make the guest this host's: not from a definition
 // that is older than what the owner had, nor where another host has told that it runs it,
-// unless the person says that this host is down.
-func Adopt(me *Guest, v *View, down string) (epoch uint64, err error) {
+// unless the person says that this host is down. What was merged does not count: layers that the guest wrote to, and whose
+// data is in the layer that it writes to by the definition here.
+func Adopt(me *Guest, v *View, down string, merged []Layer) (epoch uint64, err error) {
 	verdict := Judge(me, v)
 	if verdict.Epoch > 0 {
 		return verdict.Epoch, nil
@@ -66,8 +67,10 @@ func Adopt(me *Guest, v *View, down string) (epoch uint64, err error) {
 		case g == nil, g.Left:
 		case g.Live && p.Name != down && p.ID != down:
 			return 0, fmt.Errorf("host %s has told at %s that the guest runs there: let virt-rotate run there once it does not; if that host is down and stays so until it is known what it may start: --down %s", p.Name, stamp(p.When), p.Name)
-		case g.Epoch >= Seen(me.UUID, v) && !onTop(me, g, p.Inodes):
-			return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %q, which is in no chain of it here", p.Name, lacking(me, g, p.Inodes).Path)
+		case g.Epoch >= Seen(me.UUID, v):
+			if l := lacking(me, g, p.Inodes, merged...); l != nil {
+				return 0, fmt.Errorf("the definition here is an old one: on host %s the guest wrote to %q, which is in no chain of it here", p.Name, l.Path)
+			}
 		}
 	}
 	return Seen(me.UUID, v) + 1, nil
@@ -103,10 +106,13 @@ func highest(uuid string, v *View) (*Peer, *Guest) {
 // onTop tells whether all layers that the other's disks wrote to are in a chain of this guest's.
 func onTop(me, other *Guest, inodes bool) bool { return lacking(me, other, inodes) == nil }
 
-// lacking is the first layer that the other's disks wrote to and that no chain of this guest's has.
-func lacking(me, other *Guest, inodes bool) *Layer {
+// lacking is the first layer that the other's disks wrote to and that no chain of this guest's has, but for those
+// that were merged.
+func lacking(me, other *Guest, inodes bool, merged ...Layer) *Layer {
 	for i := range other.Layers {
-		if l := &other.Layers[i]; l.Active && !slices.ContainsFunc(me.Layers, func(m Layer) bool { return m.Same(*l, inodes) }) {
+		l := &other.Layers[i]
+		same := func(m Layer) bool { return m.Same(*l, inodes) }
+		if l.Active && !slices.ContainsFunc(me.Layers, same) && !slices.ContainsFunc(merged, same) {
 			return l
 		}
 	}

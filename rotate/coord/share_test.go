@@ -311,7 +311,7 @@ func adopt(t *testing.T, s coord.Storage, name string) {
 	t.Helper()
 	must(s.Tell(context.Background(), coordtest.Now, func(v coord.View) coord.Told {
 		what := told(name)
-		epoch, err := coord.Adopt(&what.Guests[0], &v, "")
+		epoch, err := coord.Adopt(&what.Guests[0], &v, "", nil)
 		must(err)
 		return coord.Claims(what, &v, map[string]uint64{"u-" + name: epoch})
 	}))

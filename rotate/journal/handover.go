@@ -170,19 +170,22 @@ func (j Handovers) ReadTexts(uuid string) ([]host.SnapshotText, error) {
 	return t.Snapshots, nil
 }
 
-// Merging returns the merge that was begun of an image that goes into another one, to which the guest writes then; nil for
-// none. over tells whether that was done, and the guest moved.
-func (h *Handover) Merging(path, into string) (m *Merge, over bool) {
+// Merging lists what a merge that was begun has put, or is to put, into an image, to which the guest writes then. over tells
+// whether that was done, and the guest moved.
+func (h *Handover) Merging(into string) (gone []string, over bool) {
 	if h == nil || h.Intent == nil {
 		return nil, false
 	}
 	for i := range h.Intent.Merges {
 		m := &h.Intent.Merges[i]
-		if m.Kind() == KindCommit && m.Base == into && slices.ContainsFunc(m.Gone, func(f File) bool { return f.Path == path }) {
-			return m, slices.Contains(h.Tops, into)
+		if m.Kind() != KindCommit || m.Base != into {
+			continue
+		}
+		for _, f := range m.Gone {
+			gone = append(gone, f.Path)
 		}
 	}
-	return nil, false
+	return gone, slices.Contains(h.Tops, into)
 }
 
 // Locate makes the files known as this host sees them, whose device numbers are others. One that is another file here, by its

@@ -217,7 +217,7 @@ func newUsed(w *World, s coord.Storage, v *coord.View) *used {
 		p := &v.Peers[i]
 		for k := range p.Told.Guests {
 			if g := &p.Told.Guests[k]; !w.owns(s, v, g.UUID) {
-				u.add(p, g.Layers, fmt.Sprintf("guest %s of host %s", g.Name, p.Name))
+				u.add(p, g.Layers, userOf(p, g))
 			}
 		}
 		u.add(p, p.Told.Images, "an image of host "+p.Name)
@@ -234,6 +234,23 @@ func (w *World) owns(s coord.Storage, v *coord.View, uuid string) bool {
 	}
 	g, on := w.guestOn(s, &w.Domains[i])
 	return on && coord.Judge(&g, v).Epoch > 0
+}
+
+func userOf(p *coord.Peer, g *coord.Guest) string {
+	return fmt.Sprintf("guest %s of host %s", g.Name, p.Name)
+}
+
+// Itself tells whether who uses a layer is the domain, as another host has it, or had.
+func (w *World) Itself(d *host.Domain, who string) bool {
+	for i := range w.Shares {
+		peers := w.Shares[i].View.Peers
+		for k := range peers {
+			if g := peers[k].Told.Guest(d.UUID); g != nil && userOf(&peers[k], g) == who {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (u *used) empty() bool { return len(u.inodes)+len(u.paths)+len(u.names) == 0 }

@@ -186,15 +186,22 @@ func savedNeeds(l *chain.Layer) bool {
 	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") || movesLayer(who) })
 }
 
-// Adoptable returns the epoch with which a person can make the domain this host's, or why not.
-func (o *Observer) Adoptable(w *World, d *host.Domain, down string) (epoch uint64, err error) {
+// Adoptable returns the epoch with which a person can make the domain this host's, or why not. What was merged into layers that it
+// writes to, as other hosts call it, too, need be in no chain.
+func (o *Observer) Adoptable(w *World, d *host.Domain, down string, merged []string) (epoch uint64, err error) {
 	for _, s := range o.storages(w) {
 		g, on := w.guestOn(s, d)
 		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
 		if !on || i < 0 {
 			continue
 		}
-		e, err := coord.Adopt(&g, &w.Shares[i].View, down)
+		var gone []coord.Layer
+		for _, path := range merged {
+			if l, here := s.Locate(path, 0, 0); here {
+				gone = append(gone, l)
+			}
+		}
+		e, err := coord.Adopt(&g, &w.Shares[i].View, down, gone)
 		if err != nil {
 			return 0, err
 		}
