@@ -59,6 +59,7 @@ hands: tools ## all that docs/hands.md tells, on real guests
 hosts: tools ## two hosts with one storage, all layouts, in namespaces; as root
 	VIRT_ROTATE_HOSTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v ./integration/hosts
 	VIRT_ROTATE_ETCD_CYCLES=1000 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v -run MembersDie ./rotate/coord/etcd
+	VIRT_ROTATE_HOSTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v -run FinishedOnAnotherHost ./rotate
 
 increments: tools ## ten nights of increments of an export, and an import of each
 	VIRT_ROTATE_NIGHTS=10 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '^TestNightlyIncrements$$' -v ./integration

@@ -174,6 +174,19 @@ func TestWithoutARecordForOtherHostsNothingIsMerged(t *testing.T) {
 	}
 }
 
+// What is over is on no record.
+func TestWhatIsDoneIsOffTheRecordOfOtherHosts(t *testing.T) {
+	for _, state := range []host.State{host.Running, host.ShutOff} {
+		p, web := newPair(t, 9, 10, 11)
+		web.State = state
+		p.run(t, 0)
+		h, err := journal.HandoversIn(filepath.Join(p.h[0].Dir, "img/.virt-rotate")).Read("uuid-of-web")
+		if err != nil || h.Intent != nil || len(h.Released) > 0 || len(h.Names) != 2 || !slices.Equal(h.Tops, []string{web.Disks[0].Active().Path}) {
+			t.Errorf("%+v %v", h, err)
+		}
+	}
+}
+
 // The owner sees to it that what it leaves is how it is, also where somebody else has changed it.
 func TestTheRecordFollowsWhatOthersDoToSnapshots(t *testing.T) {
 	p, web := newPair(t, 9, 10)
