@@ -77,7 +77,7 @@ func (r *Rotator) takeUp(ctx context.Context, w *observe.World, name string) (*t
 	}
 	h, err := run.handover(d)
 	if err != nil || len(h.dirs) == 0 {
-		return nil, nil // what cannot be told keeps merges from being done
+		return nil, nil //nolint:nilerr // what cannot be told keeps merges from being done
 	}
 	found, from, err := h.read(d.UUID)
 	var access *fs.PathError
