@@ -11,23 +11,23 @@ import (
 const (
 	Dir  = 0o040000
 	File = 0o100000
+	Link = 0o120000 // its data is where it leads
 )
 
 // An Archive is an archive in the format "newc", which the kernel unpacks: see its
 // Documentation/driver-api/early-userspace/buffer-format.rst.
 type Archive struct {
-	b    bytes.Buffer
-	dirs map[string]bool
+	b     bytes.Buffer
+	there map[string]bool
 }
 
-// Add appends an entry, after the directories above it. All belong to root.
+// Add appends an entry that is not there yet, after the directories above it. All belong to root.
 func (a *Archive) Add(name string, mode int, data []byte) {
 	a.parents(name)
-	if mode&Dir != 0 && a.dirs[name] {
-		return
+	if !a.there[name] {
+		a.there[name] = true
+		a.append(name, mode, data)
 	}
-	a.dirs[name] = mode&Dir != 0
-	a.append(name, mode, data)
 }
 
 func (a *Archive) append(name string, mode int, data []byte) {
@@ -53,15 +53,13 @@ func (a *Archive) Copy(name, path string) error {
 	return err
 }
 
-// parents adds the directories above name that are not there yet.
+// parents adds the directories above name.
 func (a *Archive) parents(name string) {
-	if a.dirs == nil {
-		a.dirs = map[string]bool{".": true}
+	if a.there == nil {
+		a.there = map[string]bool{".": true}
 	}
-	if dir := filepath.Dir(name); !a.dirs[dir] {
-		a.parents(dir)
-		a.dirs[dir] = true
-		a.append(dir, Dir|0o755, nil)
+	if dir := filepath.Dir(name); !a.there[dir] {
+		a.Add(dir, Dir|0o755, nil)
 	}
 }
 
