@@ -113,8 +113,12 @@ func (l *Lab) Mount(h *Machine, w Way, dir string) error {
 	return err
 }
 
-// Unmount ends that.
+// Unmount ends that. What is still open after a failure is not to fail what comes next as well.
 func (l *Lab) Unmount(h *Machine) error {
 	_, err := h.Run("umount", Share)
+	if err != nil {
+		_, lazy := h.Run("umount", "-l", Share)
+		err = errors.Join(err, lazy)
+	}
 	return err
 }

@@ -1,6 +1,7 @@
 package inside
 
 import (
+	"errors"
 	"io"
 	"os"
 	"time"
@@ -22,7 +23,7 @@ func (i *Images) QEMUWriter(path string, number *int) error {
 	for _, off := range []int64{100, 101, 103, 201, 203} {
 		lk := unix.Flock_t{Type: unix.F_RDLCK, Start: off, Len: 1}
 		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lk); err != nil {
-			return &os.PathError{Op: "lock", Path: path, Err: err}
+			return errors.Join(&os.PathError{Op: "lock", Path: path, Err: err}, f.Close())
 		}
 	}
 	*number = i.open.add(f)

@@ -2,6 +2,8 @@ package inside
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
@@ -39,7 +41,9 @@ func (s *Storages) About(number int, a *About) error {
 		return err
 	}
 	a.Dir, a.UUID = storage.Dir(), storage.UUID()
-	a.Records, err = storage.Records()
+	if a.Records, err = storage.Records(); errors.Is(err, fs.ErrNotExist) {
+		return nil // nobody has told anything yet
+	}
 	return err
 }
 
