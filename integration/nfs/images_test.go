@@ -13,8 +13,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/integration/nfs/inside"
 )
 
-// chain makes images of which each builds on the one before, with a MiB that says which it is, and
-// puts them on the storage, next to others. It returns their paths there.
+// chain makes images of which each builds on the one before, with some bytes that say which it is, and
+// has the filer put them on the storage, next to others. It returns their paths on the hosts.
 func (s *share) chain(layers, others int) (paths []string) {
 	s.Helper()
 	dir, err := os.MkdirTemp(workDir, "")
@@ -27,10 +27,10 @@ func (s *share) chain(layers, others int) (paths []string) {
 		s.put(filepath.Join(dir, name), paths[n])
 	}
 	if others > 0 {
-		s.image(dir, "other.qcow2", 0)
-	}
-	for n := range others {
-		s.put(filepath.Join(dir, "other.qcow2"), fmt.Sprintf("%s/img/other%d.qcow2", nfs.Share, n))
+		s.tool(dir, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", "other.qcow2", "1M")
+		s.put(filepath.Join(dir, "other.qcow2"), nfs.Share+"/img/other0.qcow2")
+		must(s, second(s.Filer.Run("sh", "-e", "-c", fmt.Sprintf(
+			"cd /disk/export/%s/img\nfor n in $(seq %d); do cp other0.qcow2 other$n.qcow2; done", s.dir, others-1))))
 	}
 	return paths
 }
@@ -43,7 +43,7 @@ func (s *share) image(dir, name string, n int) {
 		args = append(args, "-u", "-F", "qcow2", "-b", fmt.Sprintf("layer%d.qcow2", n-1))
 	}
 	s.tool(dir, "qemu-img", append(args, name, "16M")...)
-	s.tool(dir, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -q -P %d %dM 1M", n+1, n), name)
+	s.tool(dir, "qemu-io", "-f", "qcow2", "-c", fmt.Sprintf("write -q -P %d %dM 64k", n+1, n), name)
 }
 
 func (s *share) tool(dir, name string, args ...string) {
@@ -59,7 +59,8 @@ func (s *share) put(from, to string) {
 	s.Helper()
 	data, err := os.ReadFile(from)
 	must(s, err)
-	must(s, s.hosts[0].Call("Machine.Put", inside.Content{Path: to, Data: data}, &inside.None{}))
+	to = strings.Replace(to, nfs.Share, "/disk/export/"+s.dir, 1)
+	must(s, s.Filer.Call("Machine.Put", inside.Content{Path: to, Data: data}, &inside.None{}))
 }
 
 func try(t testing.TB, h *nfs.Machine, args ...string) inside.Outcome {
@@ -75,8 +76,7 @@ func (s *share) writers() {
 	one, two := s.hosts[0], s.hosts[1]
 	var qemu, engine int
 	must(s, one.Call("Images.QEMUWriter", path, &qemu))
-	var use inside.Use
-	must(s, two.Call("Images.Use", path, &use))
+	use := s.use(two, path)
 	s.Logf("%+v", use)
 	if use.Tested.Write != (s.local == "") || use.Asked.Write != s.asked {
 		s.Errorf("of a writer on the other host it is told %+v", use)
@@ -99,9 +99,25 @@ func (s *share) writers() {
 		s.Error("a writer beside a merge on the other host")
 	}
 	must(s, two.Call("Images.Close", engine, &inside.None{}))
-	must(s, two.Call("Images.Use", path, &use))
-	if use.Tested.Read {
+	if use := s.use(two, path); use.Tested.Read {
 		s.Errorf("nobody has it open, and it is told %+v", use)
+	}
+}
+
+// cloned: an image that the other host has made a moment ago is seen, though this host has just listed its directory.
+func (s *share) cloned() {
+	paths := s.chain(2, 0)
+	for n := range 3 {
+		before := s.look(paths)
+		clone := fmt.Sprintf("%s/img/clone%d.qcow2", nfs.Share, n)
+		must(s, second(s.hosts[1].Run("virt-rotate", "image", "create", "-f", "qcow2", "-F", "qcow2", "-b", paths[0], clone)))
+		if after := s.look(paths); after.Images != before.Images+1 {
+			s.Errorf("after clone %d: %+v, before %+v", n, after, before)
+		}
+	}
+	o := try(s, s.hosts[0], "virt-rotate", "image", "commit", paths[1])
+	if o.Code != 4 || s.local == "" && !strings.Contains(o.Stderr, "clone") {
+		s.Errorf("exit status %d\n%s", o.Code, o.Stderr+o.Stdout)
 	}
 }
 

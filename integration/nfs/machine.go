@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/nfs/inside"
@@ -157,6 +158,12 @@ func (m *Machine) Cut() error {
 	}
 	return err
 }
+
+// Pause lets it stand still, as a host does whose cable is out, or whose own host has other things to do.
+func (m *Machine) Pause() error { return m.qemu.Process.Signal(syscall.SIGSTOP) }
+
+// Resume lets it go on.
+func (m *Machine) Resume() error { return m.qemu.Process.Signal(syscall.SIGCONT) }
 
 // Run runs a program there, and returns what it has said on standard output; another exit status than 0 is an
 // error.

@@ -42,6 +42,7 @@ const standing = 4 * nfs.Lease * time.Second
 
 // power takes the power of a host away that has a slot and an image, and tells something just then.
 func (l *lab) power(t *testing.T) {
+	t.Run("a host stands still, v4.2", func(t *testing.T) { l.shared(t, ways()[0]).pauses() })
 	for _, w := range ways()[:2] {
 		t.Run("power loss, "+w.Name, func(t *testing.T) { l.shared(t, w).dies() })
 	}
@@ -88,7 +89,7 @@ func (s *share) slotAfter(st coord.Storage, image string, died time.Time) {
 			s.Errorf("the slot of a host that is dead, over NFSv3: %v", err)
 		}
 		s.Logf("after %.0f s the slot is still the dead host's", time.Since(died).Seconds())
-		if use := s.use(image); !use.Tested.Write {
+		if use := s.use(s.hosts[0], image); !use.Tested.Write {
 			s.Errorf("the image: %+v", use)
 		}
 		s.back()
@@ -101,7 +102,7 @@ func (s *share) slotAfter(st coord.Storage, image string, died time.Time) {
 	must(s, err)
 	s.Logf("the slot is had %.1f s after the host died", time.Since(died).Seconds())
 	h.Release()
-	for s.use(image).Tested.Read && time.Since(died) < 10*standing {
+	for s.use(s.hosts[0], image).Tested.Read && time.Since(died) < 10*standing {
 		time.Sleep(200 * time.Millisecond)
 	}
 	s.Logf("the image is free %.1f s after the host died", time.Since(died).Seconds())
@@ -110,9 +111,9 @@ func (s *share) slotAfter(st coord.Storage, image string, died time.Time) {
 	}
 }
 
-func (s *share) use(image string) (u inside.Use) {
+func (s *share) use(h *nfs.Machine, image string) (u inside.Use) {
 	s.Helper()
-	must(s, s.hosts[0].Call("Images.Use", image, &u))
+	must(s, h.Call("Images.Use", image, &u))
 	return u
 }
 
