@@ -129,10 +129,13 @@ func TestHostsThatShareNFS(t *testing.T) {
 				t.Run("suite", func(t *testing.T) {
 					coordtest.Suite(t, func(t *testing.T, _ int) []coord.Storage { return l.shared(t, w).storages(0) })
 				})
+				if w.Version4() {
+					t.Run("a host stands still", func(t *testing.T) { l.shared(t, w).pauses() })
+				}
+				t.Run("a host loses its power", func(t *testing.T) { l.shared(t, w).dies() })
 			}
 		})
 	}
-	l.power(t)
 }
 
 // kinds: the mount alone tells that other hosts have it, and whether locks reach them.
@@ -180,7 +183,7 @@ func (s *share) presence() {
 }
 
 // rewrites is how often what is told changes while the other host reads.
-const rewrites = 100
+const rewrites = 60
 
 // fresh: what the other host has told just now is read, each time; and what is told at the same time is
 // read whole.

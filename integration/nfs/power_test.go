@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/nfs"
@@ -40,14 +39,7 @@ func (s *share) look(chain []string) (seen inside.Seen) {
 // standing is far more than a lock stands after its holder has died, where the filer finds that out.
 const standing = 4 * nfs.Lease * time.Second
 
-// power takes the power of a host away that has a slot and an image, and tells something just then.
-func (l *lab) power(t *testing.T) {
-	t.Run("a host stands still, v4.2", func(t *testing.T) { l.shared(t, ways()[0]).pauses() })
-	for _, w := range ways()[:2] {
-		t.Run("power loss, "+w.Name, func(t *testing.T) { l.shared(t, w).dies() })
-	}
-}
-
+// dies: a host has a slot, an image, and the table of hosts just when its power goes.
 func (s *share) dies() {
 	two := s.hosts[1]
 	image := s.chain(1, 0)[0]
