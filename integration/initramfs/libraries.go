@@ -17,8 +17,11 @@ func (a *Archive) Libraries(program string, dirs ...string) error {
 	cmd := exec.Command("ldd", program)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "LD_LIBRARY_PATH="+strings.Join(dirs, ":"))
 	out, err := cmd.CombinedOutput()
-	if err != nil || strings.Contains(string(out), "not found") {
-		return fmt.Errorf("the libraries of %s: %v: %s", program, err, out)
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w: %s", program, err, out)
+	}
+	if strings.Contains(string(out), "not found") {
+		return fmt.Errorf("%s: libraries are missing:\n%s", program, out)
 	}
 	for _, m := range libraryPath.FindAllStringSubmatch(string(out), -1) {
 		name := strings.TrimPrefix(m[1], "/")

@@ -199,7 +199,6 @@ func (s *share) changed() {
 	var before, seen, under time.Time
 	must(s, one.Call("Images.Stat", path, &before))
 	must(s, second(two.Run("touch", "-d", "2020-01-01 00:00:00", path)))
-	start := time.Now()
 	must(s, one.Call("Images.Stat", path, &seen))
 	must(s, one.Call("Images.Under", path, &under))
 	s.Logf("without a lock at once: %v; under one: %v", seen.Year() == 2020, under.Year() == 2020)
@@ -207,7 +206,9 @@ func (s *share) changed() {
 		s.Errorf("under a lock %v", under)
 	}
 	must(s, second(two.Run("touch", "-d", "2021-01-01 00:00:00", path)))
-	for start = time.Now(); seen.Year() != 2021 && time.Since(start) < 2*time.Minute; time.Sleep(200 * time.Millisecond) {
+	start := time.Now()
+	for seen.Year() != 2021 && time.Since(start) < 2*time.Minute {
+		time.Sleep(200 * time.Millisecond)
 		must(s, one.Call("Images.Stat", path, &seen))
 	}
 	s.Logf("the next one is seen by stat alone after %.1f s", time.Since(start).Seconds())

@@ -77,7 +77,7 @@ func (l *Lab) Close() error {
 
 // export starts the services of the filer. Until a time of grace is over, which is as long as locks of hosts that were
 // there before may be claimed, nobody gets a lock.
-func (l *Lab) export() error {
+func (l *Lab) export() error { //nolint:misspell // of exportfs
 	_, err := l.Filer.Run("sh", "-xe", "-c", fmt.Sprintf(`
 rpcbind
 rpc.statd

@@ -115,5 +115,5 @@ func (s *share) back() {
 	two := s.hosts[1]
 	must(s, two.Start())
 	must(s, nfs.Services(two))
-	must(s, s.Mount(two, s.way.Way, s.dir))
+	must(s, s.Mount(two, s.Way, s.dir))
 }
