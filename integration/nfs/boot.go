@@ -22,8 +22,8 @@ func modules() []string {
 	return []string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "crc32c_generic?", "ext4", "nfsd", "nfsv3", "nfsv4"}
 }
 
-func programs() []string { //nolint:misspell // exportfs is one
-	return []string{"exportfs", "mount.nfs", "rpc.mountd", "rpc.nfsd", "rpc.statd", "rpcbind", "sm-notify"}
+func programs() []string {
+	return []string{"exportfs", "mount.nfs", "rpc.mountd", "rpc.nfsd", "rpc.statd", "rpcbind", "sm-notify"} //nolint:misspell // exportfs is one
 }
 
 // etc is what C's library and the services look at.

@@ -92,6 +92,7 @@ func (s *share) writers() {
 	}
 	must(s, one.Call("Images.Close", qemu, &inside.None{}))
 	if s.local != "" {
+		must(s, two.Call("Images.Close", engine, &inside.None{}))
 		return
 	}
 	must(s, two.Call("Images.Lock", engine, &inside.None{}))

@@ -1,6 +1,7 @@
 package nfs
 
 import (
+	_ "embed"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -75,20 +76,12 @@ func (l *Lab) Close() error {
 	return err
 }
 
-// export starts the services of the filer. Until a time of grace is over, which is as long as locks of hosts that were
-// there before may be claimed, nobody gets a lock.
-func (l *Lab) export() error { //nolint:misspell // of exportfs
-	_, err := l.Filer.Run("sh", "-xe", "-c", fmt.Sprintf(`
-rpcbind
-rpc.statd
-mount -t nfsd nfsd /proc/fs/nfsd
-printf 1 > /sys/module/lockd/parameters/nlm_grace_period
-echo %[1]d > /proc/fs/nfsd/nfsv4leasetime
-echo %[1]d > /proc/fs/nfsd/nfsv4gracetime
-exportfs -a
-rpc.mountd
-rpc.nfsd 4
-`, Lease))
+//go:embed export.sh
+var exportScript string
+
+// export starts the services of the filer.
+func (l *Lab) export() error {
+	_, err := l.Filer.Run("sh", "-c", exportScript, "export.sh", fmt.Sprint(Lease))
 	return err
 }
 
