@@ -11,6 +11,7 @@ import (
 
 	"github.com/virt-rotate/virt-rotate/integration/nfs"
 	"github.com/virt-rotate/virt-rotate/integration/nfs/inside"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // chain makes images of which each builds on the one before, with some bytes that say which it is, and
@@ -108,11 +109,13 @@ func (s *share) writers() {
 // cloned: an image that the other host has made a moment ago is seen, though this host has just listed its directory.
 func (s *share) cloned() {
 	paths := s.chain(2, 0)
+	look := s.looks(paths)
 	for n := range 3 {
-		before := s.look(paths)
+		time.Sleep(vfs.Racy + time.Second) // a directory that has just changed is not remembered
+		before := look()
 		clone := fmt.Sprintf("%s/img/clone%d.qcow2", nfs.Share, n)
 		must(s, second(s.hosts[1].Run("virt-rotate", "image", "create", "-f", "qcow2", "-F", "qcow2", "-b", paths[0], clone)))
-		if after := s.look(paths); after.Images != before.Images+1 {
+		if after := look(); after.Images != before.Images+1 {
 			s.Errorf("after clone %d: %+v, before %+v", n, after, before)
 		}
 	}

@@ -28,12 +28,22 @@ func (s *share) silent() {
 	}
 }
 
-// look is what a run of the first host looks at.
-func (s *share) look(chain []string) (seen inside.Seen) {
+// look is what a run of the first host looks at, once.
+func (s *share) look(chain []string) inside.Seen {
 	s.Helper()
-	h := s.hosts[0]
-	must(s, h.Call("Storages.Look", inside.Look{Host: s.host(h, 0), Chain: chain}, &seen))
-	return seen
+	return s.looks(chain)()
+}
+
+// looks are those of one run.
+func (s *share) looks(chain []string) func() inside.Seen {
+	s.Helper()
+	h, number := s.hosts[0], 0
+	must(s, h.Call("Storages.Eye", inside.Look{Host: s.host(h, 0), Chain: chain}, &number))
+	return func() (seen inside.Seen) {
+		s.Helper()
+		must(s, h.Call("Storages.Look", number, &seen))
+		return seen
+	}
 }
 
 // standing is far more than a lock stands after its holder has died, where the filer finds that out.

@@ -48,14 +48,26 @@ type Seen struct {
 	Unread     []string // layers that could not be read
 }
 
-// Look looks once, as a run does.
-func (s *Storages) Look(l Look, seen *Seen) error {
+// An eye remembers what it has seen, as a run does between its looks.
+type eye struct{ *observe.Observer }
+
+// Eye returns the number of a new one.
+func (s *Storages) Eye(l Look, number *int) error {
 	fleet := &coord.Fleet{Name: l.Name, StateDir: l.State}
 	if l.Shared {
 		fleet.Shared = []string{l.Dir}
 	}
-	o := &observe.Observer{Host: guest{chain: l.Chain}, Inspect: formats.Inspect, StateDir: l.State, Fleet: fleet}
 	fleet.On(l.Dir)
+	*number = s.open.add(eye{&observe.Observer{Host: guest{chain: l.Chain}, Inspect: formats.Inspect, StateDir: l.State, Fleet: fleet}})
+	return nil
+}
+
+// Look looks once.
+func (s *Storages) Look(number int, seen *Seen) error {
+	o, err := thing[eye](s.open, number)
+	if err != nil {
+		return err
+	}
 	w, err := o.Observe(context.Background())
 	if err != nil {
 		return err
