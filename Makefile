@@ -21,7 +21,7 @@ ALONE   := internal/chain/chaintest internal/cli vhdbridge vhdbridge/vhd vhdbrid
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash files hosts rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration crash files hosts nfs rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -60,6 +60,10 @@ hosts: tools ## two hosts with one storage, all layouts, in namespaces; as root
 	VIRT_ROTATE_HOSTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v ./integration/hosts
 	VIRT_ROTATE_ETCD_CYCLES=1000 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v -run MembersDie ./rotate/coord/etcd
 	VIRT_ROTATE_HOSTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v -run FinishedOnAnotherHost ./rotate
+
+nfs: ## hosts that share real NFS: virtual machines of Debian's kernel, one of which loses its power; needs apt-get
+	integration/nfs/tools.sh
+	VIRT_ROTATE_NFS=1 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -v ./integration/nfs
 
 increments: tools ## ten nights of increments of an export, and an import of each
 	VIRT_ROTATE_NIGHTS=10 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '^TestNightlyIncrements$$' -v ./integration

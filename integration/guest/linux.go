@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"text/template"
+
+	"github.com/virt-rotate/virt-rotate/integration/initramfs"
 )
 
 // LinuxLog is the file on the disk of a Linux guest that it writes numbered lines to.
@@ -196,14 +198,14 @@ var linuxBoot = sync.OnceValues(func() (files linuxFiles, err error) {
 	if err != nil {
 		return files, err
 	}
-	packages := linuxPackages(filepath.Join(cache, linuxCache))
-	kernel, err := packages.find("kernel", "boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz")
+	packages := initramfs.Packages(filepath.Join(cache, linuxCache))
+	kernel, err := packages.Kernel()
 	if err != nil {
 		return files, err
 	}
 	if files.kernel, err = os.ReadFile(kernel); err != nil {
 		return files, err
 	}
-	files.initramfs, err = packages.initramfs()
+	files.initramfs, err = linuxArchive(packages)
 	return files, err
 })

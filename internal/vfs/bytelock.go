@@ -21,8 +21,13 @@ type LockFile struct {
 }
 
 // OpenLockFile opens the file at path, which is made with mode 0600 if create says so. What
-// is no regular file is a *KindError; a symbolic link is not followed.
+// is no regular file is a *KindError; a symbolic link is not followed. One that another host
+// has just made is there.
 func OpenLockFile(path string, write, create bool) (*LockFile, error) {
+	return openLockFile(path, write, create, linux())
+}
+
+func openLockFile(path string, write, create bool, sys kernel) (*LockFile, error) {
 	flag := os.O_RDONLY
 	if write {
 		flag = os.O_RDWR
@@ -30,7 +35,11 @@ func OpenLockFile(path string, write, create bool) (*LockFile, error) {
 	if create {
 		flag |= os.O_CREATE
 	}
-	f, err := os.OpenFile(path, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
+	var f *os.File
+	err := sys.again(path, func() (err error) {
+		f, err = os.OpenFile(path, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0o600)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +50,7 @@ func OpenLockFile(path string, write, create bool) (*LockFile, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &LockFile{f, write, linux()}, nil
+	return &LockFile{f, write, sys}, nil
 }
 
 // TryLock takes the byte, without waiting; it tells whether it has got it. Others that only

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Racy is how much older than now the last change of a file or directory must be for what was
@@ -13,12 +15,14 @@ import (
 const Racy = 2 * time.Second
 
 // A ListCache lists directories of the real file system. It remembers what it has listed, and
-// lists a directory again when its times tell that a name came or went. The zero value is
-// ready; several goroutines may use it.
+// lists a directory again when its times tell that a name came or went. These are asked of the
+// server where there is one. The zero value is ready; several goroutines may use it.
 type ListCache struct {
 	mu    sync.Mutex // guards known
 	known map[string]listed
 	racy  time.Duration // 0: Racy
+
+	refresh func(dir string, flag int) // nil: what the kernel does
 }
 
 // A listed is a listing, and what the directory looked like before it was made.
@@ -35,10 +39,14 @@ type dirStamp struct {
 
 // List is as that of OS.
 func (c *ListCache) List(dir string, on uint64, most int) (Listing, error) {
-	look := os.Stat
+	look, flag, ask := os.Stat, 0, c.refresh
 	if on != 0 {
-		look = os.Lstat
+		look, flag = os.Lstat, unix.AT_SYMLINK_NOFOLLOW
 	}
+	if ask == nil {
+		ask = refresh
+	}
+	ask(dir, flag)
 	fi, err := look(dir)
 	if err != nil || !fi.IsDir() {
 		return OS().List(dir, on, most)

@@ -26,6 +26,7 @@ type kernel struct {
 	clone     func(fd int, r *unix.FileCloneRange) error
 	copyRange func(rfd int, roff *int64, wfd int, woff *int64, n, flags int) (int, error)
 	mounts    func() (string, error) // the text of mountinfo
+	refresh   func(dir string, flag int)
 }
 
 func linux() kernel {
@@ -38,6 +39,7 @@ func linux() kernel {
 		clone:     unix.IoctlFileCloneRange,
 		copyRange: unix.CopyFileRange,
 		mounts:    readMounts,
+		refresh:   refresh,
 	}
 }
 

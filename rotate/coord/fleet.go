@@ -151,7 +151,7 @@ func (f *Fleet) placesOf(dir string) []string {
 	var places []string
 	way := wayTo(top, actual)
 	for _, d := range way {
-		if _, err := os.Lstat(filepath.Join(d, Subdirectory)); err == nil {
+		if _, err := vfs.LstatFresh(filepath.Join(d, Subdirectory)); err == nil {
 			places = append(places, d)
 		}
 	}

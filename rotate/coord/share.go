@@ -129,7 +129,7 @@ func (s *share) identity() (string, error) {
 // checkDir refuses a directory that others could have written to.
 func (s *share) checkDir() error {
 	path := filepath.Join(s.dir, Subdirectory)
-	fi, err := os.Lstat(path)
+	fi, err := vfs.LstatFresh(path)
 	switch {
 	case err != nil:
 		return err
