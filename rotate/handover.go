@@ -18,8 +18,9 @@ import (
 
 // handover is where the guest's records for other hosts are.
 type handover struct {
-	dirs []string
-	by   string
+	dirs  []string
+	by    string
+	epoch uint64 // with which the guest is this host's
 }
 
 // handover returns none for a guest of which no other host need know anything: it is not this host's, or on no
@@ -28,11 +29,29 @@ func (r *domainRun) handover(d *host.Domain) (h handover, err error) {
 	if r.Mover == nil || r.Observer.Fleet == nil || r.w.Remote || r.w.Whose[d.UUID].Epoch == 0 {
 		return h, nil
 	}
-	if h.dirs, err = r.Observer.RecordDirs(r.w, d); err != nil || len(h.dirs) == 0 {
+	if h.dirs, err = r.Observer.HandoverDirs(r.w, d); err != nil || len(h.dirs) == 0 {
 		return handover{}, err
 	}
+	h.epoch = r.w.EpochOf(d)
 	h.by, err = r.Observer.Fleet.ID()
 	return h, err
+}
+
+// mine reads what stands in one of the directories, which this host may write anew; one that another host has
+// written as a later owner is an error.
+func (h *handover) mine(j journal.Handovers, d *host.Domain) (*journal.Handover, error) {
+	was, err := j.Read(d.UUID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &journal.Handover{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if was.By != h.by && was.Epoch >= h.epoch {
+		return nil, fmt.Errorf("%s is host %s's, which has taken the guest meanwhile (epoch %d): if this host is to have it, virt-rotate adopt %s",
+			j.Path(d.UUID), host.Quoted(was.Host), was.Epoch, host.Quoted(d.Name))
+	}
+	return was, nil
 }
 
 // leave writes what the next owner is to know beside the snapshots. names are those whose metadata is on record;
@@ -44,20 +63,15 @@ func (r *domainRun) leave(d *host.Domain, in *journal.Intent, names []string) er
 	}
 	for _, dir := range h.dirs {
 		j := journal.HandoversIn(dir)
-		was, err := j.Read(d.UUID)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			was = &journal.Handover{}
-		case err != nil:
+		was, err := h.mine(j, d)
+		if err != nil {
 			return err
-		case was.By != h.by:
-			return fmt.Errorf("%s is host %s's: that has taken the guest meanwhile", j.Path(d.UUID), host.Quoted(was.Host))
 		}
-		if names == nil {
-			names = was.Names
+		now := r.knows(d, in, was.Names)
+		if names != nil {
+			now.Names = names
 		}
-		now := r.knows(d, in, names)
-		now.By = h.by
+		now.By, now.Epoch = h.by, h.epoch
 		if err := j.Write(now); err != nil {
 			return err
 		}
@@ -90,7 +104,11 @@ func (r *domainRun) leaveBefore(ctx context.Context, name string, op decide.Op) 
 	if op != decide.OpMerge && op != decide.OpDeleteFile {
 		return nil
 	}
-	return r.leaveOwed(ctx, name)
+	err := r.leaveOwed(ctx, name)
+	if err != nil && op == decide.OpMerge && !r.merged { // what was dropped comes back
+		err = fmt.Errorf("%w: %w", decide.ErrNoLonger, err)
+	}
+	return err
 }
 
 // leaveOwed has the snapshots on record if they have changed.
@@ -139,9 +157,17 @@ func (r *domainRun) leaveAll(ctx context.Context, name string) error {
 	if d = r.w.Domain(name); d == nil {
 		return errGone
 	}
+	if h, err = r.handover(d); err != nil {
+		return err
+	}
 	texts, err := r.texts(ctx, d)
 	if err != nil {
 		return err
+	}
+	for _, dir := range h.dirs {
+		if _, err := h.mine(journal.HandoversIn(dir), d); err != nil {
+			return err
+		}
 	}
 	for _, dir := range h.dirs {
 		if err := journal.HandoversIn(dir).WriteTexts(d.UUID, texts); err != nil {

@@ -1,7 +1,6 @@
 package rotate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,7 +209,10 @@ type domainRun struct {
 // run carries out one group of steps after the other and decides anew before
 // each, so that every group rests on the world as it is.
 func (r *domainRun) run(ctx context.Context, p decide.Plan) decide.Plan {
-	if err := cmp.Or(r.held, r.settleEarlier(ctx, &p)); err != nil {
+	if r.held != nil {
+		return r.finish(ctx, p, r.held)
+	}
+	if err := r.settleEarlier(ctx, &p); err != nil {
 		return r.finish(ctx, p, err)
 	}
 	var last []decide.Step

@@ -32,7 +32,11 @@ func (r *domainRun) noteLost(d *host.Domain) error {
 	}
 	record := r.w.Record(d)
 	record.Snapshots = sure
-	return journal.SaveLost(r.Observer.StateDir, d, record)
+	if err := journal.SaveLost(r.Observer.StateDir, d, record); err != nil {
+		return err
+	}
+	_ = r.leave(d, r.intentNow(d), nil) // the next run does it, where that fails
+	return nil
 }
 
 // noteTips puts on record which layers of disks that were taken out of the domain are left

@@ -43,6 +43,9 @@ func (r *domainRun) noteReverts(d *host.Domain) error {
 	if err := r.saveReleased(d, r.onRecord(d)); err != nil {
 		return fmt.Errorf("record of what libvirt has made when it went back to a snapshot: %w", err)
 	}
+	if len(r.w.Released[d.UUID]) != len(r.onRecord(d)) { // it is news
+		_ = r.leave(d, r.intentNow(d), nil) // without it the next owner merges less
+	}
 	return nil
 }
 

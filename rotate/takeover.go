@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
@@ -121,7 +122,7 @@ func builtOn(w *observe.World, d *host.Domain, merged []string) error {
 			continue
 		}
 		for _, above := range l.Children {
-			if !slices.Contains(merged, above.Path) && !w.Itself(d, above.Path) {
+			if !slices.Contains(merged, above.Path) && (len(merged) == 0 || !w.Itself(d, above.Path)) {
 				return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, above.Path)
 			}
 		}
@@ -140,7 +141,7 @@ func (r *Rotator) mergedInto(w *observe.World, d *host.Domain) (merged []string,
 			continue
 		}
 		top := gone[len(gone)-1]
-		if _, err := os.Lstat(top); !over && !errors.Is(err, fs.ErrNotExist) {
+		if !over && !isGone(top) {
 			unsure = errors.Join(unsure, fmt.Errorf("host %s was merging %q into %q, which the guest would write to here, as it went: which of the two it wrote to last is not known; see stopped-in-pivot in docs/recovery.md", host.Quoted(left.Host), top, path))
 			continue
 		}
@@ -149,13 +150,20 @@ func (r *Rotator) mergedInto(w *observe.World, d *host.Domain) (merged []string,
 	return merged, unsure
 }
 
+// isGone tells whether a file is not there, while its directory is.
+func isGone(path string) bool {
+	_, err := os.Lstat(path)
+	_, dir := os.Stat(filepath.Dir(path))
+	return errors.Is(err, fs.ErrNotExist) && dir == nil
+}
+
 // leftOf is what the last owner has left of the domain on the storage; nil for nothing that can be read.
 func (r *Rotator) leftOf(w *observe.World, d *host.Domain) *journal.Handover {
-	dirs, err := r.Observer.RecordDirs(w, d)
+	dirs, err := r.Observer.HandoverDirs(w, d)
 	if err != nil {
 		return nil
 	}
-	left, _, err := handover{dirs: dirs}.read(d.UUID)
+	left, _, err := (&handover{dirs: dirs}).read(d.UUID)
 	if err != nil {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -19,7 +20,6 @@ import (
 type takenUp struct {
 	from      string
 	snapshots []string // that libvirt did not have here
-	missing   []string // that cannot be had: files of them are gone
 	begun     bool     // a run there was cut off
 }
 
@@ -28,9 +28,6 @@ func (t *takenUp) String() string {
 	text := fmt.Sprintf("what host %s has left of it on the storage was taken up: %d snapshots that libvirt did not have here", host.Quoted(t.from), len(t.snapshots))
 	if t.begun {
 		text += ", and what a run there had begun"
-	}
-	if len(t.missing) > 0 {
-		text += fmt.Sprintf("; of these files are gone: %v", t.missing)
 	}
 	return text
 }
@@ -67,8 +64,7 @@ func (r *Rotator) observe(ctx context.Context, name string, plan bool) (*observe
 	return r.Observer.Observe(ctx)
 }
 
-// takeUp returns nil where there is nothing to take up. A guest of which nothing is on record yet, or whose snapshots are
-// others by now, is put on record.
+// takeUp returns nil where there is nothing to take up. What this host has left itself is seen to be up to date.
 func (r *Rotator) takeUp(ctx context.Context, w *observe.World, name string) (*takenUp, error) {
 	run := &domainRun{Rotator: r, w: w, seen: r.Clock()}
 	d := w.Domain(name)
@@ -80,34 +76,79 @@ func (r *Rotator) takeUp(ctx context.Context, w *observe.World, name string) (*t
 		return nil, nil //nolint:nilerr // what cannot be told keeps merges from being done
 	}
 	found, from, err := h.read(d.UUID)
-	var access *fs.PathError
-	switch {
-	case errors.As(err, &access): // snapshots go on; a merge has to write there, and fails
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("what another host may have left of it cannot be taken up: %w; remove that file if nothing in it is wanted: layers of lost snapshots stay as they are then", err)
-	case found == nil || found.By == h.by:
-		if found == nil && len(d.Snapshots)+len(w.Released[d.UUID]) > 0 || found != nil && !slices.Equal(found.Names, names(d)) {
+	if err != nil {
+		return nil, fmt.Errorf("what another host may have left of it cannot be taken up: %w; %s", err, wayOut)
+	}
+	if found == nil || found.By == h.by {
+		if !run.upToDate(d, found) || found != nil && !h.everywhere(d.UUID) {
 			run.leaveChanged(ctx, name)
 		}
 		return nil, nil
 	}
-	if !claimed(w, d) { // this host has not told yet that it is
-		if w, err = r.Observer.Observe(ctx); err != nil || !claimed(w, w.Domain(name)) {
-			return nil, err
-		}
-		run.w, d = w, w.Domain(name)
-	}
-	t, err := run.takeOver(ctx, d, found, from)
+	t, err := run.takeFrom(ctx, name, found, from)
 	if err != nil {
-		return nil, fmt.Errorf("what host %s has left of it (%s) cannot be taken up: %w; remove that file if nothing in it is wanted: layers of lost snapshots stay as they are then",
-			host.Quoted(found.Host), from.Path(d.UUID), err)
+		return nil, fmt.Errorf("what host %s has left of it (%s) cannot be taken up: %w; %s", host.Quoted(found.Host), from.Path(d.UUID), err, wayOut)
 	}
-	return t, h.sign(run, d)
+	return t, nil
 }
 
-// read returns what this host has written, if anything, or else what another one has.
-func (h handover) read(uuid string) (found *journal.Handover, from journal.Handovers, err error) {
+// wayOut is what a person can do about what cannot be taken up.
+const wayOut = "if nothing in it is wanted, remove that file: layers of snapshots that nobody lists stay as they are then"
+
+// upToDate tells whether what this host has left is how it is.
+func (r *domainRun) upToDate(d *host.Domain, found *journal.Handover) bool {
+	if found == nil {
+		return len(d.Snapshots)+len(r.w.Released[d.UUID])+len(r.w.Lost[d.UUID]) == 0
+	}
+	now := r.knows(d, nil, names(d))
+	same := func(a, b journal.File) bool { return a.Path == b.Path && a.ID == b.ID }
+	return slices.Equal(found.Names, now.Names) && slices.EqualFunc(found.Released, now.Released, same) && sameLost(found.Lost, now.Lost)
+}
+
+func sameLost(a, b *journal.LostRecord) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return len(a.Snapshots) == len(b.Snapshots) && len(a.Useless) == len(b.Useless) && len(a.Tips) == len(b.Tips)
+}
+
+// takeFrom takes up what another host has left, once the others have heard that the guest is this host's.
+func (r *domainRun) takeFrom(ctx context.Context, name string, found *journal.Handover, from journal.Handovers) (*takenUp, error) {
+	if err := r.Observer.Tell(ctx, r.w, observe.News{}); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.w, err = r.Observer.Observe(ctx); err != nil {
+		return nil, err
+	}
+	d := r.w.Domain(name)
+	if d == nil || !claimed(r.w, d) {
+		return nil, nil
+	}
+	h, err := r.handover(d)
+	if err != nil {
+		return nil, err
+	}
+	if found.Epoch > h.epoch {
+		return nil, fmt.Errorf("it has epoch %d, and this host %d: virt-rotate adopt %s", found.Epoch, h.epoch, host.Quoted(name))
+	}
+	t, err := r.takeOver(ctx, d, found, from)
+	if err != nil {
+		return nil, err
+	}
+	return t, h.sign(r, d)
+}
+
+// everywhere tells whether all directories have what this host has left.
+func (h *handover) everywhere(uuid string) bool {
+	return !slices.ContainsFunc(h.dirs, func(dir string) bool {
+		one, err := journal.HandoversIn(dir).Read(uuid)
+		return err != nil || one.By != h.by
+	})
+}
+
+// read returns what the latest owner has written, which is this host in doubt.
+func (h *handover) read(uuid string) (found *journal.Handover, from journal.Handovers, err error) {
 	for _, dir := range h.dirs {
 		j := journal.HandoversIn(dir)
 		one, err := j.Read(uuid)
@@ -117,7 +158,7 @@ func (h handover) read(uuid string) (found *journal.Handover, from journal.Hando
 		if err != nil {
 			return nil, j, err
 		}
-		if found == nil || one.By == h.by {
+		if found == nil || one.Epoch > found.Epoch || one.Epoch == found.Epoch && one.By == h.by {
 			found, from = one, j
 		}
 	}
@@ -126,15 +167,11 @@ func (h handover) read(uuid string) (found *journal.Handover, from journal.Hando
 
 // claimed tells whether the others have heard that the domain is this host's.
 func claimed(w *observe.World, d *host.Domain) bool {
-	if d == nil || w.Whose[d.UUID].Epoch == 0 {
-		return false
-	}
-	for i := range w.Shares {
-		if g := w.Shares[i].View.Mine.Guest(d.UUID); g != nil && g.Epoch > 0 {
-			return true
-		}
-	}
-	return false
+	epoch := w.Whose[d.UUID].Epoch
+	return epoch > 0 && slices.ContainsFunc(w.Shares, func(s observe.Share) bool {
+		g := s.View.Mine.Guest(d.UUID)
+		return g != nil && g.Epoch == epoch
+	})
 }
 
 // takeOver makes this host's own what another one has left. Doing it again does no harm.
@@ -147,36 +184,45 @@ func (r *domainRun) takeOver(ctx context.Context, d *host.Domain, left *journal.
 	if err != nil {
 		return nil, err
 	}
-	sound := t.sound(d, all, left.Intent)
-	err = r.Mover.DefineSnapshots(ctx, d.UUID, sound)
-	if err != nil && len(t.missing) > 0 { // one of them is another's parent: forget gives them up later
-		err = r.Mover.DefineSnapshots(ctx, d.UUID, all)
+	if err := r.contradicts(ctx, d, all); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	for i := range all {
+		if d.Snapshot(all[i].Name) == nil {
+			t.snapshots = append(t.snapshots, all[i].Name)
+		}
+	}
+	if err := r.Mover.DefineSnapshots(ctx, d.UUID, all); err != nil {
 		return nil, fmt.Errorf("the metadata of the snapshots could not be written: %w", err)
 	}
 	r.boundary("snapshots taken up")
 	return t, r.inherit(d, left)
 }
 
-// sound are the snapshots whose files are all there, or on their way out by what was begun.
-func (t *takenUp) sound(d *host.Domain, all []host.SnapshotText, in *journal.Intent) (texts []host.SnapshotText) {
-	for _, s := range all {
-		gone := slices.ContainsFunc(s.Files, func(path string) bool {
-			_, err := os.Lstat(path)
-			return err != nil && !in.Names(path)
-		})
-		switch {
-		case gone:
-			t.missing = append(t.missing, s.Name)
-		default:
-			texts = append(texts, s)
-			if d.Snapshot(s.Name) == nil {
-				t.snapshots = append(t.snapshots, s.Name)
-			}
+// contradicts tells of snapshots that libvirt has here from a time when the guest was here before, and that are others by now, or none:
+// their metadata would show a state that is lost.
+func (r *domainRun) contradicts(ctx context.Context, d *host.Domain, all []host.SnapshotText) error {
+	here, err := r.texts(ctx, d)
+	if err != nil {
+		return err
+	}
+	var old []string
+	for i := range here {
+		k := slices.IndexFunc(all, func(t host.SnapshotText) bool { return t.Name == here[i].Name })
+		if k < 0 || !slices.Equal(here[i].Files, present(all[k].Files)) {
+			old = append(old, host.Quoted(here[i].Name))
 		}
 	}
-	return texts
+	if len(old) == 0 {
+		return nil
+	}
+	list := strings.Join(old, " ")
+	return fmt.Errorf("libvirt here has metadata of a time when the guest was here before, of snapshots that were changed or deleted since (%s): let libvirt forget it: for s in %s; do virsh snapshot-delete --metadata %s $s; done",
+		list, list, host.Quoted(d.Name))
+}
+
+func present(files []string) []string {
+	return slices.DeleteFunc(slices.Clone(files), func(path string) bool { _, err := os.Lstat(path); return err != nil })
 }
 
 // inherit has in the state directory what another host had in its own; what was there before was of a time when the
@@ -202,12 +248,12 @@ func (r *domainRun) inherit(d *host.Domain, left *journal.Handover) error {
 }
 
 // sign puts on record that all of it is this host's now: from then on the state directory counts.
-func (h handover) sign(r *domainRun, d *host.Domain) error {
+func (h *handover) sign(r *domainRun, d *host.Domain) error {
 	r.boundary("all is taken up")
 	for _, dir := range h.dirs {
 		j := journal.HandoversIn(dir)
-		now := r.knows(d, r.intentNow(d), nil)
-		now.By = h.by
+		now := r.knows(d, r.intentNow(d), []string{}) // the snapshots are written anew
+		now.By, now.Epoch = h.by, h.epoch
 		if err := j.Write(now); err != nil {
 			return err
 		}

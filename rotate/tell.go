@@ -67,7 +67,7 @@ func (r *Rotator) tellAgain(ctx context.Context, news observe.News) {
 func (r *domainRun) tellTops(ctx context.Context, d *host.Domain) {
 	if !r.Observer.TopsTold(r.w, d) {
 		_ = r.leave(d, r.intentNow(d), nil)
-		_ = r.Observer.Tell(ctx, r.w, observe.News{}) // what could not be told is told again as the run ends
+		r.Observer.TellGuest(ctx, r.w, d) // what could not be told is told again as the run ends
 	}
 }
 

@@ -22,8 +22,9 @@ type Handover struct {
 	Version  int         `json:"version"`
 	Domain   string      `json:"domain"`
 	UUID     string      `json:"uuid"`
-	By       string      `json:"by"`   // the ID of the host that wrote it
-	Host     string      `json:"host"` // its name
+	By       string      `json:"by"`    // the ID of the host that wrote it
+	Host     string      `json:"host"`  // its name
+	Epoch    uint64      `json:"epoch"` // with which it had the guest: the highest counts
 	Written  time.Time   `json:"written"`
 	Names    []string    `json:"names"` // of the snapshots on record; nil: none is yet
 	Tops     []string    `json:"tops"`  // the images that its disks write to

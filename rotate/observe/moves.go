@@ -88,6 +88,44 @@ func (o *Observer) RecordDirs(w *World, d *host.Domain) (dirs []string, err erro
 	return dirs, nil
 }
 
+// HandoverDirs are those on the storages to which the domain writes: another host that gets it has these, and finds there
+// what it has to know. None where no host has told anything yet.
+func (o *Observer) HandoverDirs(w *World, d *host.Domain) (dirs []string, err error) {
+	for _, s := range o.Fleet.All() {
+		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
+		if i < 0 || !w.writes(d, i) {
+			continue
+		}
+		dir, err := s.Records()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
+// writes tells whether a disk of the domain writes to the storage with that number.
+func (w *World) writes(d *host.Domain, share int) bool {
+	return slices.ContainsFunc(d.Disks, func(disk host.Disk) bool {
+		return len(disk.Chain) > 0 && !disk.ReadOnly && slices.Contains(w.OnShares[disk.Active().Path], share)
+	})
+}
+
+// EpochOf is the highest epoch with which this host has told that the domain is its own, or will tell so.
+func (w *World) EpochOf(d *host.Domain) uint64 {
+	epoch := w.Whose[d.UUID].Epoch
+	for i := range w.Shares {
+		if g := w.Shares[i].View.Mine.Guest(d.UUID); g != nil {
+			epoch = max(epoch, g.Epoch)
+		}
+	}
+	return epoch
+}
+
 // movesLayer tells whether a migration that is not finished keeps the layer.
 func movesLayer(who string) bool { return strings.HasPrefix(who, movePrefix) }
 

@@ -111,6 +111,23 @@ func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, on bool
 	return g, len(g.Layers) > 0
 }
 
+// TellGuest tells anew of one guest, and nothing else: of the others, other runs may know more. Where that fails, what was
+// told before stands.
+func (o *Observer) TellGuest(ctx context.Context, w *World, d *host.Domain) {
+	for _, s := range o.Fleet.All() {
+		g, on := w.guestOn(s, d)
+		if !on {
+			continue
+		}
+		_ = s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
+			told := v.Mine
+			told.Guests = slices.DeleteFunc(slices.Clone(told.Guests), func(was coord.Guest) bool { return was.Left || was.UUID == d.UUID })
+			told.Guests = append(told.Guests, g)
+			return coord.Claims(told, &v, nil)
+		})
+	}
+}
+
 // TopsTold tells whether the others know which layers the domain writes to now.
 func (o *Observer) TopsTold(w *World, d *host.Domain) bool {
 	if o.Fleet == nil || w.Remote {
@@ -182,6 +199,14 @@ func (w *World) imagesOn(s coord.Storage) []coord.Layer {
 	return found
 }
 
+// told tells whether another host has told that it has the guest.
+func told(v *coord.View, uuid string) bool {
+	return slices.ContainsFunc(v.Peers, func(p coord.Peer) bool {
+		g := p.Told.Guest(uuid)
+		return g != nil && !g.Left
+	})
+}
+
 func savedNeeds(l *chain.Layer) bool {
 	return slices.ContainsFunc(l.Keepers, func(who string) bool { return strings.HasPrefix(who, "saved state ") || movesLayer(who) })
 }
@@ -192,7 +217,7 @@ func (o *Observer) Adoptable(w *World, d *host.Domain, down string, merged []str
 	for _, s := range o.storages(w) {
 		g, on := w.guestOn(s, d)
 		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
-		if !on || i < 0 {
+		if i < 0 || !on && !told(&w.Shares[i].View, d.UUID) {
 			continue
 		}
 		var gone []coord.Layer
