@@ -14,6 +14,7 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/hosttest"
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
+	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
 // left is a pair whose first host has run, and is gone; the second one has the guest, without its snapshots.
@@ -396,5 +397,51 @@ func TestWhatWasLeftLaterCountsOnAStorageOfTwoLevels(t *testing.T) {
 		if h, err := journal.HandoversIn(filepath.Join(dir, ".virt-rotate")).Read("uuid-of-web"); err != nil || h.Epoch < 3 || h.Host != "host1" {
 			t.Errorf("%s: %+v %v", dir, h, err)
 		}
+	}
+}
+
+// The newest layer lies on another storage than the rest: a definition that lacks it is an old one all the same.
+func TestADefinitionWithoutALayerOnAnotherStorageIsNotTakenOver(t *testing.T) {
+	p, web := newPair(t, 9)
+	web.State = host.ShutOff
+	second := t.TempDir() // on another file system than the rest, which is in memory
+	boots := func() {
+		p.boots()
+		for i := range p.r {
+			p.r[i].Observer.Fleet.Shared = []string{filepath.Join(p.h[0].Dir, "img"), second}
+		}
+	}
+	boots()
+	before := web.Observed(nil)
+	p.h[0].Store(filepath.Join(second, "top.qcow2"), hosttest.Image{Format: "qcow2", Size: hosttest.Size, Backing: web.Disks[0].Active().Path, BackingFormat: "qcow2", Blocks: hosttest.Blocks{}})
+	web.Disks[0].Chain = append(web.Disks[0].Chain, host.Layer{Path: filepath.Join(second, "top.qcow2"), Format: "qcow2", Kind: host.KindFile})
+	web.Disks[0].Inactive = host.Paths(web.Disks[0].Chain)
+	p.run(t, 0)
+	p.fails(t)
+	p.h[1].Find("web").Disks = before.Disks
+	boots()
+	plan, err := p.r[1].TakeOver(context.Background(), "web", "host1", false)
+	if err != nil || !refusedWith(plan, host.CodeElsewhere) || !strings.Contains(fmt.Sprint(plan.Refused), "top.qcow2") {
+		t.Errorf("%+v %v", plan, err)
+	}
+}
+
+// A run that tells of its guest's new layer knows less of the others than their own runs.
+func TestOneGuestIsToldAlone(t *testing.T) {
+	p, web := newPair(t, 9)
+	p.h[0].Disk(p.h[0].Add("db"), "vda", "db.qcow2")
+	p.run(t, 0)
+	p.boots()
+	old, err := p.r[0].Observer.Observe(context.Background())
+	hosttest.Must(err)
+	p.h[0].Take(web, []int{10})
+	now, err := p.r[0].Observer.Observe(context.Background())
+	hosttest.Must(err)
+	hosttest.Must(p.r[0].Observer.Tell(context.Background(), now, observe.News{}))
+	p.r[0].Observer.TellGuest(context.Background(), old, old.Domain("db"))
+	now, err = p.r[0].Observer.Observe(context.Background())
+	hosttest.Must(err)
+	if !p.r[0].Observer.TopsTold(now, now.Domain("web")) || !p.r[0].Observer.TopsTold(now, now.Domain("db")) {
+		t.Errorf("%+v", now.Shares[0].View.Mine)
 	}
 }
