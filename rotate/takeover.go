@@ -33,7 +33,10 @@ func (r *Rotator) TakeOver(ctx context.Context, domain, down string, plan bool) 
 	case plan, len(p.Refused) > 0:
 		return p, nil
 	case len(p.Steps) == 0: // it is this host's: the others hear whether it runs, and on what layers
-		return p, r.Observer.Tell(ctx, w, observe.News{})
+		if err := r.Observer.Tell(ctx, w, observe.News{}); err != nil {
+			return p, err
+		}
+		return r.takenOver(ctx, w, d, p), nil
 	}
 	return r.takeOver(ctx, w, d, p, epoch), nil
 }
@@ -85,6 +88,21 @@ func (r *Rotator) tookOver(ctx context.Context, d *host.Domain, p *decide.Plan) 
 			return errors.New(s.Problem)
 		}
 	}
+	return r.takeUpInto(ctx, w, d, p)
+}
+
+// takenOver completes what an earlier takeover, or a run, could not take up.
+func (r *Rotator) takenOver(ctx context.Context, w *observe.World, d *host.Domain, p decide.Plan) decide.Plan {
+	if err := r.takeUpInto(ctx, w, d, &p); err != nil {
+		p.Result, p.Error = decide.ResultFailed, err.Error()
+	} else if len(p.Steps) > 0 {
+		p.Result = decide.ResultDone
+	}
+	return p
+}
+
+// takeUpInto adds to the plan what was taken up.
+func (r *Rotator) takeUpInto(ctx context.Context, w *observe.World, d *host.Domain, p *decide.Plan) error {
 	t, err := r.takeUp(ctx, w, d.Name)
 	if err != nil || t == nil {
 		return err

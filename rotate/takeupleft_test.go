@@ -204,6 +204,10 @@ func TestOldMetadataOfAGuestThatComesBackIsNotBelieved(t *testing.T) {
 	}
 	back.Snapshots = nil
 	p.boots()
+	if plan, err = p.r[0].TakeOver(context.Background(), "web", "", false); err != nil || plan.Result != decide.ResultDone || len(plan.Steps) != 1 {
+		t.Errorf("%+v %v", plan, err)
+	}
+	p.boots()
 	p.worksOn(t, 0)
 	if have := p.snapshots(0); !slices.Equal(have, []string{"S10"}) {
 		t.Errorf("%v", have)
