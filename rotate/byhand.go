@@ -20,10 +20,11 @@ type Described struct {
 // holds the Lock. All that can be refused is refused before the first is changed; the error is a
 // *chain.RefusedError for a snapshot that is not ours: nobody drops it.
 func (r *Rotator) Describe(ctx context.Context, domain string, snapshots []string, change func(*host.Mark)) ([]Described, error) {
-	w, err := r.Observer.Observe(ctx)
+	w, err := r.observe(ctx, domain, false)
 	if err != nil {
 		return nil, err
 	}
+	run := &domainRun{Rotator: r, w: w, seen: r.Clock()}
 	all, err := described(w, r, domain, snapshots, change)
 	if err != nil {
 		return nil, err
@@ -42,6 +43,7 @@ func (r *Rotator) Describe(ctx context.Context, domain string, snapshots []strin
 			return all[:i], fmt.Errorf("snapshot %s: %w", s.Snapshot, err)
 		}
 	}
+	run.leaveChanged(ctx, domain)
 	return all, nil
 }
 

@@ -2,6 +2,8 @@ package rotate
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,9 +56,15 @@ func (h *handover) mine(j journal.Handovers, d *host.Domain) (*journal.Handover,
 	return was, nil
 }
 
-// leave writes what the next owner is to know beside the snapshots. names are those whose metadata is on record;
+// A listing is of the snapshots whose metadata is on record.
+type listing struct {
+	names []string
+	sum   string
+}
+
+// leave writes what the next owner is to know beside the snapshots. listed are those whose metadata is on record;
 // nil: as before.
-func (r *domainRun) leave(d *host.Domain, in *journal.Intent, names []string) error {
+func (r *domainRun) leave(d *host.Domain, in *journal.Intent, listed *listing) error {
 	h, err := r.handover(d)
 	if err != nil {
 		return err
@@ -67,9 +75,9 @@ func (r *domainRun) leave(d *host.Domain, in *journal.Intent, names []string) er
 		if err != nil {
 			return err
 		}
-		now := r.knows(d, in, was.Names)
-		if names != nil {
-			now.Names = names
+		now := r.knows(d, in, &listing{was.Names, was.Sum})
+		if listed != nil {
+			now.Names, now.Sum = listed.names, listed.sum
 		}
 		now.By, now.Epoch = h.by, h.epoch
 		if err := j.Write(now); err != nil {
@@ -131,9 +139,9 @@ func (r *domainRun) leaveChanged(ctx context.Context, name string) {
 }
 
 // knows is what this host has on record of the guest.
-func (r *domainRun) knows(d *host.Domain, in *journal.Intent, names []string) *journal.Handover {
+func (r *domainRun) knows(d *host.Domain, in *journal.Intent, listed *listing) *journal.Handover {
 	state := r.Observer.StateDir
-	h := &journal.Handover{Domain: d.Name, UUID: d.UUID, Host: r.Observer.Fleet.HostName(), Written: r.Clock().UTC(), Names: names,
+	h := &journal.Handover{Domain: d.Name, UUID: d.UUID, Host: r.Observer.Fleet.HostName(), Written: r.Clock().UTC(), Names: listed.names, Sum: listed.sum,
 		Tops: tops(d), Intent: in, Released: journal.LoadReleased(state, d.UUID)}
 	if lost := journal.LoadLost(state, d.UUID); lost.UUID != "" {
 		h.Lost = &lost
@@ -175,7 +183,7 @@ func (r *domainRun) leaveAll(ctx context.Context, name string) error {
 		}
 		r.boundary("snapshots on record for other hosts")
 	}
-	if err := r.leave(d, r.intentNow(d), names(d)); err != nil {
+	if err := r.leave(d, r.intentNow(d), list(d)); err != nil {
 		return err
 	}
 	r.owes = false
@@ -192,11 +200,15 @@ func tops(d *host.Domain) (paths []string) {
 	return paths
 }
 
-// names lists the domain's snapshots; it is never nil.
-func names(d *host.Domain) []string {
-	all := []string{}
+// list tells of the domain's snapshots as they were looked at last.
+func list(d *host.Domain) *listing {
+	l := &listing{names: []string{}}
 	for i := range d.Snapshots {
-		all = append(all, d.Snapshots[i].Name)
+		l.names = append(l.names, d.Snapshots[i].Name)
 	}
-	return all
+	text, err := json.Marshal(d.Snapshots)
+	if err == nil { // else it is like no other
+		l.sum = fmt.Sprintf("%x", sha256.Sum256(text))
+	}
+	return l
 }

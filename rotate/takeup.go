@@ -100,9 +100,9 @@ func (r *domainRun) upToDate(d *host.Domain, found *journal.Handover) bool {
 	if found == nil {
 		return len(d.Snapshots)+len(r.w.Released[d.UUID])+len(r.w.Lost[d.UUID]) == 0
 	}
-	now := r.knows(d, nil, names(d))
+	now := r.knows(d, nil, list(d))
 	same := func(a, b journal.File) bool { return a.Path == b.Path && a.ID == b.ID }
-	return slices.Equal(found.Names, now.Names) && slices.EqualFunc(found.Released, now.Released, same) && sameLost(found.Lost, now.Lost)
+	return found.Sum == now.Sum && slices.EqualFunc(found.Released, now.Released, same) && sameLost(found.Lost, now.Lost)
 }
 
 func sameLost(a, b *journal.LostRecord) bool {
@@ -252,7 +252,7 @@ func (h *handover) sign(r *domainRun, d *host.Domain) error {
 	r.boundary("all is taken up")
 	for _, dir := range h.dirs {
 		j := journal.HandoversIn(dir)
-		now := r.knows(d, r.intentNow(d), []string{}) // the snapshots are written anew
+		now := r.knows(d, r.intentNow(d), &listing{}) // the snapshots are written anew
 		now.By, now.Epoch = h.by, h.epoch
 		if err := j.Write(now); err != nil {
 			return err

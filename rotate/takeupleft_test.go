@@ -270,6 +270,25 @@ func TestASnapshotWhoseFileIsAwayIsTakenUp(t *testing.T) {
 	p.check(t)
 }
 
+// A snapshot that is pinned is so on the next host as well.
+func TestAPinIsTakenUp(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	web.State = host.ShutOff
+	p.run(t, 0)
+	p.boots()
+	_, err := p.r[0].Describe(context.Background(), "web", []string{hosttest.Name(9)}, func(m *host.Mark) { m.Pinned = true })
+	hosttest.Must(err)
+	p.fails(t)
+	p.boots()
+	tookOverAll(t, p)
+	p.boots()
+	p.r[1].Match = rotator(p.h[1], rule(1)).Match
+	p.worksOn(t, 1)
+	if mark, ours := p.h[1].Find("web").Snapshot(hosttest.Name(9)).Mark(); !ours || !mark.Pinned {
+		t.Errorf("%+v", mark)
+	}
+}
+
 // What is over is on no record.
 func TestWhatIsDoneIsOffTheRecordOfOtherHosts(t *testing.T) {
 	for _, state := range []host.State{host.Running, host.ShutOff} {
@@ -294,6 +313,14 @@ func TestTheRecordFollowsWhatOthersDoToSnapshots(t *testing.T) {
 	if err != nil || len(texts) != 3 || texts[2].Name != "mine" {
 		t.Errorf("%+v %v", texts, err)
 	}
+	p.boots()
+	p.h[0].Event = func(what string) error {
+		if what == "call texts" {
+			t.Error("the metadata of all snapshots is read though nothing has changed")
+		}
+		return nil
+	}
+	p.run(t, 0)
 }
 
 // A host that has taken the guest meanwhile is not written over.

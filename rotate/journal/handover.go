@@ -27,6 +27,7 @@ type Handover struct {
 	Epoch    uint64      `json:"epoch"` // with which it had the guest: the highest counts
 	Written  time.Time   `json:"written"`
 	Names    []string    `json:"names"` // of the snapshots on record; nil: none is yet
+	Sum      string      `json:"sum"`   // of what their metadata said, as this host reads it: SHA-256, in hexadecimal
 	Tops     []string    `json:"tops"`  // the images that its disks write to
 	Intent   *Intent     `json:"intent,omitempty"`
 	Released []File      `json:"released,omitempty"`
