@@ -273,6 +273,7 @@ var looking = map[string]string{
 	"virsh pool-autostart POOL": "virsh pool-autostart store", "virsh pool-refresh POOL": "virsh pool-refresh store",
 	"virsh snapshot-delete": "", "qemu-img rebase -u -b LOWER -F FORMAT IMAGE": "",
 	"virsh blockcommit --active --pivot": "", "virsh migrate": "", // what had been done
+	"virt-rotate adopt":   "",                                                                                                                                  // integration/hosts
 	"virt-rotate migrate": "", "virsh domstate DOMAIN": "virsh domstate $D", "virsh destroy": "", "virsh undefine": "", "virsh snapshot-create --redefine": "", // of a guest that has moved
 	"virt-rotate restore": "", "virsh snapshot-revert": "", "virt-rotate run --now DOMAIN": "", // ways back, with tests of their own
 	"virt-rotate doctor --forget SNAPSHOT DOMAIN":                 "! virt-rotate doctor --forget $S2 $D", // it is sound: refused

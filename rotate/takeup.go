@@ -216,9 +216,12 @@ func (r *domainRun) contradicts(ctx context.Context, d *host.Domain, all []host.
 	if len(old) == 0 {
 		return nil
 	}
-	list := strings.Join(old, " ")
-	return fmt.Errorf("libvirt here has metadata of a time when the guest was here before, of snapshots that were changed or deleted since (%s): let libvirt forget it: for s in %s; do virsh snapshot-delete --metadata %s $s; done",
-		list, list, host.Quoted(d.Name))
+	var every []string // children first: libvirt 9 changes the metadata of the children of one that goes
+	for _, s := range slices.Backward(here) {
+		every = append(every, host.Quoted(s.Name))
+	}
+	return fmt.Errorf("libvirt here has metadata of a time when the guest was here before, and of these snapshots it does not hold any more: %s. Let libvirt forget all of it here, those that there are come back: for s in %s; do virsh snapshot-delete --metadata %s $s; done",
+		strings.Join(old, ", "), strings.Join(every, " "), host.Quoted(d.Name))
 }
 
 func present(files []string) []string {
