@@ -10,6 +10,9 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
+// ReasonChain is why the metadata of a snapshot is redefined whose chain a merge has changed.
+const ReasonChain = "its metadata must name the chain as it is then"
+
 // newImage is what the header of a fresh overlay on below will say.
 func newImage(below *host.Layer) *chain.Image {
 	return &chain.Image{Format: "qcow2", VirtualSize: below.Size, Backing: below.Path, BackingFormat: below.Format, Blank: true}
@@ -44,7 +47,7 @@ func (b *builder) redefine(going []string) {
 		if s.Internal || len(staleDisks(b, s)) == 0 && !slices.Contains(going, s.Parent) {
 			continue
 		}
-		b.add(Step{Op: OpRedefine, Snapshot: s.Name, Reason: "its metadata must name the chain as it is then"})
+		b.add(Step{Op: OpRedefine, Snapshot: s.Name, Reason: ReasonChain})
 		for _, sd := range staleDisks(b, s) {
 			sd.State, sd.Cut, sd.Stored = host.Paths(b.expected(sd)), false, ""
 			if sd.Inactive != nil {

@@ -183,14 +183,18 @@ func redefinedText(steps []decide.Step) string {
 	for n < len(steps) && steps[n].Op == decide.OpRedefine {
 		n++
 	}
-	names, why, adopted := steps[0].Snapshot, "the chain below it has changed", "libvirt lists it as an external snapshot"
+	names, changed, adopted := steps[0].Snapshot, "the chain below it has changed", "libvirt lists it as an external snapshot"
 	if n > 1 {
-		names, why, adopted = names+" … "+steps[n-1].Snapshot, "the chain below them has changed", "libvirt lists them as external snapshots"
+		names, changed, adopted = names+" … "+steps[n-1].Snapshot, "the chain below them has changed", "libvirt lists them as external snapshots"
 	}
-	if steps[0].Reason == decide.ReasonExternal {
-		why = adopted
+	switch why := steps[0].Reason; why {
+	case decide.ReasonChain:
+		return names + ": " + changed
+	case decide.ReasonExternal:
+		return names + ": " + adopted
+	default:
+		return names + ": " + why
 	}
-	return names + ": " + why
 }
 
 // onText names what a new layer is built on.
