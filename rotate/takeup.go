@@ -122,8 +122,11 @@ func (r *domainRun) takeFrom(ctx context.Context, name string, found *journal.Ha
 		return nil, err
 	}
 	d := r.w.Domain(name)
-	if d == nil || !claimed(r.w, d) {
+	switch {
+	case d == nil || r.w.Whose[d.UUID].Epoch == 0:
 		return nil, nil
+	case !claimed(r.w, d): // it would be written over by what this host does
+		return nil, errors.New("the other hosts could not be told that the guest is this host's now: see that its storage can be written to")
 	}
 	h, err := r.handover(d)
 	if err != nil {

@@ -476,3 +476,22 @@ func TestOneGuestIsToldAlone(t *testing.T) {
 		t.Errorf("%+v", now.Shares[0].View.Mine)
 	}
 }
+
+// Nothing is done with a guest of which the others could not be told whose it is: that would write over what was left.
+func TestWhatIsLeftStaysWhereTheOthersCannotBeTold(t *testing.T) {
+	p := left(t, 9, 10)
+	p.run(t, 0) // it does not have the guest any more
+	before, err := os.ReadFile(p.record("snapshots"))
+	hosttest.Must(err)
+	for _, name := range []string{"users-1-0", "users-1-1"} {
+		hosttest.Must(os.Mkdir(filepath.Join(p.h[0].Dir, "img/.virt-rotate", name), 0o700))
+	}
+	p.boots()
+	p.r[1].Options = decide.Options{}
+	ran := p.run(t, 1)["web"]
+	after, err := os.ReadFile(p.record("snapshots"))
+	hosttest.Must(err)
+	if ran.Result != decide.ResultFailed || !strings.Contains(ran.Error, "could not be told") || string(after) != string(before) {
+		t.Errorf("%+v\n%s", ran, after)
+	}
+}

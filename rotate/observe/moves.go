@@ -74,36 +74,31 @@ func (w *World) has(d *host.Domain, share int) bool {
 
 // RecordDirs are the directories in which other hosts find the record of a guest's migration.
 func (o *Observer) RecordDirs(w *World, d *host.Domain) (dirs []string, err error) {
-	for _, s := range o.Fleet.All() {
-		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
-		if i < 0 || !w.has(d, i) {
-			continue
-		}
-		dir, err := s.Records()
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		dirs = append(dirs, dir)
-	}
-	return dirs, nil
+	return o.dirsOn(w, func(share int) bool { return w.has(d, share) }, true)
 }
 
 // HandoverDirs are those on the storages to which the domain writes: another host that gets it has these, and finds there
 // what it has to know. None where no host has told anything yet.
 func (o *Observer) HandoverDirs(w *World, d *host.Domain) (dirs []string, err error) {
+	return o.dirsOn(w, func(share int) bool { return w.writes(d, share) }, false)
+}
+
+// dirsOn are the directories where hosts tell each other, on the storages with the numbers that are wanted; unmade says that
+// those count, too, in which nobody has told anything yet.
+func (o *Observer) dirsOn(w *World, wanted func(share int) bool, unmade bool) (dirs []string, err error) {
 	for _, s := range o.Fleet.All() {
 		i := slices.IndexFunc(w.Shares, func(x Share) bool { return x.Dir == s.Dir() })
-		if i < 0 || !w.writes(d, i) {
+		if i < 0 || !wanted(i) {
 			continue
 		}
 		dir, err := s.Records()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+		missing := errors.Is(err, fs.ErrNotExist)
+		if err != nil && !missing {
 			return nil, err
 		}
-		dirs = append(dirs, dir)
+		if unmade || !missing {
+			dirs = append(dirs, dir)
+		}
 	}
 	return dirs, nil
 }
