@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -180,7 +179,7 @@ func claimed(w *observe.World, d *host.Domain) bool {
 // takeOver makes this host's own what another one has left. Doing it again does no harm.
 func (r *domainRun) takeOver(ctx context.Context, d *host.Domain, left *journal.Handover, from journal.Handovers) (*takenUp, error) {
 	t := &takenUp{from: left.Host, begun: left.Intent != nil}
-	if err := left.Locate(func(path string) bool { return len(r.Observer.Fleet.On(filepath.Dir(path))) > 0 }); err != nil {
+	if err := left.Locate(func(path string) bool { return r.Observer.Together(r.w, path) }); err != nil {
 		return nil, err
 	}
 	all, err := from.ReadTexts(d.UUID)

@@ -50,7 +50,7 @@ func wanted(t *testing.T) {
 // builds makes what runs in the machines: no library of another system is needed.
 var builds = sync.OnceValues(func() (map[string]string, error) {
 	paths := map[string]string{}
-	for name, from := range map[string]string{"agent": "./agent", "virt-rotate": "../../cmd/virt-rotate"} {
+	for name, from := range map[string]string{"agent": "./agent", "member": "./member", "virt-rotate": "../../cmd/virt-rotate"} {
 		paths[name] = filepath.Join(workDir, name)
 		cmd := exec.Command("go", "build", "-o", paths[name], from)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false")
@@ -61,20 +61,24 @@ var builds = sync.OnceValues(func() (map[string]string, error) {
 	return paths, nil
 })
 
+// optional are programs that are large, and that few tests need.
+var optional = []string{"member"}
+
 // A lab is machines for one test.
 type lab struct {
 	*testing.T
 	*nfs.Lab
 }
 
-func newLab(t *testing.T) *lab {
+// newLab starts machines that have these programs, too.
+func newLab(t *testing.T, more ...string) *lab {
 	t.Helper()
 	wanted(t)
 	programs, err := builds()
 	must(t, err)
 	dir, err := os.MkdirTemp(workDir, "")
 	must(t, err)
-	l, err := nfs.New(dir, programs)
+	l, err := nfs.New(dir, chosen(programs, more))
 	t.Cleanup(func() {
 		if l != nil {
 			must(t, errors.Join(l.Close(), os.RemoveAll(dir)))

@@ -19,6 +19,7 @@ const script = `
 read -r _ && exit
 sleep 5
 for dir; do
+	awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | while read -r mounted; do fsfreeze --unfreeze "$mounted" 2>/dev/null; done
 	for process in /proc/[0-9]*; do
 		grep -qF "$dir/" "$process/cmdline" && kill -9 "${process#/proc/}"
 	done

@@ -67,11 +67,17 @@ type Layer struct {
 	Ino    uint64 `json:"ino"`              // 0: not known
 	Path   string `json:"path"`             // below the storage's directory; absolute if the host has it elsewhere
 	Active bool   `json:"active,omitempty"` // a disk of the guest writes to it
+
+	// Device is what all hosts call a block device. It is the same on each of them, and its path need not be.
+	Device string `json:"device,omitempty"`
 }
 
-// Same tells whether two hosts can mean the same file. inodes tells whether their inode
+// Same tells whether two hosts can mean the same image. inodes tells whether their inode
 // numbers can be compared.
 func (l Layer) Same(other Layer, inodes bool) bool {
+	if l.Device != "" || other.Device != "" {
+		return l.Device == other.Device
+	}
 	return inodes && l.Ino != 0 && l.Ino == other.Ino || l.Path != "" && l.Path == other.Path
 }
 
@@ -84,6 +90,10 @@ type Guest struct {
 	Seen   uint64  `json:"seen,omitempty"`  // the highest epoch that was on record when the host told this
 	Left   bool    `json:"left,omitempty"`  // the host does not have it any more
 	Layers []Layer `json:"layers,omitempty"`
+
+	// On is what the disks of a guest lie on, as hosts call it to each other, that has no file on the storage: nobody shares
+	// the guest who sees none of that.
+	On []string `json:"on,omitempty"`
 }
 
 // Told is all that one host tells of a storage.
@@ -92,6 +102,10 @@ type Told struct {
 	Images []Layer  `json:"images,omitempty"` // layers that images elsewhere on the host build on, or saved guests need
 	Doubts []string `json:"doubts,omitempty"` // why the host cannot tell all that it uses
 	Ran    *Ran     `json:"ran,omitempty"`    // its last run by the clock; nil: there was none yet
+
+	// Devices are the disks, volume groups and the like that the host sees: it may use any block device that lies on
+	// one of them.
+	Devices []string `json:"devices,omitempty"`
 }
 
 // A Ran is how a run on a host ended, in numbers of all domains that policies cover there.

@@ -34,6 +34,10 @@ type Fleet struct {
 	Shared   []string // directories of storages, by the administrator's word
 	Name     string   // of this host; "": its host name
 
+	// Visible lists the disks, volume groups and the like that this host sees, by the names that all hosts have for them;
+	// nil: what the kernel tells.
+	Visible func() []string
+
 	Slots int // how many hosts may merge on a storage at the same time; 0: 3
 
 	// Store is where hosts tell each other, if that is not the storage itself.

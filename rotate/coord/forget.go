@@ -20,7 +20,7 @@ func (s *share) Forget(ctx context.Context, name string) error {
 	}
 	f := forgetting{share: s, name: name}
 	err = s.ledger(id).with(ctx, true, func(t table) error { return f.first(ctx, t, s.key(id)) })
-	if err == nil && s.fleet.Store != nil {
+	if err == nil && s.fleet.Store != nil && !s.placeless() {
 		err = files{s}.with(ctx, true, func(t table) error { return f.from(t, id) })
 	}
 	if err == nil && !f.found {
@@ -109,7 +109,7 @@ func inherit(mine, gone Told) Told {
 		if epoch == 0 || mine.Guest(g.UUID) != nil {
 			continue
 		}
-		mine.Guests = append(mine.Guests, Guest{UUID: g.UUID, Name: g.Name, Epoch: epoch, Seen: epoch, Left: true})
+		mine.Guests = append(mine.Guests, Guest{UUID: g.UUID, Name: g.Name, Epoch: epoch, Seen: epoch, Left: true, On: g.On})
 	}
 	return mine
 }

@@ -166,7 +166,7 @@ func Claims(told Told, v *View, adopted map[string]uint64) Told {
 		if _, g := highest(was.UUID, v); g != nil && g.Epoch > was.Epoch {
 			continue
 		}
-		told.Guests = append(told.Guests, Guest{UUID: was.UUID, Name: was.Name, Epoch: was.Epoch, Seen: was.Epoch, Left: true})
+		told.Guests = append(told.Guests, Guest{UUID: was.UUID, Name: was.Name, Epoch: was.Epoch, Seen: was.Epoch, Left: true, On: was.On})
 	}
 	return told
 }

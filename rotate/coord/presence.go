@@ -41,6 +41,9 @@ func decodePulse(b []byte) (p pulse) {
 // Enter takes the byte of this host's place and counts until leave is called. The host has told
 // something before.
 func (s *share) Enter(ctx context.Context) (func(), error) {
+	if s.placeless() {
+		return func() {}, ctx.Err()
+	}
 	s.mu.Lock()
 	place := s.place
 	s.mu.Unlock()
@@ -91,6 +94,9 @@ func (s *share) count(f *vfs.LockFile, place int, p pulse, end chan struct{}) {
 
 // Locks looks at the hosts that are at work.
 func (s *share) Locks(ctx context.Context) (Crossing, error) {
+	if s.placeless() {
+		return CrossingUnknown, ctx.Err()
+	}
 	s.mu.Lock()
 	place := s.place
 	s.mu.Unlock()

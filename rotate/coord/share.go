@@ -1,6 +1,7 @@
 package coord
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,6 +41,8 @@ const (
 //
 // Who tells something holds the table of hosts for writing, from before it reads until its
 // record is durable.
+//
+// A share without a directory is of block devices: only a Store can have what hosts tell of it.
 type share struct {
 	dir   string
 	dev   uint64
@@ -67,11 +70,17 @@ func newShare(dir string, f *Fleet) *share {
 	return s
 }
 
-func (s *share) Dir() string { return s.dir }
+func (s *share) Dir() string { return cmp.Or(s.dir, devicesName) }
+
+// placeless tells that it is of block devices, and has no files.
+func (s *share) placeless() bool { return s.dir == "" }
 
 func (s *share) path(name string) string { return filepath.Join(s.dir, Subdirectory, name) }
 
 func (s *share) Records() (string, error) {
+	if s.placeless() {
+		return "", fs.ErrNotExist
+	}
 	dir := filepath.Join(s.dir, Subdirectory)
 	return dir, s.checkDir()
 }
@@ -89,6 +98,9 @@ func (s *share) UUID() string {
 // has somewhere else, by their inode.
 func (s *share) Locate(path string, dev, ino uint64) (Layer, bool) {
 	l := Layer{Path: path}
+	if s.placeless() {
+		return l, false
+	}
 	if dev == s.dev {
 		l.Ino = ino
 	}
@@ -107,6 +119,9 @@ type identityFile struct {
 
 // identity reads the storage's UUID; the error is fs.ErrNotExist where it has none yet.
 func (s *share) identity() (string, error) {
+	if s.placeless() {
+		return devicesUUID, nil
+	}
 	if err := s.checkDir(); err != nil {
 		return "", err
 	}
@@ -144,6 +159,9 @@ func (s *share) checkDir() error {
 // create makes the directory and gives the storage its UUID, unless it has one. Whoever comes
 // at the same time ends with the same one; what a crash leaves is done again.
 func (s *share) create() (string, error) {
+	if s.placeless() {
+		return s.identity()
+	}
 	path := filepath.Join(s.dir, Subdirectory)
 	if err := os.Mkdir(path, 0o700); err == nil {
 		err = vfs.SyncDir(s.dir)
@@ -245,6 +263,9 @@ func (s *share) look(ctx context.Context, t table, me string) (View, error) {
 		return v, nil
 	}
 	v.By = s.fleet.Store.String()
+	if s.placeless() {
+		return v, nil
+	}
 	return v, s.strays(ctx, &v, me)
 }
 
@@ -267,7 +288,7 @@ func (s *share) all(t table, me string) View {
 			v.Mine, v.Registered, v.Locks, v.told = told, !r.Gone, s.locks(r), r.When
 			s.noted(t, i)
 		case err != nil || !r.Gone:
-			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: told, Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
+			p := Peer{ID: r.ID, Name: printable(r.Name), When: r.When, Told: s.fleet.concerning(told), Inodes: inode != 0 && r.Inode == inode, Locks: r.Locks}
 			if problem != nil {
 				p.Problem = fmt.Sprintf("place %d: %v", i, problem)
 			}
@@ -280,6 +301,9 @@ func (s *share) all(t table, me string) View {
 // probe is the inode of the storage's own file, by which hosts see whether their numbers are
 // the same; 0: not known.
 func (s *share) probe() uint64 {
+	if s.placeless() {
+		return 0
+	}
 	info, err := vfs.Lstat(s.path("storage.json"))
 	if err != nil {
 		return 0
@@ -333,7 +357,7 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 	if err != nil {
 		return err
 	}
-	if s.fleet.Store != nil {
+	if s.fleet.Store != nil && !s.placeless() {
 		if err := s.pointOut(ctx, now); err != nil {
 			return err
 		}
@@ -352,7 +376,7 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 		told = claim(v)
 		return s.tell(t, state.ID, s.key(id), now, told)
 	})
-	if err != nil || s.fleet.Store == nil {
+	if err != nil || s.fleet.Store == nil || s.placeless() {
 		return err
 	}
 	return s.tellHere(ctx, state.ID, id, now, told)

@@ -31,8 +31,9 @@ func (b *builder) checkHosts(m *Merge) *Refusal {
 // there; nil for none.
 func shareInDoubt(w *observe.World, path string) *observe.Share {
 	for _, i := range w.OnShares[path] {
-		if w.Shares[i].Problem != "" {
-			return &w.Shares[i]
+		s := &w.Shares[i]
+		if s.Problem != "" && (!s.Locks || s.Unheard || !w.IsDevice(path)) { // locks on files are no block device's
+			return s
 		}
 	}
 	return nil

@@ -60,6 +60,14 @@ func KeyID(key string) (dev, ino uint64) {
 	return d, i
 }
 
+// KeyDevice is the number of the block device that a key of a forest stands for; false for a file.
+func KeyDevice(key string) (rdev uint64, ok bool) {
+	before, after, _ := strings.Cut(key, ":")
+	d, err1 := strconv.ParseUint(before, 10, 64)
+	n, err2 := strconv.ParseUint(after, 10, 64)
+	return n, err1 == nil && err2 == nil && (vfs.ID{Dev: d, Ino: n}).IsDevice()
+}
+
 // Rebase makes the layer's header name base, as a merge of what was between does.
 func (l *Layer) Rebase(base *Layer) {
 	if l.Image == nil {

@@ -96,6 +96,9 @@ func (o *Observer) dirsOn(w *World, wanted func(share int) bool, unmade bool) (d
 		if err != nil && !missing {
 			return nil, err
 		}
+		if dir == "" {
+			continue // of block devices
+		}
 		if unmade || !missing {
 			dirs = append(dirs, dir)
 		}

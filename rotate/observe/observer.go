@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/blockid"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
@@ -55,6 +56,7 @@ type Probes struct {
 	Stat           func(path string) (vfs.Info, error) // of images beside the layers; nil: vfs.Stat
 	CanClone       func(dir string) error              // nil: vfs.CanClone
 	LocksStayLocal func(path string) (string, error)   // nil: vfs.LocksStayLocal
+	Device         func(key string) blockid.Device     // of a layer's key; nil: what the kernel tells of block devices
 	Settle         time.Duration                       // how long libvirt is given to notice the end of a job; 0: SettleTime
 }
 

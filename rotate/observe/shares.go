@@ -26,6 +26,9 @@ type Share struct {
 	Problem string     `json:"problem,omitempty"` // why it is not known who uses what there
 	Remedy  string     `json:"remedy,omitempty"`
 	Locks   bool       `json:"locks,omitempty"` // the problem is that locks do not reach other hosts
+
+	// Unheard says that there is another problem beside that: what hosts use is not known, block devices included.
+	Unheard bool `json:"unheard,omitempty"`
 }
 
 // shares asks the storages of the layers what other hosts have told, and keeps what these use.
@@ -33,6 +36,7 @@ func (o *Observer) shares(ctx context.Context, w *World) {
 	if o.Fleet == nil || w.Remote {
 		return
 	}
+	o.devices(w)
 	at := map[coord.Storage]int{}
 	for _, s := range o.storages(w) {
 		at[s] = len(w.Shares)
@@ -46,6 +50,7 @@ func (o *Observer) shares(ctx context.Context, w *World) {
 					w.OnShares[path] = append(w.OnShares[path], i)
 				}
 			}
+			w.onDevice(d, path)
 		}
 		w.judge(at, d)
 	})
@@ -66,6 +71,9 @@ func (o *Observer) storages(w *World) []coord.Storage {
 	})
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
 		o.Fleet.On(dir)
+	}
+	if len(w.Devices) > 0 {
+		o.Fleet.OnDevices()
 	}
 	return o.Fleet.All()
 }
@@ -114,24 +122,26 @@ func (o *Observer) share(ctx context.Context, s coord.Storage) Share {
 		found.Problem, found.Remedy = err.Error(), "see that it can be read; docs/fleet.md tells what is in there"
 		return found
 	}
-	found.locks()
 	for i := range v.Peers {
 		found.heard(&v.Peers[i], cmp.Or(o.SilentAfter, SilentAfter), o.now())
 	}
+	found.locks()
 	return found
 }
 
 // locks tells of locks that were found not to reach another host.
 func (s *Share) locks() {
+	heard := s.Problem == ""
 	const remedy = "mount it with locks on all hosts (NFS: without nolock and local_lock; of FUSE file systems, one that hands locks on)"
-	if s.View.Locks == coord.LocksStay {
-		s.Locks, s.Problem, s.Remedy = true, "a host was at work there, and this one did not see its locks", remedy
-	}
 	for i := range s.View.Peers {
-		if p := &s.View.Peers[i]; p.Locks == coord.LocksStay && s.Problem == "" {
+		if p := &s.View.Peers[i]; p.Locks == coord.LocksStay && !s.Locks {
 			s.Locks, s.Problem, s.Remedy = true, "host "+p.Name+" did not see the locks of a host that was at work there", remedy
 		}
 	}
+	if s.View.Locks == coord.LocksStay {
+		s.Locks, s.Problem, s.Remedy = true, "a host was at work there, and this one did not see its locks", remedy
+	}
+	s.Unheard = s.Locks && !heard
 }
 
 // aHead is how far the clock of another host may be ahead of ours.
@@ -171,8 +181,7 @@ func (w *World) keepOfOthers(s coord.Storage, v *coord.View) {
 		return
 	}
 	keep := func(key, path string) {
-		dev, ino := host.KeyID(key)
-		if named, ok := s.Locate(path, dev, ino); ok {
+		if named, ok := w.named(s, placed{key, path}); ok {
 			for _, use := range used.by(named) {
 				w.useOfOthers(w.Forest.Add(key, path), use)
 			}
@@ -206,13 +215,14 @@ type use struct {
 
 // used is what other hosts use, by inode and by name.
 type used struct {
-	inodes map[uint64][]use
-	paths  map[string][]use
-	names  map[string][]use // of layers whose place on the storage is not known
+	inodes  map[uint64][]use
+	paths   map[string][]use
+	names   map[string][]use // of layers whose place on the storage is not known
+	devices map[string][]use
 }
 
 func newUsed(w *World, s coord.Storage, v *coord.View) *used {
-	u := &used{map[uint64][]use{}, map[string][]use{}, map[string][]use{}}
+	u := &used{map[uint64][]use{}, map[string][]use{}, map[string][]use{}, map[string][]use{}}
 	for i := range v.Peers {
 		p := &v.Peers[i]
 		for k := range p.Told.Guests {
@@ -253,11 +263,17 @@ func (w *World) Itself(d *host.Domain, who string) bool {
 	return false
 }
 
-func (u *used) empty() bool { return len(u.inodes)+len(u.paths)+len(u.names) == 0 }
+func (u *used) empty() bool {
+	return len(u.inodes)+len(u.paths)+len(u.names)+len(u.devices) == 0
+}
 
 func (u *used) add(p *coord.Peer, layers []coord.Layer, who string) {
 	for _, l := range layers {
 		who := use{who, l.Active}
+		if l.Device != "" {
+			u.devices[l.Device] = append(u.devices[l.Device], who)
+			continue
+		}
 		if p.Inodes && l.Ino != 0 {
 			u.inodes[l.Ino] = append(u.inodes[l.Ino], who)
 		} else if filepath.IsAbs(l.Path) {
@@ -270,7 +286,10 @@ func (u *used) add(p *coord.Peer, layers []coord.Layer, who string) {
 }
 
 func (u *used) by(l coord.Layer) []use {
-	all := slices.Concat(u.inodes[l.Ino], u.paths[l.Path], u.names[filepath.Base(l.Path)])
+	all := slices.Clone(u.devices[l.Device])
+	if l.Device == "" {
+		all = slices.Concat(u.inodes[l.Ino], u.paths[l.Path], u.names[filepath.Base(l.Path)])
+	}
 	slices.SortFunc(all, func(a, b use) int { return strings.Compare(a.who, b.who) })
 	return slices.Compact(all)
 }

@@ -30,6 +30,7 @@ func (o *Observer) Tell(ctx context.Context, w *World, news News) error {
 	}
 	for _, s := range o.storages(w) {
 		told, some := w.told(s)
+		told.Devices = o.Fleet.Devices()
 		if v, err := s.View(ctx); !some && err == nil && len(v.Mine.Guests)+len(v.Mine.Images) == 0 && !v.Registered {
 			continue // nothing of this host is there
 		}
@@ -89,11 +90,12 @@ func (w *World) told(s coord.Storage) (t coord.Told, some bool) {
 	return t, some
 }
 
-// guestOn is what a domain uses of a storage; on tells whether it uses anything of it.
-func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, on bool) {
+// guestOn is what a domain uses of a storage; any tells whether it uses anything of it.
+func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, any bool) {
 	g = coord.Guest{UUID: d.UUID, Name: d.Name, Live: d.State.Live()}
 	seen := map[coord.Layer]bool{}
 	active := map[string]bool{}
+	var on onDevices
 	for i := range d.Disks {
 		if disk := &d.Disks[i]; len(disk.Chain) > 0 && !disk.ReadOnly {
 			active[disk.Active().Path] = true
@@ -101,13 +103,15 @@ func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, on bool
 	}
 	for _, path := range layersOf(d) {
 		for at, l := range w.below(w.KeyOf(d, path), path) {
-			if named, ok := l.on(s); ok && !seen[named] {
+			if named, ok := w.named(s, l); ok && !seen[named] {
 				seen[named] = true
 				named.Active = at == 0 && active[path]
 				g.Layers = append(g.Layers, named)
+				on.add(named, w.Devices[l.key])
 			}
 		}
 	}
+	g.On = on.alone()
 	return g, len(g.Layers) > 0
 }
 
@@ -161,12 +165,6 @@ func tops(g *coord.Guest) (paths []string) {
 // A placed layer has a name, and a key in the forest.
 type placed struct{ key, path string }
 
-// on is how hosts call it to each other, if it is on the storage.
-func (p placed) on(s coord.Storage) (coord.Layer, bool) {
-	dev, ino := host.KeyID(p.key)
-	return s.Locate(p.path, dev, ino)
-}
-
 // below lists the layer and all that it builds on.
 func (w *World) below(key, path string) []placed {
 	list := []placed{{key, path}}
@@ -184,13 +182,13 @@ func (w *World) imagesOn(s coord.Storage) []coord.Layer {
 	seen := map[coord.Layer]bool{}
 	var found []coord.Layer
 	for _, l := range w.Forest.Layers() {
-		named, here := placed{l.Key, l.Path}.on(s)
+		named, here := w.named(s, placed{l.Key, l.Path})
 		here = here && !filepath.IsAbs(named.Path) // all hosts find it there
 		if !savedNeeds(l) && (here || !slices.Contains(l.Keepers, "image "+l.Path)) {
 			continue
 		}
 		for _, p := range w.below(l.Key, l.Path) {
-			if named, ok := p.on(s); ok && !seen[named] {
+			if named, ok := w.named(s, p); ok && !seen[named] {
 				seen[named] = true
 				found = append(found, named)
 			}
@@ -222,7 +220,7 @@ func (o *Observer) Adoptable(w *World, d *host.Domain, down string, merged []str
 		}
 		var gone []coord.Layer
 		for _, path := range merged {
-			if l, here := s.Locate(path, 0, 0); here {
+			if l, here := w.named(s, placed{path, path}); here {
 				gone = append(gone, l)
 			}
 		}

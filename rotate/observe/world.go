@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/blockid"
 	"github.com/virt-rotate/virt-rotate/internal/chain"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
@@ -61,6 +62,10 @@ type World struct {
 	Shares   []Share                  `json:",omitempty"`
 	OnShares map[string][]int         `json:",omitempty"`
 	Whose    map[string]coord.Verdict `json:",omitempty"`
+
+	// Devices are what all hosts call the block devices among the layers, by key and by the paths that domains have for
+	// them.
+	Devices map[string]blockid.Device `json:",omitempty"`
 
 	// Moves are migrations that are not finished, by the UUID of the domain, which may be gone from here.
 	Moves map[string]*journal.Move `json:",omitempty"`

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/coord/etcd"
 )
 
 // Storages are those of rotate/coord on this host.
@@ -17,13 +18,21 @@ type Host struct {
 	Name, State, Dir string
 	Shared           bool // by the administrator's word; else by its file system
 	Slots            int
+	Endpoints        []string // of the etcd by which hosts tell each other; none: they do on the storage
+	Prefix           string   // of its keys
 }
+
+// patience is how long a call of etcd may take: machines without a processor of their own are slow.
+const patience = 30 * time.Second
 
 // Open finds the storages that the directory is on.
 func (s *Storages) Open(h Host, numbers *[]int) error {
 	fleet := &coord.Fleet{Name: h.Name, StateDir: h.State, Slots: h.Slots}
 	if h.Shared {
 		fleet.Shared = []string{h.Dir}
+	}
+	if len(h.Endpoints) > 0 {
+		fleet.Store = etcd.New(etcd.Config{Endpoints: h.Endpoints, Prefix: h.Prefix, Timeout: patience, TTL: 15 * time.Second})
 	}
 	for _, storage := range fleet.On(h.Dir) {
 		*numbers = append(*numbers, s.open.add(storage))

@@ -49,6 +49,7 @@ func forget(e *term.Env, c *cli.Context, s *session.Session) error {
 	if _, err := s.Rotator.Observer.Observe(c.Context); err != nil { // which finds the storages
 		return err
 	}
+	s.Rotator.Observer.Fleet.OnDevices() // also if no guest here has any
 	report := forgetReport{Host: c.Args().First(), Storages: []string{}}
 	for _, storage := range s.Rotator.Observer.Fleet.All() {
 		switch err := storage.Forget(c.Context, report.Host); {

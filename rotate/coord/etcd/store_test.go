@@ -77,8 +77,10 @@ func told(names ...string) (what coord.Told) {
 	return what
 }
 
-func tell(s coord.Storage, what coord.Told) error {
-	return s.Tell(context.Background(), time.Now(), func(v coord.View) coord.Told { return coord.Claims(what, &v, nil) })
+func tell(s coord.Storage, what coord.Told) error { return tellAt(s, time.Now(), what) }
+
+func tellAt(s coord.Storage, now time.Time, what coord.Told) error {
+	return s.Tell(context.Background(), now, func(v coord.View) coord.Told { return coord.Claims(what, &v, nil) })
 }
 
 func view(t testing.TB, s coord.Storage) coord.View {
@@ -249,22 +251,56 @@ func TestMergesExcludeEachOtherWhileMembersDie(t *testing.T) {
 		hosts, cycles = 6, 60
 	}
 	c := etcdtest.Start(t, 3)
+	mergeBeside(t, c, hosts, cycles, func(ctx context.Context) { killAtRandom(ctx, c) })
+}
+
+// mergeBeside lets hosts merge while there is trouble: two that exclude each other never do at the same time, and each cycle
+// comes to its end.
+func mergeBeside(t *testing.T, c *etcdtest.Cluster, hosts, cycles int, trouble func(context.Context)) {
+	t.Helper()
 	h := newHouse(t, c, hosts)
 	m := &merging{limit: 3, bases: hosts}
 	ctx, cancel := context.WithCancel(context.Background())
-	trouble := make(chan struct{})
-	go func() { defer close(trouble); killAtRandom(ctx, c) }()
+	over := make(chan struct{})
+	go func() { defer close(over); trouble(ctx) }()
 	var wg sync.WaitGroup
 	for i := range hosts {
 		wg.Go(func() { m.work(t, h.at(i), i, cycles/hosts) })
 	}
 	wg.Wait()
 	cancel()
-	<-trouble
+	<-over
 	t.Logf("%d merges, %d given up because another host uses the layer, %d failures of the cluster, at most %d at a time", m.done.Load(), m.used.Load(), m.failed.Load(), m.most.Load())
 	if m.done.Load()+m.used.Load() != int64(cycles/hosts*hosts) || m.most.Load() > int64(m.limit) || m.done.Load() < int64(cycles/10) || m.used.Load() < int64(cycles/10) || m.most.Load() < 2 {
 		t.Error("not each cycle came to its end, or too many at a time, or nothing was excluded")
 	}
+}
+
+// Disks of members hang, one at a time, and then two, for longer than a lease: that costs time alone.
+func TestDisksOfMembersHang(t *testing.T) {
+	cycles, most := 16, 4
+	if os.Getenv("VIRT_ROTATE_ETCD_CYCLES") != "" {
+		cycles, most = 100, 1000
+	}
+	c := etcdtest.StartOnDisks(t, 3)
+	hung := 0
+	mergeBeside(t, c, 4, cycles, func(ctx context.Context) {
+		r := rand.New(rand.NewPCG(3, 4))
+		for ; (ctx.Err() == nil || hung < 4) && hung < most; hung++ {
+			i, both := r.IntN(3), hung%4 == 3
+			c.Hang(i)
+			if both {
+				c.Hang((i + 1) % 3)
+				time.Sleep(7 * time.Second)
+				c.GoOn((i + 1) % 3)
+			} else {
+				time.Sleep(time.Duration(500+r.IntN(2000)) * time.Millisecond)
+			}
+			c.GoOn(i)
+			c.Wait()
+		}
+	})
+	t.Logf("disks hung %d times", hung)
 }
 
 // killAtRandom kills one member at a time, and lets it come back.
@@ -317,7 +353,7 @@ func (m *merging) work(t *testing.T, s coord.Storage, me, cycles int) {
 
 func (m *merging) cycle(t *testing.T, s coord.Storage, me int, base string, what coord.Told) (merged bool, err error) {
 	ctx := context.Background()
-	if err := tell(s, what); err != nil {
+	if err := tellAt(s, m.clock(), what); err != nil {
 		return false, err
 	}
 	slot, err := s.Take(ctx, m.limit)
@@ -344,6 +380,11 @@ func (m *merging) cycle(t *testing.T, s coord.Storage, me int, base string, what
 	}
 	m.merge(t, base, me)
 	return true, nil
+}
+
+// clock is a host's, which jumps by up to a day at each look.
+func (m *merging) clock() time.Time {
+	return time.Now().Add(time.Duration(rand.Int64N(int64(48*time.Hour))) - 24*time.Hour)
 }
 
 // merge is at work on a layer for a moment.

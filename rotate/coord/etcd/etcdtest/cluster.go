@@ -3,6 +3,7 @@
 package etcdtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,10 +28,21 @@ const Program = "VIRT_ROTATE_ETCD"
 // asked is the variable that makes a test's process a member.
 const asked = "VIRT_ROTATE_ETCD_MEMBER"
 
-// settings are what a member's process is told.
-type settings struct {
-	Name, Dir, Client, Peer, Cluster string
-	TLS                              bool // towards clients, by a certificate of its own
+// Settings are what a member's process is told.
+type Settings struct {
+	Name, Dir string
+	Client    string // URL at which hosts reach it; it listens at all addresses
+	Peer      string // URL at which the other members do
+	Cluster   string // NAME=PEER of all members, with commas
+	TLS       bool   // towards clients, by a certificate of its own
+	Durable   bool   // it waits for its disk, as members outside of tests do
+	Tick      int    // milliseconds between two heartbeats; 0: 50
+}
+
+// Environ is the environment of a process that is to be this member.
+func (s *Settings) Environ() (string, error) {
+	text, err := json.Marshal(s)
+	return asked + "=" + string(text), err
 }
 
 // Member runs a member and never returns, if this process was started to be one.
@@ -39,7 +51,7 @@ func Member() {
 	if text == "" {
 		return
 	}
-	var s settings
+	var s Settings
 	err := json.Unmarshal([]byte(text), &s)
 	if err == nil {
 		err = s.run()
@@ -48,7 +60,7 @@ func Member() {
 	os.Exit(1)
 }
 
-func (s *settings) run() error {
+func (s *Settings) run() error {
 	if program := os.Getenv(Program); program != "" {
 		return syscall.Exec(program, s.args(program), os.Environ())
 	}
@@ -62,15 +74,16 @@ func (s *settings) run() error {
 	if err != nil {
 		return err
 	}
-	anywhere := *client
+	listen := []url.URL{*client}
 	if !s.TLS { // whose certificate is for what is listened at
-		anywhere.Host = net.JoinHostPort("0.0.0.0", client.Port())
+		listen = anywhere(client)
 	}
-	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{anywhere}, []url.URL{*client}
-	c.ListenPeerUrls, c.AdvertisePeerUrls = []url.URL{*peer}, []url.URL{*peer}
-	c.TickMs, c.ElectionMs = 50, 500
+	c.ListenClientUrls, c.AdvertiseClientUrls = listen, []url.URL{*client}
+	c.ListenPeerUrls, c.AdvertisePeerUrls = anywhere(peer), []url.URL{*peer}
+	tick := uint(cmp.Or(s.Tick, 50))
+	c.TickMs, c.ElectionMs = tick, 10*tick
 	c.ClientAutoTLS = s.TLS
-	c.UnsafeNoFsync = true
+	c.UnsafeNoFsync = !s.Durable
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	e, err := embed.StartEtcd(c)
 	if err != nil {
@@ -79,8 +92,15 @@ func (s *settings) run() error {
 	return <-e.Err()
 }
 
+// anywhere listens at all addresses: that of a host may come later.
+func anywhere(u *url.URL) []url.URL {
+	all := *u
+	all.Host = net.JoinHostPort("0.0.0.0", u.Port())
+	return []url.URL{all}
+}
+
 // args are of a program as etcd's own is.
-func (s *settings) args(program string) []string {
+func (s *Settings) args(program string) []string {
 	args := []string{program, "--name", s.Name, "--data-dir", s.Dir, "--initial-cluster", s.Cluster, "--listen-client-urls", s.Client, "--advertise-client-urls", s.Client,
 		"--listen-peer-urls", s.Peer, "--initial-advertise-peer-urls", s.Peer, "--heartbeat-interval", "50", "--election-timeout", "500", "--log-level", "panic"}
 	if s.TLS {
@@ -94,14 +114,22 @@ type Cluster struct {
 	Endpoints []string
 	CAFile    string // by which the members are known, with TLS
 	t         testing.TB
-	members   []settings
+	members   []Settings
 	running   []*exec.Cmd
 }
 
 // Start runs n members, and waits until they answer.
 func Start(t testing.TB, n int) *Cluster {
 	t.Helper()
-	c := start(t, n, false)
+	c := start(t, n, Settings{})
+	c.Wait()
+	return c
+}
+
+// StartOnDisks runs n members that wait for their disks, each of which is a file system of its own. It needs root.
+func StartOnDisks(t testing.TB, n int) *Cluster {
+	t.Helper()
+	c := start(t, n, Settings{Durable: true})
 	c.Wait()
 	return c
 }
@@ -109,7 +137,7 @@ func Start(t testing.TB, n int) *Cluster {
 // StartTLS runs one member that is reached by TLS.
 func StartTLS(t testing.TB) *Cluster {
 	t.Helper()
-	c := start(t, 1, true)
+	c := start(t, 1, Settings{TLS: true})
 	c.CAFile = filepath.Join(c.members[0].Dir, "fixtures", "client", "cert.pem")
 	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(c.CAFile); err == nil {
@@ -120,17 +148,21 @@ func StartTLS(t testing.TB) *Cluster {
 	return nil
 }
 
-func start(t testing.TB, n int, secure bool) *Cluster {
+// start runs n members with those settings, and names of their own.
+func start(t testing.TB, n int, s Settings) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, running: make([]*exec.Cmd, n)}
 	dir := t.TempDir()
 	var cluster []string
 	for i := range n {
-		s := settings{Name: fmt.Sprint("m", i), Client: free(t), Peer: free(t), TLS: secure}
-		if secure {
+		s.Name, s.Client, s.Peer = fmt.Sprint("m", i), free(t), free(t)
+		if s.TLS {
 			s.Client = "https" + strings.TrimPrefix(s.Client, "http")
 		}
 		s.Dir = filepath.Join(dir, s.Name)
+		if s.Durable {
+			s.Dir = filepath.Join(disk(t, dir, s.Name), "data")
+		}
 		c.members = append(c.members, s)
 		c.Endpoints = append(c.Endpoints, s.Client)
 		cluster = append(cluster, s.Name+"="+s.Peer)
@@ -141,6 +173,7 @@ func start(t testing.TB, n int, secure bool) *Cluster {
 	}
 	t.Cleanup(func() {
 		for i := range c.members {
+			c.wake(i)
 			c.Kill(i)
 		}
 	})
@@ -161,12 +194,12 @@ func free(t testing.TB) string {
 // Run starts a member that is dead, with the data that it had.
 func (c *Cluster) Run(i int) {
 	c.t.Helper()
-	text, err := json.Marshal(c.members[i])
+	environ, err := c.members[i].Environ()
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	m := exec.Command(os.Args[0])
-	m.Env = append(os.Environ(), asked+"="+string(text))
+	m.Env = append(os.Environ(), environ)
 	m.Stderr = os.Stderr
 	m.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.Start(); err != nil {

@@ -1,0 +1,99 @@
+package observe
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+
+	"github.com/virt-rotate/virt-rotate/internal/blockid"
+	"github.com/virt-rotate/virt-rotate/rotate/coord"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
+)
+
+// devices finds out what all hosts call the block devices among the layers.
+func (o *Observer) devices(w *World) {
+	ask := o.Probes.Device
+	if ask == nil {
+		ask = blockDevice
+	}
+	w.Devices = map[string]blockid.Device{}
+	for _, l := range w.Forest.Layers() {
+		if d := ask(l.Key); d.Name != "" && len(d.On) > 0 {
+			w.Devices[l.Key] = d
+		}
+	}
+}
+
+// blockDevice asks the kernel; a file is no device.
+func blockDevice(key string) (d blockid.Device) {
+	if rdev, ok := host.KeyDevice(key); ok {
+		d = blockid.Sys{}.Device(rdev)
+	}
+	return d
+}
+
+// named is how hosts call a layer to each other, if it is on the storage: a block device is on all of them.
+func (w *World) named(s coord.Storage, p placed) (coord.Layer, bool) {
+	if d, ok := w.Devices[p.key]; ok {
+		return coord.Layer{Path: p.path, Device: d.Name}, true
+	}
+	dev, ino := host.KeyID(p.key)
+	return s.Locate(p.path, dev, ino)
+}
+
+// IsDevice tells whether a domain's layer at path is a block device that other hosts could have, too.
+func (w *World) IsDevice(path string) bool { return w.Devices[path].Name != "" }
+
+// onDevice notes on which storages hosts are that see the block device below a layer: what they use of it is told
+// there.
+func (w *World) onDevice(d *host.Domain, path string) {
+	device, ok := w.Devices[w.KeyOf(d, path)]
+	if !ok {
+		return
+	}
+	w.Devices[path] = device
+	for i := range w.Shares {
+		if w.Shares[i].sees(device.On) && !slices.Contains(w.OnShares[path], i) {
+			w.OnShares[path] = append(w.OnShares[path], i)
+		}
+	}
+}
+
+// sees tells whether another host sees one of these disks, or cannot be asked.
+func (s *Share) sees(on []string) bool {
+	return slices.ContainsFunc(s.View.Peers, func(p coord.Peer) bool {
+		return p.Problem != "" && len(p.Told.Devices) == 0 || coord.Meet(p.Told.Devices, on)
+	})
+}
+
+// onDevices collects what the disks of a guest lie on.
+type onDevices struct {
+	files bool
+	names map[string]bool
+}
+
+func (o *onDevices) add(l coord.Layer, d blockid.Device) {
+	if o.names == nil {
+		o.names = map[string]bool{}
+	}
+	o.files = o.files || l.Device == ""
+	for _, name := range d.On {
+		o.names[name] = true
+	}
+}
+
+// alone are the names if there are no files on the storage; nil otherwise.
+func (o *onDevices) alone() []string {
+	if o.files {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(o.names))
+}
+
+// Together tells whether other hosts can have the layer at path, and know it by the same name.
+func (o *Observer) Together(w *World, path string) bool {
+	if len(o.Fleet.On(filepath.Dir(path))) > 0 {
+		return true
+	}
+	return w.IsDevice(path) && slices.ContainsFunc(w.Shares, func(s Share) bool { return s.sees(w.Devices[path].On) })
+}
