@@ -16,7 +16,7 @@ SUITES  ?= bookworm trixie sid
 # SINGLE are tests that do one thing many times, with nothing beside it: replays of crashes, random hosts, large pages. The
 # race detector would only slow them down. -count=1: for its cache, go test keeps in memory which files each test has
 # opened, and these open millions.
-SINGLE  := Dies(Anywhere|Loses)|DieRepeatedly|TestACallThatFails|AtRandom|ShortestChains|ASmallLayerIsPulled|HostsWithAnything|PageOfManyGuests|DamagedBit
+SINGLE  := Dies(Anywhere|Loses)|DieRepeatedly|TestACallThatFails|AtRandom|ShortestChains|ASmallLayerIsPulled|HostsWithAnything|PageOfManyGuests|DamagedBit|PowerLossInALastRun
 # ALONE are packages in which nothing runs side by side, or what does has tests of its own below: they work on many
 # images, which the race detector makes slow.
 ALONE   := internal/chain/chaintest internal/cli vhdbridge vhdbridge/vhd vhdbridge/lvm2 vhdbridge/pool vhdbridge/xva
@@ -39,7 +39,7 @@ unit:
 	$(GO) run ./internal/archdoc -check
 	$(GO) test $(TAGS) -count=1 -race -timeout $(LIMIT) -skip '$(SINGLE)' $$($(GO) list $(TAGS) ./cmd/... ./rotate/... ./internal/... ./policy/... ./vhdbridge/... | grep -v $(ALONE:%=-e %$$))
 	$(GO) test $(TAGS) -count=1 -race -timeout $(LIMIT) -run '^TestACompact' -skip 2097152 ./qcow2 # nothing else in there runs side by side; large clusters only take longer
-	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '$(SINGLE)' ./rotate ./internal/libvirthost ./internal/page ./internal/history
+	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run '$(SINGLE)' ./rotate ./internal/libvirthost ./internal/page ./internal/history ./internal/convert
 	$(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./qcow2 $(ALONE:%=./%)
 	cd testdata/outside && $(GO) vet ./... && $(GO) test ./... && $(GO) run . # a module of somebody else, on the packages for others
 
@@ -49,6 +49,7 @@ integration:
 crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h -run Crash ./qcow2
+	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h -run '$(SINGLE)' ./rotate
 	VIRT_ROTATE_KILLS=200 $(GO) test $(TAGS) -timeout 4h -run 'Kill|Crash|FullStorage' ./integration/...
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
 

@@ -20,14 +20,14 @@ var errSim = errors.New("simulated failure")
 
 // The n-th call of the host fails, with or without its effect.
 func TestACallThatFailsIsToldAndTheNextRunFinishes(t *testing.T) {
-	for _, s := range crashScenes() {
+	for i, s := range crashScenes() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			h, r := s.host(t, 0)
 			runAll(h, t, r)
 			want := shapeOf(h)
-			n := 1
-			for ; s.fails(t, n, want); n++ {
+			n, step := thorough(2, i)
+			for ; s.fails(t, n, want); n += step {
 			}
 			if n < 15 {
 				t.Errorf("only %d calls", n-1)

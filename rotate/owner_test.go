@@ -3,9 +3,11 @@ package rotate
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -144,6 +146,41 @@ func TestADefinitionOnWhoseLayerAnotherBuildsIsNotTakenOver(t *testing.T) {
 		plan, err := p.r[i].TakeOver(context.Background(), "web", "host1", false)
 		if err != nil || plan.Result != decide.ResultRefused || !strings.Contains(fmt.Sprint(plan.Refused), "old one") {
 			t.Errorf("host%d: %+v %v", i+1, plan, err)
+		}
+	}
+}
+
+// Somebody has merged the layer that a guest writes to, and kept it; then the host dies, and an old definition still names that layer.
+func TestALayerThatAMergeHasLeftIsNotGoneOnWith(t *testing.T) {
+	for name, c := range map[string]struct {
+		later   time.Duration // the base was written to after the layer
+		state   host.State
+		refused bool
+	}{
+		"the guest ran on the base":     {time.Minute, host.ShutOff, true},
+		"the layer was written to last": {-time.Minute, host.ShutOff, false},
+		"both at the same time":         {time.Second, host.ShutOff, false},
+		"it runs here, so it is known":  {time.Minute, host.Running, false},
+	} {
+		p, web := newPair(t, 9, 10)
+		web.State = host.ShutOff
+		p.run(t, 0)
+		there := p.as(web)
+		there.State = c.state
+		top := web.Disks[0].Active().Path
+		info, err := os.Stat(top)
+		hosttest.Must(err)
+		at := info.ModTime().Add(c.later)
+		hosttest.Must(os.Chtimes(p.h[0].Img("web.qcow2"), at, at))
+		plan, err := p.r[1].TakeOver(context.Background(), "web", "", true)
+		hosttest.Must(err)
+		if refused := strings.Contains(fmt.Sprint(plan.Refused), "touch "); refused != c.refused {
+			t.Errorf("%s: %+v", name, plan)
+		}
+		at = info.ModTime().Add(time.Hour)
+		hosttest.Must(os.Chtimes(top, at, at)) // the person knows that it is right
+		if plan, err = p.r[1].TakeOver(context.Background(), "web", "", true); err != nil || len(plan.Refused) > 0 {
+			t.Errorf("%s, then: %+v %v", name, plan, err)
 		}
 	}
 }

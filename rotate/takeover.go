@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
@@ -47,7 +48,7 @@ func (r *Rotator) planTakeover(w *observe.World, d *host.Domain, down string) (d
 	merged, unsure := r.mergedInto(w, d)
 	epoch, err := r.Observer.Adoptable(w, d, down, merged)
 	if err == nil {
-		err = errors.Join(writtenElsewhere(d), builtOn(w, d, merged))
+		err = errors.Join(writtenElsewhere(d), builtOn(w, d, merged), r.leftBehind(w, d))
 	}
 	if err != nil && unsure != nil {
 		err = unsure
@@ -142,6 +143,34 @@ func builtOn(w *observe.World, d *host.Domain, merged []string) error {
 		for _, above := range l.Children {
 			if !slices.Contains(merged, above.Path) && (len(merged) == 0 || !w.Itself(d, above.Path)) {
 				return fmt.Errorf("the definition here is an old one: the guest would write to %q, on which %q builds: define the guest with the newest layer", path, above.Path)
+			}
+		}
+	}
+	return nil
+}
+
+// atOnce is how far apart the times of two layers may be that were written to one after the other, as when a merge ends.
+const atOnce = 10 * time.Second
+
+// leftBehind tells of a guest that is off, and would go on from a layer although one below was written to later: after a merge that
+// libvirt was told not to delete anything of, the guest has run on the lower one, and the upper one is worth nothing. A merge that
+// the last owner was at explains it.
+func (r *Rotator) leftBehind(w *observe.World, d *host.Domain) error {
+	if d.State.Live() {
+		return nil
+	}
+	left := r.leftOf(w, d)
+	for i := range d.Disks {
+		disk := &d.Disks[i]
+		if disk.ReadOnly || len(disk.Chain) == 0 || !disk.Active().Kind.IsFile() {
+			continue
+		}
+		path := disk.Active().Path
+		top, known := w.Written[path]
+		for _, l := range disk.Chain[:len(disk.Chain)-1] {
+			if at, ok := w.Written[l.Path]; known && ok && l.Kind.IsFile() && at.Sub(top) > atOnce && !left.MergesInto(l.Path) {
+				return fmt.Errorf("%q was written to at %s, and %q, which builds on it and which the guest would write to, last at %s: if the guest ran on the lower one, by a merge that kept the upper one, define it with that; if the upper one is right: touch %s",
+					l.Path, at.Local().Format(time.DateTime), path, top.Local().Format(time.DateTime), host.Quoted(path))
 			}
 		}
 	}

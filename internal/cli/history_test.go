@@ -125,6 +125,7 @@ func TestAHistoryThatCannotBeWrittenStopsNoRun(t *testing.T) {
 
 // A reader that hangs with the file open costs a run some seconds; one that writes, a reader.
 func TestALockedHistoryHangsNobody(t *testing.T) {
+	t.Parallel() // it waits
 	flags := policyFile(t, goodPolicy)
 	call(t, append(flags, "run")...)
 	f, err := os.Open(filepath.Join(stateDir(flags), "history.db"))

@@ -56,6 +56,7 @@ func TestPlanTellsTheHooksAndRunsNone(t *testing.T) {
 }
 
 func TestAFailedHookThatFailsIsAWarning(t *testing.T) {
+	t.Parallel() // it waits
 	for name, c := range map[string]struct{ shell, want string }{
 		"fails": {"echo why; exit 7", "exit status 7 (its last words: why)"},
 		"hangs": {"trap '' TERM; sleep 0.1; exec sleep 60", "killed after 2s"},

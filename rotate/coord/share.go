@@ -54,6 +54,7 @@ type share struct {
 	place  int // of this host; -1: not known yet
 	broken error
 	since  time.Time // when broken was
+	swept  bool      // see sweep
 }
 
 // A reading is what a host had told when that was read last.
@@ -357,6 +358,7 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 	if err != nil {
 		return err
 	}
+	s.sweep()
 	if s.fleet.Store != nil && !s.placeless() {
 		if err := s.pointOut(ctx, now); err != nil {
 			return err

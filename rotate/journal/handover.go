@@ -190,6 +190,11 @@ func (h *Handover) Merging(into string) (gone []string, over bool) {
 	return gone, slices.Contains(h.Tops, into)
 }
 
+// MergesInto tells whether a merge into the image was begun.
+func (h *Handover) MergesInto(path string) bool {
+	return h != nil && h.Intent != nil && slices.ContainsFunc(h.Intent.Merges, func(m Merge) bool { return m.Base == path })
+}
+
 // Locate makes the files known as this host sees them, whose device numbers are others. One that is another file here, by its
 // inode, is not the one that was meant: what was released or lost is left out then, and what an intent names is no file of
 // its own any more, which deletes nothing. It fails where an intent names what is on no such storage.

@@ -10,8 +10,8 @@ func TestEveryFailureIsToldAndNothingIsLost(t *testing.T) {
 	t.Parallel()
 	all := kits()
 	stride, failures := 1, 0
-	if wantStates(t) <= 5000 {
-		stride = 4
+	if wantStates(t) <= fewStates {
+		stride = 9
 	}
 	for seed := range uint64(max(2, wantStates(t)/5000)) {
 		above, base := all[seed%uint64(len(all))], append([]Kit{Raw()}, all...)[seed*4%uint64(len(all)+1)]

@@ -65,7 +65,7 @@ func vhdPairs() (pairs []vhdPair) {
 // somePairs is every other pair, or for long runs all.
 func somePairs(t *testing.T) (some []vhdPair) {
 	for i, p := range vhdPairs() {
-		if i%2 == 0 || wantStates(t) > 5000 {
+		if i%2 == 0 || wantStates(t) > fewStates {
 			some = append(some, p)
 		}
 	}
@@ -76,7 +76,7 @@ func TestVHDPowerLossAtEveryWriteLosesNothing(t *testing.T) {
 	t.Parallel()
 	pairs, want := somePairs(t), wantStates(t)
 	states, rounds, fates := 0, 0, uint64(2)
-	if want > 5000 {
+	if want > fewStates {
 		fates = 6
 	}
 	for seed := uint64(1); states < want || rounds < len(pairs); seed++ {
@@ -95,8 +95,8 @@ func TestVHDPowerLossAtEveryWriteLosesNothing(t *testing.T) {
 
 func TestVHDEveryFailureIsToldAndNothingIsLost(t *testing.T) {
 	t.Parallel()
-	failures, stride := 0, 13
-	if wantStates(t) > 5000 {
+	failures, stride := 0, 37
+	if wantStates(t) > fewStates {
 		stride = 3
 	}
 	for seed, p := range somePairs(t) {
