@@ -23,7 +23,7 @@ ALONE   := internal/chain/chaintest internal/cli vhdbridge vhdbridge/vhd vhdbrid
 PREFIX  ?= /usr/local
 export GOFLAGS := -buildvcs=false
 
-.PHONY: all build test unit integration crash files hosts nfs rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
+.PHONY: all build test unit integration guests crash files hosts nfs rotations hands increments soak lint fuzz fuzz-chains fuzz-domains bench demo install uninstall packages tarball test-packages test-page docs matrix matrix-clean test-monitoring tools clean
 
 all: build
 
@@ -45,6 +45,9 @@ unit:
 
 integration:
 	$(GO) test $(TAGS) -count=1 -p 1 -timeout $(LIMIT) ./integration/... # one package after the other: guests need the processor
+
+guests: tools ## all tests with real guests, those that make test leaves out as well
+	VIRT_ROTATE_GUESTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) ./integration
 
 crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_CRASH_STATES=50000 $(GO) test $(TAGS) -timeout 4h ./internal/chain/chaintest ./vhdbridge/...

@@ -137,7 +137,7 @@ func TestNightlyIncrements(t *testing.T) {
 	b.writePolicy(keep("2", ""))
 	b.define(guest.Spec{Name: "g1", Disks: []guest.DiskSpec{{Size: 64 << 20}, {Size: 16 << 20, Format: "raw"}}})
 	random := rand.New(rand.NewPCG(1, 2))
-	nights := times(t, "VIRT_ROTATE_NIGHTS", 3)
+	nights := times(t, "VIRT_ROTATE_NIGHTS", often(3, 2))
 	var dirs []string
 	var sums []map[string]string
 	was := map[string][]byte{}

@@ -36,6 +36,7 @@ func (c clones) unchanged(b *bed) {
 // snapshot's state. g1 has the golden image as its own disk, g2 is a clone; both are
 // rotated, running and shut off by turns.
 func TestClonesThatAreShutOffNeverChange(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, format := range []string{"qcow2", "raw"} {
 		t.Run(format+" base", func(t *testing.T) {

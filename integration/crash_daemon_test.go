@@ -17,7 +17,7 @@ import (
 // libvirtd is killed in a merge: the run fails at once, QEMU goes on.
 func TestLibvirtdCrashInAMerge(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		name, last string
 		meanwhile  string // what the job comes to before libvirtd returns, in QEMU's words
 		adopted    int
@@ -26,7 +26,7 @@ func TestLibvirtdCrashInAMerge(t *testing.T) {
 		{"inner commit ends without libvirtd", "2", "concluded", 0},
 		{"active commit goes on", "0", "running", 1},
 		{"active commit gets ready without libvirtd", "0", "ready", 1},
-	} {
+	}, 2) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)

@@ -110,7 +110,7 @@ func (s *graftScene) finish() {
 // finishes the graft or does it anew.
 func TestLibvirtdCrashInAGraft(t *testing.T) {
 	t.Parallel()
-	for _, place := range graftPlaces {
+	for _, place := range few(graftPlaces, 2) {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
 			b := onXFSDaemon(t)
@@ -129,7 +129,7 @@ func TestLibvirtdCrashInAGraft(t *testing.T) {
 // and it is done once the guest runs again.
 func TestGuestCrashInAGraft(t *testing.T) {
 	t.Parallel()
-	for _, place := range graftPlaces {
+	for _, place := range few(graftPlaces, 2) {
 		t.Run(place, func(t *testing.T) {
 			t.Parallel()
 			b := onXFSDaemon(t)
@@ -221,7 +221,7 @@ func (s *graftScene) isNewer(next, former string) bool {
 // run mends what it starts from; if it has stopped, the docs tell how to.
 func TestAGraftWhoseEndLibvirtMissedLosesNoWrite(t *testing.T) {
 	t.Parallel()
-	for _, stopped := range []bool{false, true} {
+	for _, stopped := range few([]bool{true, false}, 1) {
 		t.Run(fmt.Sprintf("stopped=%v", stopped), func(t *testing.T) {
 			t.Parallel()
 			b := onXFSDaemon(t)
@@ -357,6 +357,7 @@ func TestAGuestThatOutrunsAGraft(t *testing.T) {
 // Somebody aborts a copy just before the guest is moved onto it: it stays where it is,
 // and what was built is gone.
 func TestACopyThatIsAbortedBeforeTheMove(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := onXFSDaemon(t)
 	s := inGraft(b, guest.Spec{Disks: []guest.DiskSpec{{}, {Format: "raw"}}}, "ready to move", "")

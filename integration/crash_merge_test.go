@@ -188,7 +188,7 @@ func (b *bed) basesWritten(dom string) string {
 // commit ends by itself.
 func TestKillLeavesAJobBehind(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		name      string
 		last      string // snapshots to keep
 		meanwhile func(b *bed)
@@ -204,7 +204,7 @@ func TestKillLeavesAJobBehind(t *testing.T) {
 		}, 0},
 		{"somebody aborted an active commit", "0", func(b *bed) { b.virsh("blockjob", "g1", "vda", "--abort") }, 0},
 		{"somebody aborted an inner commit", "2", func(b *bed) { b.virsh("blockjob", "g1", "vda", "--abort") }, 0},
-	} {
+	}, 3) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)
@@ -253,7 +253,7 @@ func (b *bed) inMerge(spec guest.Spec, last, more string) (promise, *rotation) {
 // SIGTERM and SIGINT end the merge and leave the chain as it was before it.
 func TestSignalsInMerges(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		signal syscall.Signal
 		last   string
 		layers int // of the chain after the signal
@@ -261,7 +261,7 @@ func TestSignalsInMerges(t *testing.T) {
 		{syscall.SIGTERM, "2", 4},
 		{syscall.SIGINT, "2", 4},
 		{syscall.SIGTERM, "0", 3},
-	} {
+	}, 1) {
 		t.Run(c.signal.String()+", keep "+c.last, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)

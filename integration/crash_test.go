@@ -171,7 +171,7 @@ func (b *bed) logsOnFailure(dom string) {
 // kills is how often a test kills at random: VIRT_ROTATE_KILLS, or a few times.
 func kills(t *testing.T) int {
 	t.Helper()
-	return times(t, "VIRT_ROTATE_KILLS", 5)
+	return times(t, "VIRT_ROTATE_KILLS", often(5, 3))
 }
 
 // times is how often something is done: what the variable of the environment says, or few.
@@ -215,10 +215,7 @@ func (c *boundaryCase) kind() string {
 // it is killed. kill returns the name of the place, and "" then.
 func (c *boundaryCase) everywhere(t *testing.T, kill func(b *bed, n int) string) {
 	t.Parallel()
-	step := max(c.step, 1)
-	if everyPlace() {
-		step = 1
-	}
+	step := sparse(max(c.step, 1))
 	ends := make([]int, max(c.beds, 1)) // of each bed the first n that is no place
 	for i := range ends {
 		t.Run("bed "+strconv.Itoa(i+1), func(t *testing.T) {

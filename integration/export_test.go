@@ -76,6 +76,7 @@ func TestExportOfSnapshotsWhileTheGuestRuns(t *testing.T) {
 // An export that meets a rotation of the same layers is right, or fails and leaves
 // no file; the rotation is done then, or by the next run.
 func TestExportAmidARotation(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newDaemonBed(t)
 	b.logsOnFailure("g1")

@@ -110,8 +110,9 @@ func TestFullStorageAtAnyMomentWhileOff(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newFullBed(t)
+			c.step = sparse(c.step)
 			if everyPlace() {
-				c.step, c.last = 1, 1000
+				c.last = 1000
 			}
 			failed, n := 0, 1
 			for ; n <= c.last && !t.Failed(); n += c.step {
@@ -183,14 +184,14 @@ func fillUp(t *testing.T, dir string) string {
 // once they can, both are done.
 func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		name, raise, lower string // scripts, in the directory of the overlays
 	}{
 		{"full", fillOverlays, "rm ballast"},
 		{"no inodes", "mount -o remount,nr_inodes=$(( $(df --output=iused . | tail -1) )) .", "mount -o remount,nr_inodes=0 ."},
 		{"read-only", "mount -o remount,ro .", "mount -o remount,rw ."},
 		{"another directory that is not there", "", ""},
-	} {
+	}, 2) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newFullBed(t)
@@ -220,6 +221,7 @@ func TestOverlaysThatCannotBeMadeAreNoHarm(t *testing.T) {
 // The same just when a restore makes its overlay: part of an image is no overlay, and
 // nothing of it stays.
 func TestStorageThatRunsFullInARestore(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newFullBed(t)
 	oldest := b.snapshotNames("g1")[0]

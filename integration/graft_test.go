@@ -63,14 +63,14 @@ func (b *bed) noOtherImages(doms ...string) {
 // about, and libvirt can do with the snapshots what it always can.
 func TestRotationByGrafts(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		name, fstype string
 		disks        []guest.DiskSpec
 	}{
 		{"XFS, one disk", "xfs", nil},
 		{"XFS, two disks, one raw", "xfs", []guest.DiskSpec{{Options: "cluster_size=128k,extended_l2=on"}, {Format: "raw"}}},
 		{"btrfs, two disks", "btrfs", []guest.DiskSpec{{}, {}}},
-	} {
+	}, 2) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := sharingBed(t, newBed, c.fstype)
@@ -78,7 +78,7 @@ func TestRotationByGrafts(t *testing.T) {
 			b.writePolicy(graftThree)
 			b.boot(guest.Spec{Name: "g1", Disks: c.disks})
 			b.rotations("g1", 3)
-			for range 10 {
+			for range often(10, 3) {
 				b.waitWrites("g1", 30)
 				before := b.keptStates("g1")
 				r := b.rotateNow("--verify=full")

@@ -46,7 +46,7 @@ virsh attach-device $D d.xml --live --config; virsh detach-device $D d.xml --liv
 sed -i "s,type='qcow2'/>,type='qcow2' cache='writethrough'/>," d.xml; virsh update-device $D d.xml --config`,
 	},
 	{
-		name: "change-media --insert and --eject", want: "goes on", quick: true,
+		name: "change-media --insert and --eject", want: "goes on",
 		do: `truncate -s 1M cd.iso; virsh change-media $D hdd $DIR/cd.iso --insert --live --config
 virsh change-media $D hdd --eject --live --config --force`,
 	},
@@ -59,7 +59,7 @@ virsh change-media $D hdd --eject --live --config --force`,
 		do: `virsh blkdeviotune $D vda --total-iops-sec 5000 --live --config`,
 	},
 	{
-		name: "suspend", want: "goes on", quick: true,
+		name: "suspend", want: "goes on",
 		do: `virsh suspend $D`, out: `virsh resume $D`,
 	},
 	{name: "reset", want: "goes on", do: `virsh reset $D`},
@@ -120,7 +120,7 @@ virsh undefine $D --snapshots-metadata; virsh define d.xml`,
 		do: `define-with $L3`,
 	},
 	{
-		name: "define with the base as the disk", want: "refuses configuration-differs", quick: true,
+		name: "define with the base as the disk", want: "refuses configuration-differs",
 		do:  `virsh dumpxml $D --inactive > right.xml; define-with $BASE`,
 		out: `virsh define right.xml`,
 	},
@@ -172,7 +172,7 @@ var imageHands = []hand{
 		do: `qemu-img resize -q $L3 3M`,
 	},
 	{
-		name: "qemu-img snapshot -c on the active image", off: true, want: "refuses internal-snapshots", quick: true,
+		name: "qemu-img snapshot -c on the active image", off: true, want: "refuses internal-snapshots",
 		do: `qemu-img snapshot -c mine $L3`, out: `qemu-img snapshot -d mine $L3`,
 	},
 	{

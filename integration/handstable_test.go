@@ -3,7 +3,7 @@ package integration_test
 // snapshotHands are about snapshots and their metadata.
 var snapshotHands = []hand{
 	{
-		name: "snapshot-create-as --disk-only", want: "goes on", quick: true,
+		name: "snapshot-create-as --disk-only", want: "goes on",
 		do: `virsh snapshot-create-as $D mine --disk-only --diskspec vda,file=$DIR/mine.qcow2`,
 	},
 	{
@@ -44,7 +44,7 @@ virsh snapshot-create-as $D mine --disk-only --reuse-external --diskspec vda,fil
 		out: `virsh destroy $D; qemu-img rebase -u -f qcow2 -b $L3 -F qcow2 $DIR/mine.qcow2; virsh start $D`,
 	},
 	{
-		name: "snapshot-create-as, internal", want: "refuses internal-snapshots", quick: true,
+		name: "snapshot-create-as, internal", want: "refuses internal-snapshots",
 		do:  `virsh snapshot-create-as $D mine`,
 		out: `virsh snapshot-delete $D mine`,
 	},
@@ -58,7 +58,7 @@ virsh snapshot-create-as $D mine --disk-only --reuse-external --diskspec vda,fil
 		do: `virsh snapshot-current $D $S1`,
 	},
 	{
-		name: "snapshot-edit: the description changed", want: "goes on", quick: true,
+		name: "snapshot-edit: the description changed", want: "goes on",
 		do: `EDITOR="sed -i s/Taken.by.virt-rotate/Kept.by.me/" virsh snapshot-edit $D $S2`,
 	},
 	{
@@ -180,7 +180,7 @@ sleep 0.5; virsh blockjob $D vda --abort`,
 		out: `virsh blockjob $D vda --abort`,
 	},
 	{
-		name: "blockpull", want: "goes on", quick: true,
+		name: "blockpull", want: "goes on",
 		do: `virsh blockpull $D vda --wait`,
 	},
 	{

@@ -18,7 +18,7 @@ import (
 // header are merged, XML and intent are as before the merge.
 func TestAMergeWhoseEndLibvirtMissedIsDoneAgain(t *testing.T) {
 	t.Parallel()
-	for _, started := range []bool{true, false} {
+	for _, started := range few([]bool{true, false}, 1) {
 		t.Run(fmt.Sprintf("started=%v", started), func(t *testing.T) {
 			t.Parallel()
 			doneAgain(t, started)

@@ -265,6 +265,7 @@ func TestKillAroundAGoingOn(t *testing.T) {
 // A snapshot with memory dies at each of its boundaries, and a restore from it: the snapshot is there
 // with its memory, or neither is, and the guest goes on.
 func TestKillAtEveryBoundaryOfASnapshotWithMemory(t *testing.T) {
+	long(t)
 	t.Parallel()
 	disks := []guest.DiskSpec{{}, {Format: "raw"}}
 	for _, c := range []boundaryCase{

@@ -13,6 +13,7 @@ import (
 
 // With keep = 0 nothing is left but the base, and the guest starts from that.
 func TestAGuestThatIsShutOffKeepsNothing(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(keepThree)
@@ -109,7 +110,7 @@ func (c *boundaryCase) killOff(b *bed, n int) string {
 // chain.
 func TestAGuestThatIsStartedInAnOfflineRotation(t *testing.T) {
 	t.Parallel()
-	n := times(t, "VIRT_ROTATE_STARTS", 12)
+	n := times(t, "VIRT_ROTATE_STARTS", often(12, 6))
 	// With 0 the active layer is merged: who runs on it must not be forgotten.
 	for last, starts := range map[string]int{"3": n / 2, "0": n - n/2} {
 		t.Run("keep "+last, func(t *testing.T) {

@@ -27,6 +27,7 @@ func (r *report) methods() map[string]int {
 // cannot be pulled is committed. States, guest, doctor and libvirt's own deletion
 // find everything in order.
 func TestLayersOfAGuestThatIsShutOffArePulledUp(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 20", 1))
@@ -82,6 +83,7 @@ func (b *bed) detach(method string) {
 // A guest that is shut off leaves a golden image that others build on, with its
 // snapshots.
 func TestAGuestThatIsShutOffIsDetached(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b, golden, _ := goldenBed(t)
 	before := sum(t, golden)

@@ -10,6 +10,7 @@ import (
 // A disk is taken out of the guest: the others go back to a snapshot that has it, runs go
 // on, and the snapshots with the disk go when their turn comes.
 func TestADiskThatWasTakenOutStaysOut(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newDaemonBed(t)
 	b.writePolicy(keepThree)

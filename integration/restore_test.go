@@ -192,6 +192,7 @@ func (c *boundaryCase) killRestore(b *bed, n int) string {
 // Layers of a branch are merged by the same rules, while the guest runs, and every
 // state that stays is what it was.
 func TestLayersOfABranchAreMerged(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 20", 1))

@@ -176,6 +176,7 @@ func (b *bed) goesOn(dom string, n int) {
 // takes no state but that one's: what it would merge into, or delete, is not in use. (Of an
 // older one see docs/recovery.md.)
 func TestLibvirtsDeleteAfterARestoreOfOneDisk(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newDaemonBed(t)
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 9", 1))

@@ -104,6 +104,7 @@ func (b *bed) onlyChains(dom string) {
 // libvirt goes back, virt-rotate goes back from there, to a state of the branch that was left
 // and whose overlay libvirt has deleted, libvirt once more, and so on.
 func TestLibvirtsRevertsAndOursByTurns(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, discard := range []bool{false, true} {
 		t.Run(map[bool]string{false: "keep newer", true: "discard newer"}[discard], func(t *testing.T) {
@@ -149,6 +150,7 @@ func TestLibvirtsRevertsAndOursByTurns(t *testing.T) {
 // know afterwards what its revert has made: at the next one it would else delete what the
 // snapshot's disks name, and that holds the state of the snapshot above.
 func TestARedefinedSnapshotKeepsWhatARevertHasMade(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newDaemonBed(t)
 	b.logsOnFailure("g1")

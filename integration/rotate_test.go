@@ -199,6 +199,7 @@ func TestRotationKeepsTheLastThree(t *testing.T) {
 
 // A chain whose images name their backing files relatively goes on working.
 func TestRotationOnARelativeChain(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(keepThree)
@@ -277,6 +278,7 @@ func TestRetentionDropsFromTheMiddle(t *testing.T) {
 }
 
 func TestForeignSnapshotsAndTheirLayersStay(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	b.writePolicy(strings.Replace(keepThree, "last = 3", "last = 2", 1))

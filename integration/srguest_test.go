@@ -442,6 +442,7 @@ exit %d
 // A guest is changed for KVM in layers of their own: what was below is one more snapshot. If
 // that fails nothing is left of it, and all else is defined.
 func TestAGuestIsChangedAboveItsSnapshots(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newBed(t)
 	root, data := guestDisks(t)

@@ -177,6 +177,7 @@ const skipUnsuitable = keepThree + "\non_unsuitable = \"skip\""
 // A guest with one disk of each unsuitable kind is rotated, running and off, goes back to a
 // snapshot and goes on; nothing of the others changes.
 func TestUnsuitableDisksLeaveTheOthersRotated(t *testing.T) {
+	long(t)
 	t.Parallel()
 	b := newDaemonBed(t)
 	b.logsOnFailure("g1")
@@ -254,6 +255,7 @@ func TestUnsuitableDisksLeaveTheOthersRotated(t *testing.T) {
 
 // Disks that need a host with such hardware leave a guest that is off its snapshots, too.
 func TestUnsuitableDisksOfAGuestThatIsOff(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for name, more := range map[string]string{"skip": "on_unsuitable = \"skip\"", "exclude": "exclude_disks = [\"sda\", \"vd[r-t]\"]"} {
 		t.Run(name, func(t *testing.T) {

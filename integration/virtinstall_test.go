@@ -143,6 +143,7 @@ func (g *wizardGuest) power(on bool) {
 // turns, goes back by restore and by libvirt's revert, loses a snapshot by libvirt's delete,
 // and is rotated on.
 func TestAGuestOfVirtInstall(t *testing.T) {
+	long(t)
 	t.Parallel()
 	g := newWizardGuest(t)
 	for n := range 10 {

@@ -375,6 +375,9 @@ func TestKillLeavesAJobOnAVolume(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if name != "active commit, ready" {
+				long(t)
+			}
 			b, dir := newPoolBed(t, "")
 			kept, r := b.inMerge(guest.Spec{Disks: c.disks(dir)}, k.last, slow)
 			r.kill()

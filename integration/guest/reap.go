@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -32,15 +31,13 @@ var reapGuests = sync.OnceValue(func() error {
 // reapDead reaps guests only: whoever has started another child waits for it.
 func reapDead() {
 	ours, _ := unix.Getsid(0)
-	lists, _ := filepath.Glob("/proc/self/task/*/children") // without them, guests are zombies until we end
-	for _, list := range lists {
-		text, _ := os.ReadFile(list)
-		for pid := range strings.FieldsSeq(string(text)) {
-			if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && isDeadGuest(stat, ours) {
-				var n int
-				_, _ = fmt.Sscan(pid, &n)
-				_, _ = unix.Wait4(n, nil, unix.WNOHANG, nil)
-			}
+	// Orphans come to the first thread. Without the list, guests are zombies until we end.
+	children, _ := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/children", os.Getpid()))
+	for pid := range strings.FieldsSeq(string(children)) {
+		if stat, err := os.ReadFile("/proc/" + pid + "/stat"); err == nil && isDeadGuest(stat, ours) {
+			var n int
+			_, _ = fmt.Sscan(pid, &n)
+			_, _ = unix.Wait4(n, nil, unix.WNOHANG, nil)
 		}
 	}
 }
