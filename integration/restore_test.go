@@ -24,13 +24,13 @@ type restoreCase struct {
 // still listed.
 func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
 	t.Parallel()
-	for _, c := range []restoreCase{
+	for _, c := range few([]restoreCase{
 		{name: "oldest", disks: make([]guest.DiskSpec, 1), to: 0},
 		{name: "middle, two disks", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 1},
 		{name: "newest", disks: make([]guest.DiskSpec, 1), to: 2},
 		{name: "oldest, discard newer", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 0, discard: true},
 		{name: "middle, discard newer", disks: make([]guest.DiskSpec, 1), to: 1, discard: true},
-	} {
+	}, 3) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)
@@ -52,7 +52,7 @@ func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
 // nothing is left of the branch. No state changes of a snapshot that is still listed.
 func (b *bed) tenByTurns(dom string) {
 	b.t.Helper()
-	for n := range 10 {
+	for n := range ten(false) {
 		b.bring(dom, "running")
 		b.waitWrites(dom, 30)
 		b.bring(dom, map[bool]string{true: "running", false: "shut off"}[n%2 == 0])

@@ -61,10 +61,10 @@ type partialCase struct {
 // nothing is left over.
 func TestRestoreOfOneDisk(t *testing.T) {
 	t.Parallel()
-	for _, c := range []partialCase{
+	for _, c := range few([]partialCase{
 		{disk: "vda", to: 0}, {disk: "vdb", to: 1}, {disk: "vda", to: 2}, {disk: "vdb", to: 0, discard: true}, {disk: "vda", to: 0, later: true},
 		{disk: "vdb", to: 1, config: true},
-	} {
+	}, 2) {
 		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)
@@ -72,7 +72,7 @@ func TestRestoreOfOneDisk(t *testing.T) {
 			b.writePolicy(keepThree)
 			b.threeSnapshots(c)
 			c.goBack(b)
-			b.goesOn("g1", 10)
+			b.goesOn("g1", ten(false))
 			if names := b.snapshotNames("g1"); len(names) != 3 {
 				t.Errorf("snapshots %q, want 3", names)
 			}

@@ -153,7 +153,7 @@ func (b *bed) restart(dom string) {
 
 func TestRotationKeepsTheLastThree(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
+	for _, c := range few([]struct {
 		name  string
 		disks func(b *bed) []guest.DiskSpec
 		more  string // of the policy
@@ -176,7 +176,7 @@ func TestRotationKeepsTheLastThree(t *testing.T) {
 				return []guest.DiskSpec{{Path: b.loopDevice(16 << 20), Format: "qcow2", Size: 8 << 20, Block: true}}
 			},
 		},
-	} {
+	}, 3) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t)
@@ -339,7 +339,7 @@ func TestKeepNothingLeavesOneLayer(t *testing.T) {
 // runs or is shut off, and each chain keeps one more layer for it.
 func TestAGoldenImageIsNeverWrittenTo(t *testing.T) {
 	t.Parallel()
-	for _, other := range []string{"running", "shut off", "a mere file"} {
+	for _, other := range few([]string{"running", "shut off", "a mere file"}, 2) {
 		t.Run(other, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t)

@@ -50,7 +50,7 @@ const (
 // policy keeps, none changes, and in the end nothing is left over.
 func TestSoak(t *testing.T) {
 	t.Parallel()
-	runs := times(t, "VIRT_ROTATE_SOAK", often(6, 3))
+	runs := times(t, "VIRT_ROTATE_SOAK", often(6, 2))
 	s := newSoak(t, runs)
 	for i := 0; i < runs && !t.Failed(); i++ {
 		s.round(i%soakKills == 1)

@@ -77,13 +77,13 @@ func newPoolBed(t *testing.T, mount string) (b *bed, dir string) {
 // back, and have all snapshots merged; their configuration goes on naming the volumes.
 func TestTenRotationsOfAGuestOnVolumes(t *testing.T) {
 	t.Parallel()
-	for _, c := range []volumeCase{
+	for _, c := range few([]volumeCase{
 		{name: "directory", disks: oneVolume},
 		{name: "file system", mount: "ext4", disks: rawVolume},
 		{name: "no graft takes a volume's name", mount: "xfs", disks: oneVolume, policy: `method = "graft"`},
 		{name: "an added disk", disks: addedVolume, restore: "--with-config"},
 		{name: "as by Terraform", disks: clonedVolume, devices: asByTerraform, below: 1},
-	} {
+	}, 2) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b, dir := newPoolBed(t, c.mount)
@@ -104,7 +104,7 @@ func TestTenRotationsOfAGuestOnVolumes(t *testing.T) {
 func (c *volumeCase) tenRotations(b *bed) {
 	b.t.Helper()
 	a := &alternateCase{block: true} // with nothing said of owners
-	for n := range ten(c.mount == "ext4") {
+	for n := range ten(c.mount == "ext4" && everything()) {
 		if off := n%2 == 0; off {
 			a.rotateOff(b, "", n >= 3)
 		} else {

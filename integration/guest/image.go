@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -79,8 +80,9 @@ func readState(ctx context.Context, layers []Layer, p Params) (s State, err erro
 	if err != nil {
 		return State{}, err
 	}
-	disk, err := readAll(ctx, source, layers[0].VirtualSize)
-	if err != nil {
+	disk := *spare.Get().(*[]byte)
+	defer func() { spare.Put(&disk) }()
+	if disk, err = readAll(ctx, source, layers[0].VirtualSize, disk); err != nil {
 		return State{}, err
 	}
 	sum := sha256.Sum256(disk)
@@ -91,23 +93,26 @@ func readState(ctx context.Context, layers []Layer, p Params) (s State, err erro
 	return s, err
 }
 
-// readAll has qemu-img write a disk of size bytes to a file that is in memory only.
-func readAll(ctx context.Context, source string, size int64) (disk []byte, err error) {
+// spare is memory for disks that were read: tests read thousands, of a few sizes.
+var spare = sync.Pool{New: func() any { return new([]byte) }}
+
+// readAll has qemu-img write a disk of size bytes to a file that is in memory only, and reads that into disk if it has room.
+func readAll(ctx context.Context, source string, size int64, disk []byte) ([]byte, error) {
 	fd, err := unix.MemfdCreate("disk", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, err
+		return disk, err
 	}
 	f := os.NewFile(uintptr(fd), "disk")
 	defer f.Close()
 	if err := f.Truncate(size); err != nil {
-		return nil, err
+		return disk, err
 	}
 	cmd := exec.CommandContext(ctx, "qemu-img", "convert", "-n", "--target-is-zero", "-O", "raw", source, "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{f}
 	if _, err := output(cmd); err != nil {
-		return nil, err
+		return disk, err
 	}
-	disk = make([]byte, size)
+	disk = slices.Grow(disk[:0], int(size))[:size]
 	_, err = f.ReadAt(disk, 0)
 	return disk, err
 }

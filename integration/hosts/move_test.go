@@ -125,7 +125,7 @@ func TestAMigrationThatIsKilledIsFinished(t *testing.T) {
 	b, command := moving(t, true)
 	program, err := mortal()
 	must(t, err)
-	for _, c := range []struct {
+	for i, c := range []struct {
 		place   string
 		order   []int
 		daemons bool // both libvirtds are killed, too
@@ -139,6 +139,9 @@ func TestAMigrationThatIsKilledIsFinished(t *testing.T) {
 		{"before the snapshots are written", []int{2, 1}, false},
 		{"the move is off the record on the storage", []int{1, 2}, false},
 	} {
+		if i%3 != 1 && !all() { // make hosts has the others
+			continue
+		}
 		b.fresh(true)
 		b.rotations(1, 2)
 		before := b.states(1)

@@ -19,7 +19,7 @@ const (
 var initScript []byte
 
 func modules() []string {
-	return []string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "crc32c_generic?", "ext4", "nfsd", "nfsv3", "nfsv4"}
+	return []string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "crc32c_generic?", "ext4", "nfsd", "nfsv3", "nfsv4", "sd_mod", "virtio_scsi"}
 }
 
 func programs() []string {

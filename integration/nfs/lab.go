@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -32,6 +33,10 @@ func (w Way) Version4() bool { return strings.HasPrefix(w.Options, "vers=4") }
 func New(dir string, programs map[string]string) (*Lab, error) {
 	b, err := newBoot(dir, programs)
 	if err != nil {
+		return nil, err
+	}
+	lun := filepath.Join(dir, "lun")
+	if err := errors.Join(os.WriteFile(lun, nil, 0o600), os.Truncate(lun, lunBytes)); err != nil {
 		return nil, err
 	}
 	l := &Lab{Filer: &Machine{Name: "filer", kind: "filer", dir: filepath.Join(dir, "filer"), boot: b}}

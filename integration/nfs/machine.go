@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -70,7 +71,8 @@ func (m *Machine) makeDisk() error {
 	if _, err := os.Stat(m.path("disk")); err == nil {
 		return nil
 	}
-	err := errors.Join(os.MkdirAll(m.dir, 0o700), os.WriteFile(m.path("disk"), nil, 0o600), os.Truncate(m.path("disk"), diskBytes))
+	own := m.path("own")
+	err := errors.Join(os.MkdirAll(m.dir, 0o700), os.WriteFile(own, nil, 0o600), os.Truncate(own, lunBytes), os.WriteFile(m.path("disk"), nil, 0o600), os.Truncate(m.path("disk"), diskBytes))
 	if err != nil {
 		return err
 	}
@@ -93,12 +95,32 @@ func (m *Machine) arguments() []string {
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + m.path("agent"),
 		"-device", "virtserialport,chardev=agent,name=agent",
 	}
+	args = append(args, m.lun()...)
 	for i, c := range m.cables {
 		args = append(args,
 			"-netdev", fmt.Sprintf("dgram,id=n%d,local.type=unix,local.path=%s,remote.type=unix,remote.path=%s", i, c.here, c.there),
 			"-device", fmt.Sprintf("virtio-net-pci,netdev=n%d,mac=%s", i, m.mac(i)))
 	}
 	return args
+}
+
+// LUN is the WWN of a disk that all machines have: a LUN of a SAN. Each has another disk of its own before it, or after it.
+const LUN = "5000c500a1b2c3d4"
+
+const lunBytes = 16 << 20
+
+// lun attaches it.
+func (m *Machine) lun() []string {
+	shared := filepath.Join(filepath.Dir(m.dir), "lun")
+	disk := func(id, file, wwn string) []string {
+		return []string{"-drive", "if=none,id=" + id + ",format=raw,cache=unsafe,file.locking=off,file.filename=" + file,
+			"-device", "scsi-hd,bus=san.0,share-rw=on,drive=" + id + ",wwn=0x" + wwn}
+	}
+	both := [][]string{disk("lun", shared, LUN), disk("own", m.path("own"), fmt.Sprintf("5000c500000000%02x", m.Name[len(m.Name)-1]))}
+	if m.kind == "host" && strings.HasSuffix(m.Name, "2") { // there it is /dev/sdb
+		slices.Reverse(both)
+	}
+	return append([]string{"-device", "virtio-scsi-pci,id=san"}, slices.Concat(both...)...)
 }
 
 // mac is an address of this machine's own.

@@ -2,6 +2,7 @@ package nfs_test
 
 import (
 	"bytes"
+	"context"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/integration/nfs"
@@ -14,6 +15,13 @@ func (s *share) pauses() {
 	one, two := s.hosts[0], s.hosts[1]
 	path := s.chain(1, 0)[0]
 	late := s.lock(two, path)
+	all := s.storages(1)
+	for i, name := range []string{"web", "db"} {
+		tell(s.T, all[i], told(name))
+	}
+	slot, err := all[1].Take(context.Background(), 1)
+	must(s, err)
+	must(s, slot.Err())
 	must(s, s.write(two, late, 'a'))
 	must(s, two.Pause())
 	stopped := time.Now()
@@ -32,7 +40,13 @@ func (s *share) pauses() {
 	s.Logf("another host has the image %.1f s after the first stands still", time.Since(stopped).Seconds())
 	must(s, s.write(one, early, 'b'))
 	must(s, two.Resume())
-	err := s.write(two, late, 'c')
+	lost := slot.Err()
+	s.Logf("what its slot says then: %v", lost)
+	if lost == nil {
+		s.Error("a host does not know that its slot is lost")
+	}
+	slot.Release()
+	err = s.write(two, late, 'c')
 	s.Logf("what the first writes then: %v", err)
 	if err == nil {
 		s.Error("a host writes to an image whose lock it has lost")

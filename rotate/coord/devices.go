@@ -48,7 +48,11 @@ func (f *Fleet) concerning(told Told) Told {
 	return told
 }
 
-// Meet tells whether two lists have a name in common.
+// Meet tells whether two lists have a name in common. They may be another host's, of any length.
 func Meet(a, b []string) bool {
-	return slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
+	names := make(map[string]bool, len(a))
+	for _, name := range a {
+		names[name] = true
+	}
+	return slices.ContainsFunc(b, func(name string) bool { return names[name] })
 }

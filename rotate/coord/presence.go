@@ -208,7 +208,7 @@ func (s *share) takeByte(ctx context.Context, n int) (Hold, error) {
 				return nil, errors.Join(err, f.Close())
 			}
 			if got {
-				return held(func() { _ = f.Close() }), nil
+				return &heldByte{f, int64(i)}, nil
 			}
 		}
 		select {
@@ -217,6 +217,23 @@ func (s *share) takeByte(ctx context.Context, n int) (Hold, error) {
 		case <-time.After(slotPause):
 		}
 	}
+}
+
+// A heldByte is a slot that is a locked byte of a file.
+type heldByte struct {
+	f    *vfs.LockFile
+	slot int64
+}
+
+// Release gives the slot back.
+func (h *heldByte) Release() { _ = h.f.Close() }
+
+// Err writes to the file: a network file system whose lease has ended, and the lock with it, lets nothing be written that relies on it.
+func (h *heldByte) Err() error {
+	if err := h.f.Put([]byte{'.'}, h.slot); err != nil {
+		return fmt.Errorf("the lock of the slot is lost: %w", err)
+	}
+	return nil
 }
 
 // Held is a slot that cannot be lost: Release gives it back.

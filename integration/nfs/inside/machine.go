@@ -6,6 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"github.com/virt-rotate/virt-rotate/internal/blockid"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 )
 
 // Machine runs programs.
@@ -32,6 +35,21 @@ func (*Machine) Run(c Command, o *Outcome) error {
 	}
 	*o = Outcome{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 	return err
+}
+
+// Device is what hosts call the block device at path.
+func (*Machine) Device(path string, d *blockid.Device) error {
+	info, err := vfs.Stat(path)
+	if err == nil {
+		*d = blockid.Sys{}.Device(info.Rdev)
+	}
+	return err
+}
+
+// Visible are the disks that the machine sees.
+func (*Machine) Visible(_ None, names *[]string) error {
+	*names = blockid.Sys{}.Visible()
+	return nil
 }
 
 // A Content is a file with what is in it.
