@@ -150,6 +150,30 @@ func TestADefinitionOnWhoseLayerAnotherBuildsIsNotTakenOver(t *testing.T) {
 	}
 }
 
+// The layer that the guest writes to is on its host's own disk, and the host dies: what it wrote is there alone, and a definition that ends
+// with the layer below would go on from an older state.
+func TestALayerOnTheDiskOfADeadHostIsMissed(t *testing.T) {
+	p, web := newPair(t, 9, 10)
+	web.State = host.ShutOff
+	p.r[0].Observer.Fleet.Shared = []string{filepath.Join(p.h[0].Dir, "img", "share")}
+	p.r[1].Observer.Fleet.Shared = p.r[0].Observer.Fleet.Shared
+	hosttest.Must(os.Mkdir(p.r[0].Observer.Fleet.Shared[0], 0o700))
+	db := p.h[0].Add("db")
+	p.h[0].Disk(db, "vda", "img/share/db.qcow2")
+	p.h[0].Disk(db, "vdb", "img/share/more.qcow2", "own-overlay.qcow2")
+	p.run(t, 0)
+	there := p.as(db)
+	there.State = host.ShutOff
+	disk := &there.Disks[1]
+	disk.Chain = disk.Chain[:1]
+	disk.Inactive = disk.Inactive[:1]
+	plan, err := p.r[1].TakeOver(context.Background(), "db", "host1", true)
+	hosttest.Must(err)
+	if !strings.Contains(fmt.Sprint(plan.Refused), "own-overlay.qcow2") {
+		t.Errorf("%+v", plan)
+	}
+}
+
 // Somebody has merged the layer that a guest writes to, and kept it; then the host dies, and an old definition still names that layer.
 func TestALayerThatAMergeHasLeftIsNotGoneOnWith(t *testing.T) {
 	for name, c := range map[string]struct {

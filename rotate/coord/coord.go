@@ -70,12 +70,19 @@ type Layer struct {
 
 	// Device is what all hosts call a block device. It is the same on each of them, and its path need not be.
 	Device string `json:"device,omitempty"`
+
+	// Elsewhere says that the layer is on a disk of the host's own, as overlays may be: a guest writes to it, and has others below
+	// it on the storage.
+	Elsewhere bool `json:"elsewhere,omitempty"`
 }
 
 // Same tells whether two hosts can mean the same image. inodes tells whether their inode
 // numbers can be compared.
 func (l Layer) Same(other Layer, inodes bool) bool {
-	if l.Device != "" || other.Device != "" {
+	switch {
+	case l.Elsewhere, other.Elsewhere:
+		return false
+	case l.Device != "", other.Device != "":
 		return l.Device == other.Device
 	}
 	return inodes && l.Ino != 0 && l.Ino == other.Ino || l.Path != "" && l.Path == other.Path

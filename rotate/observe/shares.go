@@ -270,6 +270,9 @@ func (u *used) empty() bool {
 func (u *used) add(p *coord.Peer, layers []coord.Layer, who string) {
 	for _, l := range layers {
 		who := use{who, l.Active}
+		if l.Elsewhere {
+			continue
+		}
 		if l.Device != "" {
 			u.devices[l.Device] = append(u.devices[l.Device], who)
 			continue

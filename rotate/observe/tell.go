@@ -102,8 +102,19 @@ func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, any boo
 		}
 	}
 	for _, path := range layersOf(d) {
-		for at, l := range w.below(w.KeyOf(d, path), path) {
-			if named, ok := w.named(s, l); ok && !seen[named] {
+		layers := w.below(w.KeyOf(d, path), path)
+		_, here := w.named(s, layers[0])
+		elsewhere := active[path] && !here
+		for at, l := range layers {
+			named, ok := w.named(s, l)
+			if !ok {
+				continue
+			}
+			if elsewhere {
+				g.Layers = append(g.Layers, coord.Layer{Path: path, Active: true, Elsewhere: true})
+				elsewhere = false
+			}
+			if !seen[named] {
 				seen[named] = true
 				named.Active = at == 0 && active[path]
 				g.Layers = append(g.Layers, named)
