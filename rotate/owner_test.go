@@ -167,6 +167,7 @@ func TestALayerOnTheDiskOfADeadHostIsMissed(t *testing.T) {
 	disk := &there.Disks[1]
 	disk.Chain = disk.Chain[:1]
 	disk.Inactive = disk.Inactive[:1]
+	hosttest.Must(os.Remove(p.h[0].Img("own-overlay.qcow2"))) // the second host does not have it
 	plan, err := p.r[1].TakeOver(context.Background(), "db", "host1", true)
 	hosttest.Must(err)
 	if !strings.Contains(fmt.Sprint(plan.Refused), "own-overlay.qcow2") {
