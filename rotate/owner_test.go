@@ -155,12 +155,13 @@ func TestADefinitionOnWhoseLayerAnotherBuildsIsNotTakenOver(t *testing.T) {
 func TestALayerOnTheDiskOfADeadHostIsMissed(t *testing.T) {
 	p, web := newPair(t, 9, 10)
 	web.State = host.ShutOff
-	p.r[0].Observer.Fleet.Shared = []string{filepath.Join(p.h[0].Dir, "img", "share")}
-	p.r[1].Observer.Fleet.Shared = p.r[0].Observer.Fleet.Shared
-	hosttest.Must(os.Mkdir(p.r[0].Observer.Fleet.Shared[0], 0o700))
+	share := t.TempDir() // on another file system than the hosts' own directories
+	p.r[0].Observer.Fleet.Shared, p.r[1].Observer.Fleet.Shared = []string{share}, []string{share}
+	rel, err := filepath.Rel(p.h[0].Dir, share)
+	hosttest.Must(err)
 	db := p.h[0].Add("db")
-	p.h[0].Disk(db, "vda", "img/share/db.qcow2")
-	p.h[0].Disk(db, "vdb", "img/share/more.qcow2", "own-overlay.qcow2")
+	p.h[0].Disk(db, "vda", rel+"/db.qcow2")
+	p.h[0].Disk(db, "vdb", rel+"/more.qcow2", "own-overlay.qcow2")
 	p.run(t, 0)
 	there := p.as(db)
 	there.State = host.ShutOff
