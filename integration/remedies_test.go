@@ -73,8 +73,9 @@ var unprinted = map[string]string{
 // that the command itself names.
 func TestNoPrintedRemedyCostsAState(t *testing.T) {
 	t.Parallel()
-	for i := 0; i < len(ills); i += batchSize {
-		some := ills[i:min(i+batchSize, len(ills))]
+	chosen := few(ills, len(ills)/2)
+	for i := 0; i < len(chosen); i += batchSize {
+		some := chosen[i:min(i+batchSize, len(chosen))]
 		t.Run(fmt.Sprintf("%d-%d", i+1, i+len(some)), func(t *testing.T) {
 			t.Parallel()
 			followAll(t, some)

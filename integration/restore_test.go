@@ -30,7 +30,7 @@ func TestRestoreGoesBackAndRotationGoesOn(t *testing.T) {
 		{name: "newest", disks: make([]guest.DiskSpec, 1), to: 2},
 		{name: "oldest, discard newer", disks: []guest.DiskSpec{{}, {Format: "raw"}}, to: 0, discard: true},
 		{name: "middle, discard newer", disks: make([]guest.DiskSpec, 1), to: 1, discard: true},
-	}, 3) {
+	}, 2) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b := newDaemonBed(t)

@@ -83,7 +83,7 @@ func TestTenRotationsOfAGuestOnVolumes(t *testing.T) {
 		{name: "no graft takes a volume's name", mount: "xfs", disks: oneVolume, policy: `method = "graft"`},
 		{name: "an added disk", disks: addedVolume, restore: "--with-config"},
 		{name: "as by Terraform", disks: clonedVolume, devices: asByTerraform, below: 1},
-	}, 2) {
+	}, 1) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b, dir := newPoolBed(t, c.mount)

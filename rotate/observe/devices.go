@@ -66,28 +66,24 @@ func (s *Share) sees(on []string) bool {
 	})
 }
 
-// onDevices collects what the disks of a guest lie on.
-type onDevices struct {
-	files bool
-	names map[string]bool
-}
-
-func (o *onDevices) add(l coord.Layer, d blockid.Device) {
-	if o.names == nil {
-		o.names = map[string]bool{}
+// disksBelow is what the layers lie on if all that are on a storage are block devices; nil otherwise.
+func (w *World) disksBelow(layers []coord.Layer) []string {
+	used := map[string]bool{}
+	for _, l := range layers {
+		if l.Device == "" && !l.Elsewhere {
+			return nil
+		}
+		used[l.Device] = true
 	}
-	o.files = o.files || l.Device == ""
-	for _, name := range d.On {
-		o.names[name] = true
+	names := map[string]bool{}
+	for _, d := range w.Devices {
+		for _, name := range d.On {
+			if used[d.Name] {
+				names[name] = true
+			}
+		}
 	}
-}
-
-// alone are the names if there are no files on the storage; nil otherwise.
-func (o *onDevices) alone() []string {
-	if o.files {
-		return nil
-	}
-	return slices.Sorted(maps.Keys(o.names))
+	return slices.Sorted(maps.Keys(names))
 }
 
 // Together tells whether other hosts can have the layer at path, and know it by the same name.

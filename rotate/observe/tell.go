@@ -90,40 +90,39 @@ func (w *World) told(s coord.Storage) (t coord.Told, some bool) {
 	return t, some
 }
 
-// guestOn is what a domain uses of a storage; any tells whether it uses anything of it.
-func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, any bool) {
+// guestOn is what a domain uses of a storage; some tells whether it uses anything of it.
+func (w *World) guestOn(s coord.Storage, d *host.Domain) (g coord.Guest, some bool) {
 	g = coord.Guest{UUID: d.UUID, Name: d.Name, Live: d.State.Live()}
 	seen := map[coord.Layer]bool{}
 	active := map[string]bool{}
-	var on onDevices
 	for i := range d.Disks {
 		if disk := &d.Disks[i]; len(disk.Chain) > 0 && !disk.ReadOnly {
 			active[disk.Active().Path] = true
 		}
 	}
 	for _, path := range layersOf(d) {
-		layers := w.below(w.KeyOf(d, path), path)
-		_, here := w.named(s, layers[0])
-		elsewhere := active[path] && !here
-		for at, l := range layers {
-			named, ok := w.named(s, l)
-			if !ok {
-				continue
-			}
-			if elsewhere {
-				g.Layers = append(g.Layers, coord.Layer{Path: path, Active: true, Elsewhere: true})
-				elsewhere = false
-			}
-			if !seen[named] {
-				seen[named] = true
-				named.Active = at == 0 && active[path]
-				g.Layers = append(g.Layers, named)
-				on.add(named, w.Devices[l.key])
-			}
+		g.Layers = append(g.Layers, w.chainOn(s, w.below(w.KeyOf(d, path), path), active[path], seen)...)
+	}
+	g.On = w.disksBelow(g.Layers)
+	return g, len(g.Layers) > 0
+}
+
+// chainOn is what hosts call those of a layer, and of all below it, that are on the storage, but for those that were seen already.
+func (w *World) chainOn(s coord.Storage, layers []placed, active bool, seen map[coord.Layer]bool) (named []coord.Layer) {
+	some := false
+	for at, l := range layers {
+		n, ok := w.named(s, l)
+		some = some || ok
+		if ok && !seen[n] {
+			seen[n] = true
+			n.Active = active && at == 0
+			named = append(named, n)
 		}
 	}
-	g.On = on.alone()
-	return g, len(g.Layers) > 0
+	if _, here := w.named(s, layers[0]); some && active && !here {
+		named = append(named, coord.Layer{Path: layers[0].path, Active: true, Elsewhere: true})
+	}
+	return named
 }
 
 // TellGuest tells anew of one guest, and nothing else: of the others, other runs may know more. Where that fails, what was
