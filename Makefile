@@ -57,7 +57,7 @@ crash: tools ## long sweep: many more random kills
 	VIRT_ROTATE_STARTS=200 $(GO) test $(TAGS) -timeout 4h -run 'IsStartedInAnOffline' ./integration
 
 rotations: tools ## ten rotations of each kind of guest
-	VIRT_ROTATE_TEN=1 $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'TestTenRotations|TestAGuestGoesOnFromItsMemory' ./integration
+	VIRT_ROTATE_TEN=1 VIRT_ROTATE_GUESTS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'TestTenRotations|TestRotationByGrafts|TestAGuestGoesOnFromItsMemory' ./integration
 
 hands: tools ## all that docs/hands.md tells, on real guests
 	VIRT_ROTATE_HANDS=all $(GO) test $(TAGS) -count=1 -timeout $(LIMIT) -run 'ByHand|WhatHandsDo' ./integration

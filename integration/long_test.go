@@ -25,6 +25,7 @@ func few[T any](cases []T, n int) (some []T) {
 	if everything() {
 		return cases
 	}
+	n = min(n, len(cases))
 	for i := range n {
 		some = append(some, cases[i*len(cases)/n])
 	}
@@ -42,7 +43,7 @@ func sparse(step int) int {
 	return 3 * step
 }
 
-// times over is how often something is done again.
+// often is how many times over something is done.
 func often(all, some int) int {
 	if everything() {
 		return all

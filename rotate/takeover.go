@@ -154,9 +154,9 @@ const atOnce = 10 * time.Second
 
 // leftBehind tells of a guest that is off, and would go on from a layer although one below was written to later: after a merge that
 // libvirt was told not to delete anything of, the guest has run on the lower one, and the upper one is worth nothing. A merge that
-// the last owner was at explains it.
+// the last owner was at explains it. A guest that is this host's anyhow only has the others told.
 func (r *Rotator) leftBehind(w *observe.World, d *host.Domain) error {
-	if d.State.Live() {
+	if d.State.Live() || w.Whose[d.UUID].Why == "" {
 		return nil
 	}
 	left := r.leftOf(w, d)

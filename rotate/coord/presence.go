@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -229,11 +230,13 @@ type heldByte struct {
 func (h *heldByte) Release() { _ = h.f.Close() }
 
 // Err writes to the file: a network file system whose lease has ended, and the lock with it, lets nothing be written that relies on it.
+// Where there is no room for it, nothing is known.
 func (h *heldByte) Err() error {
-	if err := h.f.Put([]byte{'.'}, h.slot); err != nil {
-		return fmt.Errorf("the lock of the slot is lost: %w", err)
+	err := h.f.Put([]byte{'.'}, h.slot)
+	if err == nil || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("the lock of the slot is lost: %w", err)
 }
 
 // Held is a slot that cannot be lost: Release gives it back.
