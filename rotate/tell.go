@@ -2,6 +2,7 @@ package rotate
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
@@ -69,6 +70,53 @@ func (r *domainRun) tellTops(ctx context.Context, d *host.Domain) {
 		_ = r.leave(d, r.intentNow(d), nil)
 		r.Observer.TellGuest(ctx, r.w, d) // what could not be told is told again as the run ends
 	}
+}
+
+// Disclose tells the other hosts anew what this one uses, and whether its guests ask before they start. It returns in
+// words what another host merges or deletes just now; "" for nothing. The caller holds the Lock.
+func (r *Rotator) Disclose(ctx context.Context) (busy string, err error) {
+	w, err := r.Observer.Observe(ctx)
+	if err == nil {
+		err = r.Observer.Tell(ctx, w, observe.News{})
+	}
+	if err == nil {
+		w, err = r.Observer.Observe(ctx)
+	}
+	if err != nil {
+		return "", err
+	}
+	for i := range w.Shares {
+		if why := workOn(&w.Shares[i]); why != "" {
+			return why, nil
+		}
+	}
+	return "", nil
+}
+
+// workOn tells what another host merges on a storage, or why that is not known; "" for nothing.
+func workOn(s *observe.Share) string {
+	if s.View.Mine.Asks || !s.View.Registered && s.Problem != "" {
+		return fmt.Sprintf("the hosts of %s cannot be told (%s)", s.Dir, s.Problem)
+	}
+	for i := range s.View.Peers {
+		p := &s.View.Peers[i]
+		if p.Problem != "" && p.ID != coord.Signpost {
+			return fmt.Sprintf("what host %s does on %s cannot be read: %s", p.Name, s.Dir, p.Problem)
+		}
+		if len(p.Told.Merging) > 0 {
+			return fmt.Sprintf("host %s merges layers of guest %s", p.Name, p.Told.Merging[0].Name)
+		}
+	}
+	return ""
+}
+
+// tellWork holds starts of guests back on the other hosts that need what is about to be merged or deleted: see coord.Begin.
+func (r *domainRun) tellWork(ctx context.Context) error {
+	if err := r.Observer.TellWork(ctx, r.w); err != nil {
+		return fmt.Errorf("%w: %w", decide.ErrNoLonger, err)
+	}
+	r.boundary("the others know of the work")
+	return nil
 }
 
 // ran is what the other hosts are told of a run of all domains by the clock; nil of any other.
