@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -72,32 +73,45 @@ func (r *domainRun) tellTops(ctx context.Context, d *host.Domain) {
 	}
 }
 
-// Disclose tells the other hosts anew what this one uses, and whether its guests ask before they start. It returns in
-// words what another host merges or deletes just now; "" for nothing. The caller holds the Lock.
+// Disclose tells the other hosts anew what this one uses, and whether its guests ask before they start; but not while one of
+// them merges: then it returns that in words. The caller holds the Lock.
 func (r *Rotator) Disclose(ctx context.Context) (busy string, err error) {
 	w, err := r.Observer.Observe(ctx)
-	if err == nil {
-		err = r.Observer.Tell(ctx, w, observe.News{})
+	if err != nil {
+		return "", err
 	}
-	if err == nil {
-		w, err = r.Observer.Observe(ctx)
+	if busy = others(w, workOf); busy != "" {
+		return busy, nil
+	}
+	if err = r.Observer.Tell(ctx, w, observe.News{}); err == nil {
+		w, err = r.Observer.Observe(ctx) // who has begun before that was told
 	}
 	if err != nil {
 		return "", err
 	}
-	for i := range w.Shares {
-		if why := workOn(&w.Shares[i]); why != "" {
-			return why, nil
-		}
-	}
-	return "", nil
+	return others(w, func(s *observe.Share) string { return cmp.Or(untold(s), workOf(s)) }), nil
 }
 
-// workOn tells what another host merges on a storage, or why that is not known; "" for nothing.
-func workOn(s *observe.Share) string {
+// others is the first of what is found on a storage of other hosts.
+func others(w *observe.World, find func(*observe.Share) string) (found string) {
+	for i := range w.Shares {
+		if found = find(&w.Shares[i]); found != "" {
+			break
+		}
+	}
+	return found
+}
+
+// untold tells that the hosts of a storage still rely on what this one has told before.
+func untold(s *observe.Share) string {
 	if s.View.Mine.Asks || !s.View.Registered && s.Problem != "" {
 		return fmt.Sprintf("the hosts of %s cannot be told (%s)", s.Dir, s.Problem)
 	}
+	return ""
+}
+
+// workOf tells what another host merges on a storage, or why that is not known; "" for nothing.
+func workOf(s *observe.Share) string {
 	for i := range s.View.Peers {
 		p := &s.View.Peers[i]
 		if p.Problem != "" && p.ID != coord.Signpost {

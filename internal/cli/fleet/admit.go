@@ -28,7 +28,7 @@ func admitCommand(e *term.Env) *cli.Command {
 		ArgsUsage: "GUEST OPERATION SUB-OPERATION EXTRA", OnUsageError: term.UsageError,
 		Description: `For libvirt alone, which calls it by the file that fleet hook writes, with the guest's
 XML on standard input. Before a guest starts (prepare begin), the other hosts are told which
-layers it needs; exit status 3 if one of them merges those, 1 if they cannot be asked. Once it
+layers it needs; exit status 4 if one of them merges those, 1 if they cannot be asked. Once it
 has ended (release end), they are told that. All else does nothing.
 
 ` + term.ExitHelp,
