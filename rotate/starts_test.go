@@ -21,7 +21,7 @@ import (
 // hook that tells of starts.
 func (p *pair) asking(store coord.Store, asks ...bool) {
 	for i, r := range p.r {
-		r.Observer.Fleet.Store = store
+		r.Observer.Fleet.Store, r.Observer.Fleet.Beat = store, 10*time.Millisecond
 		r.Observer.Fleet.Asks = func() bool { return asks[i] }
 		r.Observer.Probes.LocksStayLocal = func(string) (string, error) { return "the mount has the option nolock", nil }
 	}
@@ -150,7 +150,15 @@ func TestWhatADeadHostWasAboutHoldsStartsBack(t *testing.T) {
 		}
 		p.boot(0)
 		p.asking(store, true, true)
+		first := true
+		p.r[0].crash = func(at string) {
+			if first && err != nil && p.starts(clone) == nil {
+				t.Errorf("place %d: it was held back, and starts as the next run comes to %s", place, at)
+			}
+			first = false
+		}
 		p.run(t, 0)
+		p.r[0].crash = nil
 		p.check(t)
 		if err := p.starts(clone); err != nil {
 			t.Errorf("place %d: it cannot start after the next run: %v", place, err)
