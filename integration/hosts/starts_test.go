@@ -59,7 +59,7 @@ func TestGuestsAskBeforeTheyStart(t *testing.T) {
 
 	b.rotation(0x40)
 	b.killedAt("merge starts")
-	clone = b.hiddenClone()
+	b.hiddenClone()
 	if out, err := b.Host(2).Virsh("start", "clone"); err == nil || !strings.Contains(out, "host1 merges layers of guest web") {
 		t.Errorf("a guest starts on what is being merged: %s %v", out, err)
 	}
