@@ -54,6 +54,9 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 		}
 		r.boundary("after the intent")
 	}
+	if err := r.tellWork(ctx); err != nil {
+		return r.notBegun(ctx, d, g, err, before)
+	}
 	if err := r.mergeSteps(ctx, d, g, steps); err != nil {
 		return r.notBegun(ctx, d, g, err, before)
 	}
@@ -67,6 +70,7 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	r.boundary("after the end of the intent")
+	_ = r.Observer.TellWork(context.WithoutCancel(ctx), r.w) // what could not be told holds starts back until the run ends
 	return nil
 }
 

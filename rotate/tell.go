@@ -1,7 +1,9 @@
 package rotate
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/decide"
@@ -69,6 +71,66 @@ func (r *domainRun) tellTops(ctx context.Context, d *host.Domain) {
 		_ = r.leave(d, r.intentNow(d), nil)
 		r.Observer.TellGuest(ctx, r.w, d) // what could not be told is told again as the run ends
 	}
+}
+
+// Disclose tells the other hosts anew what this one uses, and whether its guests ask before they start; but not while one of
+// them merges: then it returns that in words. The caller holds the Lock.
+func (r *Rotator) Disclose(ctx context.Context) (busy string, err error) {
+	w, err := r.Observer.Observe(ctx)
+	if err != nil {
+		return "", err
+	}
+	if busy = others(w, workOf); busy != "" {
+		return busy, nil
+	}
+	if err = r.Observer.Tell(ctx, w, observe.News{}); err == nil {
+		w, err = r.Observer.Observe(ctx) // who has begun before that was told
+	}
+	if err != nil {
+		return "", err
+	}
+	return others(w, func(s *observe.Share) string { return cmp.Or(untold(s), workOf(s)) }), nil
+}
+
+// others is the first of what is found on a storage of other hosts.
+func others(w *observe.World, find func(*observe.Share) string) (found string) {
+	for i := range w.Shares {
+		if found = find(&w.Shares[i]); found != "" {
+			break
+		}
+	}
+	return found
+}
+
+// untold tells that the hosts of a storage still rely on what this one has told before.
+func untold(s *observe.Share) string {
+	if s.View.Mine.Asks || !s.View.Registered && s.Problem != "" {
+		return fmt.Sprintf("the hosts of %s cannot be told (%s)", s.Dir, s.Problem)
+	}
+	return ""
+}
+
+// workOf tells what another host merges on a storage, or why that is not known; "" for nothing.
+func workOf(s *observe.Share) string {
+	for i := range s.View.Peers {
+		p := &s.View.Peers[i]
+		if p.Problem != "" && p.ID != coord.Signpost {
+			return fmt.Sprintf("what host %s does on %s cannot be read: %s", p.Name, s.Dir, p.Problem)
+		}
+		if len(p.Told.Merging) > 0 {
+			return fmt.Sprintf("host %s merges layers of guest %s", p.Name, p.Told.Merging[0].Name)
+		}
+	}
+	return ""
+}
+
+// tellWork holds starts of guests back on the other hosts that need what is about to be merged or deleted: see coord.Begin.
+func (r *domainRun) tellWork(ctx context.Context) error {
+	if err := r.Observer.TellWork(ctx, r.w); err != nil {
+		return fmt.Errorf("%w: %w", decide.ErrNoLonger, err)
+	}
+	r.boundary("the others know of the work")
+	return nil
 }
 
 // ran is what the other hosts are told of a run of all domains by the clock; nil of any other.

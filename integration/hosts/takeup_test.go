@@ -1,6 +1,7 @@
 package hosts_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -94,7 +95,7 @@ func (b *bed) killedAt(place string) {
 	b.Helper()
 	program, err := mortal()
 	must(b.T, err)
-	out, err := b.Host(1).Run("env", "VIRT_ROTATE_KILL_AT="+place, program, "--connect", "qemu:///system", "--policy", b.policy,
+	out, err := b.Host(1).Run("env", "VIRT_ROTATE_KILL_AT="+place, program, "--connect", "qemu:///system", "--policy", cmp.Or(b.policies[1], b.policy),
 		"--state-dir", b.Host(1).State(), "run", "--now")
 	if err == nil || !strings.Contains(out, "killed at") {
 		b.Fatalf("%s: %v %s", place, err, out)

@@ -291,3 +291,27 @@ func TestMagicsAreThoseOfTheKernel(t *testing.T) {
 		t.Errorf("%q, %v", reason, err)
 	}
 }
+
+// Who knows by other means that no other host has an image locks it where locks stay on this host; other programs on this one are
+// seen all the same.
+func TestAnImageThatNoOtherHostHasIsLockedWhereLocksStay(t *testing.T) {
+	path := newFile(t, t.TempDir(), "disk", "")
+	k := overNFS(nfs, nil)
+	k.mounts = func() (string, error) { return "1 0 0:1 / / rw - nfs server:/ rw,vers=3,nolock\n", nil }
+	var local *LocalLocksError
+	for alone, refused := range map[string]bool{path: false, path + "x": true} {
+		f := openOver(t, path, true, k)
+		f.alone = func(p string) bool { return p == alone }
+		if err := f.Lock(LockWrite); errors.As(err, &local) != refused || (err != nil) != refused {
+			t.Errorf("%s: %v", alone, err)
+		}
+		must(t, f.Close())
+	}
+	f, err := Alone(OS(), func(string) bool { return true }).Open(path, true)
+	must(t, err)
+	must(t, f.Lock(LockWrite))
+	other := openOver(t, path, true, k)
+	other.alone = func(string) bool { return true }
+	wantBusy(t, other.Lock(LockWrite), path, LockWrite)
+	must(t, f.Close())
+}

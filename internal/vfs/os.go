@@ -16,13 +16,29 @@ import (
 const maxSmall = 16 << 20
 
 // osFS is the file system of the operating system.
-type osFS struct{}
+type osFS struct {
+	alone func(path string) bool // see Alone; nil: of no file
+}
 
 // OS is the file system of the operating system.
 func OS() FS { return osFS{} }
 
+// Alone is fsys for whoever knows by other means that no other host uses the images of which alone says so: those are locked for
+// writing where locks do not reach other hosts, too. Of a file system that has no locks, it is fsys.
+func Alone(fsys FS, alone func(path string) bool) FS {
+	if f, ok := fsys.(interface {
+		Alone(alone func(path string) bool) FS
+	}); ok {
+		return f.Alone(alone)
+	}
+	return fsys
+}
+
+// Alone is for the function of that name.
+func (osFS) Alone(alone func(path string) bool) FS { return osFS{alone} }
+
 // Open opens a regular file or a block device. Symbolic links are followed.
-func (osFS) Open(path string, write bool) (File, error) {
+func (s osFS) Open(path string, write bool) (File, error) {
 	flag := os.O_RDONLY
 	if write {
 		flag = os.O_RDWR
@@ -31,12 +47,13 @@ func (osFS) Open(path string, write bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.alone = s.alone
 	return f, nil
 }
 
 // Create creates a file with exactly that mode, whatever the umask. The umask
 // only takes bits away: before fchmod the mode is never wider.
-func (osFS) Create(path string, perm fs.FileMode) (File, error) {
+func (s osFS) Create(path string, perm fs.FileMode) (File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, perm)
 	if err != nil {
 		return nil, err
@@ -48,6 +65,7 @@ func (osFS) Create(path string, perm fs.FileMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
+	of.alone = s.alone
 	return of, nil
 }
 
@@ -94,7 +112,12 @@ func (osFS) RemoveExact(path string, id ID) error { return RemoveExact(path, id)
 func (osFS) SyncDir(dir string) error { return SyncDir(dir) }
 
 // LocksStayLocal is the function of that name.
-func (osFS) LocksStayLocal(path string) (string, error) { return LocksStayLocal(path) }
+func (s osFS) LocksStayLocal(path string) (string, error) {
+	if s.alone != nil && s.alone(path) {
+		return "", nil
+	}
+	return LocksStayLocal(path)
+}
 
 // openChecked looks before it opens, as opening a pipe or a tape has effects,
 // and again at what it has opened, as path may have changed in between.

@@ -50,6 +50,7 @@ type osFile struct {
 	dev   uint64 // st_dev
 	block bool
 	sys   kernel
+	alone func(path string) bool // see Alone; nil: of no file
 
 	syncMu  sync.Mutex // held through fsync: a descriptor is told of an error once
 	syncErr error      // of the first Sync that failed

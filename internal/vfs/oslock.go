@@ -23,7 +23,7 @@ type byteLock struct {
 // A user who shares everything and only reads, like qemu-io -U, is not noticed
 // even by LockWrite, nor is one who opened a device through another node. A file
 // system without locks is an error, and so is LockWrite where locks do not reach other
-// hosts that have the file, too: a *LocalLocksError.
+// hosts that have the file, too: a *LocalLocksError, but for what Alone is told of.
 func (f *osFile) Lock(mode LockMode) error {
 	f.lockMu.Lock()
 	defer f.lockMu.Unlock()
@@ -39,7 +39,7 @@ func (f *osFile) Lock(mode LockMode) error {
 }
 
 func (f *osFile) lock(mode LockMode, p *prober) error {
-	if mode == LockWrite && p.shared != ofThisHost {
+	if mode == LockWrite && p.shared != ofThisHost && (f.alone == nil || !f.alone(f.Path())) {
 		if err := f.reachOthers(); err != nil {
 			return err
 		}

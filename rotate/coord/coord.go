@@ -113,6 +113,12 @@ type Told struct {
 	// Devices are the disks, volume groups and the like that the host sees: it may use any block device that lies on
 	// one of them.
 	Devices []string `json:"devices,omitempty"`
+
+	// Asks says that no guest is started on the host unless Begin has told of it: that is what Starts are, and what Merging
+	// holds back.
+	Asks    bool    `json:"asks,omitempty"`
+	Starts  []Start `json:"starts,omitempty"`
+	Merging []Work  `json:"merging,omitempty"`
 }
 
 // A Ran is how a run on a host ended, in numbers of all domains that policies cover there.
@@ -132,6 +138,12 @@ func (t *Told) clean() {
 	}
 	for i := range t.Doubts {
 		t.Doubts[i] = printable(t.Doubts[i])
+	}
+	for i := range t.Starts {
+		t.Starts[i].Name, t.Starts[i].Doubt = printable(t.Starts[i].Name), printable(t.Starts[i].Doubt)
+	}
+	for i := range t.Merging {
+		t.Merging[i].Name = printable(t.Merging[i].Name)
 	}
 }
 

@@ -38,6 +38,9 @@ type Fleet struct {
 	// nil: what the kernel tells.
 	Visible func() []string
 
+	// Asks tells whether no guest starts here unless the others were asked (Begin); nil: some do.
+	Asks func() bool
+
 	Slots int // how many hosts may merge on a storage at the same time; 0: 3
 
 	// Store is where hosts tell each other, if that is not the storage itself.

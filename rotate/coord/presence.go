@@ -101,15 +101,7 @@ func (s *share) Locks(ctx context.Context) (Crossing, error) {
 	s.mu.Lock()
 	place := s.place
 	s.mu.Unlock()
-	f, err := vfs.OpenLockFile(s.path("beats"), true, false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return CrossingUnknown, nil
-	}
-	if err != nil {
-		return CrossingUnknown, err
-	}
-	defer f.Close()
-	found, unseen, err := s.seen(f, place)
+	found, unseen, err := s.seen(place)
 	for until := time.Now().Add(6 * s.beat()); err == nil && len(unseen) > 0 && time.Now().Before(until); {
 		select {
 		case <-ctx.Done():
@@ -117,7 +109,7 @@ func (s *share) Locks(ctx context.Context) (Crossing, error) {
 		case <-time.After(s.beat() / 3):
 		}
 		var again map[int]pulse
-		if _, again, err = s.seen(f, place); moved(unseen, again) {
+		if _, again, err = s.seen(place); moved(unseen, again) {
 			found = LocksStay
 			break
 		}
@@ -141,8 +133,17 @@ func moved(before, now map[int]pulse) bool {
 }
 
 // seen takes the byte of each host and gives it back: who has it is seen. It returns the
-// counters of those that look as if they were at work, and are not seen.
-func (s *share) seen(f *vfs.LockFile, me int) (found Crossing, unseen map[int]pulse, err error) {
+// counters of those that look as if they were at work, and are not seen. The file is opened each
+// time: on FUSE, one that is open reads as it did.
+func (s *share) seen(me int) (found Crossing, unseen map[int]pulse, err error) {
+	f, err := vfs.OpenLockFile(s.path("beats"), true, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return CrossingUnknown, nil, nil
+	}
+	if err != nil {
+		return CrossingUnknown, nil, err
+	}
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return found, nil, err

@@ -359,6 +359,11 @@ func (s *share) Tell(ctx context.Context, now time.Time, claim func(View) Told) 
 		return err
 	}
 	s.sweep()
+	alone, err := s.fleet.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
 	if s.fleet.Store != nil && !s.placeless() {
 		if err := s.pointOut(ctx, now); err != nil {
 			return err

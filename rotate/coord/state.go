@@ -1,6 +1,8 @@
 package coord
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -50,6 +52,24 @@ func (s *hostState) save(dir string) error {
 		return err
 	}
 	return vfs.WriteFile(stateFile(dir), append(data, '\n'), 0o600)
+}
+
+// alone waits until no other process of this host tells anything: what each remembers of it would be mistaken for another
+// host's by the other.
+func (f *Fleet) alone(ctx context.Context) (*vfs.LockFile, error) {
+	if err := os.MkdirAll(f.StateDir, 0o700); err != nil {
+		return nil, err
+	}
+	file, err := vfs.OpenLockFile(filepath.Join(f.StateDir, "tell.lock"), true, true)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(f.Wait, defaultWait))
+	defer cancel()
+	if err := file.Lock(ctx, 0, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("another virt-rotate on this host tells something for too long: %w", err), file.Close())
+	}
+	return file, nil
 }
 
 // newUUID is a random one, of version 4.

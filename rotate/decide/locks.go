@@ -66,12 +66,22 @@ func (m *Merge) read(w *observe.World, origin func(string) string) string {
 }
 
 // checkLocks refuses a merge where locks do not reach other hosts: one of them may have
-// the layers open, and nothing would tell.
+// the layers open, and nothing would tell; unless all of them ask before they start a guest.
 func (b *builder) checkLocks(m *Merge) *Refusal {
 	for _, l := range append([]host.Layer{m.Base, m.Top}, m.Gone...) {
-		if why := b.w.LocalLocks[filepath.Dir(l.Path)]; why != "" {
-			return &Refusal{host.CodeLocalLocks, l.Path, "nothing is merged there: " + why + ", so other hosts do not see the locks on images, and this one not theirs; mount it with locks"}
+		if why := b.w.LocalLocks[filepath.Dir(l.Path)]; why != "" && !b.w.Asked(b.origin(l.Path)) {
+			return &Refusal{host.CodeLocalLocks, l.Path, "nothing is merged there: " + why + ", so other hosts do not see the locks on images, and this one not theirs; mount it with locks" + orAsk(b.w, b.origin(l.Path))}
 		}
 	}
 	return nil
+}
+
+// orAsk is what else lets merges go on in the storage of a layer.
+func orAsk(w *observe.World, path string) string {
+	for _, i := range w.OnShares[path] {
+		if s := &w.Shares[i]; !s.Asked {
+			return s.OrAsk()
+		}
+	}
+	return ""
 }

@@ -149,6 +149,27 @@ func (m *Merge) Leave(disk *host.Disk) {
 	}
 }
 
+// Touches are the files that what the intent is about writes to or deletes, among them layers that others may build on: a
+// guest that has one of them must not start meanwhile.
+func (in *Intent) Touches() (paths []string) {
+	for i := range in.Merges {
+		m := &in.Merges[i]
+		paths = append(paths, m.Base)
+		if m.Pull != "" {
+			paths = append(paths, m.Pull)
+		}
+		paths = append(paths, pathsOf(m.Gone)...)
+	}
+	return append(paths, pathsOf(in.Garbage)...)
+}
+
+func pathsOf(files []File) (paths []string) {
+	for _, f := range files {
+		paths = append(paths, f.Path)
+	}
+	return paths
+}
+
 // Files lists every file that the intent names.
 func (in *Intent) Files() []File {
 	files := append(slices.Clone(in.Created), in.Garbage...)

@@ -12,16 +12,24 @@ import (
 
 // devices finds out what all hosts call the block devices among the layers.
 func (o *Observer) devices(w *World) {
+	w.Devices = map[string]blockid.Device{}
+	for _, l := range w.Forest.Layers() {
+		o.noteDevice(w, l.Key)
+	}
+}
+
+// noteDevice tells whether a layer is a block device that other hosts could have.
+func (o *Observer) noteDevice(w *World, key string) bool {
 	ask := o.Probes.Device
 	if ask == nil {
 		ask = blockDevice
 	}
-	w.Devices = map[string]blockid.Device{}
-	for _, l := range w.Forest.Layers() {
-		if d := ask(l.Key); d.Name != "" && len(d.On) > 0 {
-			w.Devices[l.Key] = d
-		}
+	d := ask(key)
+	if d.Name == "" || len(d.On) == 0 {
+		return false
 	}
+	w.Devices[key] = d
+	return true
 }
 
 // blockDevice asks the kernel; a file is no device.

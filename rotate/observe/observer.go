@@ -39,6 +39,7 @@ type Observer struct {
 	cloneMu  sync.Mutex        // guards what follows
 	canClone map[string]string // what clones said of a directory
 	wide     map[string]bool   // storages that hold too much to be searched
+	asking   map[string]bool   // storages none of whose hosts starts a guest without asking
 	failed   map[string]string // storages on which this host could not tell what it uses, and why
 
 	loadOnce sync.Once

@@ -29,6 +29,9 @@ type Share struct {
 
 	// Unheard says that there is another problem beside that: what hosts use is not known, block devices included.
 	Unheard bool `json:"unheard,omitempty"`
+
+	// Asked says that no host of it starts a guest without asking the others: locks need not reach them.
+	Asked bool `json:"asked,omitempty"`
 }
 
 // shares asks the storages of the layers what other hosts have told, and keeps what these use.
@@ -114,7 +117,8 @@ func (w *World) dirOf(d *host.Domain, path string) string {
 // share reads what is on record of a storage.
 func (o *Observer) share(ctx context.Context, s coord.Storage) Share {
 	v, err := s.View(ctx)
-	found := Share{Dir: s.Dir(), View: v}
+	found := Share{Dir: s.Dir(), View: v, Asked: err == nil && v.Asking()}
+	o.noteAsking(s.Dir(), found.Asked)
 	if why := o.untold(s.Dir()); why != "" {
 		found.Problem, found.Remedy = "this host could not tell the others what it uses: "+why, "see to that, and run virt-rotate again"
 	}
@@ -125,14 +129,16 @@ func (o *Observer) share(ctx context.Context, s coord.Storage) Share {
 	for i := range v.Peers {
 		found.heard(&v.Peers[i], cmp.Or(o.SilentAfter, SilentAfter), o.now())
 	}
-	found.locks()
+	if !found.Asked {
+		found.locks()
+	}
 	return found
 }
 
 // locks tells of locks that were found not to reach another host.
 func (s *Share) locks() {
 	heard := s.Problem == ""
-	const remedy = "mount it with locks on all hosts (NFS: without nolock and local_lock; of FUSE file systems, one that hands locks on)"
+	remedy := "mount it with locks on all hosts (NFS: without nolock and local_lock; of FUSE file systems, one that hands locks on)" + s.OrAsk()
 	for i := range s.View.Peers {
 		if p := &s.View.Peers[i]; p.Locks == coord.LocksStay && !s.Locks {
 			s.Locks, s.Problem, s.Remedy = true, "host "+p.Name+" did not see the locks of a host that was at work there", remedy
@@ -142,6 +148,24 @@ func (s *Share) locks() {
 		s.Locks, s.Problem, s.Remedy = true, "a host was at work there, and this one did not see its locks", remedy
 	}
 	s.Unheard = s.Locks && !heard
+}
+
+// OrAsk is the other remedy where locks do not reach other hosts: that no guest starts without asking them, which takes a
+// store; "" without one.
+func (s *Share) OrAsk() string {
+	if s.View.By == "" {
+		return ""
+	}
+	var not []string
+	if !s.View.Mine.Asks {
+		not = append(not, "this host")
+	}
+	for i := range s.View.Peers {
+		if p := &s.View.Peers[i]; !p.Told.Asks {
+			not = append(not, cmp.Or(p.Name, p.ID))
+		}
+	}
+	return "; or have guests ask before they start: virt-rotate fleet hook, and a run, on " + strings.Join(not, ", ")
 }
 
 // aHead is how far the clock of another host may be ahead of ours.
@@ -164,6 +188,9 @@ func (s *Share) heard(p *coord.Peer, within time.Duration, now time.Time) {
 	case len(p.Told.Doubts) > 0:
 		s.Problem = "host " + name + " cannot tell all that it uses: " + p.Told.Doubts[0]
 		s.Remedy = "see to that on host " + name
+	case inDoubt(p) != nil:
+		s.Problem = fmt.Sprintf("host %s has started guest %s, and not all that it uses is known: %s", name, host.Quoted(inDoubt(p).Name), inDoubt(p).Doubt)
+		s.Remedy = "let virt-rotate run on " + name + " a quarter of an hour after that"
 	case age > within:
 		s.Problem = fmt.Sprintf("host %s has not told since %s what it uses", name, p.When.Local().Format("2006-01-02 15:04"))
 		s.Remedy = again
@@ -171,6 +198,16 @@ func (s *Share) heard(p *coord.Peer, within time.Duration, now time.Time) {
 		s.Problem = fmt.Sprintf("host %s has told what it uses at a time that is yet to come, %s: one of the clocks is wrong", name, p.When.Local().Format("2006-01-02 15:04"))
 		s.Remedy = "set the clocks of the hosts, and " + again
 	}
+}
+
+// inDoubt is a start of which is not known what it uses; nil for none.
+func inDoubt(p *coord.Peer) *coord.Start {
+	for i := range p.Told.Starts {
+		if p.Told.Starts[i].Doubt != "" {
+			return &p.Told.Starts[i]
+		}
+	}
+	return nil
 }
 
 // keepOfOthers keeps the layers that guests of other hosts use, but for guests that are this
@@ -229,6 +266,9 @@ func newUsed(w *World, s coord.Storage, v *coord.View) *used {
 			if g := &p.Told.Guests[k]; !w.owns(s, v, g.UUID) {
 				u.add(p, g.Layers, userOf(p, g))
 			}
+		}
+		for k := range p.Told.Starts {
+			u.add(p, p.Told.Starts[k].Layers, fmt.Sprintf("guest %s, which host %s has started,", p.Told.Starts[k].Name, p.Name))
 		}
 		u.add(p, p.Told.Images, "an image of host "+p.Name)
 	}

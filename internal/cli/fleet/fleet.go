@@ -12,11 +12,11 @@ func Command(e *term.Env) *cli.Command {
 		Description: `On storage that other hosts have, too, each run tells the others what the guests of its
 host use, in a directory .virt-rotate there. Nothing is merged into, and nothing deleted,
 that a guest of another host uses, or may use. docs/fleet.md tells all of it.`,
-		Subcommands: []*cli.Command{statusCommand(e), forgetCommand(e)},
+		Subcommands: []*cli.Command{statusCommand(e), forgetCommand(e), hookCommand(e), admitCommand(e)},
 	}
 }
 
 // Reports are what the commands print as JSON, each by the words of its command.
 func Reports() map[string]any {
-	return map[string]any{"fleet-status": statusReport{}, "fleet-forget": forgetReport{}}
+	return map[string]any{"fleet-status": statusReport{}, "fleet-forget": forgetReport{}, "fleet-hook": hookReport{}}
 }

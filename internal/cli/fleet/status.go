@@ -37,6 +37,8 @@ type hostReport struct {
 	Running int            `json:"running"`       // guests, as it has told last
 	Layers  int            `json:"layers"`        // that its guests use there
 	Locks   coord.Crossing `json:"locks"`         // what it has found out of locks: "cross", "stay", or "" as long as no other host was at work at the same time
+	Asks    bool           `json:"asks"`          // libvirt asks the other hosts before it starts a guest there: see fleet hook
+	Merging []string       `json:"merging"`       // guests whose layers it is about to merge or to delete, where hosts ask
 	Ran     *coord.Ran     `json:"ran,omitempty"` // its last run by the clock, all guests of the host that policies cover
 	Problem string         `json:"problem,omitempty"`
 }
@@ -96,7 +98,10 @@ func reportOf(s *observe.Share) storageReport {
 }
 
 func hostOf(t *coord.Told) (h hostReport) {
-	h.Ran = t.Ran
+	h.Ran, h.Asks, h.Merging = t.Ran, t.Asks, []string{}
+	for i := range t.Merging {
+		h.Merging = append(h.Merging, t.Merging[i].Name)
+	}
 	for i := range t.Guests {
 		g := &t.Guests[i]
 		if g.Left {
@@ -129,7 +134,7 @@ func statusText(out io.Writer, r *statusReport) {
 			if h.Told != nil {
 				told = h.Told.Local().Format("2006-01-02 15:04:05")
 			}
-			fmt.Fprintf(t, "  %s\t%s\t%d guests, %d running\t%d layers\t%s\t%s\t%s\n", term.Printable(h.Name), told, h.Guests, h.Running, h.Layers, ranText(h.Ran), locksText(h.Locks), h.ID)
+			fmt.Fprintf(t, "  %s\t%s\t%d guests, %d running\t%d layers\t%s\t%s\t%s\n", term.Printable(h.Name), told, h.Guests, h.Running, h.Layers, ranText(h.Ran), locksText(&h), h.ID)
 		}
 		_ = t.Flush()
 	}
@@ -152,12 +157,19 @@ func ranText(r *coord.Ran) string {
 	return strings.Join(parts, ", ")
 }
 
-func locksText(c coord.Crossing) string {
-	switch c {
+func locksText(h *hostReport) string {
+	text := "has met nobody"
+	switch h.Locks {
 	case coord.LocksCross:
-		return "sees locks"
+		text = "sees locks"
 	case coord.LocksStay:
-		return "does not see locks"
+		text = "does not see locks"
 	}
-	return "has met nobody"
+	if h.Asks {
+		text += ", asks before it starts a guest"
+	}
+	if len(h.Merging) > 0 {
+		text += ", merges " + term.Printable(strings.Join(h.Merging, ", "))
+	}
+	return text
 }

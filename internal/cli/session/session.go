@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/cli/term"
 	"github.com/virt-rotate/virt-rotate/internal/formats"
 	"github.com/virt-rotate/virt-rotate/internal/libvirthost"
+	"github.com/virt-rotate/virt-rotate/internal/starthook"
+	"github.com/virt-rotate/virt-rotate/internal/vfs"
 	"github.com/virt-rotate/virt-rotate/policy"
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
@@ -53,24 +56,31 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := formats.Store(e.FS, nil)
+	o, coordination := observer(e, f, state)
+	o.Host = host
+	fsys := vfs.Alone(e.FS, o.Alone)
+	store := formats.Store(fsys, nil)
 	store.Ignore = f.Storage.Ignore
-	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock}
 	r := &rotate.Rotator{
-		Host: host,
-		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
-			Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock},
-		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
+		Host: host, Observer: o,
+		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(fsys), Internal: formats.States},
 		Mover:  host.Mover(),
 		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
-	s := &Session{Policy: f, Host: host, Rotator: r}
+	return &Session{Policy: f, Host: host, Rotator: r, store: coordination}, nil
+}
+
+// observer looks at the host as the policy says, and at what other hosts tell; store is nil where hosts do not tell each other by
+// one.
+func observer(e *term.Env, f *policy.File, state string) (o *observe.Observer, store *etcd.Store) {
+	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock, Asks: starthook.Hook{StateDir: state}.Asks}
 	if c := &f.Coordination; c.Engine == policy.EngineEtcd {
-		s.store = etcd.New(etcd.Config{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		store = etcd.New(etcd.Config{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
 			User: c.User, PasswordFile: c.PasswordFile, Prefix: c.Prefix})
-		fleet.Store = s.store
+		fleet.Store = store
 	}
-	return s, nil
+	return &observe.Observer{Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
+		Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock}, store
 }
 
 // overlayDirs lists the overlay directories of all policies.
@@ -91,6 +101,26 @@ func With(e *term.Env, optional bool, do func(*Session) error) error {
 		return err
 	}
 	return errors.Join(do(s), s.Close())
+}
+
+// WithFleet calls do with what asks the other hosts, for at most that long each, and has no connection to libvirt: it is for libvirt's
+// hooks, during which that must not be asked.
+func WithFleet(e *term.Env, wait time.Duration, do func(*observe.Observer) error) error {
+	f, err := LoadPolicy(e)
+	if err != nil {
+		return err
+	}
+	state, err := StateDir(e, f)
+	if err != nil {
+		return err
+	}
+	o, store := observer(e, f, state)
+	o.Fleet.Wait = wait
+	err = do(o)
+	if store != nil {
+		err = errors.Join(err, store.Close())
+	}
+	return err
 }
 
 // Assigned looks at the host and returns what is assigned to each domain asked for.

@@ -18,6 +18,11 @@ type mortal struct {
 	change func(what, path string) error
 }
 
+// Alone is for vfs.Alone.
+func (m *mortal) Alone(alone func(path string) bool) vfs.FS {
+	return &mortal{vfs.Alone(m.FS, alone), m.change}
+}
+
 func (m *mortal) Open(path string, write bool) (vfs.File, error) {
 	f, err := m.FS.Open(path, write)
 	return m.wrap(f, err)
