@@ -1,7 +1,6 @@
 package session
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -13,8 +12,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/coord/etcd"
-	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -38,14 +37,7 @@ func (s *Session) Close() error {
 // Open connects to the host that flag, policy or libvirt's own settings name,
 // in this order. A policy that is not there is an error unless optional.
 func Open(e *term.Env, optional bool) (*Session, error) {
-	f, err := LoadPolicy(e)
-	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
-		return nil, err
-	}
-	if err != nil {
-		f = &policy.File{}
-	}
-	state, err := StateDir(e, f)
+	f, state, err := settings(e, optional)
 	if err != nil {
 		return nil, err
 	}
@@ -53,24 +45,44 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	r, store := newRotator(e, f, state, host)
+	r.Host, r.Mover = host, host.Mover()
+	return &Session{Policy: f, Host: host, Rotator: r, store: store}, nil
+}
+
+// settings are the policy and the directory of the state.
+func settings(e *term.Env, optional bool) (f *policy.File, state string, err error) {
+	f, err = LoadPolicy(e)
+	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, "", err
+	}
+	if err != nil {
+		f = &policy.File{}
+	}
+	state, err = StateDir(e, f)
+	return f, state, err
+}
+
+// newRotator is one that looks at what look tells, and has nothing to change a host with. The store is nil where hosts
+// do not tell each other by one.
+func newRotator(e *term.Env, f *policy.File, state string, look host.Looker) (*rotate.Rotator, *etcd.Store) {
 	store := formats.Store(e.FS, nil)
 	store.Ignore = f.Storage.Ignore
 	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock}
 	r := &rotate.Rotator{
-		Host: host,
-		Observer: &observe.Observer{Host: host, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
+		Observer: &observe.Observer{Host: look, Inspect: formats.Inspect, StateDir: state, Scan: f.Storage.Scan, Ignore: f.Storage.Ignore, Overlays: overlayDirs(f),
 			Fleet: fleet, SilentAfter: f.Storage.SilentAfter, Clock: e.Clock},
 		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(e.FS), Internal: formats.States},
-		Mover:  host.Mover(),
 		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
 	}
-	s := &Session{Policy: f, Host: host, Rotator: r}
-	if c := &f.Coordination; c.Engine == policy.EngineEtcd {
-		s.store = etcd.New(etcd.Config{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
-			User: c.User, PasswordFile: c.PasswordFile, Prefix: c.Prefix})
-		fleet.Store = s.store
+	c := &f.Coordination
+	if c.Engine != policy.EngineEtcd {
+		return r, nil
 	}
-	return s, nil
+	s := etcd.New(etcd.Config{Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		User: c.User, PasswordFile: c.PasswordFile, Prefix: c.Prefix})
+	fleet.Store = s
+	return r, s
 }
 
 // overlayDirs lists the overlay directories of all policies.
@@ -91,14 +103,4 @@ func With(e *term.Env, optional bool, do func(*Session) error) error {
 		return err
 	}
 	return errors.Join(do(s), s.Close())
-}
-
-// Assigned looks at the host and returns what is assigned to each domain asked for.
-func (s *Session) Assigned(ctx context.Context, names []string) (*observe.World, policy.Assignment, error) {
-	w, err := s.Rotator.Observer.Observe(ctx)
-	if err != nil {
-		return nil, policy.Assignment{}, err
-	}
-	a, err := decide.Select(w, s.Policy.MatchGuests, names)
-	return w, a, err
 }
