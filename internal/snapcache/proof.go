@@ -32,7 +32,7 @@ func look(dir *os.File, domain string, snapshots []string, now time.Time) Proof 
 		return Proof{}
 	}
 	defer unix.Close(fd) //nolint:errcheck // it was only looked at
-	h := identities{sha256.New(), 0}
+	h := newIdentities()
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil {
 		return Proof{}
@@ -57,6 +57,8 @@ type identities struct {
 	hash.Hash
 	newest int64 // the last change of any, nanoseconds since 1970
 }
+
+func newIdentities() *identities { return &identities{Hash: sha256.New()} }
 
 func (h *identities) add(name string, st *unix.Stat_t) {
 	changed, written := st.Ctim.Nano(), st.Mtim.Nano()
