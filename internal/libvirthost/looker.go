@@ -68,7 +68,7 @@ func (h *Host) readSnapshots(d *host.Domain, snaps []libvirt.DomainSnapshot, cur
 	}
 	named, err := askSnapshots(d, snaps, current, v)
 	if err == nil && h.told != nil {
-		h.told.Learn(d.Name, d.UUID, before, h.told.Look(d.Name, names), tell(named))
+		h.told.Learn(d.Name, d.UUID, before, tell(named))
 		h.told.SaveNowAndThen()
 	}
 	return err

@@ -6,7 +6,7 @@
 //	v, known := c.Known(domain, uuid, before)
 //	if !known {
 //		v = ask()
-//		c.Learn(domain, uuid, before, c.Look(domain, names), v)
+//		c.Learn(domain, uuid, before, v)
 //	}
 //	c.Save(true)
 //
