@@ -59,7 +59,7 @@ func difference(with, without string) string {
 func (b *bed) settle() {
 	b.t.Helper()
 	time.Sleep(2200 * time.Millisecond)
-	b.rotate("status", "--output=json")
+	b.rotate("status", "--output=json").wantExit(b.t, 0)
 	told, err := os.ReadFile(b.toldFile())
 	must(b.t, err)
 	for _, dom := range strings.Fields(b.virsh("list", "--all", "--name")) {
@@ -86,7 +86,7 @@ func (b *bed) redescribe(dom, name, text string) {
 func TestLooksSayWhatTheyWouldSayWithoutEarlierOnes(t *testing.T) {
 	t.Parallel()
 	b := newDaemonBed(t)
-	b.writePolicy("[policy.p]\ndomains = [\"*\"]\nevery = \"720h\"\nkeep = { last = 30 }\nmin_free = \"1%\"")
+	b.writePolicy("[policy.p]\ndomains = [\"*\"]\nevery = \"720h\"\nkeep = { last = 20 }\nmin_free = \"1%\"")
 	must(t, os.Mkdir(b.path("state"), 0o700))
 	for _, dom := range []string{"g", "h"} {
 		b.define(guest.Spec{Name: dom})
@@ -166,7 +166,7 @@ func (b *bed) tellLies(from, to string) {
 func TestACommandThatChangesSomethingAsksLibvirt(t *testing.T) {
 	t.Parallel()
 	b := newDaemonBed(t)
-	b.writePolicy("[policy.p]\ndomains = [\"g\"]\nevery = \"1s\"\nkeep = { last = 30 }\nmin_free = \"1%\"")
+	b.writePolicy("[policy.p]\ndomains = [\"g\"]\nevery = \"1s\"\nkeep = { last = 20 }\nmin_free = \"1%\"")
 	b.define(guest.Spec{Name: "g"})
 	b.rotate("snapshot", "--name", "one", "g").wantExit(t, 0)
 	b.settle()
