@@ -48,9 +48,9 @@ func TestATunnelIsNoKeeper(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(filepath.Dir(pidFile), 0o700), os.WriteFile(pidFile, fmt.Append(nil, os.Getpid()), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for _, uri := range []string{"qemu:///system", "qemu:///session"} {
-		if k, err := keeperOf(uri); err == nil {
-			t.Errorf("%s: %+v", uri, k)
+	for _, system := range []bool{true, false} {
+		if pid, err := s.driver(system); err == nil {
+			t.Errorf("system %v: process %d is the driver", system, pid)
 		}
 	}
 	second := path[:len(path)-len("libvirt-sock")] + "virtqemud-sock"
