@@ -72,7 +72,7 @@ type socket struct {
 }
 
 // libvirtSockets are the names of sockets of daemons that have the QEMU driver, or lead to the one beside them.
-var libvirtSockets = []string{"libvirt-sock", "virtqemud-sock"} //nolint:gochecknoglobals // a constant list
+var libvirtSockets = []string{"libvirt-sock", "virtqemud-sock"}
 
 // libvirtSocket finds the only connection of this process to a libvirt of this host.
 func libvirtSocket() (found socket, err error) {
