@@ -133,7 +133,8 @@ func (s socket) driver(system bool) (pid int, err error) {
 		return 0, err
 	}
 	pid = int(lock.Pid)
-	if lock.Type == unix.F_UNLCK || pid <= 0 || pid != s.listener && !(beside && isSystemd(s.listener)) {
+	onBehalf := beside && isSystemd(s.listener)
+	if lock.Type == unix.F_UNLCK || pid <= 0 || pid != s.listener && !onBehalf {
 		return 0, errNoKeeper
 	}
 	return pid, ownedBy(pid, system)

@@ -49,15 +49,6 @@ func (s *namedSnapshot) addTo(d *host.Domain, current string, v *volumes) {
 	d.Snapshots = append(d.Snapshots, found)
 }
 
-// readSnapshot reads a snapshot's XML.
-func readSnapshot(text string, v *volumes) (host.Snapshot, error) {
-	s, err := v.read().snapshot(text)
-	if err != nil {
-		return host.Snapshot{}, err
-	}
-	return s.at(v), nil
-}
-
 func (d *storedDomain) disk(target string) *libvirtxml.DomainDisk {
 	if d == nil {
 		return nil
