@@ -284,8 +284,9 @@ func TestWhatIsTooLargeIsNotKept(t *testing.T) {
 		t.Error("it was kept")
 	}
 	c = b.open()
+	before := c.Look("web", both)
 	for i := range mostDomains + 3 {
-		c.Learn(fmt.Sprint(i), "uuid", c.Look("web", both), "told")
+		c.Learn(fmt.Sprint(i), "uuid", before, "told")
 	}
 	if len(c.seen) != mostDomains {
 		t.Errorf("%d domains are kept", len(c.seen))
