@@ -13,15 +13,15 @@ import (
 // readDomain fills d from the XML of the domain as it is: the live one of a
 // running domain.
 func readDomain(d *host.Domain, text string, v *volumes) error {
-	var x libvirtxml.Domain
-	if err := x.Unmarshal(text); err != nil {
+	x, err := v.read().domain(text)
+	if err != nil {
 		noteNames(d, text, v)
 		return fmt.Errorf("%s: domain XML: %w", d.Name, err)
 	}
 	d.UUID, d.Own = x.UUID, ownPolicy(x.Metadata)
 	d.UEFI = x.OS != nil && (x.OS.NVRam != nil || x.OS.Firmware == "efi")
-	d.Memory = memoryOf(&x)
-	readFirmware(d, &x)
+	d.Memory = memoryOf(x)
+	readFirmware(d, x)
 	d.AppArmor = slices.ContainsFunc(x.SecLabel, func(l libvirtxml.DomainSecLabel) bool { return l.Model == "apparmor" })
 	if x.Devices == nil {
 		return nil
@@ -41,8 +41,8 @@ func agentConnected(c libvirtxml.DomainChannel) bool {
 // readInactive adds what the persistent configuration of a running domain
 // says: its chains, and the files of disks that the domain has only there.
 func readInactive(d *host.Domain, text string, v *volumes) error {
-	var x libvirtxml.Domain
-	if err := x.Unmarshal(text); err != nil {
+	x, err := v.read().domain(text)
+	if err != nil {
 		noteNames(d, text, v)
 		return fmt.Errorf("%s: persistent configuration: %w", d.Name, err)
 	}
@@ -67,8 +67,8 @@ func readInactive(d *host.Domain, text string, v *volumes) error {
 // readElsewhere adds the files of a configuration that is neither the live
 // nor the persistent one, such as that of a saved state.
 func readElsewhere(d *host.Domain, text string, v *volumes) error {
-	var x libvirtxml.Domain
-	if err := x.Unmarshal(text); err != nil {
+	x, err := v.read().domain(text)
+	if err != nil {
 		noteNames(d, text, v)
 		return fmt.Errorf("%s: saved state: %w", d.Name, err)
 	}

@@ -50,7 +50,7 @@ func TestAnInternalSnapshotIsWrittenAsAnExternalOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := readSnapshot(out, nil)
+	s, err := readSnapshot(out)
 	if err != nil || s.Internal || s.Name != "before" || s.Parent != "first" || s.Description != "a <state>" || s.Time.Unix() != 1700000000 {
 		t.Fatalf("%+v %v", s, err)
 	}
@@ -91,7 +91,7 @@ func TestASnapshotThatLibvirtDidNotListIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := readSnapshot(out, nil)
+	s, err := readSnapshot(out)
 	if err != nil || s.Internal || s.Parent != "first" || s.Description != e.Description || s.Time.Unix() != 1600000000 || len(s.Disks) != 2 ||
 		s.Disks[0].Overlay != "/i/web.gen1.qcow2" || len(s.Disks[0].State) != 2 || s.Disks[1].Overlay != "" {
 		t.Errorf("%+v %v\n%s", s, err, out)

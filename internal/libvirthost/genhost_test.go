@@ -80,7 +80,8 @@ func (h *madeHost) read(d *host.Domain, x *texts, v *volumes) error {
 		errs = append(errs, readElsewhere(d, x.saved, v))
 	}
 	for _, text := range x.snapshots {
-		errs = append(errs, addSnapshot(d, text, x.current, v))
+		_, err := addSnapshot(d, text, x.current, v)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virt-rotate/virt-rotate/internal/snapcache"
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirt"
 )
@@ -23,6 +24,8 @@ type Host struct {
 	remote   bool
 	version  uint32 // of libvirt there: 9000000 is 9.0.0
 	events   int
+	texts    *seenTexts             // nil: each text is read anew
+	told     *snapcache.Cache[told] // of a Looker alone: what changes anything asks libvirt
 
 	mu      sync.Mutex // guards waiters
 	waiters map[*waiter]bool
@@ -48,7 +51,15 @@ var startEvents = sync.OnceValue(func() error {
 
 // Open connects to libvirt. An empty uri leaves the choice to libvirt:
 // LIBVIRT_DEFAULT_URI, its configuration, or what it finds.
-func Open(uri string) (h *Host, err error) {
+func Open(uri string) (*Host, error) {
+	h, err := open(uri)
+	if err == nil {
+		h.texts = newSeenTexts()
+	}
+	return h, err
+}
+
+func open(uri string) (h *Host, err error) {
 	defer plain(&err)
 	if err := startEvents(); err != nil {
 		return nil, notInstalled(err)
@@ -158,7 +169,7 @@ func (h *Host) Domains(ctx context.Context, names ...string) (domains []host.Dom
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		d, err := h.observeSoon(ctx, &found[i], newVolumes(find))
+		d, err := h.observeSoon(ctx, &found[i], h.volumes(find))
 		if gone(err) {
 			continue
 		}
@@ -168,6 +179,13 @@ func (h *Host) Domains(ctx context.Context, names ...string) (domains []host.Dom
 		domains = append(domains, d)
 	}
 	return domains, nil
+}
+
+// volumes finds the volumes of one domain's texts.
+func (h *Host) volumes(find func(host.Volume) place) *volumes {
+	v := newVolumes(find)
+	v.texts = h.texts
+	return v
 }
 
 func (h *Host) list(names []string) ([]libvirt.Domain, error) {
@@ -218,7 +236,7 @@ func (h *Host) observeSoon(ctx context.Context, dom *libvirt.Domain, v *volumes)
 	case <-ctx.Done():
 		return host.Domain{}, ctx.Err()
 	case <-time.After(patience):
-		return h.silent(ctx, name, newVolumes(v.find)), nil
+		return h.silent(ctx, name, h.volumes(v.find)), nil
 	}
 }
 
@@ -353,7 +371,7 @@ func (h *Host) observeMore(dom *libvirt.Domain, d *host.Domain, v *volumes) erro
 		}
 	}
 	saved := observeSaved(dom, d, v)
-	snapshots := observeSnapshots(dom, d, v)
+	snapshots := h.observeSnapshots(dom, d, v)
 	if h.remote {
 		sizes = h.observeSizes(dom, d)
 	}
@@ -439,7 +457,7 @@ func jobType(t libvirt.DomainBlockJobType) string {
 	return "unknown"
 }
 
-func observeSnapshots(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
+func (h *Host) observeSnapshots(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 	snaps, err := dom.ListAllSnapshots(libvirt.DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
 	if errors.Is(err, libvirt.ERR_NO_SUPPORT) || err == nil && len(snaps) == 0 {
 		return nil
@@ -452,19 +470,11 @@ func observeSnapshots(dom *libvirt.Domain, d *host.Domain, v *volumes) error {
 		current, _ = snap.GetName()
 		_ = snap.Free()
 	}
-	var errs []error
+	err = h.readSnapshots(d, snaps, current, v)
 	for i := range snaps {
-		text, err := snaps[i].GetXMLDesc(0)
 		_ = snaps[i].Free()
-		if errors.Is(err, libvirt.ERR_NO_DOMAIN_SNAPSHOT) {
-			continue
-		}
-		if err == nil {
-			err = addSnapshot(d, text, current, v)
-		}
-		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // domain looks a domain up; the caller frees it.

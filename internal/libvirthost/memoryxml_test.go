@@ -84,7 +84,7 @@ const memorySnapshot = `<domainsnapshot>
 
 // What libvirt has on record of the memory survives redefinition.
 func TestTheMetadataOfMemoryAreKept(t *testing.T) {
-	s, err := readSnapshot(memorySnapshot, nil)
+	s, err := readSnapshot(memorySnapshot)
 	if err != nil || s.Memory != "/img/web.mine-20261128T180345Z.memory" || s.Internal {
 		t.Fatalf("%+v %v", s, err)
 	}
@@ -99,7 +99,7 @@ func TestTheMetadataOfMemoryAreKept(t *testing.T) {
 		}
 	}
 	text, err := snapshotXML(host.SnapshotSpec{Name: "mine", Overlays: map[string]string{"vda": "/img/o.qcow2"}, Memory: &host.MemorySpec{Path: "/img/m & m.memory"}})
-	if again, failed := readSnapshot(strings.Replace(text, "</name>", "</name><creationTime>1</creationTime>", 1), nil); err != nil || failed != nil || again.Memory != "/img/m & m.memory" {
+	if again, failed := readSnapshot(strings.Replace(text, "</name>", "</name><creationTime>1</creationTime>", 1)); err != nil || failed != nil || again.Memory != "/img/m & m.memory" {
 		t.Errorf("%s: %+v %v %v", text, again, err, failed)
 	}
 }

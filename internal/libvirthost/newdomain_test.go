@@ -70,7 +70,7 @@ func TestMetadataOfASnapshotThatWasTakenElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := readSnapshot(text, nil)
+	got, err := readSnapshot(text)
 	if err != nil || got.Name != "p-1" || got.Parent != "p-0" || got.Time.Unix() != 1700000000 || got.Internal || len(got.Disks) != 4 {
 		t.Fatalf("%+v, %v", got, err)
 	}

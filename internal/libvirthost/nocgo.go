@@ -77,3 +77,12 @@ func (h *Host) Refresh(string) {}
 func (h *Host) AgentCommand(context.Context, string, string) (string, error) {
 	return "", ErrNoLibvirt
 }
+
+// A Looker is not built in: OpenToLook always fails.
+type Looker struct{ host.Looker }
+
+// OpenToLook returns ErrNoLibvirt.
+func OpenToLook(string, string) (*Looker, error) { return nil, ErrNoLibvirt }
+
+// Close does nothing.
+func (l *Looker) Close() error { return nil }

@@ -7,9 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"libvirt.org/go/libvirtxml"
@@ -34,67 +32,21 @@ type storedSnapshot struct {
 }
 
 // addSnapshot adds a snapshot to d. What one names that cannot be read counts as in use.
-func addSnapshot(d *host.Domain, text, current string, v *volumes) error {
-	s, err := readSnapshot(text, v)
+func addSnapshot(d *host.Domain, text, current string, v *volumes) (*namedSnapshot, error) {
+	s, err := v.read().snapshot(text)
 	if err != nil {
 		noteNames(d, text, v)
-		return err
+		return nil, err
 	}
-	s.Current = s.Name == current
-	d.Snapshots = append(d.Snapshots, s)
-	return nil
-}
-
-// readSnapshot reads a snapshot's XML. Snapshot times are whole seconds.
-func readSnapshot(text string, v *volumes) (host.Snapshot, error) {
-	var x storedSnapshot
-	if err := xml.Unmarshal([]byte(text), &x); err != nil {
-		return host.Snapshot{}, fmt.Errorf("snapshot XML: %w", err)
-	}
-	seconds, err := strconv.ParseInt(x.CreationTime, 10, 64)
-	if err != nil {
-		return host.Snapshot{}, fmt.Errorf("snapshot %s: creation time %q is not a number", x.Name, x.CreationTime)
-	}
-	s := host.Snapshot{
-		Name: x.Name, Parent: x.Parent, Description: x.Description, Time: time.Unix(seconds, 0),
-		Internal: x.Memory != nil && x.Memory.Snapshot == "internal",
-	}
-	if x.Memory != nil && x.Memory.Snapshot == "external" {
-		s.Memory = x.Memory.File
-	}
-	for i := range x.Disks {
-		if x.Disks[i].Snapshot == "internal" {
-			s.Internal = true
-		}
-		s.Disks = append(s.Disks, x.snapshotDisk(&x.Disks[i], v))
-	}
+	s.addTo(d, current, v)
 	return s, nil
 }
 
-func (x *storedSnapshot) snapshotDisk(disk *libvirtxml.DomainSnapshotDisk, v *volumes) host.SnapshotDisk {
-	sd := host.SnapshotDisk{Target: disk.Name, Internal: disk.Snapshot == "internal"}
-	if disk.Snapshot == "external" {
-		overlay := layerAt(disk.Source)
-		v.locate(&overlay)
-		sd.Overlay = overlay.Path
-	}
-	for i := range x.Reverted {
-		if r := &x.Reverted[i]; r.Name == disk.Name && r.Snapshot == "external" {
-			_, sd.Reverted = sourceOf(r.Source)
-		}
-	}
-	if stored := x.Domain.disk(disk.Name); stored != nil {
-		layers, cut := readChain(stored, v)
-		sd.State, sd.Cut = layerPaths(layers), cut
-		if n := len(layers); n > 0 {
-			sd.Format = layers[n-1].Format
-		}
-	}
-	if stored := x.Inactive.disk(disk.Name); stored != nil {
-		layers, _ := readChain(stored, v)
-		sd.Inactive = layerPaths(layers)
-	}
-	return sd
+// addTo adds the snapshot to d.
+func (s *namedSnapshot) addTo(d *host.Domain, current string, v *volumes) {
+	found := s.at(v)
+	found.Current = found.Name == current
+	d.Snapshots = append(d.Snapshots, found)
 }
 
 func (d *storedDomain) disk(target string) *libvirtxml.DomainDisk {

@@ -19,10 +19,12 @@ func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 		"persistent": func(d *host.Domain) error { return readInactive(d, domain, nil) },
 		"saved":      func(d *host.Domain) error { return readElsewhere(d, domain, nil) },
 		"snapshot": func(d *host.Domain) error {
-			return addSnapshot(d, "<domainsnapshot><creationTime>1</creationTime>"+domain+"</domainsnapshot>", "", nil)
+			_, err := addSnapshot(d, "<domainsnapshot><creationTime>1</creationTime>"+domain+"</domainsnapshot>", "", nil)
+			return err
 		},
 		"time": func(d *host.Domain) error {
-			return addSnapshot(d, "<domainsnapshot><creationTime>x</creationTime><disks><disk name='vda' type='file'><source file='/in/use'/></disk></disks></domainsnapshot>", "", nil)
+			_, err := addSnapshot(d, "<domainsnapshot><creationTime>x</creationTime><disks><disk name='vda' type='file'><source file='/in/use'/></disk></disks></domainsnapshot>", "", nil)
+			return err
 		},
 	} {
 		d := host.Domain{Name: "web"}
@@ -34,7 +36,7 @@ func TestWhatCannotBeReadCountsAsInUse(t *testing.T) {
 
 func TestASnapshotThatCanBeReadIsAdded(t *testing.T) {
 	d := host.Domain{}
-	err := addSnapshot(&d, "<domainsnapshot><name>a</name><creationTime>1</creationTime></domainsnapshot>", "a", nil)
+	_, err := addSnapshot(&d, "<domainsnapshot><name>a</name><creationTime>1</creationTime></domainsnapshot>", "a", nil)
 	if err != nil || len(d.Snapshots) != 1 || !d.Snapshots[0].Current || d.Elsewhere != nil {
 		t.Errorf("%+v, %v", d, err)
 	}

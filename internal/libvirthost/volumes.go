@@ -23,12 +23,21 @@ type place struct {
 // volumes finds the files that the texts of one domain name as volumes of storage pools.
 // A nil one finds none.
 type volumes struct {
-	find func(host.Volume) place
-	met  map[host.Volume]place
+	find  func(host.Volume) place
+	met   map[host.Volume]place
+	texts *seenTexts // what was read before
 }
 
 func newVolumes(find func(host.Volume) place) *volumes {
-	return &volumes{find, map[host.Volume]place{}}
+	return &volumes{find: find, met: map[host.Volume]place{}}
+}
+
+// read has the texts that were read before.
+func (v *volumes) read() *seenTexts {
+	if v == nil {
+		return nil
+	}
+	return v.texts
 }
 
 // at looks a volume up, once.

@@ -13,9 +13,14 @@ func (d *Domain) WentBack() *Snapshot {
 	return nil
 }
 
-// newer tells whether a snapshot was taken after s.
+// newer tells whether a snapshot was taken after s: one that descends from it does so by a child of its.
 func (d *Domain) newer(s *Snapshot) bool {
-	return slices.ContainsFunc(d.Snapshots, func(o Snapshot) bool { return o.Time.After(s.Time) || d.Descends(&o, s.Name) })
+	for i := range d.Snapshots {
+		if o := &d.Snapshots[i]; o.Time.After(s.Time) || o.Parent == s.Name {
+			return true
+		}
+	}
+	return false
 }
 
 // revertedByLibvirt tells whether files that libvirt's own revert has made are on the states
@@ -27,11 +32,10 @@ func (s *Snapshot) revertedByLibvirt() bool {
 // SinceWentBack returns the snapshot that the guest went back to if the layer at path is what it
 // writes to since, or nil.
 func (d *Domain) SinceWentBack(path string) *Snapshot {
-	s := d.WentBack()
-	if s == nil || !slices.ContainsFunc(d.Disks, func(disk Disk) bool {
-		return len(disk.Chain) > 0 && !disk.ReadOnly && disk.Active().Path == path
-	}) {
-		return nil
+	for i := range d.Disks {
+		if disk := &d.Disks[i]; len(disk.Chain) > 0 && !disk.ReadOnly && disk.Active().Path == path {
+			return d.WentBack()
+		}
 	}
-	return s
+	return nil
 }

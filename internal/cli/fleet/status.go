@@ -58,13 +58,13 @@ on which nothing is merged.
 			if err := term.CheckOutput(c); err != nil {
 				return err
 			}
-			return session.With(e, true, func(s *session.Session) error { return status(e, c, s) })
+			return session.WithLook(e, true, func(l *session.Look) error { return status(e, c, l) })
 		},
 	}
 }
 
-func status(e *term.Env, c *cli.Context, s *session.Session) error {
-	w, err := s.Rotator.Observer.Observe(c.Context)
+func status(e *term.Env, c *cli.Context, l *session.Look) error {
+	w, err := l.Observer.Observe(c.Context)
 	if err != nil {
 		return err
 	}

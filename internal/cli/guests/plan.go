@@ -68,9 +68,8 @@ func planCommand(e *term.Env) *cli.Command {
 			if c.IsSet("simulate") {
 				return simulate(e, c)
 			}
-			return session.With(e, false, func(s *session.Session) error {
-				s.Rotator.Options = o
-				plans, _, err := s.Rotator.Plan(c.Context, c.Args().Slice())
+			return session.WithLook(e, false, func(l *session.Look) error {
+				plans, err := l.Plan(c.Context, o, c.Args().Slice())
 				if err != nil {
 					return err
 				}

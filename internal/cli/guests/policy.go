@@ -53,13 +53,13 @@ func policyShow(e *term.Env) *cli.Command {
 			if err := term.CheckOutput(c); err != nil {
 				return err
 			}
-			return session.With(e, false, func(s *session.Session) error {
-				w, a, err := s.Assigned(c.Context, c.Args().Slice())
+			return session.WithLook(e, false, func(l *session.Look) error {
+				w, a, err := l.Assigned(c.Context, c.Args().Slice())
 				if err != nil {
 					return err
 				}
 				report, conflicts := newShowReport(w, a, c.Args().Len() == 0)
-				report.Storage, report.Coordination, report.Check, report.MetricsFile = s.Policy.Storage, s.Policy.Coordination, s.Policy.Check, s.Policy.MetricsFile
+				report.Storage, report.Coordination, report.Check, report.MetricsFile = l.Policy.Storage, l.Policy.Coordination, l.Policy.Check, l.Policy.MetricsFile
 				if conflicts > 0 {
 					err = &term.ExitError{Code: term.ExitUsage}
 				}

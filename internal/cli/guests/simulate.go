@@ -51,8 +51,8 @@ func simulate(e *term.Env, c *cli.Context) error {
 	if err := term.CheckOutput(c); err != nil {
 		return err
 	}
-	return session.With(e, false, func(s *session.Session) error {
-		w, a, err := s.Assigned(c.Context, c.Args().Slice())
+	return session.WithLook(e, false, func(l *session.Look) error {
+		w, a, err := l.Assigned(c.Context, c.Args().Slice())
 		if err != nil {
 			return err
 		}

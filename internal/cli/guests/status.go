@@ -42,8 +42,8 @@ func statusCommand(e *term.Env) *cli.Command {
 			if c.String("output") == "human" && c.NArg() == 0 {
 				return overview(e, c)
 			}
-			return session.With(e, false, func(s *session.Session) error {
-				report, err := newStatusReport(s, c)
+			return session.WithLook(e, false, func(l *session.Look) error {
+				report, err := newStatusReport(l, c)
 				if err != nil {
 					return err
 				}
@@ -56,22 +56,22 @@ func statusCommand(e *term.Env) *cli.Command {
 	}
 }
 
-func newStatusReport(s *session.Session, c *cli.Context) (*statusReport, error) {
-	w, a, err := s.Assigned(c.Context, c.Args().Slice())
+func newStatusReport(l *session.Look, c *cli.Context) (*statusReport, error) {
+	w, a, err := l.Assigned(c.Context, c.Args().Slice())
 	if err != nil {
 		return nil, err
 	}
-	last, err := rotate.LastRuns(s.Rotator.Observer.StateDir)
+	last, err := rotate.LastRuns(l.Observer.StateDir)
 	if err != nil {
 		return nil, err
 	}
 	report := &statusReport{Domains: []domainStatus{}}
 	names := slices.AppendSeq(slices.Collect(maps.Keys(a.Rules)), maps.Keys(a.Conflicts))
-	entries, err := history.In(s.Rotator.Observer.StateDir).Read(history.Query{Domains: names, Each: pastEntries})
+	entries, err := history.In(l.Observer.StateDir).Read(history.Query{Domains: names, Each: pastEntries})
 	if err != nil { // it is a report: the rest of the status stands
 		report.Warnings = append(report.Warnings, "history: "+err.Error())
 	}
-	working, err := vfs.RunLockHeld(filepath.Join(s.Rotator.Observer.StateDir, "run.lock"))
+	working, err := vfs.RunLockHeld(filepath.Join(l.Observer.StateDir, "run.lock"))
 	if err != nil {
 		report.Warnings = append(report.Warnings, err.Error())
 	}

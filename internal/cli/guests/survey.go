@@ -132,12 +132,12 @@ func contained(ctx context.Context, ask observing) (w *observe.World, err error)
 // fromOutside opens a connection for the look.
 func fromOutside(e *term.Env) observing {
 	return func(ctx context.Context) (*observe.World, error) {
-		s, err := session.Open(e, false)
+		l, err := session.OpenLook(e, false)
 		if err != nil {
 			return nil, err
 		}
-		w, err := s.Rotator.Observer.Observe(ctx)
-		return w, errors.Join(err, s.Close())
+		w, err := l.Observer.Observe(ctx)
+		return w, errors.Join(err, l.Close())
 	}
 }
 

@@ -46,8 +46,8 @@ func treeCommand(e *term.Env) *cli.Command {
 			if err := term.CheckOutput(c); err != nil {
 				return err
 			}
-			return session.With(e, true, func(s *session.Session) error {
-				w, err := s.Rotator.Observer.Observe(c.Context)
+			return session.WithLook(e, true, func(l *session.Look) error {
+				w, err := l.Observer.Observe(c.Context)
 				if err != nil {
 					return err
 				}

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"slices"
@@ -16,8 +15,8 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate"
 	"github.com/virt-rotate/virt-rotate/rotate/coord"
 	"github.com/virt-rotate/virt-rotate/rotate/coord/etcd"
-	"github.com/virt-rotate/virt-rotate/rotate/decide"
 	"github.com/virt-rotate/virt-rotate/rotate/engine"
+	"github.com/virt-rotate/virt-rotate/rotate/host"
 	"github.com/virt-rotate/virt-rotate/rotate/observe"
 )
 
@@ -41,14 +40,7 @@ func (s *Session) Close() error {
 // Open connects to the host that flag, policy or libvirt's own settings name,
 // in this order. A policy that is not there is an error unless optional.
 func Open(e *term.Env, optional bool) (*Session, error) {
-	f, err := LoadPolicy(e)
-	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
-		return nil, err
-	}
-	if err != nil {
-		f = &policy.File{}
-	}
-	state, err := StateDir(e, f)
+	f, state, err := settings(e, optional)
 	if err != nil {
 		return nil, err
 	}
@@ -56,18 +48,37 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	r, store := newRotator(e, f, state, host)
+	r.Host, r.Mover = host, host.Mover()
+	return &Session{Policy: f, Host: host, Rotator: r, store: store}, nil
+}
+
+// settings are the policy and the directory of the state.
+func settings(e *term.Env, optional bool) (f *policy.File, state string, err error) {
+	f, err = LoadPolicy(e)
+	if err != nil && (!optional || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, "", err
+	}
+	if err != nil {
+		f = &policy.File{}
+	}
+	state, err = StateDir(e, f)
+	return f, state, err
+}
+
+// newRotator is one that looks at what look tells, and has nothing to change a host with. The store is nil where hosts
+// do not tell each other by one.
+func newRotator(e *term.Env, f *policy.File, state string, look host.Looker) (*rotate.Rotator, *etcd.Store) {
 	o, coordination := observer(e, f, state)
-	o.Host = host
+	o.Host = look
 	fsys := vfs.Alone(e.FS, o.Alone)
 	store := formats.Store(fsys, nil)
 	store.Ignore = f.Storage.Ignore
-	r := &rotate.Rotator{
-		Host: host, Observer: o,
-		Engine: &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(fsys), Internal: formats.States},
-		Mover:  host.Mover(),
-		Match:  f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
-	}
-	return &Session{Policy: f, Host: host, Rotator: r, store: coordination}, nil
+	return &rotate.Rotator{
+		Observer: o,
+		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(fsys), Internal: formats.States},
+		Match:    f.MatchGuests, Clock: e.Clock, Report: term.NewProgress(e.Err).Report,
+	}, coordination
 }
 
 // observer looks at the host as the policy says, and at what other hosts tell; store is nil where hosts do not tell each other by
@@ -106,11 +117,7 @@ func With(e *term.Env, optional bool, do func(*Session) error) error {
 // WithFleet calls do with what asks the other hosts, for at most that long each, and has no connection to libvirt: it is for libvirt's
 // hooks, during which that must not be asked.
 func WithFleet(e *term.Env, wait time.Duration, do func(*observe.Observer) error) error {
-	f, err := LoadPolicy(e)
-	if err != nil {
-		return err
-	}
-	state, err := StateDir(e, f)
+	f, state, err := settings(e, false)
 	if err != nil {
 		return err
 	}
@@ -121,14 +128,4 @@ func WithFleet(e *term.Env, wait time.Duration, do func(*observe.Observer) error
 		err = errors.Join(err, store.Close())
 	}
 	return err
-}
-
-// Assigned looks at the host and returns what is assigned to each domain asked for.
-func (s *Session) Assigned(ctx context.Context, names []string) (*observe.World, policy.Assignment, error) {
-	w, err := s.Rotator.Observer.Observe(ctx)
-	if err != nil {
-		return nil, policy.Assignment{}, err
-	}
-	a, err := decide.Select(w, s.Policy.MatchGuests, names)
-	return w, a, err
 }
