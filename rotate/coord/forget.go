@@ -18,6 +18,11 @@ func (s *share) Forget(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	alone, err := s.fleet.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer alone.Close()
 	f := forgetting{share: s, name: name}
 	err = s.ledger(id).with(ctx, true, func(t table) error { return f.first(ctx, t, s.key(id)) })
 	if err == nil && s.fleet.Store != nil && !s.placeless() {
