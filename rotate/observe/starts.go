@@ -115,14 +115,14 @@ func doubtOf(w *World, d *host.Domain) string {
 }
 
 // TellWork tells the hosts that ask before they start a guest what this one is about to merge or to delete, as its journal
-// says. Whoever merges looks at what they have told afterwards.
+// says. Whoever merges looks at what they have told afterwards. A host that does not ask itself is relied on by nobody.
 func (o *Observer) TellWork(ctx context.Context, w *World) error {
-	if o.Fleet == nil || w.Remote {
+	if !o.asks() || w.Remote {
 		return nil
 	}
 	for _, s := range o.storages(w) {
-		if !o.asked(s.Dir()) {
-			continue
+		if v, err := s.View(ctx); err == nil && !v.Registered {
+			continue // nothing of this host is there
 		}
 		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
 			told := v.Mine
@@ -134,6 +134,11 @@ func (o *Observer) TellWork(ctx context.Context, w *World) error {
 		}
 	}
 	return nil
+}
+
+// asks tells whether libvirt here starts no guest without asking the other hosts.
+func (o *Observer) asks() bool {
+	return o.Fleet != nil && o.Fleet.Store != nil && o.Fleet.Asks != nil && o.Fleet.Asks()
 }
 
 // work is what the intents of this host are about on the storage.
@@ -164,6 +169,9 @@ func (o *Observer) work(w *World, s coord.Storage) (all []coord.Work) {
 // Alone tells whether an image may be locked for writing where other hosts do not see that: none of them starts a guest
 // without asking, as was seen in the last look.
 func (o *Observer) Alone(path string) bool {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		path = to
+	}
 	storages := o.Fleet.On(filepath.Dir(path))
 	return len(storages) > 0 && !slices.ContainsFunc(storages, func(s coord.Storage) bool { return !o.asked(s.Dir()) })
 }

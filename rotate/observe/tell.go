@@ -36,7 +36,7 @@ func (o *Observer) Tell(ctx context.Context, w *World, news News) error {
 		}
 		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
 			told.Ran = cmp.Or(news.Ran, v.Mine.Ran)
-			told.Asks, told.Starts = o.Fleet.Store != nil && o.Fleet.Asks != nil && o.Fleet.Asks(), coord.Unseen(v.Mine.Starts, o.now())
+			told.Asks, told.Starts = o.asks(), coord.Unseen(v.Mine.Starts, o.now())
 			if told.Asks {
 				told.Merging = o.work(w, s)
 			}
