@@ -54,11 +54,14 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 		}
 		r.boundary("after the intent")
 	}
-	if err := r.tellWork(ctx); err != nil {
-		return r.notBegun(ctx, d, g, err, before)
+	err = r.tellWork(ctx)
+	if err == nil {
+		err = r.mergeSteps(ctx, d, g, steps)
 	}
-	if err := r.mergeSteps(ctx, d, g, steps); err != nil {
-		return r.notBegun(ctx, d, g, err, before)
+	if err != nil {
+		err = r.notBegun(ctx, d, g, err, before)
+		r.workDone(ctx)
+		return err
 	}
 	if err := r.leaveOwed(ctx, d.Name); err != nil || g.KeepIntent {
 		return err
@@ -70,7 +73,7 @@ func (r *domainRun) mergeGroup(ctx context.Context, d *host.Domain, g *decide.Gr
 		return fmt.Errorf("intent journal: %w", err)
 	}
 	r.boundary("after the end of the intent")
-	_ = r.Observer.TellWork(context.WithoutCancel(ctx), r.w) // what could not be told holds starts back until the run ends
+	r.workDone(ctx)
 	return nil
 }
 

@@ -133,6 +133,11 @@ func (r *domainRun) tellWork(ctx context.Context) error {
 	return nil
 }
 
+// workDone tells what is left to do. While that cannot be told, starts are held back as before.
+func (r *domainRun) workDone(ctx context.Context) {
+	_ = r.Observer.TellWork(context.WithoutCancel(ctx), r.w)
+}
+
 // ran is what the other hosts are told of a run of all domains by the clock; nil of any other.
 func (r *Rotator) ran(names []string, plans []decide.Plan) *coord.Ran {
 	if len(names) > 0 || r.Options.ByHand != nil {

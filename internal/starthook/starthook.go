@@ -39,7 +39,13 @@ const text = `#!/bin/sh
 # libvirt calls this before it starts a guest, and after it has ended: virt-rotate tells the
 # other hosts, and no guest starts whose layers one of them merges. "virt-rotate fleet hook"
 # has written it, and "virt-rotate fleet hook --remove" takes it away.
-exec %s "$@"
+#
+# Of all else that libvirt calls it for nothing may fail: it would end guests that run.
+case $2-$3 in
+prepare-begin) exec %[1]s "$@" ;;
+esac
+%[1]s "$@" >/dev/null 2>&1
+exit 0
 `
 
 // Install writes the file; argv is the program that it runs, to which libvirt's arguments are added. A file that does the same
@@ -72,7 +78,7 @@ func (h Hook) Install(argv []string) error {
 
 // ours tells whether virt-rotate has written the file.
 func ours(is []byte) bool {
-	begin, _, _ := strings.Cut(text, "exec ")
+	begin, _, _ := strings.Cut(text, "#\n")
 	return strings.HasPrefix(string(is), begin)
 }
 

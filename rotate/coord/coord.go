@@ -178,6 +178,7 @@ type Peer struct {
 	Problem string    `json:"problem,omitempty"` // why it is not known what it has told
 	Inodes  bool      `json:"inodes"`            // its inode numbers are those of this host
 	Locks   Crossing  `json:"locks,omitempty"`   // what it has found out
+	Stray   bool      `json:"stray,omitempty"`   // it tells by another engine than this host
 }
 
 // A View is what is on record of a storage, as this host reads it.

@@ -64,6 +64,8 @@ func Adopt(me *Guest, v *View, down string, merged []Layer) (epoch uint64, err e
 		p := &v.Peers[i]
 		g := p.Told.Guest(me.UUID)
 		switch {
+		case p.worksOn(me.UUID) && p.Name != down && p.ID != down:
+			return 0, fmt.Errorf("host %s is about to merge layers of it: let virt-rotate run there to its end; if that host is down: --down %s", p.Name, host.Quoted(p.Name))
 		case g == nil, g.Left:
 		case g.Live && p.Name != down && p.ID != down:
 			return 0, fmt.Errorf("host %s has told at %s that the guest runs there: let virt-rotate run there once it does not; if that host is down and stays so until it is known what it may start: --down %s", p.Name, stamp(p.When), p.Name)

@@ -46,6 +46,7 @@ func (s *share) strays(ctx context.Context, v *View, me string) error {
 
 // stray adds a host as the table on the storage has it, unless the store has heard it since.
 func (s *share) stray(v *View, p Peer) {
+	p.Stray = true
 	if p.Problem == "" {
 		p.Problem = "it tells on the storage itself, and not by " + s.fleet.Store.String() + ": [coordination] is another one there"
 	}

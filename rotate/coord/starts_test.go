@@ -59,8 +59,18 @@ func TestAStartIsToldUntilTheGuestHasEnded(t *testing.T) {
 	if must(err); len(v.Peers) != 1 || len(v.Peers[0].Told.Starts) != 1 || !v.Peers[0].When.Equal(then) || !v.Peers[0].Told.Asks {
 		t.Fatalf("%+v", v.Peers)
 	}
-	must(coord.End(ctx, s[0], "another"))
-	must(coord.End(ctx, s[0], "u"))
+	must(coord.End(ctx, s[0], "another", then))
+	ended := then.Add(2 * time.Hour)
+	must(coord.End(ctx, s[0], "u", ended))
+	if v, err = s[1].View(ctx); err != nil || len(v.Peers[0].Told.Starts) != 1 {
+		t.Fatalf("%+v %v", v.Peers, err)
+	}
+	for look, left := range map[time.Duration]int{-time.Minute: 1, time.Minute: 0} {
+		if n := len(coord.Unseen(v.Peers[0].Told.Starts, ended.Add(look))); n != left {
+			t.Errorf("a look %v after its end leaves %d", look, n)
+		}
+	}
+	must(coord.Withdraw(ctx, s[0], "u"))
 	if v, err = s[1].View(ctx); err != nil || len(v.Peers[0].Told.Starts) != 0 || !v.Peers[0].When.Equal(then) {
 		t.Fatalf("%+v %v", v.Peers, err)
 	}

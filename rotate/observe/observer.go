@@ -79,6 +79,7 @@ func (o *Observer) Save() error { return o.cache().save() }
 func (o *Observer) Observe(ctx context.Context) (*World, error) {
 	return o.settled(ctx, func() (*World, error) {
 		o.stats.forget()
+		asks, began := o.asks(), o.now()
 		domains, err := o.Host.Domains(ctx)
 		if err != nil {
 			return nil, err
@@ -87,7 +88,11 @@ func (o *Observer) Observe(ctx context.Context) (*World, error) {
 		if err != nil {
 			return nil, err
 		}
-		return o.assemble(ctx, domains, domains, pools, vfs.AskUse)
+		w, err := o.assemble(ctx, domains, domains, pools, vfs.AskUse)
+		if err == nil {
+			w.Asks, w.Looked = asks, began
+		}
+		return w, err
 	})
 }
 
@@ -106,7 +111,11 @@ func (o *Observer) Again(ctx context.Context, w *World, name string) (*World, er
 				domains = append(domains, d)
 			}
 		}
-		return o.assemble(ctx, domains, fresh, w.Pools, vfs.InUse)
+		now, err := o.assemble(ctx, domains, fresh, w.Pools, vfs.InUse)
+		if err == nil {
+			now.Asks, now.Looked = w.Asks, w.Looked
+		}
+		return now, err
 	})
 }
 

@@ -268,11 +268,24 @@ func newUsed(w *World, s coord.Storage, v *coord.View) *used {
 			}
 		}
 		for k := range p.Told.Starts {
-			u.add(p, p.Told.Starts[k].Layers, fmt.Sprintf("guest %s, which host %s has started,", p.Told.Starts[k].Name, p.Name))
+			if start := &p.Told.Starts[k]; !w.tookOver(s, v, p, start.UUID) {
+				u.add(p, start.Layers, starterOf(p, start))
+			}
 		}
 		u.add(p, p.Told.Images, "an image of host "+p.Name)
 	}
 	return u
+}
+
+// tookOver tells whether the guest is this host's since a time after that at which the other one had it: what that has started was told
+// before.
+func (w *World) tookOver(s coord.Storage, v *coord.View, p *coord.Peer, uuid string) bool {
+	mine, theirs := v.Mine.Guest(uuid), p.Told.Guest(uuid)
+	return mine != nil && (theirs == nil && mine.Epoch > 1 || theirs != nil && theirs.Epoch < mine.Epoch) && w.owns(s, v, uuid)
+}
+
+func starterOf(p *coord.Peer, start *coord.Start) string {
+	return fmt.Sprintf("guest %s, which host %s has started,", start.Name, p.Name)
 }
 
 // owns tells whether the guest is this host's. One that is only defined here, as by what a migration has left
@@ -295,7 +308,11 @@ func (w *World) Itself(d *host.Domain, who string) bool {
 	for i := range w.Shares {
 		peers := w.Shares[i].View.Peers
 		for k := range peers {
-			if g := peers[k].Told.Guest(d.UUID); g != nil && userOf(&peers[k], g) == who {
+			p := &peers[k]
+			if g := p.Told.Guest(d.UUID); g != nil && userOf(p, g) == who {
+				return true
+			}
+			if slices.ContainsFunc(p.Told.Starts, func(s coord.Start) bool { return s.UUID == d.UUID && starterOf(p, &s) == who }) {
 				return true
 			}
 		}

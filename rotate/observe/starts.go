@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/virt-rotate/virt-rotate/internal/blockid"
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -15,6 +17,9 @@ import (
 	"github.com/virt-rotate/virt-rotate/rotate/journal"
 )
 
+// withdrawWait is how long a start that is refused may take to be taken back.
+const withdrawWait = 5 * time.Second
+
 // Starting tells the other hosts what a guest needs that is about to be started here, or why it must not be: one of them
 // merges into that, or cannot be asked. d is as libvirt starts it; only its disks, its name and its UUID matter.
 func (o *Observer) Starting(ctx context.Context, d *host.Domain) error {
@@ -22,8 +27,10 @@ func (o *Observer) Starting(ctx context.Context, d *host.Domain) error {
 	for s, start := range o.needs(d) {
 		start.When = o.now()
 		if err := coord.Begin(ctx, s, start); err != nil {
+			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawWait)
+			defer cancel()
 			for _, b := range begun {
-				err = errors.Join(err, coord.End(ctx, b, d.UUID))
+				err = errors.Join(err, coord.Withdraw(after, b, d.UUID))
 			}
 			return fmt.Errorf("%s: %w", s.Dir(), err)
 		}
@@ -32,11 +39,11 @@ func (o *Observer) Starting(ctx context.Context, d *host.Domain) error {
 	return nil
 }
 
-// Stopped tells the other hosts that a guest is not started here any more.
+// Stopped tells the other hosts that a guest has ended here.
 func (o *Observer) Stopped(ctx context.Context, d *host.Domain) error {
 	var err error
 	for s := range o.needs(d) {
-		err = errors.Join(err, coord.End(ctx, s, d.UUID))
+		err = errors.Join(err, coord.End(ctx, s, d.UUID, o.now()))
 	}
 	return err
 }
@@ -115,18 +122,19 @@ func doubtOf(w *World, d *host.Domain) string {
 }
 
 // TellWork tells the hosts that ask before they start a guest what this one is about to merge or to delete, as its journal
-// says. Whoever merges looks at what they have told afterwards. A host that does not ask itself is relied on by nobody.
+// says. Whoever merges looks at what they have told afterwards.
 func (o *Observer) TellWork(ctx context.Context, w *World) error {
-	if !o.asks() || w.Remote {
+	if o.Fleet == nil || o.Fleet.Store == nil || o.Fleet.Asks == nil || w.Remote {
 		return nil
 	}
 	for _, s := range o.storages(w) {
-		if v, err := s.View(ctx); err == nil && !v.Registered {
-			continue // nothing of this host is there
+		v, err := s.View(ctx)
+		if err == nil && (!v.Registered || !v.Mine.Asks) {
+			continue // nobody relies on this host there, nor does it
 		}
-		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
+		err = s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
 			told := v.Mine
-			told.Merging = o.work(w, s)
+			told.Merging = o.work(w, s, told.Merging)
 			return told
 		})
 		if err != nil {
@@ -141,22 +149,16 @@ func (o *Observer) asks() bool {
 	return o.Fleet != nil && o.Fleet.Store != nil && o.Fleet.Asks != nil && o.Fleet.Asks()
 }
 
-// work is what the intents of this host are about on the storage.
-func (o *Observer) work(w *World, s coord.Storage) (all []coord.Work) {
+// work is what the intents of this host are about on the storage. Of one that cannot be read it stays what was told.
+func (o *Observer) work(w *World, s coord.Storage, was []coord.Work) (all []coord.Work) {
 	intents, err := journal.In(o.StateDir).Load()
 	if err != nil {
-		return nil // nothing is merged then
+		return was
 	}
 	for uuid, in := range intents {
-		work := coord.Work{UUID: uuid, Name: in.Domain}
-		for _, path := range in.Touches() {
-			info, err := vfs.Stat(path)
-			if err != nil {
-				continue // it is gone, or made later
-			}
-			if l, on := w.named(s, placed{host.LayerKey(info.ID, path), path}); on {
-				work.Layers = append(work.Layers, l)
-			}
+		work := coord.Work{UUID: uuid, Name: in.Domain, Layers: w.worksOn(s, in)}
+		if i := slices.IndexFunc(was, func(w coord.Work) bool { return w.UUID == uuid }); i >= 0 && in.Broken != "" {
+			work = was[i]
 		}
 		if len(work.Layers) > 0 {
 			all = append(all, work)
@@ -166,6 +168,20 @@ func (o *Observer) work(w *World, s coord.Storage) (all []coord.Work) {
 	return all
 }
 
+// worksOn is what an intent touches of the storage. What is gone nobody needs, and what is made later nobody has.
+func (w *World) worksOn(s coord.Storage, in *journal.Intent) (layers []coord.Layer) {
+	for _, path := range in.Touches() {
+		info, err := vfs.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if l, on := w.named(s, placed{host.LayerKey(info.ID, path), path}); on {
+			layers = append(layers, l)
+		}
+	}
+	return layers
+}
+
 // Alone tells whether an image may be locked for writing where other hosts do not see that: none of them starts a guest
 // without asking, as was seen in the last look.
 func (o *Observer) Alone(path string) bool {
@@ -173,7 +189,7 @@ func (o *Observer) Alone(path string) bool {
 		path = to
 	}
 	storages := o.Fleet.On(filepath.Dir(path))
-	return len(storages) > 0 && !slices.ContainsFunc(storages, func(s coord.Storage) bool { return !o.asked(s.Dir()) })
+	return o.asks() && len(storages) > 0 && !slices.ContainsFunc(storages, func(s coord.Storage) bool { return !o.asked(s.Dir()) })
 }
 
 func (o *Observer) asked(dir string) bool {

@@ -36,9 +36,9 @@ func (o *Observer) Tell(ctx context.Context, w *World, news News) error {
 		}
 		err := s.Tell(ctx, o.now(), func(v coord.View) coord.Told {
 			told.Ran = cmp.Or(news.Ran, v.Mine.Ran)
-			told.Asks, told.Starts = o.asks(), coord.Unseen(v.Mine.Starts, o.now())
-			if told.Asks {
-				told.Merging = o.work(w, s)
+			told.Asks, told.Starts = w.Asks && o.asks(), coord.Unseen(v.Mine.Starts, w.Looked)
+			if o.Fleet.Store != nil {
+				told.Merging = o.work(w, s, v.Mine.Merging)
 			}
 			return coord.Claims(told, &v, news.Adopted)
 		})

@@ -28,7 +28,9 @@ func (w *World) WithoutGuest(domain string) *World {
 
 // A World is everything that a decision rests on, as it was at one moment.
 type World struct {
-	Remote  bool // no file facts: the host is another one
+	Remote  bool      // no file facts: the host is another one
+	Asks    bool      `json:",omitempty"` // before the host was looked at, no guest started on it without asking the others
+	Looked  time.Time `json:"-"`          // when that began, of the domains that were looked at last of all
 	Domains []host.Domain
 	Forest  *chain.Forest
 	Spaces  map[uint64]vfs.Space       // by file system

@@ -20,6 +20,7 @@ import (
 const (
 	mostXML   = 16 << 20         // bytes of a guest's XML
 	startWait = 10 * time.Second // for the other hosts, while libvirt waits
+	endWait   = 3 * time.Second
 )
 
 func admitCommand(e *term.Env) *cli.Command {
@@ -42,31 +43,38 @@ has ended (release end), they are told that. All else does nothing.
 }
 
 func admit(ctx context.Context, e *term.Env, guest, operation string) error {
+	wait, do := startWait, (*observe.Observer).Starting
+	switch operation {
+	case "prepare begin":
+	case "release end":
+		wait, do = endWait, (*observe.Observer).Stopped
+	default: // that libvirt calls is all that is to be known
+		return called(e.StateDir)
+	}
 	text, err := io.ReadAll(io.LimitReader(os.Stdin, mostXML))
 	if err != nil {
 		return err
 	}
-	return session.WithFleet(e, startWait, func(o *observe.Observer) error {
-		if err := (starthook.Hook{StateDir: o.StateDir}).Called(); err != nil {
+	return session.WithFleet(e, wait, func(o *observe.Observer) error {
+		if err := called(o.StateDir); err != nil {
 			fmt.Fprintf(e.Err, "virt-rotate: %v\n", err) // the others go on as if it were not there
-		}
-		if operation != "prepare begin" && operation != "release end" {
-			return nil
 		}
 		d, err := libvirthost.Starting(guest, string(text))
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(ctx, 2*startWait)
+		ctx, cancel := context.WithTimeout(ctx, 2*wait)
 		defer cancel()
-		if operation == "release end" {
-			if err := o.Stopped(ctx, d); err != nil {
-				fmt.Fprintf(e.Err, "virt-rotate: the other hosts are not told that guest %q has ended: %v\n", guest, err)
-			}
-			return nil
-		}
-		return refused(o.Starting(ctx, d))
+		return refused(do(o, ctx, d))
 	})
+}
+
+// called notes that libvirt calls the hook, which names the directory of the state.
+func called(state string) error {
+	if state == "" {
+		return nil
+	}
+	return starthook.Hook{StateDir: state}.Called()
 }
 
 // refused gives the error of a start its exit status.

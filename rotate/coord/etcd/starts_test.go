@@ -107,7 +107,7 @@ func (s *starting) start(t *testing.T, at coord.Storage, me int, layer string) e
 	}
 	s.with(t, s.running, s.merging, layer)
 	s.started.Add(1)
-	for coord.End(ctx, at, uuid) != nil {
+	for coord.Withdraw(ctx, at, uuid) != nil {
 		s.failed.Add(1)
 	}
 	return nil
