@@ -54,7 +54,7 @@ func Open(e *term.Env, optional bool) (*Session, error) {
 		return nil, err
 	}
 	store := formats.Store(e.FS, nil)
-	store.Ignore = f.Storage.Ignore
+	store.Ignore, store.Fills = f.Storage.Ignore, state
 	fleet := &coord.Fleet{StateDir: state, Shared: f.Storage.Shared, Slots: f.Storage.Slots, Clock: e.Clock}
 	r := &rotate.Rotator{
 		Host: host,
