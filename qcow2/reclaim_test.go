@@ -30,6 +30,9 @@ func reclaimOn(t *testing.T, mem *vfstest.Mem, then bool) {
 	if m.Leaked() != 0 {
 		t.Errorf("%d are lost still", m.Leaked())
 	}
+	if free, err := newRefcounts(m); err != nil || free.last != m.w.refs.last || free.freeBelow() != m.w.refs.freeBelow() {
+		t.Errorf("%d clusters are free for what is written next, not %d: %v", m.w.refs.freeBelow(), free.freeBelow(), err)
+	}
 	if !then {
 		return
 	}
