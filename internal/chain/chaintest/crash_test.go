@@ -119,7 +119,7 @@ func TestPowerLossLosesNoSpaceOfAMergeThatIsNoted(t *testing.T) {
 			base = above
 		}
 		for _, op := range noted(base.Format.Name) {
-			n, err := PowerLoss(t, base, above, op, seed, 4, nil)
+			n, err := PowerLoss(t, base, above, op, seed, 2, nil)
 			states += n
 			if err != nil {
 				t.Fatalf("%s of %s on %s: %v", op.Name, above.Name, base.Name, err)
