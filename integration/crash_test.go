@@ -211,11 +211,18 @@ func (c *boundaryCase) kind() string {
 	return "boundary"
 }
 
+// stride is how many places it goes on by at a time.
+func (c *boundaryCase) stride() int { return sparse(max(c.step, 1)) }
+
+// turn counts the kills over all beds, from 0 on: what is done after a kill goes by that, not by
+// the place, whose number leaves the same remainder each time if the stride is a multiple.
+func (c *boundaryCase) turn(n int) int { return (n - 1) / c.stride() }
+
 // everywhere sets guests up and has kill called with 1, 2 … until a run ends before
 // it is killed. kill returns the name of the place, and "" then.
 func (c *boundaryCase) everywhere(t *testing.T, kill func(b *bed, n int) string) {
 	t.Parallel()
-	step := sparse(max(c.step, 1))
+	step := c.stride()
 	ends := make([]int, max(c.beds, 1)) // of each bed the first n that is no place
 	for i := range ends {
 		t.Run("bed "+strconv.Itoa(i+1), func(t *testing.T) {
@@ -294,7 +301,7 @@ func (c *boundaryCase) killAt(b *bed, n int) string {
 	place := b.rotateUntil(n, killed...)
 	b.wantSurvivors("g1", kept)
 	next := []string{"--no-snapshot"}
-	if n%2 == 0 {
+	if c.turn(n)%4 < 2 { // with two beds both ways in each
 		next = []string{"--now"}
 	}
 	b.recover("g1", c.last+1, next...)

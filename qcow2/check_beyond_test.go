@@ -255,7 +255,7 @@ func TestTooManyClusters(t *testing.T) {
 		t.Errorf("%v: %s", err, res.describe())
 	}
 	var unsupported *UnsupportedError
-	if err := verify(m, mustRead(t, m.b)); !errors.As(err, &unsupported) {
+	if _, err := verify(m, mustRead(t, m.b)); !errors.As(err, &unsupported) {
 		t.Errorf("verify: %v", err)
 	}
 }

@@ -14,31 +14,35 @@ import (
 //
 // Not errors: leaks, refcounts that are too high, a copied flag that is missing
 // (a writer copies once too often). Feature bits are up to the caller.
-// h is what ReadHeader said about f.
-func verify(f vfs.File, h Header) error {
+// h is what ReadHeader said about f. leaks are the clusters whose refcount is too high.
+func verify(f vfs.File, h Header) (leaks int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	l := h.layout()
 	clusters := (info.Size-1)>>l.clusterBits + 1
 	if clusters > maxCheckClusters {
-		return unsupported(fmt.Sprintf("a file of %d clusters", clusters))
+		return 0, unsupported(fmt.Sprintf("a file of %d clusters", clusters))
 	}
 	counts := newClusterCounts(l, clusters)
 	if _, err := usage(f, h, info.Size, func(r *ref) error { return verifyRef(counts, r) }); err != nil {
-		return err
+		return 0, err
 	}
 	c := comparison{
 		r: f, h: h, l: l, size: info.Size, counts: counts,
 		differ: func(cluster int64, refcount uint64, n clusterCount) error {
+			if refcount > n.references() {
+				leaks++
+			}
 			return verifyCount(cluster<<l.clusterBits, refcount, n)
 		},
 		unreadable: func(first, _ int64, reason string) error {
 			return malformed(first<<l.clusterBits, "refcount", reason)
 		},
 	}
-	return c.run()
+	err = c.run()
+	return leaks, err
 }
 
 // verifyRef refuses what is wrong with a single reference.

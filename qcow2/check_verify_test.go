@@ -13,7 +13,10 @@ import (
 // image: it must refuse all corruptions but missing copied flags.
 func checkVerifyAgrees(t *testing.T, m *checkMem, res CheckResult) {
 	t.Helper()
-	err := verify(m, mustRead(t, m.b))
+	leaks, err := verify(m, mustRead(t, m.b))
+	if err == nil && leaks != res.Leaks {
+		t.Errorf("verify: %d leaks\ncheck: %s", leaks, res.describe())
+	}
 	bad := res.CheckErrors
 	for _, p := range res.Problems {
 		missing := p.Reason == reasonNotCopied || strings.HasSuffix(p.Reason, "does not agree with refcount 1")
@@ -83,7 +86,7 @@ func TestVerifyRefusesWhatIsUnsafe(t *testing.T) {
 			b := slices.Clone(image)
 			c.change(b)
 			d := newCheckMem(b)
-			err := verify(d, mustRead(t, b))
+			_, err := verify(d, mustRead(t, b))
 			if (err == nil) != (c.reason == "") || err != nil && !strings.Contains(err.Error(), c.field) ||
 				err != nil && !strings.Contains(err.Error(), c.reason) {
 				t.Errorf("got %v, want %q, %q", err, c.field, c.reason)

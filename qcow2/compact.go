@@ -101,7 +101,7 @@ func (c *compaction) refuse() error {
 		if err := certainOfData(c.h); err != nil {
 			return err
 		}
-		err := verify(c.f, c.h)
+		_, err := verify(c.f, c.h)
 		var malformed *FormatError
 		if err == nil || !errors.As(err, &malformed) {
 			return err

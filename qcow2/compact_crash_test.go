@@ -153,7 +153,7 @@ func wantCompactGoesOn(t *testing.T, where string, b []byte, want map[string]str
 	}
 	c, err := examine(newCheckMem(b))
 	if err == nil {
-		err = verify(c.f, c.h)
+		_, err = verify(c.f, c.h)
 	}
 	if err != nil || c.res.Corruptions+c.res.CheckErrors > 0 && !flagless {
 		t.Errorf("%s: %s%v", where, c.res.describe(), err)

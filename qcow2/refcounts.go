@@ -37,8 +37,12 @@ type refBlock struct {
 // newRefcounts reads all refcounts once, to see what is free. The image has
 // been verified.
 func newRefcounts(m *Image) (*refcounts, error) {
+	info, err := m.f.Stat()
+	if err != nil {
+		return nil, err
+	}
 	n := int64(m.h.RefcountTableClusters) << m.clusterBits / 8
-	r := &refcounts{m: m, blocks: map[int64]*refBlock{}, off: m.h.RefcountTableOffset}
+	r := &refcounts{m: m, blocks: map[int64]*refBlock{}, off: m.h.RefcountTableOffset, device: info.IsBlock}
 	b := make([]byte, n*8)
 	if err := readFull(m.f, b, r.off, "refcount table"); err != nil {
 		return nil, err

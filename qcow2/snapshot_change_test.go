@@ -204,7 +204,7 @@ func wantSoundStates(t *testing.T, where string, b []byte, before, after map[str
 	}
 	c, err := examine(newCheckMem(b))
 	if err == nil {
-		err = verify(c.f, c.h)
+		_, err = verify(c.f, c.h)
 	}
 	if err != nil || c.res.CheckErrors > 0 {
 		t.Fatalf("%s: %s%v", where, c.res.describe(), err)

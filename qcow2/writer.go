@@ -22,6 +22,7 @@ type writer struct {
 	growing bool     // Resize has not come to the point where the header gets the new size
 	oldSize int64    // then: the size in the header
 	grow    int64    // the host file must be this long, though nothing was written at its end
+	leaked  int64    // clusters that had a refcount that is too high when the image was prepared
 }
 
 // A change is a new L2 entry for a cluster of the disk.
@@ -52,10 +53,7 @@ func (m *Image) prepare(refused error) error {
 	if refused != nil {
 		return refused
 	}
-	if err := verify(m.f, m.h); err != nil {
-		return err
-	}
-	info, err := m.f.Stat()
+	leaked, err := verify(m.f, m.h)
 	if err != nil {
 		return err
 	}
@@ -63,8 +61,7 @@ func (m *Image) prepare(refused error) error {
 	if err != nil {
 		return err
 	}
-	refs.device = info.IsBlock
-	m.w = &writer{refs: refs}
+	m.w = &writer{refs: refs, leaked: leaked}
 	h := m.h
 	h.Autoclear = 0
 	if m.h.HasBitmaps() {

@@ -21,6 +21,7 @@ import (
 // A bench is a tree of images on disk, with what qemu-img has read in them.
 type bench struct {
 	dir, tmp string // of the images; beside it
+	fills    string // where commits and pulls note what they fill
 	pristine string
 	patterns string
 	tree     *images.Tree
@@ -35,7 +36,11 @@ type bench struct {
 // newBench makes the images below root, and sees whether our reader agrees with
 // qemu-img on them.
 func newBench(ctx context.Context, root, patterns string, t *images.Tree, rng *rand.Rand) (*bench, error) {
-	b := &bench{dir: filepath.Join(root, "images"), tmp: root, pristine: filepath.Join(root, "pristine"), patterns: patterns, tree: t, rng: rng}
+	b := &bench{dir: filepath.Join(root, "images"), tmp: root, pristine: filepath.Join(root, "pristine"), patterns: patterns, tree: t, rng: rng,
+		fills: filepath.Join(root, "fills")}
+	if err := os.Mkdir(b.fills, 0o755); err != nil {
+		return nil, err
+	}
 	if err := t.Build(ctx, b.dir, patterns); err != nil {
 		return nil, fmt.Errorf("making the images: %w", err)
 	}
@@ -83,6 +88,9 @@ func (b *bench) restore() error {
 			return err
 		}
 	}
+	if err := errors.Join(os.RemoveAll(b.fills), os.Mkdir(b.fills, 0o755)); err != nil {
+		return err
+	}
 	return copyTree(b.pristine, b.dir)
 }
 
@@ -91,6 +99,7 @@ func (b *bench) path(i int) string { return filepath.Join(b.dir, b.tree.Layers[i
 func (b *bench) store(fs vfs.FS) *chain.Store {
 	s := images.Store(fs, b.dir)
 	s.Allow = append(s.Allow, "/dev")
+	s.Fills = b.fills
 	return s
 }
 

@@ -303,10 +303,7 @@ func (s *Store) commit(ctx context.Context, m *Merge, o *opened, done func(int64
 	if err != nil {
 		return err
 	}
-	if err := f.begin(ctx, m.Top().Image.VirtualSize); err != nil {
-		return err
-	}
-	if err := f.run(ctx); err != nil {
+	if err := s.fillNoted(ctx, f, m.Base, m.Top().Image.VirtualSize); err != nil {
 		return err
 	}
 	if err := s.recordMerged(m); err != nil {
@@ -330,6 +327,11 @@ func (f *fill) sized(ctx context.Context, size int64) error {
 	}
 	if err := f.to.Prepare(); err != nil {
 		return fmt.Errorf("%s: %w", pathOf(f.to), err)
+	}
+	if f.prepared != nil {
+		if err := f.prepared(); err != nil {
+			return err
+		}
 	}
 	return f.resize(ctx, size)
 }

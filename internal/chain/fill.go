@@ -33,6 +33,8 @@ type fill struct {
 	holes  bool          // holes through all of from are asked for as well: they are zeros
 	size   int64         // that the disk will have, where the target has yet to be resized
 	done   func(n int64) // progress: bytes; may be nil
+	// prepared, if not nil, is called once the target is prepared, and before it is changed.
+	prepared func() error
 
 	merged []Source // the layers whose data the target gets: their bitmaps go with it
 

@@ -3,7 +3,6 @@ package chain
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -115,13 +114,7 @@ func (s *Store) pull(ctx context.Context, p *Pull, o *opened, done func(int64)) 
 		return err
 	}
 	if len(p.Between) > 0 {
-		if err := f.keepBitmaps(ctx); err != nil {
-			return err
-		}
-		if err := f.to.Prepare(); err != nil {
-			return fmt.Errorf("%s: %w", p.Image.Path, err)
-		}
-		if err := f.run(ctx); err != nil {
+		if err := s.fillNoted(ctx, f, p.Image, p.Image.Image.VirtualSize); err != nil {
 			return err
 		}
 	}

@@ -52,6 +52,10 @@ type Store struct {
 	Torn func(path string)
 	// RealPath resolves symbolic links; nil where there are none.
 	RealPath func(path string) (string, error)
+	// Fills is a directory of the caller's in which commits and pulls note the image that they
+	// fill, so that one that was cut off leaves no space lost when it is done again; ""
+	// for none. It must exist by then.
+	Fills string
 }
 
 // A RefusedError says why something is not done that would not be safe. Nothing

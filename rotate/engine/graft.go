@@ -18,6 +18,7 @@ import (
 func (n *Native) Graft(ctx context.Context, g Graft) error {
 	first := len(g.Chain) - len(g.Next)
 	b := &graftBuild{Native: n, Graft: g, first: first, store: n.storeFor(Merge{Chain: g.Chain})}
+	b.store.Fills = "" // what a graft that is cut off has built is deleted
 	for _, do := range []func(context.Context) error{b.clone, b.merge, b.overlay, b.linked, b.compare, b.sync} {
 		if err := do(ctx); err != nil {
 			return err

@@ -50,7 +50,7 @@ func TestVHDPiecesOfABlockAreSharedByOneCall(t *testing.T) {
 		mem := vfstest.New()
 		mem.Reflink = true
 		kit := virtual("VHD of 16 KiB blocks", vhd.CreateOptions{BlockSize: 16 << 10})
-		f := &forest{bench: bench{t, mem, []Kit{kit}}, mem: mem, kit: map[string]Kit{}, views: map[string][]byte{}, below: map[string]string{}}
+		f := &forest{bench: bench{t: t, fs: mem, kits: []Kit{kit}}, mem: mem, kit: map[string]Kit{}, views: map[string][]byte{}, below: map[string]string{}}
 		r := rand.New(rand.NewPCG(seed, 1))
 		const size = 512 << 10
 		for i, name := range []string{"base", "a", "b", "c"} {

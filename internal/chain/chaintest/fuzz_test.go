@@ -61,7 +61,7 @@ func fuzzCommit(t *testing.T, k Kit, base, top []byte) {
 // hostile is a forest of two files with those bytes.
 func hostile(t testing.TB, k Kit, base, top []byte) *forest {
 	mem := vfstest.New()
-	w := &forest{bench: bench{t, mem, []Kit{k}}, mem: mem, kit: map[string]Kit{path("base"): k, path("a"): k}}
+	w := &forest{bench: bench{t: t, fs: mem, kits: []Kit{k}}, mem: mem, kit: map[string]Kit{path("base"): k, path("a"): k}}
 	for name, b := range map[string][]byte{"base": base, "a": top} {
 		file, err := mem.Create(path(name), 0o600)
 		w.must(err)

@@ -22,6 +22,8 @@ type Kit struct {
 	Create func(f vfs.File, size int64, on Parent) error
 	// Check returns an error if the image is corrupt. Lost space is no error.
 	Check func(f vfs.File) error
+	// Lost, if not nil, is how much space of a sound image nothing refers to, in clusters.
+	Lost func(f vfs.File) (int64, error)
 	// OneSize tells that the size of an image cannot change.
 	OneSize bool
 	// Mark, if not nil, gives an image that holds data already a bitmap of what changes
@@ -66,10 +68,12 @@ type bench struct {
 	t    testing.TB
 	fs   vfs.FS
 	kits []Kit
+	// fills is where the store notes what it fills; "" for nowhere.
+	fills string
 }
 
 func (b *bench) store() *chain.Store {
-	s := &chain.Store{FS: b.fs}
+	s := &chain.Store{FS: b.fs, Fills: b.fills}
 	for _, k := range b.kits {
 		known := false
 		for _, f := range s.Formats {

@@ -25,7 +25,11 @@ type forest struct {
 	kit   map[string]Kit
 	views map[string][]byte // path → what the guest reads
 	below map[string]string // path → backing path
+	lost  map[string]int64  // path → clusters that were lost in it from the start
 }
+
+// notes is where a store notes what it fills.
+const notes = "/state"
 
 func path(name string) string { return filepath.Join(dir, name) }
 
@@ -103,6 +107,9 @@ type Operation struct {
 	Becomes map[string]string
 	// Alone leaves c and d out: b is the active layer.
 	Alone bool
+	// Noted lets the store note what it fills: once the operation is done nothing is lost in any image
+	// that was not before.
+	Noted bool
 }
 
 func commit(top, base string) func(context.Context, *chain.Store) error {
@@ -161,7 +168,7 @@ func Operations(baseFormat string) []Operation {
 func newForest(t testing.TB, base, above Kit, op Operation, seed uint64) *forest {
 	mem := vfstest.New()
 	mem.Reflink = seed%2 == 1
-	f := &forest{bench: bench{t, mem, []Kit{base, above}}, mem: mem,
+	f := &forest{bench: bench{t: t, fs: mem, kits: []Kit{base, above}}, mem: mem, lost: map[string]int64{},
 		kit: map[string]Kit{}, views: map[string][]byte{}, below: map[string]string{}}
 	r := rand.New(rand.NewPCG(seed, 1))
 	one := 512 * (40 + r.Int64N(80))
@@ -177,6 +184,9 @@ func newForest(t testing.TB, base, above Kit, op Operation, seed uint64) *forest
 	if !op.Alone {
 		f.grow(above, "c", "b", r, size())
 		f.grow(above, "d", "b", r, size())
+	}
+	if op.Noted {
+		f.fills = notes
 	}
 	return f
 }
@@ -297,7 +307,36 @@ func (f *forest) after(op Operation) error {
 			return fmt.Errorf("%s is still there", name)
 		}
 	}
-	return f.nothingLeft()
+	return errors.Join(f.nothingLeft(), f.nothingLost())
+}
+
+// nothingLost wants no clusters lost that were not from the start, and no note left.
+func (f *forest) nothingLost() error {
+	if f.fills == "" {
+		return nil
+	}
+	for p, k := range f.kit {
+		if k.Lost == nil || !f.there(filepath.Base(p)) {
+			continue
+		}
+		file, err := f.fs.Open(p, false)
+		if err != nil {
+			return err
+		}
+		n, err := k.Lost(file)
+		if err = errors.Join(err, file.Close()); err != nil {
+			return err
+		}
+		if n != f.lost[p] {
+			return fmt.Errorf("%s: %d clusters are lost, %d were before", p, n, f.lost[p])
+		}
+	}
+	left, err := f.fs.ReadDir(f.fills)
+	left = slices.DeleteFunc(left, isTemp)
+	if err == nil && len(left) > 0 {
+		return fmt.Errorf("notes of what is being filled are left: %q", left)
+	}
+	return nil
 }
 
 // nothingLeft wants no file but images.

@@ -20,7 +20,7 @@ func TestASinkKeepsWhatComesAndLeavesZerosOut(t *testing.T) {
 	const size = 70<<20 + 512 // more than one round
 	for i, k := range sinkKits() {
 		mem := vfstest.New()
-		b := bench{t, mem, []Kit{k}}
+		b := bench{t: t, fs: mem, kits: []Kit{k}}
 		b.create(k, path("a"), size, Parent{})
 		to := b.open(k, path("a"), true).(chain.Target)
 		full := int64(0)
@@ -28,7 +28,7 @@ func TestASinkKeepsWhatComesAndLeavesZerosOut(t *testing.T) {
 			full = 66 << 20
 		}
 		want := sinkRandomly(t, rand.New(rand.NewPCG(uint64(i), 1)), to, size, full)
-		after := bench{t, mem.Crash(1), []Kit{k}}
+		after := bench{t: t, fs: mem.Crash(1), kits: []Kit{k}}
 		b.must(to.Close())
 		checkSink(after, k, want, to.Granule())
 	}
@@ -98,7 +98,7 @@ func checkSink(b bench, k Kit, want []byte, granule int64) {
 
 func TestASinkGoesForwardOnly(t *testing.T) {
 	mem := vfstest.New()
-	b := bench{t, mem, []Kit{Raw()}}
+	b := bench{t: t, fs: mem, kits: []Kit{Raw()}}
 	b.create(Raw(), path("a"), 8<<20, Parent{})
 	to := b.open(Raw(), path("a"), true).(chain.Target)
 	defer to.Close()

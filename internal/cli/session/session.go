@@ -73,7 +73,7 @@ func newRotator(e *term.Env, f *policy.File, state string, look host.Looker) (*r
 	o.Host = look
 	fsys := vfs.Alone(e.FS, o.Alone)
 	store := formats.Store(fsys, nil)
-	store.Ignore = f.Storage.Ignore
+	store.Ignore, store.Fills = f.Storage.Ignore, state
 	return &rotate.Rotator{
 		Observer: o,
 		Engine:   &engine.Native{Store: *store, NewOverlay: formats.NewOverlay(fsys), Internal: formats.States},
