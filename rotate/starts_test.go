@@ -29,12 +29,14 @@ func (p *pair) asking(store coord.Store, asks ...bool) {
 
 // starts is what libvirt's hook does on the second host before that guest starts: another process, with nothing but what
 // lies in the state directory.
-func (p *pair) starts(d *hosttest.Domain) error {
-	run := p.r[1]
-	p.boot(1)
-	hook := p.r[1]
+func (p *pair) starts(d *hosttest.Domain) error { return p.startsOn(1, d) }
+
+func (p *pair) startsOn(i int, d *hosttest.Domain) error {
+	run := p.r[i]
+	p.boot(i)
+	hook := p.r[i]
 	hook.Observer.Fleet.Store, hook.Observer.Fleet.Visible, hook.Observer.Probes = run.Observer.Fleet.Store, run.Observer.Fleet.Visible, run.Observer.Probes
-	p.r[1] = run
+	p.r[i] = run
 	as := d.Observed(nil)
 	return hook.Observer.Starting(context.Background(), &as)
 }
@@ -235,4 +237,105 @@ func TestAStartOnABlockDeviceIsKnown(t *testing.T) {
 	if ran := p.run(t, 0)["web"]; merges(ran) > 0 {
 		t.Errorf("%+v", ran)
 	}
+}
+
+// askingPair has a guest that is off on the first host, both hosts on record, and a clone on the second that nobody has seen.
+func askingPair(t *testing.T) (p *pair, web, clone *hosttest.Domain, store coord.Store) {
+	p, web = newPair(t, 9, 10, 11)
+	web.State = host.ShutOff
+	store = &coordtest.Memory{}
+	p.asking(store, true, true)
+	p.h[1].Disk(p.h[1].Add("other"), "vda", p.shared("other.qcow2"))
+	p.run(t, 1)
+	p.run(t, 0)
+	return p, web, p.hidden(t, "web.qcow2"), store
+}
+
+// The hook's file is touched while a run is at work: what is merged is told all the same.
+func TestWhatIsMergedIsToldWhateverBecomesOfTheHook(t *testing.T) {
+	p, _, clone, _ := askingPair(t)
+	p.r[0].crash = func(at string) {
+		switch at {
+		case "before the intent":
+			p.r[0].Observer.Fleet.Asks = func() bool { return false }
+		case "merge starts":
+			if p.starts(clone) == nil {
+				t.Error("it starts on what is merged")
+			}
+		}
+	}
+	if ran := p.run(t, 0)["web"]; merges(ran) != 1 {
+		t.Errorf("%+v", ran)
+	}
+	p.check(t)
+}
+
+// What a run that was cut off has left half merged holds starts back also once the host does not ask any more.
+func TestHalfAMergeIsToldWhateverBecomesOfTheHook(t *testing.T) {
+	p, _, clone, store := askingPair(t)
+	if !dieAt(p.h[0], p.r[0], "merged, not on record") {
+		t.Fatal("it did not die")
+	}
+	p.boot(0)
+	p.asking(store, false, true)
+	if ran := p.run(t, 0)["web"]; !refusedWith(ran, host.CodeLocalLocks) {
+		t.Errorf("%+v", ran)
+	}
+	if p.starts(clone) == nil {
+		t.Error("it starts on what is half merged")
+	}
+	p.asking(store, true, true)
+	p.run(t, 0)
+	p.run(t, 0)
+	p.check(t)
+	if err := p.starts(clone); err != nil {
+		t.Error(err)
+	}
+}
+
+// A guest whose layers its owner merges is made another host's only by the word that this one is down; then it may start.
+func TestAGuestThatIsBeingMergedIsNotAdopted(t *testing.T) {
+	p, web, clone, _ := askingPair(t)
+	dieAt(p.h[0], p.r[0], "merge starts")
+	mine := p.as(web)
+	if p.starts(mine) == nil {
+		t.Error("it starts while the other host merges its layers")
+	}
+	if plan, err := p.r[1].TakeOver(context.Background(), "web", "", false); err != nil || plan.Result != decide.ResultRefused || !strings.Contains(fmt.Sprint(plan.Refused), "about to merge") {
+		t.Errorf("%+v %v", plan, err)
+	}
+	tookOver(t, p, 1, "host1")
+	if err := p.starts(mine); err != nil {
+		t.Error(err)
+	}
+	if p.starts(clone) == nil {
+		t.Error("a clone starts on what may be half merged")
+	}
+}
+
+// A merge that gives way to a start holds nothing back; nor does what a dead host has started hold back who has taken its guest over.
+func TestNothingIsHeldBackForNothing(t *testing.T) {
+	p, _, clone, _ := askingPair(t)
+	other := p.hidden(t, "web.qcow2")
+	p.r[0].crash = func(at string) {
+		if at == "before the intent" {
+			hosttest.Must(p.starts(clone))
+		}
+	}
+	plans, err := p.r[0].Run(context.Background(), []string{"web"})
+	if hosttest.Must(err); merges(plans[0]) > 0 {
+		t.Errorf("%+v", plans)
+	}
+	if err := p.starts(other); err != nil {
+		t.Error(err)
+	}
+
+	p, web, _, _ := askingPair(t)
+	hosttest.Must(p.startsOn(0, web))
+	p.as(web)
+	tookOver(t, p, 1, "host1")
+	if ran := p.run(t, 1)["web"]; merges(ran) != 1 {
+		t.Errorf("%+v", ran)
+	}
+	checkData(p.h[1], t) // the definition on the first one is an old one
 }

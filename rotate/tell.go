@@ -80,6 +80,11 @@ func (r *Rotator) Disclose(ctx context.Context) (busy string, err error) {
 	if err != nil {
 		return "", err
 	}
+	for _, in := range w.Intents {
+		if in.Lasting() || in.Broken != "" {
+			return "a run here was cut off as it worked on guest " + host.Quoted(in.Domain) + ": let virt-rotate run once", nil
+		}
+	}
 	if busy = others(w, workOf); busy != "" {
 		return busy, nil
 	}

@@ -68,6 +68,15 @@ func TestGuestsAskBeforeTheyStart(t *testing.T) {
 	b.virsh(2, "start", "clone")
 	b.virsh(2, "destroy", "clone")
 
+	policy, err := os.ReadFile(b.policies[1])
+	must(t, err)
+	must(t, os.WriteFile(b.policies[1], []byte("[policy"), 0o600))
+	must(t, b.Host(1).RestartDaemon())
+	if state := b.virsh(1, "domstate", "web"); strings.TrimSpace(state) != "running" {
+		t.Errorf("the policy cannot be read, libvirtd is restarted, and the guest is %s", state)
+	}
+	must(t, os.WriteFile(b.policies[1], policy, 0o600))
+
 	must(t, b.Host(2).Network(false))
 	if out, err := b.Host(2).Virsh("start", "clone"); err == nil || !strings.Contains(out, "cannot be asked") {
 		t.Errorf("a guest starts without asking: %s %v", out, err)

@@ -16,6 +16,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/virt-rotate/virt-rotate/internal/vfs"
@@ -27,9 +29,9 @@ const dir = "/etc/libvirt/hooks/qemu.d"
 
 // A Hook is that of this host.
 type Hook struct {
-	StateDir string // of virt-rotate: that the hook was called is noted there
-	Dir      string // of libvirt's hooks; "": /etc/libvirt/hooks/qemu.d
-	Caller   func() string
+	StateDir string          // of virt-rotate: that the hook was called is noted there
+	Dir      string          // of libvirt's hooks; "": /etc/libvirt/hooks/qemu.d
+	Callers  func() []string // the processes that have called this one, the next first; nil: as the kernel tells
 }
 
 // Path is the file that libvirt calls.
@@ -132,18 +134,35 @@ func (h Hook) Called() error {
 	return vfs.WriteFile(h.proof(), append(data, '\n'), 0o600)
 }
 
-// byDaemon tells whether the parent of this process is libvirt's daemon.
+// byDaemon tells whether libvirt's daemon has called the file: it is the parent of this process, or of the shell that runs
+// the file.
 func (h Hook) byDaemon() bool {
-	caller := h.Caller
-	if caller == nil {
-		caller = func() string {
-			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid()))
-			return strings.TrimSpace(string(comm))
-		}
+	callers := h.Callers
+	if callers == nil {
+		callers = parents
 	}
-	// One of the daemon's threads forks, and the process has its name.
-	name := caller()
-	return name == "libvirtd" || name == "virtqemud"
+	return slices.ContainsFunc(callers(), func(name string) bool { return name == "libvirtd" || name == "virtqemud" })
+}
+
+// parents are the names of the processes above this one, the next two.
+func parents() (names []string) {
+	for pid := os.Getppid(); pid > 0 && len(names) < 2; {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // proc(5)
+		if err != nil {
+			break
+		}
+		name, above := "", 0
+		for line := range strings.Lines(string(status)) {
+			switch key, value, _ := strings.Cut(strings.TrimSpace(line), ":"); key {
+			case "Name":
+				name = strings.TrimSpace(value)
+			case "PPid":
+				above, _ = strconv.Atoi(strings.TrimSpace(value))
+			}
+		}
+		names, pid = append(names, name), above
+	}
+	return names
 }
 
 // Asks tells whether libvirt calls the file, as it is now, before it starts a guest.

@@ -1,6 +1,7 @@
 package starthook
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ func must(t *testing.T, err error) {
 
 func installed(t *testing.T, argv ...string) Hook {
 	t.Helper()
-	h := Hook{StateDir: filepath.Join(t.TempDir(), "state"), Dir: filepath.Join(t.TempDir(), "hooks", "qemu.d"), Caller: func() string { return "libvirtd" }}
+	h := Hook{StateDir: filepath.Join(t.TempDir(), "state"), Dir: filepath.Join(t.TempDir(), "hooks", "qemu.d"), Callers: func() []string { return []string{"virt-rotate", "libvirtd"} }}
 	must(t, h.Install(argv))
 	return h
 }
@@ -28,6 +29,20 @@ func TestTheHookRunsTheProgram(t *testing.T) {
 	out, err := exec.Command(h.Path(), "web 1", "prepare", "begin", "-").CombinedOutput()
 	if want := "it's $HOME `x`|web 1|prepare|begin|-|"; err != nil || string(out) != want {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// Only a start may fail: libvirt ends guests that run if the hook fails as its daemon finds them again.
+func TestOnlyAStartMayFail(t *testing.T) {
+	for _, program := range []string{"/bin/false", "/nowhere/virt-rotate"} {
+		h := installed(t, program)
+		for _, operation := range []string{"prepare begin", "start begin", "started begin", "stopped end", "release end", "migrate begin", "restore begin", "reconnect begin", "attach begin", "of later versions"} {
+			verb, part, _ := strings.Cut(operation, " ")
+			out, err := exec.Command(h.Path(), "web", verb, part, "-").CombinedOutput()
+			if failed := err != nil; failed != (operation == "prepare begin") || !failed && len(out) > 0 {
+				t.Errorf("%s: %s: %v %s", program, operation, err, out)
+			}
+		}
 	}
 }
 
@@ -56,7 +71,7 @@ func TestTheHookCountsOnceItWasCalled(t *testing.T) {
 			t.Errorf("%s: it counts before it was called", name)
 		}
 		byHand := h
-		byHand.Caller = func() string { return "bash" }
+		byHand.Callers = func() []string { return []string{"virt-rotate", "bash"} }
 		if must(t, byHand.Called()); h.Asks() {
 			t.Errorf("%s: it counts when somebody else has called it", name)
 		}
@@ -80,5 +95,13 @@ func TestAnothersHookStays(t *testing.T) {
 	}
 	if text, err := os.ReadFile(h.Path()); err != nil || string(text) != "#!/bin/sh\n" {
 		t.Errorf("%q %v", text, err)
+	}
+}
+
+// Who has called is read from the kernel.
+func TestParentsAreThoseThatTheKernelTells(t *testing.T) {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getppid()))
+	if must(t, err); len(parents()) == 0 || parents()[0] != strings.TrimSpace(string(comm)) {
+		t.Errorf("%q, not %q", parents(), comm)
 	}
 }

@@ -121,17 +121,39 @@ func (f *Fleet) On(dir string) []Storage {
 	return found
 }
 
-// All returns the storages that were asked for, and those of the administrator's word.
+// All returns the storages that were asked for, those of the administrator's word and, with a store, those on which this host has
+// told something.
 func (f *Fleet) All() []Storage {
 	if f == nil {
 		return nil
 	}
-	for _, dir := range f.Shared {
+	for _, dir := range append(slices.Clone(f.Shared), f.told()...) {
 		f.On(filepath.Clean(dir))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.order)
+}
+
+// told are the directories of storages on which this host has told by a store. What cannot be read is found as others are.
+func (f *Fleet) told() []string {
+	if f.Store == nil {
+		return nil
+	}
+	f.stateMu.Lock()
+	defer f.stateMu.Unlock()
+	state, err := loadState(f.StateDir)
+	if err != nil {
+		return nil
+	}
+	return state.Dirs
+}
+
+// Missing are directories on which this host has told by a store, and that lead to no storage now.
+func (f *Fleet) Missing() []string {
+	return slices.DeleteFunc(f.told(), func(dir string) bool {
+		return slices.ContainsFunc(f.On(dir), func(s Storage) bool { return s.Dir() == dir })
+	})
 }
 
 func (f *Fleet) share(top string) *share {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -452,6 +453,9 @@ func (s *share) remember(key string, generation uint64) error {
 		return err
 	}
 	state.Told[key] = generation
+	if s.fleet.Store != nil && !s.placeless() && !slices.Contains(state.Dirs, s.dir) {
+		state.Dirs = append(state.Dirs, s.dir)
+	}
 	return state.save(s.fleet.StateDir)
 }
 

@@ -3,6 +3,9 @@ package coord_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,6 +29,7 @@ func TestAStartWaitsForWorkOnWhatItNeeds(t *testing.T) {
 	}{
 		"by inode":                  {coord.Start{UUID: "u2", Layers: []coord.Layer{{Ino: 7, Path: "/alt/web.qcow2"}}}, view(0, work), true},
 		"by path":                   {coord.Start{UUID: "u2", Layers: []coord.Layer{{Path: "web.qcow2"}}}, view(0, work), true},
+		"by its last name":          {coord.Start{UUID: "u2", Layers: []coord.Layer{{Path: "/vm/web.qcow2"}}}, view(0, coord.Work{UUID: "u1", Name: "web", Layers: []coord.Layer{{Path: "web.qcow2"}}}), true},
 		"something else":            {coord.Start{UUID: "u2", Layers: []coord.Layer{{Ino: 8, Path: "other.qcow2"}}}, view(0, work), false},
 		"in doubt":                  {coord.Start{UUID: "u2", Doubt: "a volume"}, view(0, work), true},
 		"in doubt, nothing begun":   {coord.Start{UUID: "u2", Doubt: "a volume"}, view(0, coord.Work{}), false},
@@ -95,5 +99,31 @@ func TestAllHostsHaveToAsk(t *testing.T) {
 	if !asks("etcd", true, true, true, true) || !asks("etcd", true, true) || asks("", true, true, true) || asks("etcd", false, true) ||
 		asks("etcd", true, false, true) || asks("etcd", true, true, true, false) {
 		t.Error("hosts that do not ask are relied on")
+	}
+}
+
+// A host tells on a storage also once none of its guests lies there, by the store; where that is not mounted any more, it knows.
+func TestAHostRemembersWhereItHasTold(t *testing.T) {
+	top, state := t.TempDir(), t.TempDir()
+	dir := filepath.Join(top, "nfs")
+	must(os.Mkdir(dir, 0o700))
+	fleet := func(shared string) *coord.Fleet {
+		return &coord.Fleet{StateDir: state, Name: "host1", Store: &coordtest.Memory{}, Shared: []string{shared}}
+	}
+	must(fleet(dir).All()[0].Tell(context.Background(), time.Now(), func(coord.View) coord.Told { return coord.Told{} }))
+	knows := func(f *coord.Fleet) bool {
+		return slices.ContainsFunc(f.All(), func(s coord.Storage) bool { return s.Dir() == dir })
+	}
+	f := fleet(top)
+	if !knows(f) || len(f.Missing()) != 0 {
+		t.Errorf("%v is missing", f.Missing())
+	}
+	f = fleet(top)
+	if f.Store = nil; knows(f) {
+		t.Error("without a store it looks elsewhere")
+	}
+	must(os.RemoveAll(dir))
+	if f = fleet(top); knows(f) || !slices.Equal(f.Missing(), []string{dir}) {
+		t.Errorf("%v is missing", f.Missing())
 	}
 }

@@ -20,6 +20,8 @@ type hostState struct {
 	Version int               `json:"version"`
 	ID      string            `json:"id"`
 	Told    map[string]uint64 `json:"told"` // generations, by the UUID of the storage, with the engine's name before it
+	// Dirs are where this host has told by a store: there it tells also once no guest of it has anything there.
+	Dirs []string `json:"dirs,omitempty"`
 }
 
 func stateFile(dir string) string { return filepath.Join(dir, "host.json") }

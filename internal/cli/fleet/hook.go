@@ -81,13 +81,17 @@ func installHook(e *term.Env, h starthook.Hook) error {
 // removeHook tells the others that starts here are told no more, and leaves the hook where it is while one of them relies
 // on it.
 func removeHook(ctx context.Context, s *session.Session, h starthook.Hook) error {
-	s.Rotator.Observer.Fleet.Asks = nil
-	merging, err := s.Rotator.Disclose(ctx)
+	o := s.Rotator.Observer
+	o.Fleet.Asks = nil
+	why, err := s.Rotator.Disclose(ctx)
+	if missing := o.Fleet.Missing(); err == nil && why == "" && len(missing) > 0 {
+		why = fmt.Sprintf("the hosts of %s cannot be told: it is not mounted, or the policy does not name it as shared any more", missing[0])
+	}
 	if err != nil {
 		return err
 	}
-	if merging != "" {
-		return &term.ExitError{Code: term.ExitRefused, Err: fmt.Errorf("%s stays where it is: %s; take it away once that is done", h.Path(), merging)}
+	if why != "" {
+		return &term.ExitError{Code: term.ExitRefused, Err: fmt.Errorf("%s stays where it is: %s; take it away once that is done", h.Path(), why)}
 	}
 	return h.Remove()
 }
